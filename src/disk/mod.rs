@@ -1,0 +1,86 @@
+//! The disk seam: every file that is not an engine's own goes through here, so that tests can lose, tear and reorder
+//! writes, and fail syncs, without a real disk.
+//!
+//! Invariant of every implementation: what was not synced (a file's bytes by its `sync`, a name by its directory's
+//! `sync_dir`) may be gone, wholly or in parts, after a power cut; what was synced is there.
+
+use std::fmt::Debug;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// An existing file, to read.
+    Read,
+    /// An existing file, to read and write.
+    Write,
+    /// A new file, to read and write; an existing one is an error.
+    CreateNew,
+}
+
+/// A file system, or a simulation of one. Errors are bare `io::Error`s; the caller adds the path.
+pub trait Disk: Send + Sync + Debug {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// The names in a directory, sorted.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// The path with links resolved; an error if it does not exist.
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
+    /// Replaces `to` if it exists.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Makes the names in `dir` durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes an exclusive lock on a file (created if absent), held until the value is dropped; `WouldBlock` if taken.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
+    /// A value that changes with every start of the machine. While it stays the same, no power cut has happened.
+    fn boot_id(&self) -> u128;
+
+    /// A whole file; none if it does not exist.
+    fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        let file = match self.open(path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+        let read = file.read_at(0, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(Some(bytes))
+    }
+
+    /// Replaces a whole file so that, whenever the power fails, it holds the old bytes or the new ones, and on return
+    /// the new ones durably: temporary file, sync, rename, sync of the directory.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(".tmp");
+        let temporary = path.with_file_name(name);
+        match self.remove_file(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = self.open(&temporary, OpenMode::CreateNew)?;
+        file.write_at(0, bytes)?;
+        file.sync_all()?;
+        self.rename(&temporary, path)?;
+        self.sync_dir(path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+/// An open file. Offsets and lengths are in bytes.
+pub trait DiskFile: Send + Sync + Debug {
+    /// Reads until `buf` is full or the file ends; returns how much was read.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes all of `bytes`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Makes the bytes durable (and the length, where it grew).
+    fn sync_data(&self) -> io::Result<()>;
+    /// Makes the bytes and all metadata durable.
+    fn sync_all(&self) -> io::Result<()>;
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    fn len(&self) -> io::Result<u64>;
+}

@@ -1,0 +1,103 @@
+//! The engine seam: what one shard's storage must do, whatever keeps the bytes.
+//!
+//! Invariants every engine keeps, and the floors above rely on:
+//! - It has one writer at a time (`apply`, `remove_range`, `sync`), and readers never wait for it.
+//! - What a reader gets has passed a checksum. A record that should be there and is not is `Corruption`, not `None`.
+//! - `apply` never replaces a newer version by an older one, so a run can be applied again after a crash.
+//! - No call panics: a panic below is caught and returned as an error.
+
+use crate::error::Result;
+use crate::ids::{Seq, ShardId};
+use crate::record::{Found, Item, KeyRange, RunRecord};
+use serde::{Deserialize, Serialize};
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What an engine needs to open a shard.
+#[derive(Debug, Clone)]
+pub struct EngineSpec {
+    /// A directory of the engine's own, inside the shard's. Created when `create` is set.
+    pub dir: PathBuf,
+    pub shard: ShardId,
+    /// Memory for caches, in bytes as the process will show them resident.
+    pub cache_bytes: u64,
+    /// The size that pages are packed to, in bytes.
+    pub page_bytes: usize,
+    /// The shard is being made: an empty directory is right. Otherwise an empty one is corruption.
+    pub create: bool,
+    /// The figures of the last seal, if nothing was being applied when the shard was last open. Without them the
+    /// engine counts again, see [`Engine::recount`].
+    pub resume: Option<Figures>,
+}
+
+/// What a shard holds, kept up by every apply and written into its seal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    pub pages: u64,
+    pub records: u64,
+    /// The sum over all pages of a hash of (page key, page checksum), modulo 2^128.
+    pub set_hash: u128,
+}
+
+/// How a shard survives a power cut, from what its file system honours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum PowerLoss {
+    /// The directory is marked synchronous and the file system honours it: every write is durable in order.
+    SynchronousDirectory,
+    /// Nothing orders the engine's writes: the owners of a virtual node are flushed one after another, so that one
+    /// of them always rests, synced. With one replica a power cut is not survived.
+    OneOwnerAtRest,
+    /// The engine keeps its bytes in memory (tests).
+    Simulated,
+}
+
+/// Opens engines; the store is built over one factory.
+pub trait EngineFactory: Send + Sync + Debug {
+    fn open(&self, spec: &EngineSpec) -> Result<Arc<dyn Engine>>;
+}
+
+/// One shard's storage.
+pub trait Engine: Send + Sync + Debug {
+    /// The newest version of `key` at or below `at`, if that is a value.
+    fn get(&self, key: &[u8], at: Seq) -> Result<Option<Found>>;
+
+    /// The live records of `range` as of `at`, ascending or (`reverse`) descending.
+    fn cursor<'a>(&'a self, range: &KeyRange, at: Seq, reverse: bool) -> Result<Box<dyn Cursor + 'a>>;
+
+    /// Merges a sorted run (key ascending, sequence descending). Of each key the newest version is kept, and the older
+    /// ones that a snapshot in `live` (ascending) still sees. Not durable before [`sync`](Self::sync).
+    fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()>;
+
+    /// Removes every version of every key in `range`. Not durable before [`sync`](Self::sync).
+    fn remove_range(&self, range: &KeyRange) -> Result<()>;
+
+    /// Makes all that was applied durable and records `applied` as the sequence it is complete up to.
+    fn sync(&self, applied: Seq) -> Result<()>;
+
+    /// The sequence that the last successful [`sync`](Self::sync) recorded, as the engine itself remembers it.
+    fn applied(&self) -> Seq;
+
+    /// What the shard holds now; none while a recount is needed.
+    fn figures(&self) -> Option<Figures>;
+
+    /// One slice of a recount (about `pages` pages): reads and verifies pages until the figures are known again.
+    /// Returns whether it is done. Runs beside readers; excludes the writer for the length of a slice.
+    fn recount(&self, pages: usize) -> Result<bool>;
+
+    /// Bytes on disk.
+    fn disk_bytes(&self) -> Result<u64>;
+
+    fn power_loss(&self) -> PowerLoss;
+
+    /// Releases files and locks; returns when they are free. Later calls are errors.
+    fn close(&self) -> Result<()>;
+}
+
+/// A position in a scan. Valid only for a short while: the floors above take a new one for each chunk.
+pub trait Cursor {
+    /// Appends the next few records to `out`, in order; false when there are no more.
+    fn next_block(&mut self, out: &mut Vec<Item>) -> Result<bool>;
+}

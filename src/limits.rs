@@ -1,0 +1,22 @@
+//! Every limit that a user can meet, in one place.
+
+/// The longest key, in bytes: 64 KiB - 1.
+pub const MAX_KEY_BYTES: usize = (64 << 10) - 1;
+/// The longest value, in bytes: 64 MiB.
+pub const MAX_VALUE_BYTES: usize = 64 << 20;
+/// The largest batch, in bytes of its keys, values and a few bytes for each operation: 128 MiB.
+pub const MAX_BATCH_BYTES: usize = 128 << 20;
+/// The most shards in a store.
+pub const MAX_SHARDS: usize = 1024;
+/// The most replicas of a key.
+pub const MAX_REPLICATION_FACTOR: usize = 16;
+/// The fewest virtual nodes.
+pub const MIN_VIRTUAL_NODES: u32 = 16;
+/// The most virtual nodes.
+pub const MAX_VIRTUAL_NODES: u32 = 1 << 20;
+/// The smallest memory budget, in bytes: 8 MiB.
+pub const MIN_MEMORY_BUDGET: u64 = 8 << 20;
+/// The longest name of a keyspace, in bytes of UTF-8.
+pub const MAX_KEYSPACE_NAME_BYTES: usize = 255;
+/// The most keyspaces that exist at once.
+pub const MAX_KEYSPACES: usize = 65_536;

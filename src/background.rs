@@ -1,0 +1,66 @@
+//! The background threads. They only schedule: everything they do can be called by hand.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::state::State;
+use crate::verbs;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a write of `Durability::Memory` stays in this process: half of what is promised.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a failed flush rests before it is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Pages counted in one slice of a recount, so that a flush never waits long for it.
+const RECOUNT_PAGES: usize = 256;
+
+/// Starts the threads of an open store.
+pub fn start(state: &Arc<State>) -> Result<Vec<JoinHandle<()>>> {
+    if !state.seams.background {
+        return Ok(Vec::new());
+    }
+    let spawn = |name: &str, work: fn(&State)| {
+        let state = state.clone();
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || work(&state))
+            .map_err(|e| Error::new(ErrorKind::Io, "cannot start a background thread").caused_by(e))
+    };
+    Ok(vec![spawn("annulus-flush", flusher)?, spawn("annulus-journal", ticker)?])
+}
+
+fn flusher(state: &State) {
+    // Openings leave work behind: replayed tables, dropped keyspaces, shards to be counted.
+    let mut limit = Some(Duration::ZERO);
+    while state.signals.next_flush(limit) {
+        limit = match round(state) {
+            Ok(true) => Some(Duration::ZERO),
+            Ok(false) => None,
+            Err(error) => {
+                log::error!("background work failed, and is tried again: {error}");
+                Some(RETRY)
+            }
+        };
+    }
+}
+
+/// One round of background work; whether there is more.
+fn round(state: &State) -> Result<bool> {
+    Ok(verbs::flush::flush_oldest(state)? || verbs::purge::purge(state)? || verbs::recount::recount(state, RECOUNT_PAGES)?)
+}
+
+fn ticker(state: &State) {
+    loop {
+        if let Err(error) = state.journal.provision() {
+            // Writes make their own room when none was prepared; they report what is wrong.
+            log::warn!("no journal segment could be prepared: {error}");
+        }
+        if !state.signals.next_tick() {
+            return;
+        }
+        state.signals.pause(TICK);
+        if let Err(error) = state.journal.write_buffered() {
+            log::error!("the journal could not be written: {error}");
+        }
+    }
+}

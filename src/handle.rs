@@ -1,0 +1,57 @@
+//! What all handles of one open store share: its state and its background threads.
+//!
+//! Invariant: the threads end before the state's files are closed; when the last handle goes without a close, what was
+//! acknowledged is in the journal.
+
+use crate::background;
+use crate::error::Result;
+use crate::options::Options;
+use crate::state::{Seams, State};
+use crate::verbs;
+use parking_lot::Mutex;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+#[derive(Debug)]
+pub struct Handle {
+    pub state: Arc<State>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Handle {
+    pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Handle> {
+        let state = Arc::new(verbs::open::open(dir, options, seams)?);
+        let handle = Handle { state: state.clone(), threads: Mutex::new(Vec::new()) };
+        *handle.threads.lock() = background::start(&state)?;
+        Ok(handle)
+    }
+
+    /// Flushes, ends the threads and releases files and locks. Later calls do nothing.
+    pub fn close(&self) -> Result<()> {
+        self.end(verbs::flush::flush_all)
+    }
+
+    fn end(&self, flush: impl FnOnce(&State) -> Result<()>) -> Result<()> {
+        // Held to the end, so that a second caller returns only when everything has been released.
+        let mut threads = self.threads.lock();
+        if !self.state.begin_close() {
+            return Ok(());
+        }
+        self.state.signals.stop();
+        for thread in threads.drain(..) {
+            // A thread that panicked has said so; there is nothing left to wait for.
+            let _ = thread.join();
+        }
+        verbs::close::close(&self.state, flush)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Without a close nothing is flushed: the journal holds it, and the next opening replays it.
+        if let Err(error) = self.end(|_| Ok(())) {
+            log::error!("the store was dropped and could not be closed in order: {error}");
+        }
+    }
+}

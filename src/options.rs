@@ -1,0 +1,246 @@
+//! What a user can choose, with every default, as plain data.
+//!
+//! Invariant: an unspecified option stays unspecified until a store is opened, so that an existing store's own choice
+//! can stand.
+
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::ring::Partitioner;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// How much a write has survived by the time it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// In this process's memory: the death of the process may lose the last 100 ms of such writes, in order.
+    Memory,
+    /// Handed to the operating system: survives the death of the process, not a power cut.
+    #[default]
+    Process,
+    /// On the disk: survives a power cut.
+    Sync,
+}
+
+/// One shard: a directory of its own, best on a disk of its own.
+///
+/// ```
+/// use annulus::ShardOptions;
+/// let shard = ShardOptions::new("/mnt/a/orders").zone("disk-a").weight(2.0);
+/// assert_eq!(shard.weight, 2.0);
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShardOptions {
+    /// The directory. Created if absent; it must be empty, or this store's.
+    pub path: PathBuf,
+    /// The failure domain (a disk, a controller, a mount): replicas of a key lie in distinct zones where there are
+    /// enough. All shards that name none share one.
+    #[serde(default)]
+    pub zone: String,
+    /// The share of the data, relative to the other shards' weights. 1 unless set.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl ShardOptions {
+    /// A shard in the directory `path`, in the common zone, of weight 1.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        ShardOptions { path: path.into(), zone: String::new(), weight: 1.0 }
+    }
+
+    /// Names the failure domain that the shard lies in.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = zone.into();
+        self
+    }
+
+    /// Sets the share of the data, relative to the other shards. It must be finite and above 0.
+    pub fn weight(mut self, weight: f64) -> Self {
+        self.weight = weight;
+        self
+    }
+}
+
+/// How to create or open a store. Plain data: it can be read from a configuration file with serde.
+///
+/// An option that is not set takes its default when the store is created, and the store's own value when it exists;
+/// one that is set and contradicts an existing store makes [`open`](Options::open) fail with
+/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch).
+///
+/// ```
+/// # fn main() -> annulus::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// use annulus::{Durability, Options, Partitioner};
+/// let store = Options::new()
+///     .shards(3)
+///     .replication_factor(2)
+///     .partitioner(Partitioner::Delimiter(b'/'))
+///     .memory_budget(64 << 20)
+///     .durability(Durability::Sync)
+///     .open(dir.path().join("orders"))?;
+/// store.insert("user/42/cart", b"2 apples")?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    pub(crate) shard: Vec<ShardOptions>,
+    pub(crate) shards: Option<usize>,
+    pub(crate) replication_factor: Option<usize>,
+    pub(crate) virtual_nodes: Option<u32>,
+    pub(crate) partitioner: Option<Partitioner>,
+    pub(crate) memory_budget: Option<u64>,
+    pub(crate) durability: Durability,
+    pub(crate) page_bytes: Option<usize>,
+    pub(crate) segment_bytes: Option<u64>,
+    pub(crate) journal_retention: Option<u64>,
+    pub(crate) existing_only: bool,
+}
+
+impl Options {
+    /// All defaults: 4 shards inside the store's directory, replication factor 2, 1024 virtual nodes, the whole key
+    /// routed, 256 MiB of memory, `Durability::Process`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a shard in a directory of the caller's choosing. Excludes [`shards`](Self::shards).
+    pub fn shard(mut self, shard: ShardOptions) -> Self {
+        self.shard.push(shard);
+        self
+    }
+
+    /// Sets the number of shards, all inside the store's directory. 4 unless set. Excludes [`shard`](Self::shard).
+    pub fn shards(mut self, count: usize) -> Self {
+        self.shards = Some(count);
+        self
+    }
+
+    /// Sets the number of copies of every key, each on another shard. 2 unless set (1 with a single shard).
+    pub fn replication_factor(mut self, factor: usize) -> Self {
+        self.replication_factor = Some(factor);
+        self
+    }
+
+    /// Sets the number of virtual nodes, a power of two from 16 to 1,048,576. 1024 unless set, or 64 a shard where
+    /// that is more.
+    pub fn virtual_nodes(mut self, count: u32) -> Self {
+        self.virtual_nodes = Some(count);
+        self
+    }
+
+    /// Sets which part of a key is hashed. Keys with the same routing part share their shards.
+    pub fn partitioner(mut self, partitioner: Partitioner) -> Self {
+        self.partitioner = Some(partitioner);
+        self
+    }
+
+    /// Sets the memory for memtables and caches of all shards together, in bytes; at least 8 MiB, 256 MiB unless set.
+    /// The process's resident size stays within 1.3 times this and 64 MiB, values in flight not counted.
+    pub fn memory_budget(mut self, bytes: u64) -> Self {
+        self.memory_budget = Some(bytes);
+        self
+    }
+
+    /// Sets the durability of writes that do not name their own. `Process` unless set.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Sets the size that records are packed to in a shard, in bytes, from 256 to 32,768. Fixed at creation.
+    pub fn page_bytes(mut self, bytes: usize) -> Self {
+        self.page_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets the size of a journal segment, in bytes, from 64 KiB to 1 GiB. 16 MiB unless set.
+    pub fn journal_segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets how much of the journal is kept for shards that are offline, in bytes. 1 GiB unless set. A shard that
+    /// comes back after more has been written must be rebuilt.
+    pub fn journal_retention(mut self, bytes: u64) -> Self {
+        self.journal_retention = Some(bytes);
+        self
+    }
+
+    /// Makes opening fail where no store exists yet, in place of creating one.
+    pub fn existing_only(mut self, existing_only: bool) -> Self {
+        self.existing_only = existing_only;
+        self
+    }
+
+    /// Checks every limit that needs no look at a disk.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let invalid = |message: String| Err(Error::invalid(message));
+        if self.shards.is_some() && !self.shard.is_empty() {
+            return invalid("both shard() and shards() are set; use one of them".into());
+        }
+        if self.shards.is_some_and(|n| n == 0 || n > limits::MAX_SHARDS) || self.shard.len() > limits::MAX_SHARDS {
+            let found = self.shards.unwrap_or(self.shard.len());
+            return invalid(format!("the number of shards must be from 1 to {}, not {found}", limits::MAX_SHARDS));
+        }
+        for shard in &self.shard {
+            if !(shard.weight.is_finite() && shard.weight > 0.0) {
+                let path = shard.path.display();
+                return invalid(format!("the weight of {path} must be above 0 and finite, not {}", shard.weight));
+            }
+        }
+        let shards = self.shard_count();
+        if let Some(r) = self.replication_factor
+            && (r == 0 || r > limits::MAX_REPLICATION_FACTOR)
+        {
+            let most = limits::MAX_REPLICATION_FACTOR;
+            return invalid(format!("the replication factor must be from 1 to {most}, not {r}"));
+        }
+        if let (Some(r), Some(shards)) = (self.replication_factor, shards)
+            && r > shards
+        {
+            return invalid(format!("the replication factor {r} is over the number of shards, {shards}"));
+        }
+        if let Some(q) = self.virtual_nodes
+            && !(q.is_power_of_two() && (limits::MIN_VIRTUAL_NODES..=limits::MAX_VIRTUAL_NODES).contains(&q))
+        {
+            let (least, most) = (limits::MIN_VIRTUAL_NODES, limits::MAX_VIRTUAL_NODES);
+            return invalid(format!("virtual_nodes must be a power of two from {least} to {most}, not {q}"));
+        }
+        if let Some(partitioner) = &self.partitioner {
+            partitioner.validate()?;
+        }
+        within("memory_budget", self.memory_budget, limits::MIN_MEMORY_BUDGET, 1 << 50)?;
+        within("page_bytes", self.page_bytes.map(|b| b as u64), 256, 32 << 10)?;
+        within("journal_segment_bytes", self.segment_bytes, 64 << 10, 1 << 30)
+    }
+
+    fn shard_count(&self) -> Option<usize> {
+        self.shards.or(if self.shard.is_empty() { None } else { Some(self.shard.len()) })
+    }
+
+    pub(crate) fn memory_budget_or_default(&self) -> u64 {
+        self.memory_budget.unwrap_or(256 << 20)
+    }
+
+    pub(crate) fn segment_bytes_or_default(&self) -> u64 {
+        self.segment_bytes.unwrap_or(16 << 20)
+    }
+
+    pub(crate) fn journal_retention_or_default(&self) -> u64 {
+        self.journal_retention.unwrap_or(1 << 30)
+    }
+}
+
+fn within(name: &str, value: Option<u64>, least: u64, most: u64) -> Result<()> {
+    match value {
+        Some(v) if v < least || v > most => {
+            Err(Error::invalid(format!("{name} must be from {least} to {most} bytes, not {v}")))
+        }
+        _ => Ok(()),
+    }
+}

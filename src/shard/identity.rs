@@ -1,0 +1,66 @@
+//! The identity file of a shard's directory: whose it is, and a copy of the manifest. With it an unmounted disk is
+//! *missing*, never *empty*, and another store's shard is refused.
+
+use crate::disk::Disk;
+use crate::envelope::{self, Kind, hex128};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::ShardId;
+use crate::manifest::Manifest;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The name of the file in the shard's directory.
+pub const FILE: &str = "IDENTITY";
+
+const KIND: Kind = Kind {
+    magic: b"ANNULUSI",
+    version: 1,
+    name: "identity file",
+    remedy: "the directory cannot be trusted without it: rebuild the shard from its replicas",
+};
+
+/// Whose directory it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    #[serde(with = "hex128")]
+    pub store: u128,
+    pub shard: ShardId,
+    /// The manifest as it was last written; none while the store is being created.
+    pub manifest: Option<Manifest>,
+}
+
+impl Identity {
+    /// Reads the identity of the directory; none if it has none.
+    pub fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Identity>> {
+        let path = dir.join(FILE);
+        match disk.read(&path).map_err(|e| Error::io("read the identity file", &path, e))? {
+            Some(bytes) => envelope::decode(KIND, &path, &bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes this the directory's identity, durably.
+    pub fn store(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        let bytes = envelope::encode(KIND, self)?;
+        disk.replace(&path, &bytes).map_err(|e| Error::io("replace the identity file", &path, e))
+    }
+
+    /// Errors unless the directory is that shard of that store.
+    pub fn expect(&self, dir: &Path, store: u128, shard: ShardId) -> Result<()> {
+        if self.store != store {
+            let text =
+                format!("the directory belongs to store {:032x}, not to store {store:032x}", self.store);
+            return Err(Error::new(ErrorKind::Foreign, text).at(dir).remedy("give each store directories of its own"));
+        }
+        if self.shard != shard {
+            let text = format!("the directory holds shard {}, not shard {shard}", self.shard);
+            return Err(Error::new(ErrorKind::Foreign, text)
+                .at(dir)
+                .on(shard)
+                .remedy("two shards' directories seem to be swapped: mount them where they were"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! A run: one frozen memtable on its way to its owners.
+//!
+//! Invariants:
+//! - A shard skips what it has applied already, so that replaying an old table after a crash takes nothing back.
+//! - Records of keyspaces that have been dropped go nowhere.
+//! - Shards whose file system does not order their writes are flushed one after another, so that of the owners of a
+//!   virtual node all but one rest, synced, at any moment.
+
+use super::{Shard, Worker, outcome};
+use crate::batch;
+use crate::engine::PowerLoss;
+use crate::error::{Error, Result};
+use crate::ids::{KeyspaceId, Seq, VirtualNode};
+use crate::memtable::Table;
+use crate::record::RunRecord;
+use crate::ring::Ring;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+/// How many records are handed to an engine at once.
+const RUN_RECORDS: usize = 4096;
+
+/// One memtable on its way to the shards.
+pub struct Run {
+    table: Arc<Table>,
+    ring: Arc<Ring>,
+    live: Vec<Seq>,
+    keyspaces: HashSet<KeyspaceId>,
+    // Of each record of the table, in its order: hashed once, though every shard looks.
+    nodes: Vec<VirtualNode>,
+}
+
+impl Run {
+    pub fn new(table: Arc<Table>, ring: Arc<Ring>, live: Vec<Seq>, keyspaces: HashSet<KeyspaceId>) -> Run {
+        let nodes = table.records().map(|r| ring.virtual_node(batch::user_key(r.key))).collect();
+        Run { table, ring, live, keyspaces, nodes }
+    }
+
+    /// Applies to one shard what it owns of the table and has not applied before, and seals it.
+    fn apply(&self, index: usize, shard: &Shard, progress: &dyn Fn(u64)) -> Result<()> {
+        let engine = shard.engine()?;
+        let target = self.table.max_seq();
+        let applied = shard.applied();
+        if applied >= target {
+            return Ok(());
+        }
+        shard.begin_apply(engine.as_ref())?;
+        let mut run: Vec<RunRecord<'_>> = Vec::with_capacity(RUN_RECORDS);
+        let mut bytes = 0;
+        for (record, node) in self.table.records().zip(&self.nodes) {
+            bytes += (record.key.len() + record.value.map_or(0, <[u8]>::len)) as u64;
+            if record.seq <= applied || !self.owns(index, *node) || !self.exists(record.key) {
+                continue;
+            }
+            // Versions of one key stay in one run, since an engine weighs them against each other.
+            if run.len() >= RUN_RECORDS && run.last().is_some_and(|last| last.key != record.key) {
+                shard.apply(engine.as_ref(), &run, &self.live)?;
+                run.clear();
+                progress(bytes);
+                bytes = 0;
+            }
+            run.push(record);
+        }
+        if !run.is_empty() {
+            shard.apply(engine.as_ref(), &run, &self.live)?;
+        }
+        shard.seal(engine.as_ref(), target)
+    }
+
+    fn owns(&self, index: usize, node: VirtualNode) -> bool {
+        self.ring.owner_indexes(node).iter().any(|owner| usize::from(*owner) == index)
+    }
+
+    fn exists(&self, key: &[u8]) -> bool {
+        self.keyspaces.contains(&batch::keyspace_of(key))
+    }
+}
+
+/// Applies a run to every serving shard; returns the shards that failed, with the cause.
+/// `progress` makes, of the number of shards, what each worker calls with the bytes it has got through.
+pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
+    shards: &[Arc<Shard>],
+    workers: &[Worker],
+    run: &Arc<Run>,
+    progress: impl Fn(u64) -> P,
+) -> Vec<(usize, Error)> {
+    let start = |index: usize| -> Option<(usize, Receiver<Result<()>>)> {
+        let (shard, worker) = (shards.get(index)?.clone(), workers.get(index)?);
+        let run = run.clone();
+        let progress = progress(shards.len() as u64);
+        Some((index, worker.run(move || run.apply(index, &shard, &progress))))
+    };
+    let finish = |(index, receiver): (usize, Receiver<Result<()>>)| {
+        outcome(shards[index].id, &receiver).err().map(|error| (index, error))
+    };
+    let serving: Vec<usize> = (0..shards.len()).filter(|i| shards[*i].serves()).collect();
+    let (unordered, ordered): (Vec<usize>, Vec<usize>) =
+        serving.into_iter().partition(|i| power_loss(&shards[*i]) == Some(PowerLoss::OneOwnerAtRest));
+    let started: Vec<_> = ordered.into_iter().filter_map(start).collect();
+    let mut failed: Vec<(usize, Error)> = started.into_iter().filter_map(finish).collect();
+    for index in unordered {
+        failed.extend(start(index).and_then(finish));
+    }
+    failed
+}
+
+fn power_loss(shard: &Shard) -> Option<PowerLoss> {
+    shard.engine().ok().map(|engine| engine.power_loss())
+}

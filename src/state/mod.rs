@@ -1,0 +1,272 @@
+//! The shared state of an open store, and every lock in it.
+//!
+//! **Lock order.** A thread takes locks only downwards in this list, and may skip any:
+//!
+//! 1. `manifest`: changes of the manifest, one at a time. Held over the writing of the file, since the file must follow
+//!    the same order as the changes.
+//! 2. `flushing`: flushes and purges, one at a time. Held over I/O: it *is* the turn to write to the shards; neither
+//!    readers nor writers of records ever take it.
+//! 3. the journal's appender: the order of commits. Held over the handing of a frame to the operating system, since the
+//!    next frame must come after it; never over a sync.
+//! 4. the memtables (`memory`): taken while the appender is still held, then the appender is released, so that commits
+//!    enter the memtable in the order of the journal while the next frame is written.
+//! 5. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `ring`, `cover`, and each shard's own.
+
+mod cover;
+mod memory;
+mod pace;
+mod read;
+mod signals;
+
+pub use memory::{Memory, MemoryView, Recent, Tables};
+pub use pace::Pace;
+pub use signals::Signals;
+
+use crate::batch;
+use crate::disk::Disk;
+use crate::engine::EngineFactory;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{KeyspaceId, Seq};
+use crate::journal::Journal;
+use crate::manifest::Manifest;
+use crate::options::Durability;
+use crate::ring::Ring;
+use crate::shard::{Shard, Worker};
+use cover::Cover;
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+/// What a store stands on: the parts that tests replace.
+#[derive(Debug, Clone)]
+pub struct Seams {
+    pub disk: Arc<dyn Disk>,
+    pub factory: Arc<dyn EngineFactory>,
+    /// Whether background threads run; without them every step is driven by hand.
+    pub background: bool,
+}
+
+/// What the options came to.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub durability: Durability,
+    pub memory_budget: u64,
+    /// Bytes that all memtables together may hold.
+    pub memtable_bytes: u64,
+    /// Bytes of journal kept for shards that are offline.
+    pub journal_retention: u64,
+}
+
+/// What the last opening did.
+#[derive(Debug, Clone, Default)]
+pub struct Opening {
+    pub replayed_frames: u64,
+    pub replayed_bytes: u64,
+    pub took: std::time::Duration,
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct State {
+    pub dir: PathBuf,
+    pub store: u128,
+    /// Tells the handles of this opening from those of any other in the process.
+    pub instance: u64,
+    pub seams: Seams,
+    pub settings: Settings,
+    pub opening: Opening,
+    pub manifest: Mutex<Manifest>,
+    pub flushing: Mutex<()>,
+    pub journal: Journal,
+    pub memory: Memory,
+    pub pace: Pace,
+    pub signals: Signals,
+    /// In the order of the ring's member indexes.
+    pub shards: Vec<Arc<Shard>>,
+    pub workers: Vec<Worker>,
+    pub flushes: AtomicU64,
+    keyspaces: RwLock<HashSet<KeyspaceId>>,
+    ring: RwLock<Arc<Ring>>,
+    cover: Mutex<Cover>,
+    // Counts changes of shards' health, so that what was derived from it is known to be old.
+    health_version: AtomicU64,
+    // Whether some virtual node may have no serving owner; then writes look before they leap.
+    gaps: AtomicBool,
+    closed: AtomicBool,
+    lock: Mutex<Option<Box<dyn Send + Sync>>>,
+}
+
+/// The parts that a [`State`] is put together from.
+pub struct Parts {
+    pub dir: PathBuf,
+    pub seams: Seams,
+    pub settings: Settings,
+    pub opening: Opening,
+    pub manifest: Manifest,
+    pub journal: Journal,
+    pub memory: Memory,
+    pub shards: Vec<Arc<Shard>>,
+    pub workers: Vec<Worker>,
+    pub ring: Arc<Ring>,
+    pub lock: Box<dyn Send + Sync>,
+}
+
+impl std::fmt::Debug for Cover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cover")
+    }
+}
+
+static INSTANCES: AtomicU64 = AtomicU64::new(1);
+
+impl State {
+    pub fn new(parts: Parts) -> State {
+        let live = parts.manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect();
+        let state = State {
+            dir: parts.dir,
+            store: parts.manifest.store,
+            instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
+            seams: parts.seams,
+            pace: Pace::new(parts.settings.memtable_bytes),
+            settings: parts.settings,
+            opening: parts.opening,
+            manifest: Mutex::new(parts.manifest),
+            flushing: Mutex::new(()),
+            journal: parts.journal,
+            memory: parts.memory,
+            signals: Signals::default(),
+            shards: parts.shards,
+            workers: parts.workers,
+            flushes: AtomicU64::new(0),
+            keyspaces: RwLock::new(live),
+            ring: RwLock::new(parts.ring),
+            cover: Mutex::new(Cover::default()),
+            health_version: AtomicU64::new(1),
+            gaps: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            lock: Mutex::new(Some(parts.lock)),
+        };
+        state.health_changed();
+        state
+    }
+
+    /// The ring as it is now.
+    pub fn ring(&self) -> Arc<Ring> {
+        self.ring.read().clone()
+    }
+
+    /// Errors once the store has been closed.
+    pub fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the store has been closed").at(&self.dir).remedy("open it again"));
+        }
+        Ok(())
+    }
+
+    /// Marks the store closed; false if it was already.
+    pub fn begin_close(&self) -> bool {
+        !self.closed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Lets another process, or another handle, open the store.
+    pub fn release_lock(&self) {
+        *self.lock.lock() = None;
+    }
+
+    /// Errors if the keyspace has been dropped.
+    pub fn check_keyspace(&self, id: KeyspaceId) -> Result<()> {
+        if id == KeyspaceId(0) || self.keyspaces.read().contains(&id) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotFound, "the keyspace has been dropped").remedy("ask the store for it by name anew"))
+    }
+
+    pub fn keyspace_added(&self, id: KeyspaceId) {
+        self.keyspaces.write().insert(id);
+    }
+
+    pub fn keyspace_dropped(&self, id: KeyspaceId) {
+        self.keyspaces.write().remove(&id);
+    }
+
+    /// The numbers of the keyspaces that exist.
+    pub fn live_keyspaces(&self) -> HashSet<KeyspaceId> {
+        self.keyspaces.read().clone()
+    }
+
+    /// Makes `next` the manifest: durable in the store's directory first, then copied to the shards, then in memory.
+    pub fn replace_manifest(&self, manifest: &mut Manifest, mut next: Manifest) -> Result<()> {
+        next.generation += 1;
+        next.store(self.seams.disk.as_ref(), &self.dir)?;
+        for shard in self.shards.iter().filter(|s| s.serves()) {
+            // The copies are for the day the store's own directory is lost; one that is behind is still a good one.
+            if let Err(error) = shard.write_identity(&next) {
+                log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
+            }
+        }
+        *manifest = next;
+        Ok(())
+    }
+
+    /// A shard failed: it goes offline and its replicas take over.
+    pub fn shard_failed(&self, index: usize, error: &Error) {
+        if let Some(shard) = self.shards.get(index) {
+            shard.fail(error);
+            self.health_changed();
+        }
+    }
+
+    /// Recomputes what depends on which shards serve.
+    pub fn health_changed(&self) {
+        self.health_version.fetch_add(1, Ordering::AcqRel);
+        let uncovered = self.first_uncovered().is_some();
+        self.gaps.store(uncovered, Ordering::Release);
+    }
+
+    /// A virtual node that no serving shard holds, if there is one.
+    pub fn first_uncovered(&self) -> Option<crate::ids::VirtualNode> {
+        let ring = self.ring();
+        let serves: Vec<bool> = self.shards.iter().map(|s| s.serves()).collect();
+        cover::first_uncovered(&ring, &serves)
+    }
+
+    /// Errors if no serving shard holds the internal key, so that a write is not taken that could never be flushed.
+    pub fn check_writable(&self, key: &[u8]) -> Result<()> {
+        if !self.gaps.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let ring = self.ring();
+        let node = ring.virtual_node(batch::user_key(key));
+        let owners = ring.owner_indexes(node);
+        if owners.iter().any(|i| self.shards.get(usize::from(*i)).is_some_and(|s| s.serves())) {
+            return Ok(());
+        }
+        Err(self.unavailable(owners, None))
+    }
+
+    /// The error for a key none of whose owners can answer.
+    fn unavailable(&self, owners: &[u16], cause: Option<Error>) -> Error {
+        let names: Vec<String> = owners
+            .iter()
+            .filter_map(|i| self.shards.get(usize::from(*i)))
+            .map(|s| format!("shard {} at {}", s.id, s.dir.display()))
+            .collect();
+        let text = format!("no shard that holds the key can answer: {}", names.join(", "));
+        let error = Error::new(ErrorKind::Unavailable, text).remedy("bring one of them back and reopen the store");
+        match cause {
+            Some(cause) => error.caused_by(cause),
+            None => error,
+        }
+    }
+
+    /// Records a duration in the log when it is long enough to be asked about.
+    pub fn log_slow(&self, what: &str, since: Instant) {
+        let took = since.elapsed();
+        if took.as_secs() >= 5 {
+            log::warn!("{what} took {:.1} s at {}", took.as_secs_f64(), self.dir.display());
+        }
+    }
+}

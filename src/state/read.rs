@@ -1,0 +1,108 @@
+//! Reading one key through memtables and shards: what every verb that reads stands on.
+//!
+//! Invariants: the memtables are asked before the shards, so a record that moves from one to the other meanwhile is
+//! found in at least one; an owner that fails is reported, and the next is asked within the same call.
+
+use super::{Recent, State, cover};
+use crate::batch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Seq;
+use crate::record::Found;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl State {
+    /// The newest version of an internal key at or below `at`.
+    pub fn get_at(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
+        match self.memory.get(key, at) {
+            Recent::Value(found) => Ok(Some(found)),
+            Recent::Removed => Ok(None),
+            Recent::Unknown => self.get_in_shards(key, at),
+        }
+    }
+
+    /// The same from the shards alone; the caller has seen that no memtable has a version.
+    pub fn get_in_shards(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
+        let ring = self.ring();
+        let owners = ring.owner_indexes(ring.virtual_node(batch::user_key(key)));
+        let mut cause = None;
+        for index in owners {
+            let index = usize::from(*index);
+            let Some(shard) = self.shards.get(index) else { continue };
+            let answer = match shard.engine() {
+                Ok(engine) => engine.get(key, at),
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok(found) => return Ok(found),
+                Err(error) => {
+                    self.read_failed(index, &error);
+                    cause = worse(cause, error);
+                }
+            }
+        }
+        self.check_open()?;
+        match cause {
+            // The bytes are damaged in every copy: that is the news, not that a shard did not answer.
+            Some(error) if error.kind() == ErrorKind::Corruption => Err(error),
+            cause => Err(self.unavailable(owners, cause)),
+        }
+    }
+
+    /// A read from a shard failed: its state says so from now on.
+    pub fn read_failed(&self, index: usize, error: &Error) {
+        match error.kind() {
+            ErrorKind::Corruption | ErrorKind::Unsupported => {
+                if let Some(shard) = self.shards.get(index) {
+                    shard.degrade(error);
+                }
+            }
+            // It was offline, or closed, already.
+            ErrorKind::Unavailable | ErrorKind::Closed => {}
+            _ => self.shard_failed(index, error),
+        }
+    }
+
+    /// The shards that a scan of the whole store reads, without those in `except`.
+    pub fn cover(&self, except: &[usize]) -> Result<Arc<[usize]>> {
+        let ring = self.ring();
+        let serves = || {
+            let mut serves: Vec<bool> = self.shards.iter().map(|s| s.serves()).collect();
+            for index in except {
+                if let Some(serves) = serves.get_mut(*index) {
+                    *serves = false;
+                }
+            }
+            serves
+        };
+        let found = if except.is_empty() {
+            let version = self.health_version.load(Ordering::Acquire);
+            self.cover.lock().get(version, || cover::cover(&ring, &serves()))
+        } else {
+            cover::cover(&ring, &serves()).map(Arc::from)
+        };
+        found.ok_or_else(|| {
+            let serves = serves();
+            match cover::first_uncovered(&ring, &serves) {
+                Some(node) => self.unavailable(ring.owner_indexes(node), None),
+                None => Error::new(ErrorKind::Unavailable, "the shards changed while a scan chose among them"),
+            }
+        })
+    }
+
+    /// The first serving shard, not in `except`, among the owners of the routing part.
+    pub fn owner_of_route(&self, route: &[u8], except: &[usize]) -> Result<usize> {
+        let ring = self.ring();
+        let owners = ring.owner_indexes(ring.virtual_node_of_route(route));
+        let serves = |i: &usize| !except.contains(i) && self.shards.get(*i).is_some_and(|s| s.serves());
+        owners.iter().map(|i| usize::from(*i)).find(serves).ok_or_else(|| self.unavailable(owners, None))
+    }
+}
+
+/// Of two causes the one that says more about the data.
+fn worse(before: Option<Error>, now: Error) -> Option<Error> {
+    match before {
+        Some(before) if before.kind() == ErrorKind::Corruption => Some(before),
+        _ => Some(now),
+    }
+}

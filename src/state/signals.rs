@@ -1,0 +1,87 @@
+//! What wakes the background threads.
+//!
+//! Invariant: a wish is remembered until a thread has taken it, so none is lost between a look and a wait.
+
+use parking_lot::{Condvar, Mutex};
+use std::time::Duration;
+
+/// Wishes for background work.
+#[derive(Debug, Default)]
+pub struct Signals {
+    wishes: Mutex<Wishes>,
+    flush: Condvar,
+    tick: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Wishes {
+    flush: bool,
+    tick: bool,
+    stop: bool,
+}
+
+impl Signals {
+    /// A table waits to be flushed, or something to be purged.
+    pub fn want_flush(&self) {
+        let mut wishes = self.wishes.lock();
+        if !wishes.flush {
+            wishes.flush = true;
+            self.flush.notify_one();
+        }
+    }
+
+    /// The journal has something to write, or to prepare, soon.
+    pub fn want_tick(&self) {
+        let mut wishes = self.wishes.lock();
+        if !wishes.tick {
+            wishes.tick = true;
+            self.tick.notify_one();
+        }
+    }
+
+    /// All background threads are to end.
+    pub fn stop(&self) {
+        self.wishes.lock().stop = true;
+        self.flush.notify_all();
+        self.tick.notify_all();
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.wishes.lock().stop
+    }
+
+    /// Waits for a wish to flush, or for `limit`; false once the threads are to end.
+    pub fn next_flush(&self, limit: Option<Duration>) -> bool {
+        let mut wishes = self.wishes.lock();
+        while !wishes.flush && !wishes.stop {
+            match limit {
+                Some(limit) => {
+                    if self.flush.wait_for(&mut wishes, limit).timed_out() {
+                        break;
+                    }
+                }
+                None => self.flush.wait(&mut wishes),
+            }
+        }
+        wishes.flush = false;
+        !wishes.stop
+    }
+
+    /// Waits for a wish to tick; false once the threads are to end.
+    pub fn next_tick(&self) -> bool {
+        let mut wishes = self.wishes.lock();
+        while !wishes.tick && !wishes.stop {
+            self.tick.wait(&mut wishes);
+        }
+        wishes.tick = false;
+        !wishes.stop
+    }
+
+    /// Waits for `length`, or until the threads are to end.
+    pub fn pause(&self, length: Duration) {
+        let mut wishes = self.wishes.lock();
+        if !wishes.stop {
+            self.tick.wait_for(&mut wishes, length);
+        }
+    }
+}

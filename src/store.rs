@@ -1,0 +1,179 @@
+//! The store: short delegations to the verbs.
+
+use crate::batch::WriteBatch;
+use crate::disk::RealDisk;
+use crate::engine::SledFactory;
+use crate::error::{Error, Result};
+use crate::handle::Handle;
+use crate::ids::{KeyspaceId, Seq};
+use crate::keyspace::Keyspace;
+use crate::manifest::DEFAULT_KEYSPACE;
+use crate::options::{Durability, Options};
+use crate::ring::Ring;
+use crate::state::Seams;
+use crate::verbs;
+use crate::verbs::stats::Stats;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+
+/// An open store: a ring of virtual nodes over local shards. Cheap to clone; every method may be called from any thread.
+///
+/// Single keys and ranges are read and written with the methods of [`Keyspace`], which a store derefs to: they work on
+/// its keyspace named `default`.
+///
+/// ```
+/// # fn main() -> annulus::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// use annulus::Store;
+/// let store = Store::open(dir.path().join("data"))?;
+/// let seq = store.insert("user/42/cart", b"2 apples")?;
+/// assert_eq!(store.get("user/42/cart")?.as_deref(), Some(&b"2 apples"[..]));
+/// let (value, version) = store.get_versioned("user/42/cart")?.unwrap();
+/// assert_eq!(version, seq);
+/// store.remove("user/42/cart")?;
+/// store.close()?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Store {
+    default: Keyspace,
+}
+
+impl Store {
+    /// Opens the store in the directory `dir`, or creates one there with all defaults: see [`Options::open`].
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Store> {
+        Options::new().open(dir)
+    }
+
+    pub(crate) fn open_with(dir: &Path, options: &Options, seams: Seams) -> Result<Store> {
+        let handle = Arc::new(Handle::open(dir, options, seams)?);
+        Ok(Store { default: Keyspace::new(handle, KeyspaceId(0), DEFAULT_KEYSPACE) })
+    }
+
+    fn handle(&self) -> &Handle {
+        &self.default.handle
+    }
+
+    /// The keyspace of that name, made if it does not exist: 1 to 255 bytes of UTF-8 without control characters.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name outside the limits, or if there are 65,536 keyspaces. `Io` if the manifest cannot be
+    /// written: then the keyspace was not made.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        let id = verbs::keyspaces::open(&self.handle().state, name)?;
+        Ok(Keyspace::new(self.default.handle.clone(), id, name))
+    }
+
+    /// The names of all keyspaces, in order.
+    ///
+    /// # Errors
+    /// `Closed` after a close.
+    pub fn list_keyspaces(&self) -> Result<Vec<String>> {
+        verbs::keyspaces::list(&self.handle().state)
+    }
+
+    /// Drops a keyspace with all that is in it, durably. Handles to it get `NotFound` from here on; its space comes
+    /// back in the background.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of that name, `InvalidInput` for the default one, `Io` if the manifest cannot be
+    /// written: then nothing was dropped.
+    pub fn drop_keyspace(&self, name: &str) -> Result<()> {
+        verbs::keyspaces::drop(&self.handle().state, name)
+    }
+
+    /// Commits a batch with the store's durability: all of it or nothing, over all shards and keyspaces. Returns the
+    /// version that all its writes share.
+    ///
+    /// # Errors
+    /// As [`Keyspace::insert`]; `InvalidInput` also for a batch over 128 MiB, or one with a keyspace of another store
+    /// or another opening of this one. Nothing of a batch that failed is visible, unless the error is `Poisoned`.
+    pub fn commit(&self, batch: WriteBatch) -> Result<Seq> {
+        self.commit_with(batch, self.handle().state.settings.durability)
+    }
+
+    /// Commits a batch with a durability of its own.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub fn commit_with(&self, batch: WriteBatch, durability: Durability) -> Result<Seq> {
+        let state = &self.handle().state;
+        for (instance, keyspace) in &batch.keyspaces {
+            if *instance != state.instance {
+                return Err(Error::invalid("the batch has a keyspace of another store, or of another opening")
+                    .remedy("ask this store for the keyspace by name"));
+            }
+            state.check_keyspace(*keyspace)?;
+        }
+        verbs::write::commit(state, batch.finish()?, durability)
+    }
+
+    /// Makes every commit so far survive a power cut.
+    ///
+    /// # Errors
+    /// `Poisoned` if the journal fails or failed.
+    pub fn sync(&self) -> Result<()> {
+        verbs::write::sync(&self.handle().state)
+    }
+
+    /// Moves every commit so far from memory into the shards, durably, so that the next opening has nothing to replay.
+    /// This happens by itself as memory fills.
+    ///
+    /// # Errors
+    /// `Unavailable` if some key has no shard left that can take it; `Poisoned` if the journal failed.
+    pub fn flush(&self) -> Result<()> {
+        verbs::flush::flush(&self.handle().state)
+    }
+
+    /// Flushes and closes the store for all its handles. On return files and locks are released, and another process
+    /// may open it. Closing again does nothing.
+    ///
+    /// Dropping the last handle closes as well, but leaves what is in memory to the journal.
+    ///
+    /// # Errors
+    /// The first failure met; everything acknowledged is in the journal then, and the store is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        self.handle().close()
+    }
+
+    /// The ring as it is now: which shards a key lives on, and how even the load is.
+    pub fn ring(&self) -> Arc<Ring> {
+        self.handle().state.ring()
+    }
+
+    /// Figures about the store at this moment, and warnings.
+    ///
+    /// # Errors
+    /// `Closed` after a close.
+    pub fn stats(&self) -> Result<Stats> {
+        verbs::stats::stats(&self.handle().state)
+    }
+}
+
+impl Deref for Store {
+    type Target = Keyspace;
+
+    fn deref(&self) -> &Keyspace {
+        &self.default
+    }
+}
+
+impl Options {
+    /// Opens the store in the directory `dir`, or creates it if the directory is empty or absent. Opening replays the
+    /// part of the journal that is not in the shards: at most about half the memory budget.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an option outside its limits, `Mismatch` for one that contradicts the existing store,
+    /// `Locked` if the store is open already, `Foreign` for a directory of something else, `NotFound` if there is no
+    /// store and none may be created, `Unsupported` for a format of another release, `Corruption` for damage that no
+    /// replica makes up for, `Unavailable` if too many shards are missing, `Io`. None of them changes the store.
+    pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
+        let seams =
+            Seams { disk: Arc::new(RealDisk::new()), factory: Arc::new(SledFactory::new()), background: true };
+        Store::open_with(dir.as_ref(), self, seams)
+    }
+}

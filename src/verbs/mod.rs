@@ -1,0 +1,13 @@
+//! What can be done with a store, a file a verb. Verbs do not call each other: what two of them need lies in the state
+//! or below it.
+
+pub mod close;
+pub mod flush;
+pub mod keyspaces;
+pub mod open;
+pub mod purge;
+pub mod read;
+pub mod recount;
+pub mod scan;
+pub mod stats;
+pub mod write;

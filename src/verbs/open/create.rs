@@ -1,0 +1,213 @@
+//! Creating a store.
+//!
+//! Invariants: nothing is written before every directory has been found fit; a marker file stands from the first write
+//! to the last, so that an interrupted creation is taken up again and never mistaken for a damaged store; the manifest
+//! comes last but for the marker's removal.
+
+use crate::disk::Disk;
+use crate::envelope::{self, Kind, hex128};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{KeyspaceId, Seq, ShardId};
+use crate::journal::{Journal, JournalConfig};
+use crate::limits;
+use crate::manifest::{DEFAULT_KEYSPACE, FILE as MANIFEST, KeyspaceEntry, Manifest, ShardEntry};
+use crate::options::{Options, ShardOptions};
+use crate::ring::{Member, Ring};
+use crate::shard::{Shard, ShardSpec, identity::Identity};
+use crate::state::Seams;
+use serde::{Deserialize, Serialize};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+
+pub const JOURNAL_DIR: &str = "journal";
+pub const LOCK: &str = "LOCK";
+const SHARDS_DIR: &str = "shards";
+const MARKER: &str = "CREATING";
+const DEFAULT_SHARDS: usize = 4;
+const DEFAULT_REPLICATION_FACTOR: usize = 2;
+/// Chosen by measurement: see docs/BENCHMARKS.md.
+const DEFAULT_PAGE_BYTES: usize = 4096;
+
+const KIND: Kind = Kind {
+    magic: b"ANNULUSC",
+    version: 1,
+    name: "creation marker",
+    remedy: "no store was completed here: remove the directory and create it anew",
+};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Marker {
+    #[serde(with = "hex128")]
+    store: u128,
+}
+
+/// Errors unless a store can be created in `dir`: it is empty or absent, or an interrupted creation of ours.
+pub fn check_vacant(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    if !disk.exists(dir).map_err(|e| Error::io("look for the store's directory", dir, e))? {
+        return Ok(());
+    }
+    let names = disk.list(dir).map_err(|e| Error::io("list the store's directory", dir, e))?;
+    if names.iter().any(|n| n == MARKER) {
+        return Ok(());
+    }
+    if names.iter().any(|n| n == JOURNAL_DIR || n == SHARDS_DIR) {
+        return Err(Error::corruption("the store's manifest is gone")
+            .at(dir.join(MANIFEST))
+            .remedy("restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written"));
+    }
+    let ours = |n: &str| n == LOCK || n == "lost+found" || n.strip_suffix(".tmp") == Some(MARKER);
+    match names.iter().find(|n| !ours(n)) {
+        Some(name) => {
+            let text = format!("the directory is not a store and not empty: it holds {name}");
+            Err(Error::new(ErrorKind::Foreign, text).at(dir).remedy("name an empty or new directory"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Creates the store; the caller holds its lock.
+pub fn create(dir: &Path, options: &Options, seams: &Seams) -> Result<Manifest> {
+    let disk = seams.disk.as_ref();
+    let marker = dir.join(MARKER);
+    let store = match disk.read(&marker).map_err(|e| Error::io("read the creation marker", &marker, e))? {
+        // A marker cut short says only that nothing else was written yet.
+        Some(bytes) => envelope::decode::<Marker>(KIND, &marker, &bytes).map_or_else(|_| random(), |m| m.store),
+        None => random(),
+    };
+    let manifest = plan(disk, dir, options, store)?;
+    let specs: Vec<ShardSpec> = manifest.shards.iter().map(|entry| spec(dir, &manifest, entry, 0)).collect();
+    for spec in &specs {
+        Shard::check_vacant(disk, spec)?;
+    }
+    let bytes = envelope::encode(KIND, &Marker { store })?;
+    disk.replace(&marker, &bytes).map_err(|e| Error::io("write the creation marker", &marker, e))?;
+    let journal = dir.join(JOURNAL_DIR);
+    if disk.exists(&journal).map_err(|e| Error::io("look for the journal", &journal, e))? {
+        disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
+    }
+    create_shards(seams, &specs)?;
+    for spec in &specs {
+        let identity = Identity { store, shard: spec.id, manifest: Some(manifest.clone()) };
+        identity.store(disk, &spec.dir)?;
+    }
+    Journal::create(seams.disk.clone(), &journal, journal_config(&manifest, options), Seq(1))?.close()?;
+    disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
+    manifest.store(disk, dir)?;
+    disk.remove_file(&marker).map_err(|e| Error::io("remove the creation marker", &marker, e))?;
+    disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
+    Ok(manifest)
+}
+
+pub fn journal_config(manifest: &Manifest, options: &Options) -> JournalConfig {
+    JournalConfig { store_id: manifest.store, segment_bytes: options.segment_bytes_or_default(), max_spares: 4 }
+}
+
+/// What is needed to open a shard of the store in `dir`.
+pub fn spec(dir: &Path, manifest: &Manifest, entry: &ShardEntry, cache_bytes: u64) -> ShardSpec {
+    ShardSpec {
+        id: entry.id,
+        dir: dir.join(&entry.path),
+        store: manifest.store,
+        cache_bytes,
+        page_bytes: manifest.page_bytes,
+    }
+}
+
+// Each new engine waits for its disk a few times; side by side they wait together.
+fn create_shards(seams: &Seams, specs: &[ShardSpec]) -> Result<()> {
+    let create = |spec: &ShardSpec| Shard::create(&seams.disk, seams.factory.as_ref(), spec);
+    if !seams.background {
+        return specs.iter().try_for_each(create);
+    }
+    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = specs.iter().map(|spec| scope.spawn(move || create(spec))).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(panicked()))).collect()
+    });
+    results.into_iter().collect()
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Io, "creating a shard panicked").remedy("see the log for the panic's text")
+}
+
+/// The manifest that the options come to.
+fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<Manifest> {
+    let count = options.shards.unwrap_or(DEFAULT_SHARDS);
+    let shards: Vec<ShardOptions> = if options.shard.is_empty() {
+        (0..count).map(|i| ShardOptions::new(dir.join(SHARDS_DIR).join(format!("{i:04}")))).collect()
+    } else {
+        options.shard.clone()
+    };
+    let paths = resolve_all(disk, dir, &shards)?;
+    let factor = options.replication_factor.unwrap_or(DEFAULT_REPLICATION_FACTOR.min(shards.len()));
+    if factor > shards.len() {
+        let most = shards.len();
+        return Err(Error::invalid(format!("the replication factor {factor} is over the number of shards, {most}")));
+    }
+    let enough = (shards.len() as u32 * 64).next_power_of_two().min(limits::MAX_VIRTUAL_NODES);
+    let nodes = options.virtual_nodes.unwrap_or(enough.max(1024));
+    let members: Vec<Member> = (0..)
+        .zip(&shards)
+        .map(|(i, s)| Member { id: ShardId(i), zone: s.zone.clone(), weight: s.weight })
+        .collect();
+    let ring = Ring::plan(members, factor, nodes, options.partitioner.clone().unwrap_or_default())?;
+    Ok(Manifest {
+        store,
+        generation: 1,
+        engine: "sled-0.34".to_owned(),
+        page_bytes: options.page_bytes.unwrap_or(DEFAULT_PAGE_BYTES),
+        next_shard: shards.len() as u32,
+        shards: (0..).zip(paths).map(|(i, path)| ShardEntry { id: ShardId(i), path }).collect(),
+        keyspaces: vec![KeyspaceEntry {
+            id: KeyspaceId(0),
+            name: DEFAULT_KEYSPACE.to_owned(),
+            dropped: false,
+        }],
+        next_keyspace: 1,
+        topology: ring.topology().clone(),
+    })
+}
+
+/// The shards' directories as the manifest keeps them: absolute, or relative to the store's where they lie inside it.
+fn resolve_all(disk: &dyn Disk, dir: &Path, shards: &[ShardOptions]) -> Result<Vec<PathBuf>> {
+    let base = resolve(disk, dir)?;
+    let mut resolved: Vec<PathBuf> = Vec::with_capacity(shards.len());
+    for shard in shards {
+        let path = resolve(disk, &shard.path)?;
+        if path == base || path.starts_with(base.join(JOURNAL_DIR)) || base.starts_with(&path) {
+            let text = "a shard's directory cannot be, or hold, the store's own";
+            return Err(Error::invalid(text).at(&shard.path).remedy("name a directory beside it, or below it"));
+        }
+        if let Some(other) = resolved.iter().find(|o| path.starts_with(o) || o.starts_with(&path)) {
+            let text = if *other == path {
+                "the same directory is named for two shards".to_owned()
+            } else {
+                format!("one shard's directory lies inside another's, {}", other.display())
+            };
+            return Err(Error::invalid(text).at(&shard.path).remedy("give each shard a directory of its own"));
+        }
+        resolved.push(path);
+    }
+    Ok(resolved.into_iter().map(|p| p.strip_prefix(&base).map(Path::to_path_buf).unwrap_or(p)).collect())
+}
+
+/// The absolute path with links resolved, of a directory that need not exist yet.
+pub fn resolve(disk: &dyn Disk, path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve the path", path, e))?;
+    for ancestor in absolute.ancestors() {
+        if let Ok(real) = disk.canonicalize(ancestor) {
+            let rest = absolute.strip_prefix(ancestor).unwrap_or(Path::new(""));
+            if rest.components().any(|c| c == std::path::Component::ParentDir) {
+                return Err(Error::invalid("the path has .. after a directory that does not exist").at(path));
+            }
+            return Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) });
+        }
+    }
+    Ok(absolute)
+}
+
+/// 128 bits from the operating system's random numbers, by way of the standard library's hash keys.
+fn random() -> u128 {
+    let half = || u128::from(RandomState::new().build_hasher().finish());
+    half() << 64 | half()
+}

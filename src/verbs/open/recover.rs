@@ -1,0 +1,269 @@
+//! Opening a store: the lock, the manifest, the shards side by side, and the journal's unflushed tail.
+//!
+//! Invariants: an option that contradicts the manifest changes nothing; the store opens as long as every virtual node has
+//! a serving owner, and says in the log what is missing; replay starts at the oldest write that some serving shard lacks,
+//! and a shard that lacks what the journal no longer has stays offline.
+
+use super::create::{self, JOURNAL_DIR, LOCK};
+use crate::batch;
+use crate::disk::Disk;
+use crate::engine::PowerLoss;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{KeyspaceId, Seq};
+use crate::journal::Journal;
+use crate::manifest::Manifest;
+use crate::options::Options;
+use crate::ring::Ring;
+use crate::shard::{self, Run, Shard, ShardSpec, Worker, apply_to_all};
+use crate::state::{Memory, Opening, Parts, Seams, Settings, State};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Opens the store in `dir`, or creates it.
+pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
+    let started = Instant::now();
+    options.validate()?;
+    let disk = seams.disk.as_ref();
+    let lock = lock(disk, dir, options)?;
+    let manifest = match Manifest::load(disk, dir)? {
+        Some(manifest) => relocated(disk, dir, manifest, options)?,
+        None => create::create(dir, options, &seams)?,
+    };
+    let settings = settings(options);
+    let shards = open_shards(dir, &manifest, &settings, &seams);
+    let ring = Arc::new(Ring::from_topology(manifest.topology.clone())?);
+    let workers: Result<Vec<Worker>> =
+        shards.iter().map(|s| if seams.background { Worker::spawn(s.id) } else { Ok(Worker::by_hand(s.id)) }).collect();
+    let workers = workers?;
+    let mut replay = Replay {
+        memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
+        limit: settings.memtable_bytes,
+        keyspaces: manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect(),
+        shards: &shards,
+        workers: &workers,
+        ring: &ring,
+    };
+    let journal_dir = dir.join(JOURNAL_DIR);
+    let config = create::journal_config(&manifest, options);
+    let from = replay_from(disk, &journal_dir, &shards, &ring)?;
+    let at_least = shards.iter().map(|s| s.applied()).max().unwrap_or_default();
+    let (journal, report) =
+        Journal::open(seams.disk.clone(), &journal_dir, config, from, at_least, &mut |seq, ops| replay.visit(seq, ops))?;
+    let memory = replay.memory;
+    memory.lock().last = journal.last();
+    let opening =
+        Opening { replayed_frames: report.frames, replayed_bytes: report.bytes, took: started.elapsed() };
+    state_limits(&shards, &ring);
+    let parts = Parts {
+        dir: dir.to_path_buf(),
+        seams,
+        settings,
+        opening,
+        manifest,
+        journal,
+        memory,
+        shards,
+        workers,
+        ring,
+        lock,
+    };
+    Ok(State::new(parts))
+}
+
+fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send + Sync>> {
+    let manifest = dir.join(crate::manifest::FILE);
+    if !disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
+        create::check_vacant(disk, dir)?;
+        if options.existing_only {
+            return Err(Error::new(ErrorKind::NotFound, "there is no store").at(dir).remedy("create it first"));
+        }
+        disk.create_dir_all(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
+    }
+    let path = dir.join(LOCK);
+    disk.lock(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::WouldBlock => {
+            Error::new(ErrorKind::Locked, "the store is open in another process, or by another handle in this one")
+                .at(dir)
+                .remedy("close it there, or share the handle: it can be cloned")
+        }
+        _ => Error::io("lock the store", path, e),
+    })
+}
+
+fn settings(options: &Options) -> Settings {
+    let memory_budget = options.memory_budget_or_default();
+    Settings {
+        durability: options.durability,
+        memory_budget,
+        memtable_bytes: memory_budget / 2,
+        journal_retention: options.journal_retention_or_default(),
+    }
+}
+
+/// Checks the options against the manifest, and takes over where the user says the shards' directories are now.
+fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Options) -> Result<Manifest> {
+    let contradicts = |what: &str, asked: String, has: String| {
+        Err(Error::new(ErrorKind::Mismatch, format!("the options ask for {what} {asked}, the store has {has}"))
+            .at(dir)
+            .remedy("leave the option out to take the store's own"))
+    };
+    let topology = &manifest.topology;
+    if let Some(asked) = options.replication_factor.filter(|r| *r != topology.replication_factor) {
+        return contradicts("replication factor", asked.to_string(), topology.replication_factor.to_string());
+    }
+    if let Some(asked) = options.virtual_nodes.filter(|q| *q != topology.virtual_nodes) {
+        return contradicts("virtual nodes:", asked.to_string(), topology.virtual_nodes.to_string());
+    }
+    if let Some(asked) = options.partitioner.as_ref().filter(|p| **p != topology.partitioner) {
+        return contradicts("partitioner", format!("{asked:?}"), format!("{:?}", topology.partitioner));
+    }
+    if let Some(asked) = options.page_bytes.filter(|b| *b != manifest.page_bytes) {
+        return contradicts("page_bytes", asked.to_string(), manifest.page_bytes.to_string());
+    }
+    let count = manifest.shards.len();
+    if let Some(asked) = options.shards.filter(|n| *n != count) {
+        return contradicts("shards:", asked.to_string(), count.to_string());
+    }
+    if !options.shard.is_empty() && options.shard.len() != count {
+        return contradicts("shards:", options.shard.len().to_string(), count.to_string());
+    }
+    let known: Vec<PathBuf> =
+        manifest.shards.iter().map(|s| create::resolve(disk, &dir.join(&s.path))).collect::<Result<_>>()?;
+    for asked in &options.shard {
+        let path = create::resolve(disk, &asked.path)?;
+        let index = match known.iter().position(|k| *k == path) {
+            Some(index) => index,
+            // Not where it was: the directory itself says which shard it is.
+            None => match shard::identify(disk, &path)? {
+                Some((store, id)) if store == manifest.store => {
+                    let Some(index) = manifest.shards.iter().position(|s| s.id == id) else {
+                        return contradicts("shard", path.display().to_string(), "no such shard".into());
+                    };
+                    manifest.shards[index].path = path.clone();
+                    index
+                }
+                _ => return contradicts("a shard at", path.display().to_string(), "none there".into()),
+            },
+        };
+        let id = manifest.shards[index].id;
+        let Some(member) = manifest.topology.members.iter().find(|m| m.id == id) else { continue };
+        if member.zone != asked.zone {
+            return contradicts("zone", format!("{:?}", asked.zone), format!("{:?}", member.zone));
+        }
+        if member.weight != asked.weight {
+            return contradicts("weight", asked.weight.to_string(), member.weight.to_string());
+        }
+    }
+    Ok(manifest)
+}
+
+/// Opens all shards, in the order of the ring's members.
+fn open_shards(dir: &Path, manifest: &Manifest, settings: &Settings, seams: &Seams) -> Vec<Arc<Shard>> {
+    let members = &manifest.topology.members;
+    let cache = (settings.memory_budget - settings.memtable_bytes) / members.len().max(1) as u64;
+    let entries = members.iter().filter_map(|m| manifest.shards.iter().find(|s| s.id == m.id));
+    let specs: Vec<ShardSpec> = entries.map(|entry| create::spec(dir, manifest, entry, cache)).collect();
+    let open = |spec: &ShardSpec| Arc::new(Shard::open(&seams.disk, seams.factory.as_ref(), spec));
+    if !seams.background {
+        return specs.iter().map(open).collect();
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = specs.iter().map(|spec| (spec, scope.spawn(move || open(spec)))).collect();
+        // Engines catch their panics; should one slip through, opening again here shows it as an error.
+        threads.into_iter().map(|(spec, t)| t.join().unwrap_or_else(|_| open(spec))).collect()
+    })
+}
+
+/// The newest write that every serving shard holds. Shards that lack what the journal has lost go offline.
+fn replay_from(disk: &dyn Disk, journal: &Path, shards: &[Arc<Shard>], ring: &Ring) -> Result<Seq> {
+    let first = Journal::first_retained(disk, journal)?;
+    for shard in shards.iter().filter(|s| s.serves()) {
+        if shard.applied().next() < first {
+            let text = format!(
+                "the shard holds writes up to {}, the journal only those from {first} on",
+                shard.applied()
+            );
+            shard.fail(&Error::corruption(text).at(&shard.dir).on(shard.id).remedy("rebuild it from its replicas"));
+        }
+    }
+    check_covered(shards, ring)?;
+    Ok(shards.iter().filter(|s| s.serves()).map(|s| s.applied()).min().unwrap_or_default())
+}
+
+/// Errors, naming the shards and their causes, if some virtual node has no serving owner.
+fn check_covered(shards: &[Arc<Shard>], ring: &Ring) -> Result<()> {
+    let serves = |i: &u16| shards.get(usize::from(*i)).is_some_and(|s| s.serves());
+    let nodes = (0..ring.virtual_nodes()).map(crate::ids::VirtualNode);
+    let uncovered = nodes.filter(|n| !ring.owner_indexes(*n).iter().any(|i| serves(i))).count();
+    if uncovered == 0 {
+        return Ok(());
+    }
+    let causes: Vec<String> = shards
+        .iter()
+        .filter_map(|s| match s.health() {
+            shard::Health::Offline(cause) => Some(format!("shard {}: {cause}", s.id)),
+            _ => None,
+        })
+        .collect();
+    let text = format!(
+        "{uncovered} of {} virtual nodes have no shard that serves them: {}",
+        ring.virtual_nodes(),
+        causes.join("; ")
+    );
+    Err(Error::new(ErrorKind::Unavailable, text).remedy("bring one of these shards back; nothing has been changed"))
+}
+
+/// Takes the journal's frames back into memtables, and into the shards when there are more than fit.
+struct Replay<'a> {
+    memory: Memory,
+    limit: u64,
+    keyspaces: HashSet<KeyspaceId>,
+    shards: &'a [Arc<Shard>],
+    workers: &'a [Worker],
+    ring: &'a Arc<Ring>,
+}
+
+impl Replay<'_> {
+    fn visit(&mut self, seq: Seq, ops: &[u8]) -> Result<()> {
+        let mut tables = self.memory.lock();
+        for op in batch::decode(ops) {
+            let op = op?;
+            if self.keyspaces.contains(&batch::keyspace_of(op.key)) {
+                tables.insert(op.key, seq, op.value);
+            }
+        }
+        tables.last = seq;
+        self.memory.settle(&mut tables);
+        drop(tables);
+        let (active, frozen) = self.memory.bytes();
+        if active + frozen >= self.limit / 4 * 3 { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let Some(table) = self.memory.oldest_frozen() else { return Ok(()) };
+        let run = Run::new(table, self.ring.clone(), Vec::new(), self.keyspaces.clone());
+        for (index, error) in apply_to_all(self.shards, self.workers, &Arc::new(run), |_| |_: u64| ()) {
+            self.shards[index].fail(&error);
+        }
+        check_covered(self.shards, self.ring)?;
+        self.memory.pop_frozen();
+        Ok(())
+    }
+}
+
+/// Says loudly what this store does not survive.
+fn state_limits(shards: &[Arc<Shard>], ring: &Ring) {
+    for shard in shards {
+        let Ok(engine) = shard.engine() else { continue };
+        if engine.power_loss() == PowerLoss::OneOwnerAtRest && ring.replication_factor() == 1 {
+            log::warn!(
+                "shard {} at {} lies on a file system that does not keep its writes in order, and there is no replica: \
+                 a power cut is not survived there; use ext4 or xfs, or a replication factor of 2 or more",
+                shard.id,
+                shard.dir.display()
+            );
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Counting a shard's pages again after it was closed in the middle of a flush, slice by slice.
+
+use crate::error::Result;
+use crate::state::State;
+
+/// One slice for each shard that needs it. Returns whether any is left to do.
+pub fn recount(state: &State, pages: usize) -> Result<bool> {
+    let mut left = false;
+    for (index, shard) in state.shards.iter().enumerate() {
+        let Ok(engine) = shard.engine() else { continue };
+        if engine.figures().is_some() {
+            continue;
+        }
+        match engine.recount(pages) {
+            Ok(done) => left |= !done,
+            Err(error) => state.read_failed(index, &error),
+        }
+    }
+    Ok(left)
+}

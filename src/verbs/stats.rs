@@ -1,0 +1,192 @@
+//! What a store tells about itself, as plain data.
+
+use crate::engine::PowerLoss;
+use crate::error::Result;
+use crate::ids::{Epoch, Seq, ShardId};
+use crate::shard::Health;
+use crate::state::State;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+/// A store's state at one moment. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The newest commit.
+    pub last_seq: Seq,
+    /// The newest commit that survives a power cut.
+    pub durable_seq: Seq,
+    /// The version of the topology.
+    pub epoch: Epoch,
+    /// Copies kept of every key.
+    pub replication_factor: usize,
+    /// The number of virtual nodes.
+    pub virtual_nodes: u32,
+    /// What the user allows for memtables and caches.
+    pub memory_budget: u64,
+    /// Resident in the active memtable.
+    pub memtable_bytes: u64,
+    /// Resident in memtables that are being flushed.
+    pub frozen_bytes: u64,
+    /// Memtables flushed since the store was opened.
+    pub flushes: u64,
+    /// How often a write was held back since the store was opened.
+    pub delayed_writes: u64,
+    /// Snapshots (scans, and reads of many keys) that are open.
+    pub snapshots: usize,
+    /// The journal.
+    pub journal: JournalFigures,
+    /// The shards, in the order of the ring's members.
+    pub shards: Vec<ShardStats>,
+    /// What the last opening took.
+    pub opening: OpeningFigures,
+    /// What a user should know and may not: offline shards, file systems that do not survive a power cut, flushes that
+    /// cannot go on. Empty in a healthy store.
+    pub warnings: Vec<String>,
+}
+
+/// The journal's part of [`Stats`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct JournalFigures {
+    /// The oldest commit that it still holds.
+    pub first_seq: Seq,
+    /// Segment files in use.
+    pub segments: u64,
+    /// Segment files kept ready.
+    pub spares: u64,
+    /// On disk, of both.
+    pub bytes: u64,
+    /// Times it was synced since the store was opened.
+    pub syncs: u64,
+    /// Why nothing more can be written, if so.
+    pub poisoned: Option<String>,
+}
+
+/// The last opening's part of [`Stats`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct OpeningFigures {
+    /// Commits read back from the journal.
+    pub replayed_commits: u64,
+    /// Their size.
+    pub replayed_bytes: u64,
+    /// Microseconds that it took.
+    pub micros: u64,
+}
+
+/// One shard's part of [`Stats`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ShardStats {
+    /// Its number.
+    pub id: ShardId,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its failure domain.
+    pub zone: String,
+    /// Its share of the data, relative to the others.
+    pub weight: f64,
+    /// Its state, with the cause.
+    pub health: Health,
+    /// Every commit up to this one is in it, durably.
+    pub applied: Seq,
+    /// Virtual nodes of which it holds a copy.
+    pub virtual_nodes: u64,
+    /// Virtual nodes of which it is the first owner.
+    pub primaries: u64,
+    /// Pages in it; none while they are being counted after a crash.
+    pub pages: Option<u64>,
+    /// Records in it; none while they are being counted after a crash.
+    pub records: Option<u64>,
+    /// Its size on disk.
+    pub disk_bytes: u64,
+    /// How it survives a power cut; none while it is offline.
+    pub power_loss: Option<PowerLoss>,
+}
+
+/// Collects the figures.
+pub fn stats(state: &State) -> Result<Stats> {
+    state.check_open()?;
+    let ring = state.ring();
+    let (memtable_bytes, frozen_bytes) = state.memory.bytes();
+    let journal = state.journal.stats();
+    let loads = ring.balance();
+    let shards: Vec<ShardStats> = state
+        .shards
+        .iter()
+        .enumerate()
+        .map(|(index, shard)| {
+            let engine = shard.engine().ok();
+            let figures = engine.as_ref().and_then(|e| e.figures());
+            let member = ring.members().get(index);
+            let load = loads.shards.get(index);
+            ShardStats {
+                id: shard.id,
+                path: shard.dir.clone(),
+                zone: member.map(|m| m.zone.clone()).unwrap_or_default(),
+                weight: member.map_or(1.0, |m| m.weight),
+                health: shard.health(),
+                applied: shard.applied(),
+                virtual_nodes: load.map_or(0, |l| l.virtual_nodes),
+                primaries: load.map_or(0, |l| l.primaries),
+                pages: figures.map(|f| f.pages),
+                records: figures.map(|f| f.records),
+                disk_bytes: engine.as_ref().and_then(|e| e.disk_bytes().ok()).unwrap_or(0),
+                power_loss: engine.as_ref().map(|e| e.power_loss()),
+            }
+        })
+        .collect();
+    Ok(Stats {
+        last_seq: state.memory.last(),
+        durable_seq: state.journal.durable(),
+        epoch: ring.epoch(),
+        replication_factor: ring.replication_factor(),
+        virtual_nodes: ring.virtual_nodes(),
+        memory_budget: state.settings.memory_budget,
+        memtable_bytes,
+        frozen_bytes,
+        flushes: state.flushes.load(Ordering::Relaxed),
+        delayed_writes: state.pace.delayed(),
+        snapshots: state.memory.live().len(),
+        journal: JournalFigures {
+            first_seq: state.journal.first(),
+            segments: journal.segments,
+            spares: journal.spares,
+            bytes: journal.bytes,
+            syncs: journal.syncs,
+            poisoned: journal.poisoned,
+        },
+        warnings: warnings(state, &shards, ring.replication_factor()),
+        shards,
+        opening: OpeningFigures {
+            replayed_commits: state.opening.replayed_frames,
+            replayed_bytes: state.opening.replayed_bytes,
+            micros: state.opening.took.as_micros() as u64,
+        },
+    })
+}
+
+fn warnings(state: &State, shards: &[ShardStats], replicas: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for shard in shards {
+        match &shard.health {
+            Health::Online => {}
+            Health::Degraded(cause) => warnings.push(format!("shard {} is degraded: {cause}", shard.id)),
+            Health::Offline(cause) => warnings.push(format!("shard {} is offline: {cause}", shard.id)),
+            other => warnings.push(format!("shard {} is {other:?}", shard.id)),
+        }
+        if shard.power_loss == Some(PowerLoss::OneOwnerAtRest) && replicas == 1 {
+            warnings.push(format!(
+                "shard {}: its file system does not keep writes in order, and there is no replica: a power cut is not \
+                 survived there",
+                shard.id
+            ));
+        }
+    }
+    if let Some(cause) = state.pace.cause() {
+        warnings.push(format!("memtables cannot be flushed: {cause}"));
+    }
+    warnings
+}

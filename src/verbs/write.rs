@@ -1,0 +1,62 @@
+//! Committing: limits, journal, memtable, and the wait for the durability asked for.
+//!
+//! Invariant: a commit is acknowledged only when its bytes are where its durability says; it may be seen before.
+
+use crate::batch;
+use crate::error::Result;
+use crate::ids::Seq;
+use crate::journal::{Handoff, Payload};
+use crate::options::Durability;
+use crate::state::State;
+
+/// Commits encoded operations as one, and returns their version. No operations: nothing is written, and the newest
+/// version is returned.
+pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> {
+    state.check_open()?;
+    if ops.is_empty() {
+        if durability == Durability::Sync {
+            sync(state)?;
+        }
+        return Ok(state.memory.last());
+    }
+    for op in batch::decode(ops) {
+        state.check_writable(op?.key)?;
+    }
+    state.pace.admit(ops.len() as u64, || {
+        let (active, frozen) = state.memory.bytes();
+        active + frozen
+    })?;
+    let payload = Payload::new(ops)?;
+    let handoff = if durability == Durability::Memory { Handoff::Buffered } else { Handoff::Os };
+
+    let mut appender = state.journal.lock();
+    let seq = appender.append(&payload, handoff)?;
+    // Hand over hand: the next commit may be appended while this one enters the memtable, but not overtake it.
+    let mut tables = state.memory.lock();
+    drop(appender);
+    for op in batch::decode(ops) {
+        let op = op?;
+        tables.insert(op.key, seq, op.value);
+    }
+    tables.last = seq;
+    let flush = state.memory.settle(&mut tables);
+    drop(tables);
+
+    if flush {
+        state.signals.want_flush();
+    }
+    if handoff == Handoff::Buffered || state.journal.wants_attention() {
+        state.signals.want_tick();
+    }
+    if durability == Durability::Sync {
+        state.journal.sync_to(seq)?;
+    }
+    Ok(seq)
+}
+
+/// Makes every commit so far durable on the disk.
+pub fn sync(state: &State) -> Result<()> {
+    state.check_open()?;
+    let last = state.memory.last();
+    state.journal.sync_to(last)
+}

@@ -1,0 +1,332 @@
+//! The promises of the interface: what is refused, what survives, what a second handle sees.
+
+use annulus::{Durability, ErrorKind, Options, Partitioner, ShardOptions, Store, WriteBatch, limits};
+use std::path::Path;
+
+fn small() -> Options {
+    Options::new().memory_budget(8 << 20).journal_segment_bytes(64 << 10)
+}
+
+fn refused(result: annulus::Result<Store>) -> ErrorKind {
+    match result {
+        Ok(_) => panic!("the store was opened"),
+        Err(error) => {
+            assert!(error.to_string().len() > 10, "an error that says nothing: {error}");
+            error.kind()
+        }
+    }
+}
+
+fn tree(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .map(|d| d.map(|e| e.unwrap().file_name().into_string().unwrap()).collect())
+        .unwrap_or_default();
+    names.sort();
+    names
+}
+
+#[test]
+fn bad_records_are_refused_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = small().open(dir.path().join("data")).unwrap();
+    store.insert("kept", b"1").unwrap();
+    let before = store.stats().unwrap().last_seq;
+    let long = vec![7u8; limits::MAX_KEY_BYTES + 1];
+    let large = vec![7u8; limits::MAX_VALUE_BYTES + 1];
+    let kind = |r: annulus::Result<annulus::Seq>| r.unwrap_err().kind();
+    assert_eq!(kind(store.insert("", b"x")), ErrorKind::InvalidInput);
+    assert_eq!(kind(store.insert(&long, b"x")), ErrorKind::InvalidInput);
+    assert_eq!(kind(store.insert("k", &large)), ErrorKind::InvalidInput);
+    assert_eq!(kind(store.remove("")), ErrorKind::InvalidInput);
+    assert_eq!(store.get("").unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(store.get(&long).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(store.get_many(["kept", ""]).unwrap_err().kind(), ErrorKind::InvalidInput);
+
+    let mut batch = WriteBatch::new();
+    batch.insert("kept", b"2").insert("", b"x").insert("other", b"3");
+    assert_eq!(kind(store.commit(batch)), ErrorKind::InvalidInput);
+    let mut batch = WriteBatch::new();
+    for i in 0..3 {
+        batch.insert(format!("{i}"), &large[..limits::MAX_VALUE_BYTES]);
+    }
+    assert_eq!(kind(store.commit(batch)), ErrorKind::InvalidInput, "over the batch limit");
+
+    assert_eq!(store.stats().unwrap().last_seq, before);
+    assert_eq!(store.get("kept").unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!(store.len().unwrap(), 1);
+}
+
+#[test]
+fn the_largest_records_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().shards(2).memory_budget(64 << 20);
+    let store = options.open(dir.path().join("data")).unwrap();
+    let key = vec![0xffu8; limits::MAX_KEY_BYTES];
+    let value: Vec<u8> = (0..limits::MAX_VALUE_BYTES).map(|i| (i / 7) as u8).collect();
+    store.insert(&key, &value).unwrap();
+    store.insert([0u8], b"").unwrap();
+    assert!(store.get(&key).unwrap().unwrap() == value);
+    store.flush().unwrap();
+    assert!(store.get(&key).unwrap().unwrap() == value);
+    store.close().unwrap();
+    let store = options.open(dir.path().join("data")).unwrap();
+    assert!(store.get(&key).unwrap().unwrap() == value);
+    let (first, last) = (store.first().unwrap().unwrap(), store.last().unwrap().unwrap());
+    assert_eq!((&first.0[..], first.1.len()), (&[0u8][..], 0));
+    assert!(last.0 == key && last.1 == value);
+    store.remove(&key).unwrap();
+    store.flush().unwrap();
+    assert_eq!(store.get(&key).unwrap(), None);
+    assert_eq!(store.len().unwrap(), 1);
+}
+
+#[test]
+fn bad_options_are_refused_and_create_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name);
+    let shard = |name: &str| ShardOptions::new(dir.path().join(name));
+    let cases: Vec<Options> = vec![
+        small().shards(0),
+        small().shards(2).replication_factor(3),
+        small().replication_factor(5),
+        small().replication_factor(0),
+        small().shards(2000),
+        small().virtual_nodes(1000),
+        small().virtual_nodes(0),
+        small().partitioner(Partitioner::Prefix(0)),
+        small().memory_budget(1),
+        small().page_bytes(1),
+        small().journal_segment_bytes(1),
+        small().shards(2).shard(shard("a")),
+        small().shard(shard("a").weight(0.0)),
+        small().shard(shard("a").weight(-1.0)),
+        small().shard(shard("a").weight(f64::NAN)),
+        small().shard(shard("a").weight(f64::INFINITY)),
+        small().shard(shard("a")).shard(shard("a")),
+        small().shard(shard("a")).shard(shard("./b/../a")),
+        small().shard(shard("a")).shard(shard("a/inside")),
+        small().shard(shard("store")),
+        small().shard(shard("store/journal")),
+    ];
+    for options in cases {
+        let kind = refused(options.open(place("store")));
+        assert_eq!(kind, ErrorKind::InvalidInput, "{options:?}");
+        assert!(tree(&place("store")).iter().all(|n| n == "LOCK"), "{options:?} left {:?}", tree(&place("store")));
+    }
+    assert!(!place("a").exists());
+    small().shard(shard("a")).shard(shard("b")).open(place("store")).unwrap();
+}
+
+#[test]
+fn an_existing_store_keeps_what_it_was_created_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    let shard = |name: &str| ShardOptions::new(dir.path().join(name));
+    let created = small()
+        .shard(shard("a").zone("x").weight(2.0))
+        .shard(shard("b").zone("y"))
+        .shard(shard("c").zone("z"))
+        .replication_factor(2)
+        .partitioner(Partitioner::Prefix(3))
+        .virtual_nodes(64);
+    let store = created.open(&place).unwrap();
+    store.insert("k", b"v").unwrap();
+    store.close().unwrap();
+    let same = || small().shard(shard("a").zone("x").weight(2.0)).shard(shard("b").zone("y"));
+    let contradictions = [
+        small().replication_factor(3),
+        small().partitioner(Partitioner::Whole),
+        small().virtual_nodes(128),
+        small().shards(4),
+        small().page_bytes(8192),
+        same(),
+        same().shard(shard("elsewhere").zone("z")),
+        same().shard(shard("c").zone("other")),
+        same().shard(shard("c").zone("z").weight(3.0)),
+    ];
+    for options in contradictions {
+        assert_eq!(refused(options.open(&place)), ErrorKind::Mismatch, "{options:?}");
+    }
+    // Unspecified options, and the same ones, are fine.
+    for options in [small(), created, same().shard(shard("c").zone("z"))] {
+        let store = options.open(&place).unwrap();
+        assert_eq!(store.ring().replication_factor(), 2);
+        assert_eq!(store.ring().virtual_nodes(), 64);
+        assert_eq!(store.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn a_store_is_opened_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = small().open(dir.path().join("data")).unwrap();
+    assert_eq!(refused(small().open(dir.path().join("data"))), ErrorKind::Locked);
+    let clone = store.clone();
+    clone.insert("k", b"v").unwrap();
+    drop(store);
+    assert_eq!(refused(small().open(dir.path().join("data"))), ErrorKind::Locked);
+    clone.close().unwrap();
+    // Closed, although a handle is still there.
+    let again = small().open(dir.path().join("data")).unwrap();
+    assert_eq!(clone.get("k").unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(clone.insert("k", b"w").unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(clone.flush().unwrap_err().kind(), ErrorKind::Closed);
+    assert!(clone.iter().next().unwrap().is_err());
+    clone.close().unwrap();
+    assert_eq!(again.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+}
+
+#[test]
+fn directories_of_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name);
+    std::fs::create_dir(place("files")).unwrap();
+    std::fs::write(place("files").join("letter.txt"), "dear").unwrap();
+    assert_eq!(refused(small().open(place("files"))), ErrorKind::Foreign);
+    assert_eq!(tree(&place("files")), ["letter.txt"]);
+
+    let first = small().shard(ShardOptions::new(place("a"))).shard(ShardOptions::new(place("b")));
+    first.open(place("one")).unwrap().insert("k", b"v").unwrap();
+    let second = small().shard(ShardOptions::new(place("a"))).shard(ShardOptions::new(place("c")));
+    assert_eq!(refused(second.open(place("two"))), ErrorKind::Foreign, "a shard of another store");
+    let third = small().shard(ShardOptions::new(place("files"))).shard(ShardOptions::new(place("c")));
+    assert_eq!(refused(third.open(place("two"))), ErrorKind::Foreign, "a directory with files");
+    assert_eq!(first.open(place("one")).unwrap().get("k").unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(refused(small().existing_only(true).open(place("nowhere"))), ErrorKind::NotFound);
+    assert!(!place("nowhere").exists());
+}
+
+#[test]
+fn another_format_version_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    small().open(dir.path()).unwrap().close().unwrap();
+    let path = dir.path().join("MANIFEST");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[8] = 99;
+    let crc = {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&bytes[8..16]);
+        crc.update(&bytes[20..]);
+        crc.finalize()
+    };
+    bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let error = small().open(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("99"), "{error}");
+}
+
+#[test]
+fn keyspaces_are_apart_and_drop_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = small().shards(3);
+    let store = options.open(dir.path().join("data")).unwrap();
+    let (orders, carts) = (store.keyspace("orders").unwrap(), store.keyspace("carts").unwrap());
+    for i in 0..500 {
+        store.insert(format!("{i}"), b"default").unwrap();
+        orders.insert(format!("{i}"), b"order").unwrap();
+        carts.insert(format!("{i}"), b"cart").unwrap();
+    }
+    store.flush().unwrap();
+    orders.remove("7").unwrap();
+    assert_eq!(store.list_keyspaces().unwrap(), ["carts", "default", "orders"]);
+    assert_eq!((store.len().unwrap(), orders.len().unwrap(), carts.len().unwrap()), (500, 499, 500));
+    assert_eq!(orders.scan_prefix("49").count(), 11);
+    for name in ["", "a\nb", &"x".repeat(256)] {
+        assert_eq!(store.keyspace(name).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+    assert_eq!(store.drop_keyspace("default").unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(store.drop_keyspace("none").unwrap_err().kind(), ErrorKind::NotFound);
+
+    store.drop_keyspace("orders").unwrap();
+    assert_eq!(orders.get("1").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(orders.insert("1", b"").unwrap_err().kind(), ErrorKind::NotFound);
+    let mut batch = WriteBatch::new();
+    batch.insert("1", b"changed").insert_in(&orders, "1", b"");
+    assert_eq!(store.commit(batch).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(store.get("1").unwrap().as_deref(), Some(&b"default"[..]));
+    let anew = store.keyspace("orders").unwrap();
+    assert!(anew.is_empty().unwrap(), "a keyspace of the same name begins empty");
+    anew.insert("1", b"new").unwrap();
+    drop((orders, carts, anew, store));
+
+    let store = options.open(dir.path().join("data")).unwrap();
+    assert_eq!(store.keyspace("orders").unwrap().len().unwrap(), 1);
+    assert_eq!(store.keyspace("carts").unwrap().len().unwrap(), 500);
+    let other = options.open(dir.path().join("other")).unwrap();
+    let mut batch = WriteBatch::new();
+    batch.insert_in(&other.keyspace("orders").unwrap(), "1", b"");
+    assert_eq!(store.commit(batch).unwrap_err().kind(), ErrorKind::InvalidInput, "a keyspace of another store");
+}
+
+#[test]
+fn dropping_a_keyspace_gives_its_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = small().shards(2).open(dir.path().join("data")).unwrap();
+    let bulk = store.keyspace("bulk").unwrap();
+    for i in 0..2000 {
+        bulk.insert(format!("{i}"), [1u8; 200]).unwrap();
+    }
+    store.flush().unwrap();
+    let records = |store: &Store| store.stats().unwrap().shards.iter().map(|s| s.records.unwrap_or(0)).sum::<u64>();
+    assert_eq!(records(&store), 4000);
+    store.drop_keyspace("bulk").unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while records(&store) > 0 {
+        assert!(std::time::Instant::now() < end, "{} records are left", records(&store));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn durability_is_what_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = small().open(dir.path().join("data")).unwrap();
+    let seq = store.insert_with("a", b"1", Durability::Sync).unwrap();
+    assert!(store.stats().unwrap().durable_seq >= seq);
+    let seq = store.insert_with("b", b"1", Durability::Memory).unwrap();
+    assert!(store.stats().unwrap().durable_seq < seq);
+    store.sync().unwrap();
+    assert!(store.stats().unwrap().durable_seq >= seq);
+    let mut batch = WriteBatch::new();
+    batch.insert("c", b"1").remove("a");
+    let seq = store.commit_with(batch, Durability::Sync).unwrap();
+    assert!(store.stats().unwrap().durable_seq >= seq);
+    assert_eq!(store.commit(WriteBatch::new()).unwrap(), seq, "an empty batch is no write");
+    assert_eq!(store.get_versioned("c").unwrap().unwrap().1, seq);
+    assert!(!store.contains_key("a").unwrap());
+}
+
+#[test]
+fn an_iterator_outlives_its_store_handle() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = small().open(dir.path().join("data")).unwrap();
+    for i in 0..100u8 {
+        store.insert([i], [i]).unwrap();
+    }
+    let mut iter = store.iter();
+    iter.next().unwrap().unwrap();
+    iter.next_back().unwrap().unwrap();
+    drop(store);
+    assert_eq!(iter.map(|item| item.unwrap()).count(), 98);
+    small().open(dir.path().join("data")).unwrap();
+}
+
+
+
+#[test]
+fn options_and_stats_are_serde_types() {
+    let options: Options = serde_json::from_str(
+        r#"{"shards": 3, "replication_factor": 2, "partitioner": {"delimiter": 47}, "durability": "sync"}"#,
+    )
+    .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = options.clone().memory_budget(8 << 20).open(dir.path()).unwrap();
+    let stats = store.stats().unwrap();
+    let text = serde_json::to_string(&stats).unwrap();
+    assert_eq!(serde_json::from_str::<annulus::Stats>(&text).unwrap(), stats);
+    let text = serde_json::to_string(&options).unwrap();
+    assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), options);
+    assert!(serde_json::from_str::<Options>(r#"{"shard_count": 3}"#).is_err(), "a typing error is not passed over");
+}

@@ -5,6 +5,8 @@ mod engine;
 mod error;
 mod ids;
 pub mod limits;
+#[allow(dead_code)]
+mod memtable;
 mod record;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,217 @@
+//! Walking a table: scans in both directions, and the records of a flush.
+//!
+//! Invariant: an iterator holds positions in leaves, which its borrow of the table keeps right. A [`Cursor`] outlives
+//! the borrow, so it is checked when it is used.
+
+use super::arena::Place;
+use super::entry::{Entries, Version};
+use super::tree::{Position, Tree};
+use crate::ids::Seq;
+use crate::record::RunRecord;
+
+/// The entries between two positions, from both ends.
+#[derive(Debug, Clone)]
+pub(super) struct Span<'t, const N: usize> {
+    tree: &'t Tree<N>,
+    front: Position,
+    back: Position,
+}
+
+impl<'t, const N: usize> Span<'t, N> {
+    pub fn new(tree: &'t Tree<N>, front: Position, back: Position) -> Self {
+        Span { tree, front, back }
+    }
+}
+
+impl<const N: usize> Iterator for Span<'_, N> {
+    type Item = Place;
+
+    #[inline]
+    fn next(&mut self) -> Option<Place> {
+        loop {
+            let places = self.tree.places(self.front.leaf);
+            if self.front.leaf == self.back.leaf {
+                if self.front.at >= self.back.at {
+                    return None;
+                }
+            } else if self.front.at as usize == places.len() {
+                self.front = self.tree.next(self.front.leaf)?;
+                continue;
+            }
+            self.front.at += 1;
+            return Some(places[self.front.at as usize - 1]);
+        }
+    }
+}
+
+impl<const N: usize> DoubleEndedIterator for Span<'_, N> {
+    #[inline]
+    fn next_back(&mut self) -> Option<Place> {
+        loop {
+            if self.front.leaf == self.back.leaf {
+                if self.front.at >= self.back.at {
+                    return None;
+                }
+            } else if self.back.at == 0 {
+                self.back = self.tree.previous(self.back.leaf)?;
+                continue;
+            }
+            self.back.at -= 1;
+            return Some(self.tree.places(self.back.leaf)[self.back.at as usize]);
+        }
+    }
+}
+
+/// The versions of a key, newest first.
+#[derive(Debug, Clone)]
+pub(crate) struct Versions<'t> {
+    entries: &'t Entries,
+    next: Place,
+}
+
+impl<'t> Iterator for Versions<'t> {
+    type Item = Version<'t>;
+
+    fn next(&mut self) -> Option<Version<'t>> {
+        if self.next == Place::NONE {
+            return None;
+        }
+        let version = self.entries.version(self.next);
+        self.next = self.entries.older(self.next);
+        Some(version)
+    }
+}
+
+/// Keys in order, each with its versions.
+#[derive(Debug, Clone)]
+pub(crate) struct Iter<'t, const N: usize> {
+    entries: &'t Entries,
+    span: Span<'t, N>,
+}
+
+impl<'t, const N: usize> Iter<'t, N> {
+    pub(super) fn new(entries: &'t Entries, span: Span<'t, N>) -> Self {
+        Iter { entries, span }
+    }
+
+    fn item(&self, entry: Place) -> (&'t [u8], Versions<'t>) {
+        let versions = Versions { entries: self.entries, next: self.entries.newest(entry) };
+        (self.entries.key(entry), versions)
+    }
+}
+
+impl<'t, const N: usize> Iterator for Iter<'t, N> {
+    type Item = (&'t [u8], Versions<'t>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entry = self.span.next()?;
+        Some(self.item(entry))
+    }
+}
+
+impl<const N: usize> DoubleEndedIterator for Iter<'_, N> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let entry = self.span.next_back()?;
+        Some(self.item(entry))
+    }
+}
+
+/// One version of each key, as a snapshot sees them.
+#[derive(Debug, Clone)]
+pub(crate) struct IterAt<'t, const N: usize> {
+    entries: &'t Entries,
+    span: Span<'t, N>,
+    at: Seq,
+    reverse: bool,
+}
+
+impl<'t, const N: usize> IterAt<'t, N> {
+    pub(super) fn new(entries: &'t Entries, span: Span<'t, N>, at: Seq, reverse: bool) -> Self {
+        IterAt { entries, span, at, reverse }
+    }
+}
+
+impl<'t, const N: usize> Iterator for IterAt<'t, N> {
+    type Item = RunRecord<'t>;
+
+    #[inline]
+    fn next(&mut self) -> Option<RunRecord<'t>> {
+        loop {
+            let entry = if self.reverse { self.span.next_back()? } else { self.span.next()? };
+            if let Some(Version { seq, value }) = self.entries.version_at(entry, self.at) {
+                return Some(RunRecord { key: self.entries.key(entry), seq, value });
+            }
+        }
+    }
+}
+
+/// Where a [`Records`] stands. It belongs to one table, and stays right when that is written to: it goes on behind the
+/// same key, or with the version that comes next, or the newest older one that is left.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cursor {
+    /// The entry that was last looked at and where it lay; none at the start.
+    seen: Option<(Place, Position)>,
+    /// Its version that comes next; none: the next entry's newest.
+    version: Option<Seq>,
+}
+
+impl Cursor {
+    /// Before the first record.
+    pub const START: Cursor = Cursor { seen: None, version: None };
+}
+
+/// All versions of all keys: key ascending, sequence descending.
+#[derive(Debug, Clone)]
+pub(crate) struct Records<'t, const N: usize> {
+    entries: &'t Entries,
+    span: Span<'t, N>,
+    entry: Option<Place>,
+    /// The version of `entry` that comes next; [`Place::NONE`]: the next entry's newest.
+    version: Place,
+}
+
+impl<'t, const N: usize> Records<'t, N> {
+    pub(super) fn new(entries: &'t Entries, tree: &'t Tree<N>, cursor: Cursor) -> Self {
+        let span = Span::new(tree, tree.first(), tree.end());
+        let mut records = Records { entries, span, entry: None, version: Place::NONE };
+        if let Some((entry, mut position)) = cursor.seen {
+            if tree.places(position.leaf).get(position.at as usize) != Some(&entry) {
+                position = tree.seek(entries, entries.key(entry)).0;
+            }
+            records.span.front = Position { at: position.at + 1, ..position };
+            records.entry = Some(entry);
+            if let Some(seq) = cursor.version {
+                records.version = entries.place_at(entry, seq);
+            }
+        }
+        records
+    }
+
+    /// Where the iterator stands, to go on from there after the table has been let go.
+    pub fn cursor(&self) -> Cursor {
+        let position = Position { at: self.span.front.at.saturating_sub(1), ..self.span.front };
+        Cursor {
+            seen: self.entry.map(|entry| (entry, position)),
+            version: (self.version != Place::NONE).then(|| self.entries.version(self.version).seq),
+        }
+    }
+}
+
+impl<'t, const N: usize> Iterator for Records<'t, N> {
+    type Item = RunRecord<'t>;
+
+    #[inline]
+    fn next(&mut self) -> Option<RunRecord<'t>> {
+        let (entry, place) = match (self.entry, self.version) {
+            (None, _) | (_, Place::NONE) => {
+                let entry = self.span.next()?;
+                self.entry = Some(entry);
+                (entry, self.entries.newest(entry))
+            }
+            (Some(entry), place) => (entry, place),
+        };
+        self.version = self.entries.older(place);
+        let Version { seq, value } = self.entries.version(place);
+        Some(RunRecord { key: self.entries.key(entry), seq, value })
+    }
+}

@@ -40,7 +40,7 @@ impl Run {
     /// Applies to one shard what it owns of the table and has not applied before, and seals it.
     fn apply(&self, index: usize, shard: &Shard, progress: &dyn Fn(u64)) -> Result<()> {
         let engine = shard.engine()?;
-        let target = self.table.max_seq();
+        let Some(target) = self.table.max_seq() else { return Ok(()) };
         let applied = shard.applied();
         if applied >= target {
             return Ok(());

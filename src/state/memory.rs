@@ -8,9 +8,10 @@
 //!   the shards in its newest version.
 //! - A snapshot is registered under the same lock that fixes its sequence, so no version it needs is dropped.
 
+use crate::error::Result;
 use crate::ids::Seq;
-use crate::memtable::Table;
-use crate::record::{Found, KeyRange};
+use crate::memtable::{Table, Version};
+use crate::record::{Found, KeyRange, RunRecord};
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockWriteGuard};
 use std::collections::BTreeMap;
@@ -85,9 +86,9 @@ impl Memory {
     /// Ends a commit: freezes the active table if it is due, and publishes the sizes. Returns whether a table waits to
     /// be flushed.
     pub fn settle(&self, tables: &mut Tables) -> bool {
-        let size = tables.active.bytes();
+        let size = tables.active.bytes() as u64;
         // While another table is being flushed the active one grows on: a longer run touches each page once.
-        if size >= self.freeze_at && tables.frozen.is_empty() {
+        if size >= self.freeze_at && tables.frozen.is_empty() || tables.active.is_full() {
             self.freeze_locked(tables);
         } else {
             self.active_bytes.store(size, Ordering::Relaxed);
@@ -111,8 +112,8 @@ impl Memory {
     }
 
     fn publish(&self, tables: &Tables) {
-        self.active_bytes.store(tables.active.bytes(), Ordering::Relaxed);
-        self.frozen_bytes.store(tables.frozen.iter().map(|t| t.bytes()).sum(), Ordering::Relaxed);
+        self.active_bytes.store(tables.active.bytes() as u64, Ordering::Relaxed);
+        self.frozen_bytes.store(tables.frozen.iter().map(|t| t.bytes() as u64).sum(), Ordering::Relaxed);
     }
 
     /// The table to be flushed next.
@@ -125,7 +126,7 @@ impl Memory {
         let mut tables = self.tables.write();
         let oldest = tables.frozen.first().cloned();
         tables.frozen = tables.frozen.iter().skip(1).cloned().collect();
-        if tables.frozen.is_empty() && tables.active.bytes() >= self.freeze_at {
+        if tables.frozen.is_empty() && tables.active.bytes() as u64 >= self.freeze_at {
             self.freeze_locked(&mut tables);
         }
         self.publish(&tables);
@@ -138,8 +139,8 @@ impl Memory {
     pub fn get(&self, key: &[u8], at: Seq) -> Recent {
         let frozen = {
             let tables = self.tables.read();
-            if let Some((seq, value)) = tables.active.get(key, at) {
-                return Recent::new(seq, value);
+            if let Some(version) = tables.active.get(key, at) {
+                return Recent::new(version);
             }
             if tables.frozen.is_empty() {
                 return Recent::Unknown;
@@ -147,7 +148,7 @@ impl Memory {
             tables.frozen.clone()
         };
         let newest = frozen.iter().rev().find_map(|table| table.get(key, at));
-        newest.map_or(Recent::Unknown, |(seq, value)| Recent::new(seq, value))
+        newest.map_or(Recent::Unknown, Recent::new)
     }
 
     /// What a chunk of a scan needs: up to `limit` records of the active table, and the frozen tables.
@@ -155,7 +156,7 @@ impl Memory {
         let tables = self.tables.read();
         let mut view = MemoryView { active: Vec::new(), truncated: false, frozen: tables.frozen.clone() };
         let mut bytes = 0;
-        for (key, seq, value) in tables.active.iter_at(range, at, reverse) {
+        for RunRecord { key, seq, value } in tables.active.iter_at(range, at, reverse) {
             if view.active.len() >= limit || bytes >= byte_limit {
                 view.truncated = true;
                 break;
@@ -207,15 +208,15 @@ impl Memory {
 
 impl Tables {
     /// Enters one operation of the commit `seq`.
-    pub fn insert(&mut self, key: &[u8], seq: Seq, value: Option<&[u8]>) {
-        self.active.insert(key, seq, value, &self.live.seqs);
+    pub fn insert(&mut self, key: &[u8], seq: Seq, value: Option<&[u8]>) -> Result<()> {
+        self.active.insert(key, seq, value, &self.live.seqs)
     }
 }
 
 impl Recent {
-    fn new(seq: Seq, value: Option<&[u8]>) -> Recent {
-        match value {
-            Some(value) => Recent::Value(Found { seq, value: Bytes::copy_from_slice(value) }),
+    fn new(version: Version<'_>) -> Recent {
+        match version.value {
+            Some(value) => Recent::Value(Found { seq: version.seq, value: Bytes::copy_from_slice(value) }),
             None => Recent::Removed,
         }
     }

@@ -34,7 +34,7 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     let _turn = state.flushing.lock();
     let Some(table) = state.memory.oldest_frozen() else { return Ok(false) };
     let started = Instant::now();
-    state.journal.sync_to(table.max_seq()).inspect_err(|e| state.pace.stuck(e))?;
+    state.journal.sync_to(table.max_seq().unwrap_or_default()).inspect_err(|e| state.pace.stuck(e))?;
     let job = Run::new(table.clone(), state.ring(), state.memory.live(), state.live_keyspaces());
     let progress = |shares: u64| state.pace.share(shares);
     let failed = apply_to_all(&state.shards, &state.workers, &Arc::new(job), progress);
@@ -49,7 +49,7 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
         return Err(error);
     }
     state.memory.pop_frozen();
-    state.pace.flushed(table.bytes(), started.elapsed());
+    state.pace.flushed(table.bytes() as u64, started.elapsed());
     state.flushes.fetch_add(1, Ordering::Relaxed);
     state.log_slow("flushing a memtable", started);
     trim(state)?;

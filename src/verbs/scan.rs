@@ -213,9 +213,9 @@ fn merge(
     let bound = if view.truncated { view.active.last().map(|(key, ..)| key.clone()) } else { None };
     sources.push(Source::Memory(Box::new(view.active.into_iter())));
     for table in view.frozen.iter() {
-        let copied = table.iter_at(range, at, reverse).map(|(key, seq, value)| {
-            (Bytes::copy_from_slice(key), seq, value.map(Bytes::copy_from_slice))
-        });
+        let copied = table
+            .iter_at(range, at, reverse)
+            .map(|r| (Bytes::copy_from_slice(r.key), r.seq, r.value.map(Bytes::copy_from_slice)));
         sources.push(Source::Memory(Box::new(copied)));
     }
     let mut engines = Vec::with_capacity(shards.len());

@@ -231,7 +231,7 @@ impl Replay<'_> {
         for op in batch::decode(ops) {
             let op = op?;
             if self.keyspaces.contains(&batch::keyspace_of(op.key)) {
-                tables.insert(op.key, seq, op.value);
+                tables.insert(op.key, seq, op.value)?;
             }
         }
         tables.last = seq;

@@ -6,6 +6,9 @@ mod error;
 mod ids;
 pub mod limits;
 mod record;
+#[allow(dead_code, unused_imports)]
+mod ring;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{Epoch, KeyspaceId, Seq, ShardId, VirtualNode};
+pub use ring::{Balance, Change, LoadLimit, Member, Partitioner, Ring, ShardBalance};

@@ -8,6 +8,9 @@ pub mod limits;
 #[allow(dead_code)]
 mod memtable;
 mod record;
+#[allow(dead_code, unused_imports)]
+mod ring;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{Epoch, KeyspaceId, Seq, ShardId, VirtualNode};
+pub use ring::{Balance, Change, LoadLimit, Member, Partitioner, Ring, ShardBalance};

@@ -1,0 +1,44 @@
+//! The ring: from a key to the shards that own it. Pure computation: no files, locks or clocks.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | `partitioner` | which part of a key decides where it lives |
+//! | `position` | the point on the ring that a routing part is hashed to |
+//! | `table` | [`Ring`]: from a position to its virtual node and owners |
+//! | `topology` | what the manifest remembers: members and assignment, and the limits of both |
+//! | `assignment` | planning a placement, and its four steps: |
+//! | `cluster`, `share` | how much each member should hold |
+//! | `draw` | a placement from scratch |
+//! | `flow`, `swaps` | the placement with the least movement from another |
+//! | `primary` | which owner comes first |
+//! | `check` | all rules again, from the result alone |
+//! | `balance` | what a placement came to |
+//! | `pairs`, `random` | helpers of the planners |
+
+mod assignment;
+mod balance;
+mod check;
+mod cluster;
+mod draw;
+mod flow;
+mod pairs;
+mod partitioner;
+mod position;
+mod primary;
+mod random;
+mod share;
+mod swaps;
+mod table;
+mod topology;
+
+#[cfg(test)]
+mod tests;
+
+pub use balance::{Balance, ShardBalance};
+pub use partitioner::Partitioner;
+pub use share::LoadLimit;
+pub use table::{Change, Ring};
+pub use topology::Member;
+
+pub(crate) use assignment::Assignment;
+pub(crate) use topology::Topology;

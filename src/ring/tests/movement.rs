@@ -1,0 +1,275 @@
+//! What a change of the cluster moves.
+
+use super::*;
+use std::collections::BTreeSet;
+
+/// Replans, checks every rule, and returns the next ring with its changes.
+fn changed(before: &Ring, members: Vec<Member>, replicas: usize) -> (Ring, Vec<Change>) {
+    let after = before.replan(members, replicas).unwrap();
+    assert_sound(&after);
+    assert_eq!(after.epoch().0, before.epoch().0 + 1);
+    let changes = before.changes_to(&after).unwrap();
+    (after, changes)
+}
+
+fn gained(changes: &[Change]) -> BTreeSet<ShardId> {
+    changes.iter().flat_map(|change| change.gained.iter().copied()).collect()
+}
+
+fn lost(changes: &[Change]) -> BTreeSet<ShardId> {
+    changes.iter().flat_map(|change| change.lost.iter().copied()).collect()
+}
+
+#[test]
+fn nothing_moves_when_nothing_changes() {
+    for (members, replicas) in [(equal(7), 3), (zoned(10, 3), 2), (weighted(&[1.0, 5.0, 2.0, 2.5]), 2)] {
+        let ring = plan(members.clone(), replicas, 1024);
+        let (after, changes) = changed(&ring, members, replicas);
+        assert!(changes.is_empty());
+        assert_eq!(after.topology().assignment, ring.topology().assignment, "not even a primary");
+    }
+}
+
+#[test]
+fn a_new_shard_gets_its_share_and_nothing_else_moves() {
+    for zones in [1, 3, 64] {
+        for shards in 3..=20 {
+            let ring = plan(zoned(shards, zones), 3, 1024);
+            let (after, changes) = changed(&ring, zoned(shards + 1, zones), 3);
+            let newcomer = ShardId(shards);
+            if zones == 1 || zones == 64 {
+                assert_eq!(gained(&changes), BTreeSet::from([newcomer]), "{shards} shards");
+            }
+            let moved = copies(&changes);
+            assert_eq!(moved, lower_bound(&ring, &after), "{shards} shards, {zones} zones");
+            if zones == 1 || zones == 64 {
+                assert!(moved <= u64::from((3 * 1024_u32).div_ceil(shards + 1)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_shard_that_goes_moves_only_what_it_held() {
+    for shards in 5..=20 {
+        for gone in [0, shards / 2, shards - 1] {
+            let ring = plan(equal(shards), 3, 1024);
+            let held = loads(&ring)[gone as usize];
+            let members = equal(shards).into_iter().filter(|member| member.id.0 != gone).collect();
+            let (_, changes) = changed(&ring, members, 3);
+            assert_eq!(lost(&changes), BTreeSet::from([ShardId(gone)]));
+            assert_eq!(copies(&changes), u64::from(held));
+        }
+    }
+}
+
+#[test]
+fn a_replaced_shard_hands_over_everything_to_its_successor() {
+    let ring = plan(zoned(9, 3), 3, 1024);
+    let held = loads(&ring)[4];
+    let mut members = zoned(9, 3);
+    members[4].id = ShardId(77);
+    let (_, changes) = changed(&ring, members, 3);
+    assert_eq!(
+        (lost(&changes), gained(&changes)),
+        (BTreeSet::from([ShardId(4)]), BTreeSet::from([ShardId(77)]))
+    );
+    assert_eq!(copies(&changes), u64::from(held));
+}
+
+#[test]
+fn weights_move_the_difference_and_no_more() {
+    for weights in [
+        [1.0, 1.0, 1.0, 1.0, 1.0, 2.0],
+        [1.0, 1.0, 1.0, 1.0, 1.0, 0.5],
+        [3.0, 1.0, 2.0, 1.0, 0.7, 1.3],
+        [0.01, 1.0, 1.0, 1.0, 1.0, 1.0],
+        [9.0, 1.0, 1.0, 1.0, 1.0, 1.0],
+    ] {
+        for replicas in 1..=3 {
+            let ring = plan(equal(6), replicas, 1024);
+            let (after, changes) = changed(&ring, weighted(&weights), replicas);
+            assert_eq!(copies(&changes), lower_bound(&ring, &after), "{weights:?}");
+            let (back, changes) = changed(&after, equal(6), replicas);
+            assert_eq!(copies(&changes), lower_bound(&after, &back), "{weights:?} and back");
+        }
+    }
+}
+
+#[test]
+fn more_replicas_leave_the_owners_where_they_are() {
+    for members in [equal(8), zoned(8, 4), weighted(&[1.0, 2.0, 1.0, 3.0, 2.0, 1.0, 2.0, 2.0])] {
+        let mut ring = plan(members.clone(), 1, 1024);
+        for replicas in 2..=4 {
+            let (after, changes) = changed(&ring, members.clone(), replicas);
+            assert!(lost(&changes).is_empty());
+            assert_eq!(copies(&changes), 1024);
+            ring = after;
+        }
+        for replicas in (1..=3).rev() {
+            let (after, changes) = changed(&ring, members.clone(), replicas);
+            assert!(gained(&changes).is_empty(), "fewer replicas copy nothing");
+            ring = after;
+        }
+    }
+}
+
+#[test]
+fn zones_that_appear_move_the_least_that_spreads_the_owners() {
+    // All in one zone, then in three: about a ninth of all sets of owners happens to lie in three zones already.
+    let ring = plan(equal(9), 3, 1024);
+    let (_, changes) = changed(&ring, zoned(9, 3), 3);
+    let in_three = (0..1024)
+        .filter(|node| {
+            let zones: BTreeSet<u32> =
+                ring.owners(VirtualNode(*node)).iter().map(|owner| owner.0 % 3).collect();
+            zones.len() == 3
+        })
+        .count();
+    // One copy for each zone that is missing is a bound, whatever the loads.
+    let missing: u64 = (0..1024)
+        .map(|node| {
+            let zones: BTreeSet<u32> =
+                ring.owners(VirtualNode(node)).iter().map(|owner| owner.0 % 3).collect();
+            3 - zones.len() as u64
+        })
+        .sum();
+    assert!(in_three < 1024 && missing > 0);
+    assert!(
+        copies(&changes) <= missing + missing / 100 + 4,
+        "{} copies, {missing} missing",
+        copies(&changes)
+    );
+}
+
+#[test]
+fn doubling_moves_nothing() {
+    let ring = plan(zoned(7, 3), 3, 64);
+    let doubled = ring.doubled().unwrap().doubled().unwrap();
+    assert_eq!((doubled.virtual_nodes(), doubled.epoch().0), (256, 3));
+    assert!(ring.changes_to(&doubled).unwrap().is_empty());
+    for node in 0..256 {
+        assert_eq!(doubled.owners(VirtualNode(node)), ring.owners(VirtualNode(node / 4)));
+    }
+    for key in 0..1000_u32 {
+        let key = key.to_le_bytes();
+        assert_eq!(doubled.virtual_node(&key).0 / 4, ring.virtual_node(&key).0);
+        assert_eq!(doubled.preference_list(&key), ring.preference_list(&key));
+    }
+    doubled.check().unwrap();
+    assert!(doubled.changes_to(&ring).is_err());
+    // From then on loads are as fine as the new number allows, for a few copies.
+    let (after, changes) = changed(&doubled, zoned(7, 3), 3);
+    assert_eq!(copies(&changes), lower_bound(&doubled, &after));
+    assert!(copies(&changes) <= 3 * 7);
+    let mut largest = plan(equal(2), 1, crate::limits::MAX_VIRTUAL_NODES / 2).doubled().unwrap();
+    assert!(largest.doubled().is_err());
+    largest = largest.replan(equal(3), 1).unwrap();
+    assert_sound(&largest);
+}
+
+#[test]
+fn a_primary_stays_if_it_is_still_an_owner_and_not_overloaded() {
+    let ring = plan(equal(10), 3, 1024);
+    let after = ring.replan(equal(11), 3).unwrap();
+    let kept =
+        (0..1024).filter(|n| ring.owners(VirtualNode(*n))[0] == after.owners(VirtualNode(*n))[0]).count();
+    // The newcomer is to be the primary of a part in 11.
+    assert!(kept >= 1024 - 1024 / 11 - 20, "{kept}");
+}
+
+/// One step in the life of a cluster.
+#[derive(Debug, Clone)]
+enum Step {
+    Add(f64, u32),
+    Remove(prop::sample::Index),
+    Reweigh(prop::sample::Index, f64),
+    Replace(prop::sample::Index),
+    Rezone(prop::sample::Index, u32),
+    Replicas(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let at = any::<prop::sample::Index>;
+    prop_oneof![
+        3 => (any_weight(), 0_u32..8).prop_map(|(weight, zone)| Step::Add(weight, zone)),
+        3 => at().prop_map(Step::Remove),
+        2 => (at(), any_weight()).prop_map(|(index, weight)| Step::Reweigh(index, weight)),
+        1 => at().prop_map(Step::Replace),
+        1 => (at(), 0_u32..8).prop_map(|(index, zone)| Step::Rezone(index, zone)),
+        1 => (1_usize..=5).prop_map(Step::Replicas),
+    ]
+}
+
+fn take(step: &Step, members: &mut Vec<Member>, replicas: &mut usize, next: &mut u32, zones: u32) {
+    let mut fresh = || {
+        *next += 1;
+        ShardId(*next)
+    };
+    let zone = |number: &u32| format!("z{}", number % zones);
+    match step {
+        Step::Add(weight, number) if members.len() < 40 => {
+            members.push(Member::new(fresh()).weight(*weight).zone(zone(number)));
+        }
+        Step::Remove(index) if members.len() > *replicas => {
+            members.remove(index.index(members.len()));
+        }
+        Step::Reweigh(index, weight) => {
+            let at = index.index(members.len());
+            members[at].weight = *weight;
+        }
+        Step::Replace(index) => {
+            let at = index.index(members.len());
+            members[at].id = fresh();
+        }
+        Step::Rezone(index, number) => {
+            let at = index.index(members.len());
+            members[at].zone = zone(number);
+        }
+        Step::Replicas(count) => *replicas = (*count).min(members.len()),
+        Step::Add(..) | Step::Remove(_) => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn without_zones_any_life_of_a_cluster_moves_the_least_that_loads_ask_for(
+        members in any_members(40, 1),
+        replicas in 1_usize..=5,
+        steps in prop::collection::vec(step(), 1..10),
+    ) {
+        let (mut members, mut replicas) = (members, replicas);
+        replicas = replicas.min(members.len());
+        let mut next = 1000;
+        let mut ring = plan(members.clone(), replicas, 256);
+        for step in steps {
+            take(&step, &mut members, &mut replicas, &mut next, 1);
+            let (after, changes) = changed(&ring, members.clone(), replicas);
+            let (moved, bound) = (copies(&changes), lower_bound(&ring, &after));
+            prop_assert!(moved >= bound);
+            prop_assert!(moved <= bound, "{:?} moved {} where {} were enough", step, moved, bound);
+            ring = after;
+        }
+    }
+
+    #[test]
+    fn with_zones_every_placement_in_the_life_of_a_cluster_is_sound(
+        members in any_members(24, 8),
+        zones in 2_u32..=8,
+        replicas in 1_usize..=5,
+        steps in prop::collection::vec(step(), 1..10),
+    ) {
+        let (mut members, mut replicas) = (members, replicas);
+        replicas = replicas.min(members.len());
+        let mut next = 1000;
+        let mut ring = plan(members.clone(), replicas, 128);
+        for step in steps {
+            take(&step, &mut members, &mut replicas, &mut next, zones);
+            let (after, changes) = changed(&ring, members.clone(), replicas);
+            prop_assert!(copies(&changes) >= lower_bound(&ring, &after));
+            ring = after;
+        }
+    }
+}

@@ -22,7 +22,7 @@ pub struct Kind {
 }
 
 pub fn encode<T: Serialize>(kind: Kind, body: &T) -> Result<Vec<u8>> {
-    let body = serde_json::to_vec_pretty(body)
+    let body = serde_json::to_vec(body)
         .map_err(|e| Error::invalid(format!("the {} cannot be written as JSON", kind.name)).caused_by(e))?;
     let length = u32::try_from(body.len())
         .map_err(|_| Error::invalid(format!("the {} would be over 4 GiB", kind.name)))?;

@@ -1,16 +1,72 @@
-//! Annulus is an embedded key-value store: a ring of virtual nodes over local sled shards.
+//! Annulus is an embedded key-value store for data that must not be lost: it spreads keys over a ring of virtual nodes
+//! onto local [sled](https://docs.rs/sled/0.34) shards, keeps replicas, and survives kills, power cuts and dead disks.
+//! One process, no server.
+//!
+//! ```
+//! use annulus::{Durability, Store, WriteBatch};
+//!
+//! # fn main() -> annulus::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! let store = Store::open(dir.path().join("data"))?; // 4 shards, 2 copies of every key
+//! store.insert("user/42/cart", b"2 apples")?;
+//! assert_eq!(store.get("user/42/cart")?.as_deref(), Some(&b"2 apples"[..]));
+//!
+//! let orders = store.keyspace("orders")?;
+//! let mut batch = WriteBatch::new(); // all or nothing, whatever shards it falls on
+//! batch.insert_in(&orders, "2026/1", b"2 apples for user/42");
+//! batch.remove("user/42/cart");
+//! store.commit_with(batch, Durability::Sync)?; // on the disk when it returns
+//!
+//! for item in orders.scan_prefix("2026/") {
+//!     let (key, value) = item?;
+//!     println!("{key:?}: {value:?}");
+//! }
+//! store.close()?;
+//! # Ok(()) }
+//! ```
+//!
+//! Where to look:
+//! - [`Store`] and [`Keyspace`]: reading and writing. [`WriteBatch`]: atomic writes. [`Range`]: scans.
+//! - [`Options`] and [`ShardOptions`]: shards, zones, weights, replicas, memory. [`Durability`]: what a write survives.
+//! - [`Ring`] and [`Partitioner`]: where keys live. [`Stats`]: how the store is.
+//! - [`Error`] and [`ErrorKind`]: what went wrong and what to do. [`limits`]: every limit.
 
+mod background;
+mod batch;
+mod digest;
 mod disk;
 mod engine;
+mod envelope;
 mod error;
+mod frame;
+mod handle;
 mod ids;
+mod journal;
+mod keyspace;
 pub mod limits;
-#[allow(dead_code)]
+mod manifest;
 mod memtable;
+mod options;
+mod page;
+mod range;
 mod record;
-#[allow(dead_code, unused_imports)]
 mod ring;
+mod shard;
+mod state;
+mod store;
+#[doc(hidden)]
+pub mod testing;
+mod verbs;
 
+pub use batch::WriteBatch;
+pub use bytes::Bytes;
+pub use engine::PowerLoss;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{Epoch, KeyspaceId, Seq, ShardId, VirtualNode};
+pub use keyspace::Keyspace;
+pub use options::{Durability, Options, ShardOptions};
+pub use range::Range;
 pub use ring::{Balance, Change, LoadLimit, Member, Partitioner, Ring, ShardBalance};
+pub use shard::Health;
+pub use store::Store;
+pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};

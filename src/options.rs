@@ -126,7 +126,7 @@ impl Options {
         self
     }
 
-    /// Sets the number of virtual nodes, a power of two from 16 to 1,048,576. 1024 unless set, or 64 a shard where
+    /// Sets the number of virtual nodes, a power of two from 16 to 1,048,576. 1024 unless set, or 128 a shard where
     /// that is more.
     pub fn virtual_nodes(mut self, count: u32) -> Self {
         self.virtual_nodes = Some(count);

@@ -141,7 +141,7 @@ impl Store {
     }
 
     /// The ring as it is now: which shards a key lives on, and how even the load is.
-    pub fn ring(&self) -> Arc<Ring> {
+    pub fn ring(&self) -> Ring {
         self.handle().state.ring()
     }
 

@@ -24,7 +24,7 @@ const RUN_RECORDS: usize = 4096;
 /// One memtable on its way to the shards.
 pub struct Run {
     table: Arc<Table>,
-    ring: Arc<Ring>,
+    ring: Ring,
     live: Vec<Seq>,
     keyspaces: HashSet<KeyspaceId>,
     // Of each record of the table, in its order: hashed once, though every shard looks.
@@ -32,7 +32,7 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn new(table: Arc<Table>, ring: Arc<Ring>, live: Vec<Seq>, keyspaces: HashSet<KeyspaceId>) -> Run {
+    pub fn new(table: Arc<Table>, ring: Ring, live: Vec<Seq>, keyspaces: HashSet<KeyspaceId>) -> Run {
         let nodes = table.records().map(|r| ring.virtual_node(batch::user_key(r.key))).collect();
         Run { table, ring, live, keyspaces, nodes }
     }

@@ -18,7 +18,7 @@ mod pace;
 mod read;
 mod signals;
 
-pub use memory::{Memory, MemoryView, Recent, Tables};
+pub use memory::{Memory, Recent, Tables};
 pub use pace::Pace;
 pub use signals::Signals;
 
@@ -26,7 +26,7 @@ use crate::batch;
 use crate::disk::Disk;
 use crate::engine::EngineFactory;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{KeyspaceId, Seq};
+use crate::ids::KeyspaceId;
 use crate::journal::Journal;
 use crate::manifest::Manifest;
 use crate::options::Durability;
@@ -89,14 +89,23 @@ pub struct State {
     pub workers: Vec<Worker>,
     pub flushes: AtomicU64,
     keyspaces: RwLock<HashSet<KeyspaceId>>,
-    ring: RwLock<Arc<Ring>>,
+    ring: RwLock<Ring>,
     cover: Mutex<Cover>,
     // Counts changes of shards' health, so that what was derived from it is known to be old.
     health_version: AtomicU64,
     // Whether some virtual node may have no serving owner; then writes look before they leap.
     gaps: AtomicBool,
     closed: AtomicBool,
-    lock: Mutex<Option<Box<dyn Send + Sync>>>,
+    lock: Mutex<Option<Lock>>,
+}
+
+/// The lock on the store's directory, held until it is dropped.
+struct Lock(#[expect(dead_code, reason = "it is held, not read")] Box<dyn Send + Sync>);
+
+impl std::fmt::Debug for Lock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lock")
+    }
 }
 
 /// The parts that a [`State`] is put together from.
@@ -110,7 +119,7 @@ pub struct Parts {
     pub memory: Memory,
     pub shards: Vec<Arc<Shard>>,
     pub workers: Vec<Worker>,
-    pub ring: Arc<Ring>,
+    pub ring: Ring,
     pub lock: Box<dyn Send + Sync>,
 }
 
@@ -147,14 +156,14 @@ impl State {
             health_version: AtomicU64::new(1),
             gaps: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            lock: Mutex::new(Some(parts.lock)),
+            lock: Mutex::new(Some(Lock(parts.lock))),
         };
         state.health_changed();
         state
     }
 
     /// The ring as it is now.
-    pub fn ring(&self) -> Arc<Ring> {
+    pub fn ring(&self) -> Ring {
         self.ring.read().clone()
     }
 

@@ -6,7 +6,7 @@
 use super::{Recent, State, cover};
 use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Seq;
+use crate::ids::{Seq, VirtualNode};
 use crate::record::Found;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -90,10 +90,10 @@ impl State {
         })
     }
 
-    /// The first serving shard, not in `except`, among the owners of the routing part.
-    pub fn owner_of_route(&self, route: &[u8], except: &[usize]) -> Result<usize> {
+    /// The first serving shard, not in `except`, among the owners of a virtual node.
+    pub fn owner_of(&self, node: VirtualNode, except: &[usize]) -> Result<usize> {
         let ring = self.ring();
-        let owners = ring.owner_indexes(ring.virtual_node_of_route(route));
+        let owners = ring.owner_indexes(node);
         let serves = |i: &usize| !except.contains(i) && self.shards.get(*i).is_some_and(|s| s.serves());
         owners.iter().map(|i| usize::from(*i)).find(serves).ok_or_else(|| self.unavailable(owners, None))
     }

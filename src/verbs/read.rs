@@ -45,13 +45,13 @@ fn get_many_at(state: &State, keys: &[Vec<u8>], at: Seq) -> Result<Vec<Option<Fo
     let read = |indexes: &[usize]| -> Result<Vec<(usize, Option<Found>)>> {
         indexes.iter().map(|i| Ok((*i, state.get_in_shards(&keys[*i], at)?))).collect()
     };
+    let (large, small): (Vec<&Vec<usize>>, Vec<_>) = by_shard.iter().partition(|i| i.len() >= KEYS_PER_THREAD);
+    // The caller's own thread takes one large part and all small ones.
+    let (own, others) = large.split_at(large.len().min(1));
     let parts: Vec<Result<Vec<(usize, Option<Found>)>>> = std::thread::scope(|scope| {
         let read = &read;
-        let (large, small): (Vec<_>, Vec<_>) = by_shard.iter().partition(|i| i.len() >= KEYS_PER_THREAD);
-        // The caller's own thread takes the last large part and all small ones.
-        let (own, others) = large.split_last().map_or((None, &[][..]), |(own, others)| (Some(*own), others));
         let threads: Vec<_> = others.iter().map(|indexes| scope.spawn(move || read(indexes))).collect();
-        let mut parts: Vec<_> = own.into_iter().chain(small).map(|indexes| read(indexes)).collect();
+        let mut parts: Vec<_> = own.iter().chain(&small).map(|indexes| read(indexes)).collect();
         parts.extend(threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(panicked()))));
         parts
     });

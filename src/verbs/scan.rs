@@ -126,9 +126,8 @@ fn sources(state: &State, range: &KeyRange, except: &[usize]) -> Result<Arc<[usi
     let lo = batch::user_key(&range.lo);
     let same_keyspace = |hi: &Vec<u8>| batch::keyspace_of(hi) == batch::keyspace_of(&range.lo);
     if let Some(hi) = range.hi.as_ref().filter(|hi| same_keyspace(hi)) {
-        let ring = state.ring();
-        if let Some(route) = ring.partitioner().single_route(lo, Some(batch::user_key(hi))) {
-            return Ok(Arc::new([state.owner_of_route(route, except)?]));
+        if let Some(node) = state.ring().single_virtual_node(lo, Some(batch::user_key(hi))) {
+            return Ok(Arc::new([state.owner_of(node, except)?]));
         }
     }
     state.cover(except)
@@ -209,18 +208,19 @@ fn merge(
     shards: &[usize],
 ) -> Result<Chunk, (usize, crate::error::Error)> {
     let view = state.memory.view(range, at, reverse, limit, CHUNK_BYTES);
-    let mut sources = Vec::with_capacity(1 + view.frozen.len() + shards.len());
+    let frozen = view.frozen;
+    let mut engines = Vec::with_capacity(shards.len());
+    for index in shards {
+        engines.push((*index, state.shards[*index].engine().map_err(|e| (*index, e))?));
+    }
+    let mut sources = Vec::with_capacity(1 + frozen.len() + shards.len());
     let bound = if view.truncated { view.active.last().map(|(key, ..)| key.clone()) } else { None };
     sources.push(Source::Memory(Box::new(view.active.into_iter())));
-    for table in view.frozen.iter() {
+    for table in frozen.iter() {
         let copied = table
             .iter_at(range, at, reverse)
             .map(|r| (Bytes::copy_from_slice(r.key), r.seq, r.value.map(Bytes::copy_from_slice)));
         sources.push(Source::Memory(Box::new(copied)));
-    }
-    let mut engines = Vec::with_capacity(shards.len());
-    for index in shards {
-        engines.push((*index, state.shards[*index].engine().map_err(|e| (*index, e))?));
     }
     for (index, engine) in &engines {
         let cursor = engine.cursor(range, at, reverse).map_err(|e| (*index, e))?;

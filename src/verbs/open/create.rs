@@ -9,7 +9,6 @@ use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq, ShardId};
 use crate::journal::{Journal, JournalConfig};
-use crate::limits;
 use crate::manifest::{DEFAULT_KEYSPACE, FILE as MANIFEST, KeyspaceEntry, Manifest, ShardEntry};
 use crate::options::{Options, ShardOptions};
 use crate::ring::{Member, Ring};
@@ -144,13 +143,12 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
         let most = shards.len();
         return Err(Error::invalid(format!("the replication factor {factor} is over the number of shards, {most}")));
     }
-    let enough = (shards.len() as u32 * 64).next_power_of_two().min(limits::MAX_VIRTUAL_NODES);
-    let nodes = options.virtual_nodes.unwrap_or(enough.max(1024));
+    let nodes = options.virtual_nodes.unwrap_or_else(|| Ring::recommended_virtual_nodes(shards.len()));
     let members: Vec<Member> = (0..)
         .zip(&shards)
         .map(|(i, s)| Member { id: ShardId(i), zone: s.zone.clone(), weight: s.weight })
         .collect();
-    let ring = Ring::plan(members, factor, nodes, options.partitioner.clone().unwrap_or_default())?;
+    let ring = Ring::plan(members, factor, nodes, options.partitioner.unwrap_or_default())?;
     Ok(Manifest {
         store,
         generation: 1,

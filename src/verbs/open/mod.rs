@@ -3,5 +3,4 @@
 mod create;
 mod recover;
 
-pub use create::{JOURNAL_DIR, LOCK};
 pub use recover::open;

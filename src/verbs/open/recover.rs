@@ -33,7 +33,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     };
     let settings = settings(options);
     let shards = open_shards(dir, &manifest, &settings, &seams);
-    let ring = Arc::new(Ring::from_topology(manifest.topology.clone())?);
+    let ring = Ring::new(manifest.topology.clone())?;
     let workers: Result<Vec<Worker>> =
         shards.iter().map(|s| if seams.background { Worker::spawn(s.id) } else { Ok(Worker::by_hand(s.id)) }).collect();
     let workers = workers?;
@@ -222,7 +222,7 @@ struct Replay<'a> {
     keyspaces: HashSet<KeyspaceId>,
     shards: &'a [Arc<Shard>],
     workers: &'a [Worker],
-    ring: &'a Arc<Ring>,
+    ring: &'a Ring,
 }
 
 impl Replay<'_> {

@@ -1,0 +1,52 @@
+//! What tests, benches and fuzz targets need and users do not: no promise is made about any of it.
+
+use crate::error::Result;
+use crate::ids::ShardId;
+use crate::options::Options;
+use crate::store::Store;
+use crate::verbs;
+use std::path::Path;
+
+pub use crate::disk::SimDisk;
+pub use crate::engine::MemoryFactory;
+pub use crate::state::Seams;
+
+/// Opens a store on the parts that a test brings.
+pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Store> {
+    Store::open_with(dir, options, seams)
+}
+
+/// Freezes the active memtable.
+pub fn freeze(store: &Store) {
+    store.handle.state.memory.freeze();
+}
+
+/// Flushes the oldest frozen memtable, if there is one.
+pub fn flush_oldest(store: &Store) -> Result<bool> {
+    verbs::flush::flush_oldest(&store.handle.state)
+}
+
+/// What the background thread does for the journal.
+pub fn tick(store: &Store) -> Result<()> {
+    store.handle.state.journal.write_buffered()?;
+    store.handle.state.journal.provision()
+}
+
+/// Purges dropped keyspaces.
+pub fn purge(store: &Store) -> Result<bool> {
+    verbs::purge::purge(&store.handle.state)
+}
+
+/// One slice of the recount that an unclean shutdown asks for.
+pub fn recount(store: &Store) -> Result<bool> {
+    verbs::recount::recount(&store.handle.state, 2)
+}
+
+/// Takes a shard offline, as a failed write to it would.
+pub fn fail_shard(store: &Store, shard: ShardId) {
+    let state = &store.handle.state;
+    if let Some(index) = state.shards.iter().position(|s| s.id == shard) {
+        let error = crate::error::Error::new(crate::error::ErrorKind::Io, "a test took the shard offline");
+        state.shard_failed(index, &error);
+    }
+}

@@ -24,7 +24,7 @@ mod tests;
 mod varint;
 mod view;
 
-pub(crate) use encode::{Shared, cost, encode, shared};
+pub(crate) use encode::{cost, encode, shared};
 pub(crate) use entry::{Content, Entry, Overflow};
 pub(crate) use view::{PageView, stamp};
 

@@ -4,6 +4,9 @@
 //! Invariant of every implementation: what was not synced (a file's bytes by its `sync`, a name by its directory's
 //! `sync_dir`) may be gone, wholly or in parts, after a power cut; what was synced is there.
 
+#[allow(dead_code)]
+pub mod power_loss;
+
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,156 @@
+//! The default engine: records in pages, pages in sled 0.34. The only module that names sled.
+//!
+//! Invariants, beside the trait's:
+//! - Never `apply_batch`, `transaction` or `checksum`: they take a lock that is global to the process, over all open
+//!   databases. Atomicity is the journal's job.
+//! - Every call into sled is guarded: its panics and errors become values ([`place`]).
+//! - What sled returns is believed only after a page's checksum and fences agree.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`open`] | files: opening, syncing, closing |
+//! | [`core`] | the open engine, and the only ways to touch its trees |
+//! | [`lookup`], [`cursor`] | reading one record, reading many |
+//! | [`rewrite`], [`merge`], [`split`] | the writer: which pages, which records, where to cut |
+//! | [`values`] | values too large for a page |
+//! | [`accounts`], [`recount`] | figures kept up, figures found again |
+//! | [`bound`] | page bounds that sled can walk over |
+
+mod accounts;
+mod bound;
+mod core;
+mod cursor;
+mod lookup;
+mod merge;
+mod open;
+mod place;
+mod recount;
+mod rewrite;
+mod split;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use self::core::Core;
+use super::{Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Seq, ShardId};
+use crate::record::{Found, KeyRange, RunRecord};
+use parking_lot::{RwLock, RwLockReadGuard};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Opens shards kept by sled.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SledFactory;
+
+impl EngineFactory for SledFactory {
+    fn open(&self, spec: &EngineSpec) -> Result<Arc<dyn Engine>> {
+        Ok(Arc::new(SledEngine::open(spec)?))
+    }
+}
+
+/// A shard kept by sled. None once it is closed.
+struct SledEngine {
+    shard: ShardId,
+    dir: PathBuf,
+    power_loss: PowerLoss,
+    core: RwLock<Option<Arc<Core>>>,
+}
+
+impl SledEngine {
+    fn open(spec: &EngineSpec) -> Result<SledEngine> {
+        let core = open::open(spec)?;
+        Ok(SledEngine {
+            shard: spec.shard,
+            dir: spec.dir.clone(),
+            power_loss: core.power_loss,
+            core: RwLock::new(Some(Arc::new(core))),
+        })
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&Arc<Core>) -> Result<T>) -> Result<T> {
+        // Recursive, since a reader that already reads must not queue behind a closer that waits for it.
+        let guard: RwLockReadGuard<'_, _> = self.core.read_recursive();
+        match &*guard {
+            Some(core) => f(core),
+            None => Err(Error::new(ErrorKind::Closed, "the shard's engine has been closed")
+                .at(&self.dir)
+                .on(self.shard)
+                .remedy("open it again")),
+        }
+    }
+}
+
+impl Engine for SledEngine {
+    fn get(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
+        self.with(|core| core.get(key, at))
+    }
+
+    fn cursor<'a>(&'a self, range: &KeyRange, at: Seq, reverse: bool) -> Result<Box<dyn Cursor + 'a>> {
+        self.with(|core| {
+            core.check()?;
+            Ok(Box::new(cursor::PageCursor::new(Arc::clone(core), range, at, reverse))
+                as Box<dyn Cursor + 'a>)
+        })
+    }
+
+    fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
+        self.with(|core| core.apply(run, live))
+    }
+
+    fn remove_range(&self, range: &KeyRange) -> Result<()> {
+        self.with(|core| core.remove_range(range))
+    }
+
+    fn sync(&self, applied: Seq) -> Result<()> {
+        self.with(|core| core.sync(applied))
+    }
+
+    fn applied(&self) -> Seq {
+        self.core
+            .read_recursive()
+            .as_ref()
+            .map_or(Seq::ZERO, |core| Seq(core.applied.load(Ordering::Acquire)))
+    }
+
+    fn figures(&self) -> Option<Figures> {
+        self.core.read_recursive().as_ref().and_then(|core| *core.figures.lock())
+    }
+
+    fn recount(&self, pages: usize) -> Result<bool> {
+        self.with(|core| core.recount(pages))
+    }
+
+    fn disk_bytes(&self) -> Result<u64> {
+        self.with(|core| core.disk_bytes())
+    }
+
+    fn power_loss(&self) -> PowerLoss {
+        self.power_loss
+    }
+
+    fn close(&self) -> Result<()> {
+        let core = self.core.write().take();
+        core.map_or(Ok(()), open::close)
+    }
+}
+
+impl Drop for SledEngine {
+    fn drop(&mut self) {
+        // sled flushes when it is dropped, and a panic of its threads may surface there.
+        if let Some(core) = self.core.get_mut().take() {
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || drop(core)));
+        }
+    }
+}
+
+impl std::fmt::Debug for SledEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SledEngine")
+            .field("shard", &self.shard)
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,50 @@
+//! A page: neighbouring records packed into one value of the tree below, found by the page's lower bound.
+//!
+//! ```text
+//!  0       4         5       6        10        18
+//!  +-------+---------+-------+--------+---------+----------------+---------+-----------+---------------+
+//!  | CRC32 | version | flags | count  | min seq | [upper fence]  | prefix  | records   | offset table  |
+//!  | u32   | u8      | u8    | u32    | u64     | varint + bytes | varint+ | count of  | count x u16   |
+//!  |       |         |       |        |         | unless last    | bytes   | them      | (or u32)      |
+//!  +-------+---------+-------+--------+---------+----------------+---------+-----------+---------------+
+//!  record: kind u8 | suffix varint + bytes | seq - min seq varint | content
+//!  content: value: varint + bytes; tombstone: nothing; overflow: length varint, CRC-32 of the value u32
+//! ```
+//! Little-endian. The checksum covers the key that the page is stored under and every byte after the checksum, and both
+//! it and the version byte stay where they are in every later version, so that a damaged page is told from a new one.
+//!
+//! Invariants: records are sorted by key, then newest first; all lie at or above the key the page is stored under and
+//! below the upper fence, which is the key of the next page. Reading any bytes at all never panics, and allocates
+//! nothing. docs/FORMAT-pages.md is the specification.
+
+mod encode;
+mod entry;
+#[cfg(test)]
+mod tests;
+mod varint;
+mod view;
+
+pub(crate) use encode::{cost, encode, shared};
+pub(crate) use entry::{Content, Entry, Overflow};
+pub(crate) use view::{PageView, stamp};
+
+/// The version of the layout above.
+const VERSION: u8 = 1;
+/// The bytes before the first field of varying length.
+pub(crate) const FIXED_BYTES: usize = 18;
+const FLAG_UNBOUNDED: u8 = 1;
+const FLAG_WIDE: u8 = 2;
+const FLAG_OVERFLOW: u8 = 4;
+const KNOWN_FLAGS: u8 = FLAG_UNBOUNDED | FLAG_WIDE | FLAG_OVERFLOW;
+const KIND_VALUE: u8 = 0;
+const KIND_TOMBSTONE: u8 = 1;
+/// Bit 7 of a kind is reserved for a record that carries a time of expiry; no other bit has a meaning yet.
+const KIND_OVERFLOW: u8 = 2;
+
+/// The checksum of `page` (its first four bytes aside) under `lower`.
+fn checksum(lower: &[u8], page: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(lower);
+    hasher.update(page.get(4..).unwrap_or(&[]));
+    hasher.finalize()
+}

@@ -173,7 +173,7 @@ impl Options {
     /// replica makes up for, `Unavailable` if too many shards are missing, `Io`. None of them changes the store.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
         let seams =
-            Seams { disk: Arc::new(RealDisk::new()), factory: Arc::new(SledFactory::new()), background: true };
+            Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: true };
         Store::open_with(dir.as_ref(), self, seams)
     }
 }

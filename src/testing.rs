@@ -7,7 +7,7 @@ use crate::store::Store;
 use crate::verbs;
 use std::path::Path;
 
-pub use crate::disk::SimDisk;
+pub use crate::disk::{PowerCut, SimDisk};
 pub use crate::engine::MemoryFactory;
 pub use crate::state::Seams;
 

@@ -4,7 +4,7 @@
 //!
 //! `PROPTEST_CASES` sets the number of cases.
 
-use annulus::testing::{self, MemoryFactory, Seams, SimDisk};
+use annulus::testing::{self, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{Bytes, Durability, Keyspace, Options, Partitioner, Range, Seq, Store, WriteBatch};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -131,7 +131,7 @@ impl World {
         let options = Options::new()
             .shards(shape.shards)
             .replication_factor(shape.replicas)
-            .partitioner(shape.partitioner.clone())
+            .partitioner(shape.partitioner)
             .virtual_nodes(64)
             .memory_budget(8 << 20)
             .journal_segment_bytes(64 << 10);
@@ -211,11 +211,11 @@ impl World {
     fn crash(&mut self, power_cut: Option<u64>) {
         match power_cut {
             Some(seed) => {
-                self.disk.crash(seed);
+                self.disk = self.disk.crash(PowerCut { seed });
                 self.factory.crash(seed);
                 self.process = self.synced;
             }
-            None => self.disk.kill(),
+            None => self.disk = self.disk.kill(),
         }
         self.iters.clear();
         self.named = None;

@@ -43,6 +43,24 @@ pub trait Disk: Send + Sync + Debug {
     /// A value that changes with every start of the machine. While it stays the same, no power cut has happened.
     fn boot_id(&self) -> u128;
 
+    /// Creates a directory and those above it that do not exist, durably: a name is safe only once the directory that
+    /// holds it has been synced.
+    fn create_dir_durably(&self, dir: &Path) -> io::Result<()> {
+        let mut missing = Vec::new();
+        for ancestor in dir.ancestors() {
+            if ancestor.as_os_str().is_empty() || self.exists(ancestor)? {
+                break;
+            }
+            missing.push(ancestor);
+        }
+        self.create_dir_all(dir)?;
+        for made in missing.iter().rev() {
+            let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            self.sync_dir(parent)?;
+        }
+        Ok(())
+    }
+
     /// A whole file; none if it does not exist.
     fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
         let file = match self.open(path, OpenMode::Read) {

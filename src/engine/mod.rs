@@ -6,12 +6,13 @@
 //! - `apply` never replaces a newer version by an older one, so a run can be applied again after a crash.
 //! - No call panics: a panic below is caught and returned as an error.
 
-#[allow(dead_code)]
-pub mod memory;
-#[allow(dead_code)]
-pub mod sled;
+mod memory;
+mod sled;
 #[cfg(test)]
 mod tests;
+
+pub use memory::MemoryFactory;
+pub use sled::SledFactory;
 
 use crate::error::Result;
 use crate::ids::{Seq, ShardId};

@@ -105,7 +105,7 @@ impl Shard {
     pub fn create(disk: &Arc<dyn Disk>, factory: &dyn EngineFactory, spec: &ShardSpec) -> Result<()> {
         let dir = &spec.dir;
         Self::check_vacant(disk.as_ref(), spec)?;
-        disk.create_dir_all(dir).map_err(|e| Error::io("create the shard's directory", dir, e))?;
+        disk.create_dir_durably(dir).map_err(|e| Error::io("create the shard's directory", dir, e))?;
         Identity { store: spec.store, shard: spec.id, manifest: None }.store(disk.as_ref(), dir)?;
         let engine_dir = dir.join(ENGINE_DIR);
         if disk.exists(&engine_dir).map_err(|e| Error::io("look for the engine's directory", &engine_dir, e))? {

@@ -79,7 +79,7 @@ fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send +
         if options.existing_only {
             return Err(Error::new(ErrorKind::NotFound, "there is no store").at(dir).remedy("create it first"));
         }
-        disk.create_dir_all(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
+        disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
     }
     let path = dir.join(LOCK);
     disk.lock(&path).map_err(|e| match e.kind() {

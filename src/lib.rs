@@ -1,10 +1,14 @@
 //! Annulus is an embedded key-value store: a ring of virtual nodes over local sled shards.
 
+#[allow(dead_code)]
 mod disk;
+#[allow(dead_code)]
 mod engine;
+#[allow(dead_code)]
 mod error;
 mod ids;
 pub mod limits;
+#[allow(dead_code)]
 mod record;
 
 pub use error::{Error, ErrorKind, Result};

@@ -4,6 +4,12 @@
 //! Invariant of every implementation: what was not synced (a file's bytes by its `sync`, a name by its directory's
 //! `sync_dir`) may be gone, wholly or in parts, after a power cut; what was synced is there.
 
+mod real;
+mod sim;
+
+pub use real::RealDisk;
+pub use sim::{Fault, Operation, PowerCut, SimDisk};
+
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -78,6 +78,7 @@ pub trait Disk: Send + Sync + Debug {
 }
 
 /// An open file. Offsets and lengths are in bytes.
+#[allow(clippy::len_without_is_empty)]
 pub trait DiskFile: Send + Sync + Debug {
     /// Reads until `buf` is full or the file ends; returns how much was read.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;

@@ -350,7 +350,8 @@ impl DiskFile for SimFile {
         let room = m.room();
         let end = offset + bytes.len() as u64;
         let grown = end.saturating_sub(m.inode(self.number)?.len());
-        let fits = bytes.len().saturating_sub(usize::try_from(grown.saturating_sub(room)).unwrap_or(usize::MAX));
+        let fits =
+            bytes.len().saturating_sub(usize::try_from(grown.saturating_sub(room)).unwrap_or(usize::MAX));
         let mut count = fits;
         if stopped || failure.is_some() {
             count = count.min(m.rng.below(bytes.len() as u64 + 1) as usize);

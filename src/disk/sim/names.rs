@@ -208,5 +208,7 @@ impl Names {
 }
 
 fn numbers(tree: &Tree) -> BTreeSet<u64> {
-    tree.values().filter_map(|node| if let Node::File(number) = node { Some(*number) } else { None }).collect()
+    tree.values()
+        .filter_map(|node| if let Node::File(number) = node { Some(*number) } else { None })
+        .collect()
 }

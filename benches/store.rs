@@ -24,7 +24,13 @@ fn options() -> Options {
 }
 
 /// `iterations` inserts, spread over the threads.
-fn insert(store: &Store, next: &AtomicU64, iterations: u64, threads: u64, durability: Durability) -> Duration {
+fn insert(
+    store: &Store,
+    next: &AtomicU64,
+    iterations: u64,
+    threads: u64,
+    durability: Durability,
+) -> Duration {
     let started = Instant::now();
     std::thread::scope(|scope| {
         for thread in 0..threads {
@@ -87,7 +93,9 @@ fn reads(c: &mut Criterion) {
     group.finish();
     let mut group = c.benchmark_group("scan");
     group.sample_size(10).throughput(Throughput::Elements(RECORDS));
-    group.bench_function("all, forward", |b| b.iter(|| store.iter().map(|r| r.unwrap().1.len()).sum::<usize>()));
+    group.bench_function("all, forward", |b| {
+        b.iter(|| store.iter().map(|r| r.unwrap().1.len()).sum::<usize>())
+    });
     group.bench_function("all, reverse", |b| {
         b.iter(|| store.iter().rev().map(|r| r.unwrap().1.len()).sum::<usize>());
     });
@@ -119,7 +127,8 @@ fn opening(c: &mut Criterion) {
     let mut made = false;
     group.bench_function("3 million records", |b| {
         if !made {
-            let status = std::process::Command::new(&exe).args(arguments).env(CHILD, &place).status().unwrap();
+            let status =
+                std::process::Command::new(&exe).args(arguments).env(CHILD, &place).status().unwrap();
             assert!(!status.success());
             made = true;
         }
@@ -128,7 +137,14 @@ fn opening(c: &mut Criterion) {
                 .map(|_| {
                     // Each opening of the same state: an opening flushes, and so changes what the next one finds.
                     let _ = std::fs::remove_dir_all(&copy);
-                    assert!(std::process::Command::new("cp").arg("-r").args([&place, &copy]).status().unwrap().success());
+                    assert!(
+                        std::process::Command::new("cp")
+                            .arg("-r")
+                            .args([&place, &copy])
+                            .status()
+                            .unwrap()
+                            .success()
+                    );
                     let started = Instant::now();
                     let store = options().open(&copy).unwrap();
                     let took = started.elapsed();

@@ -183,11 +183,16 @@ fn run_durable(side: &str) {
 }
 
 fn walk(dir: &std::path::Path) -> u64 {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| match entry.metadata() {
-        Ok(data) if data.is_dir() => walk(&entry.path()),
-        Ok(data) => data.len(),
-        Err(_) => 0,
-    }).sum()
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(data) if data.is_dir() => walk(&entry.path()),
+            Ok(data) => data.len(),
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 fn peak_memory_mib() -> f64 {
@@ -233,7 +238,8 @@ fn main() {
     for (name, unit, values) in rows {
         let medians = values.map(|mut v| {
             v.sort_by(f64::total_cmp);
-            v.get(v.len() / 2).map_or("-".to_owned(), |m| if *m < 10.0 { format!("{m:.2}") } else { format!("{m:.0}") })
+            v.get(v.len() / 2)
+                .map_or("-".to_owned(), |m| if *m < 10.0 { format!("{m:.2}") } else { format!("{m:.0}") })
         });
         println!("| {name} | {unit} | {} |", medians.join(" | "));
     }

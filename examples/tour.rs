@@ -66,9 +66,12 @@ fn arguments() -> Outcome<(Vec<PathBuf>, Option<PathBuf>)> {
 fn dependencies() -> Vec<PathBuf> {
     let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let output =
-        Command::new(cargo).args(["metadata", "--format-version", "1", "--offline"]).current_dir(&project).output();
-    let metadata: Option<serde_json::Value> = output.ok().and_then(|o| serde_json::from_slice(&o.stdout).ok());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--offline"])
+        .current_dir(&project)
+        .output();
+    let metadata: Option<serde_json::Value> =
+        output.ok().and_then(|o| serde_json::from_slice(&o.stdout).ok());
     let manifests = metadata.as_ref().and_then(|m| m["packages"].as_array()).into_iter().flatten();
     let found: Vec<PathBuf> = manifests
         .filter_map(|p| Path::new(p["manifest_path"].as_str()?).parent().map(Path::to_path_buf))
@@ -86,7 +89,8 @@ struct File {
 fn find_files(roots: &[PathBuf]) -> Outcome<Vec<File>> {
     let mut files = Vec::new();
     for root in roots {
-        let name = root.canonicalize()?.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let name =
+            root.canonicalize()?.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let mut open = vec![root.clone()];
         while let Some(dir) = open.pop() {
             for entry in std::fs::read_dir(&dir)? {
@@ -175,7 +179,8 @@ fn verify(store: &Store, files: &[File]) -> Outcome<()> {
         prefix.push(0);
         for item in index.scan_prefix(&prefix) {
             let (key, place) = item?;
-            let (number, bytes) = expected.next().ok_or_else(|| format!("{} has too many lines", file.key))?;
+            let (number, bytes) =
+                expected.next().ok_or_else(|| format!("{} has too many lines", file.key))?;
             if key != line_key(&file.key, number) || place[..] != bytes {
                 return Err(format!("line {number} of {} is not what was loaded", file.key).into());
             }
@@ -194,7 +199,9 @@ fn verify(store: &Store, files: &[File]) -> Outcome<()> {
 
 fn show_ring(store: &Store) -> Outcome<()> {
     let stats = store.stats()?;
-    println!("Ring     shard   virtual nodes   first owner of   records     pages       on disk     power cut");
+    println!(
+        "Ring     shard   virtual nodes   first owner of   records     pages       on disk     power cut"
+    );
     for shard in &stats.shards {
         println!(
             "         {:<7} {:<15} {:<16} {:<11} {:<11} {:<11} {}",
@@ -252,7 +259,9 @@ fn commit(store: &Store) -> Outcome<()> {
     if found != 1000 || store.get_versioned("tour/committed")?.map(|(_, s)| s) != Some(seq) {
         return Err("the batch is not there as a whole".into());
     }
-    println!("Batch    1,001 records over 4 shards and 2 keyspaces, atomic and on disk in {took:.1?} (version {seq})");
+    println!(
+        "Batch    1,001 records over 4 shards and 2 keyspaces, atomic and on disk in {took:.1?} (version {seq})"
+    );
     Ok(())
 }
 
@@ -302,7 +311,10 @@ fn kill_and_recover(place: &Path) -> Outcome<()> {
             return Err(format!("write {n} of {last} is missing after the kill").into());
         }
     }
-    println!("Kill     SIGKILL after {} acknowledged commits: all there, none by halves", count(acknowledged));
+    println!(
+        "Kill     SIGKILL after {} acknowledged commits: all there, none by halves",
+        count(acknowledged)
+    );
     println!(
         "         reopened in {took:.1?}, {} commits replayed from the journal",
         count(store.stats()?.opening.replayed_commits)

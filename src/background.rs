@@ -46,7 +46,9 @@ fn flusher(state: &State) {
 
 /// One round of background work; whether there is more.
 fn round(state: &State) -> Result<bool> {
-    Ok(verbs::flush::flush_oldest(state)? || verbs::purge::purge(state)? || verbs::recount::recount(state, RECOUNT_PAGES)?)
+    Ok(verbs::flush::flush_oldest(state)?
+        || verbs::purge::purge(state)?
+        || verbs::recount::recount(state, RECOUNT_PAGES)?)
 }
 
 fn ticker(state: &State) {

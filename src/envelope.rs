@@ -56,7 +56,8 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, path: &Path, bytes: &[u8]) -> Res
     }
     // After the checksum, so that a flipped bit is never mistaken for another release's format.
     if version != kind.version {
-        let text = format!("the {} has format version {version}; this release reads {}", kind.name, kind.version);
+        let text =
+            format!("the {} has format version {version}; this release reads {}", kind.name, kind.version);
         return Err(Error::new(ErrorKind::Unsupported, text)
             .at(path)
             .remedy("open it with the release that wrote it, or a newer one"));

@@ -62,7 +62,12 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
-    pub fn insert_with(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, durability: Durability) -> Result<Seq> {
+    pub fn insert_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        durability: Durability,
+    ) -> Result<Seq> {
         self.write(key.as_ref(), Some(value.as_ref()), durability)
     }
 
@@ -85,7 +90,8 @@ impl Keyspace {
     fn write(&self, key: &[u8], value: Option<&[u8]>, durability: Durability) -> Result<Seq> {
         let state = &self.handle.state;
         state.check_keyspace(self.id)?;
-        let mut ops = Vec::with_capacity(key.len().saturating_add(value.map_or(0, <[u8]>::len)).min(1 << 20) + 16);
+        let mut ops =
+            Vec::with_capacity(key.len().saturating_add(value.map_or(0, <[u8]>::len)).min(1 << 20) + 16);
         batch::encode(&mut ops, self.id, key, value)?;
         verbs::write::commit(state, &ops, durability)
     }
@@ -212,7 +218,12 @@ impl Keyspace {
 
 impl WriteBatch {
     /// Adds a write to a keyspace.
-    pub fn insert_in(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+    pub fn insert_in(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> &mut Self {
         self.name_keyspace(keyspace);
         self.push(keyspace.id, key.as_ref(), Some(value.as_ref()));
         self

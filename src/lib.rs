@@ -34,13 +34,17 @@
 mod background;
 mod batch;
 mod digest;
+#[allow(missing_docs)] // Exported to tests alone.
 mod disk;
+#[allow(missing_docs)] // Exported to tests alone.
 mod engine;
 mod envelope;
 mod error;
+#[allow(missing_docs)] // Exported to tests alone.
 mod frame;
 mod handle;
 mod ids;
+#[allow(missing_docs)] // Exported to tests alone.
 mod journal;
 mod keyspace;
 pub mod limits;
@@ -52,6 +56,7 @@ mod range;
 mod record;
 mod ring;
 mod shard;
+#[allow(missing_docs)] // Exported to tests alone.
 mod state;
 mod store;
 #[doc(hidden)]

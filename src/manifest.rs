@@ -126,7 +126,8 @@ impl Manifest {
         }
         let mut ids: Vec<u32> = self.keyspaces.iter().map(|k| k.id.0).collect();
         ids.sort_unstable();
-        if ids.windows(2).any(|pair| pair[0] == pair[1]) || ids.last().is_some_and(|id| *id >= self.next_keyspace)
+        if ids.windows(2).any(|pair| pair[0] == pair[1])
+            || ids.last().is_some_and(|id| *id >= self.next_keyspace)
         {
             return Err("the numbers of the keyspaces are not unique".into());
         }

@@ -183,14 +183,22 @@ impl Options {
         if self.shards.is_some() && !self.shard.is_empty() {
             return invalid("both shard() and shards() are set; use one of them".into());
         }
-        if self.shards.is_some_and(|n| n == 0 || n > limits::MAX_SHARDS) || self.shard.len() > limits::MAX_SHARDS {
+        if self.shards.is_some_and(|n| n == 0 || n > limits::MAX_SHARDS)
+            || self.shard.len() > limits::MAX_SHARDS
+        {
             let found = self.shards.unwrap_or(self.shard.len());
-            return invalid(format!("the number of shards must be from 1 to {}, not {found}", limits::MAX_SHARDS));
+            return invalid(format!(
+                "the number of shards must be from 1 to {}, not {found}",
+                limits::MAX_SHARDS
+            ));
         }
         for shard in &self.shard {
             if !(shard.weight.is_finite() && shard.weight > 0.0) {
                 let path = shard.path.display();
-                return invalid(format!("the weight of {path} must be above 0 and finite, not {}", shard.weight));
+                return invalid(format!(
+                    "the weight of {path} must be above 0 and finite, not {}",
+                    shard.weight
+                ));
             }
         }
         let shards = self.shard_count();

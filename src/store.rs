@@ -104,8 +104,10 @@ impl Store {
         let state = &self.handle().state;
         for (instance, keyspace) in &batch.keyspaces {
             if *instance != state.instance {
-                return Err(Error::invalid("the batch has a keyspace of another store, or of another opening")
-                    .remedy("ask this store for the keyspace by name"));
+                return Err(Error::invalid(
+                    "the batch has a keyspace of another store, or of another opening",
+                )
+                .remedy("ask this store for the keyspace by name"));
             }
             state.check_keyspace(*keyspace)?;
         }
@@ -172,8 +174,7 @@ impl Options {
     /// store and none may be created, `Unsupported` for a format of another release, `Corruption` for damage that no
     /// replica makes up for, `Unavailable` if too many shards are missing, `Io`. None of them changes the store.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
-        let seams =
-            Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: true };
+        let seams = Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: true };
         Store::open_with(dir.as_ref(), self, seams)
     }
 }

@@ -111,7 +111,11 @@ fn bad_options_are_refused_and_create_nothing() {
     for options in cases {
         let kind = refused(options.open(place("store")));
         assert_eq!(kind, ErrorKind::InvalidInput, "{options:?}");
-        assert!(tree(&place("store")).iter().all(|n| n == "LOCK"), "{options:?} left {:?}", tree(&place("store")));
+        assert!(
+            tree(&place("store")).iter().all(|n| n == "LOCK"),
+            "{options:?} left {:?}",
+            tree(&place("store"))
+        );
     }
     assert!(!place("a").exists());
     small().shard(shard("a")).shard(shard("b")).open(place("store")).unwrap();
@@ -257,7 +261,11 @@ fn keyspaces_are_apart_and_drop_whole() {
     let other = options.open(dir.path().join("other")).unwrap();
     let mut batch = WriteBatch::new();
     batch.insert_in(&other.keyspace("orders").unwrap(), "1", b"");
-    assert_eq!(store.commit(batch).unwrap_err().kind(), ErrorKind::InvalidInput, "a keyspace of another store");
+    assert_eq!(
+        store.commit(batch).unwrap_err().kind(),
+        ErrorKind::InvalidInput,
+        "a keyspace of another store"
+    );
 }
 
 #[test]
@@ -269,7 +277,8 @@ fn dropping_a_keyspace_gives_its_space_back() {
         bulk.insert(format!("{i}"), [1u8; 200]).unwrap();
     }
     store.flush().unwrap();
-    let records = |store: &Store| store.stats().unwrap().shards.iter().map(|s| s.records.unwrap_or(0)).sum::<u64>();
+    let records =
+        |store: &Store| store.stats().unwrap().shards.iter().map(|s| s.records.unwrap_or(0)).sum::<u64>();
     assert_eq!(records(&store), 4000);
     store.drop_keyspace("bulk").unwrap();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
@@ -313,8 +322,6 @@ fn an_iterator_outlives_its_store_handle() {
     small().open(dir.path().join("data")).unwrap();
 }
 
-
-
 #[test]
 fn options_and_stats_are_serde_types() {
     let options: Options = serde_json::from_str(
@@ -328,5 +335,8 @@ fn options_and_stats_are_serde_types() {
     assert_eq!(serde_json::from_str::<annulus::Stats>(&text).unwrap(), stats);
     let text = serde_json::to_string(&options).unwrap();
     assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), options);
-    assert!(serde_json::from_str::<Options>(r#"{"shard_count": 3}"#).is_err(), "a typing error is not passed over");
+    assert!(
+        serde_json::from_str::<Options>(r#"{"shard_count": 3}"#).is_err(),
+        "a typing error is not passed over"
+    );
 }

@@ -82,7 +82,8 @@ fn scanner(store: &Store, stop: &AtomicBool) -> u64 {
             }
             numbers
         };
-        let found = if scans % 2 == 0 { numbers(&mut store.iter()) } else { numbers(&mut store.iter().rev()) };
+        let found =
+            if scans % 2 == 0 { numbers(&mut store.iter()) } else { numbers(&mut store.iter().rev()) };
         assert!(found.is_empty() || found.len() == BATCH, "{} of {BATCH} keys of a batch", found.len());
         assert!(found.windows(2).all(|w| w[0] == w[1]), "half a batch in a scan: {found:?}");
         let now = found.first().copied().unwrap_or(0);
@@ -118,7 +119,11 @@ fn run(options: Options) {
         scans = scanner.join().unwrap();
     });
     let stats = store.stats().unwrap();
-    assert!(stats.flushes > 5 && reads > 100 && scans > 5, "{} flushes {reads} reads {scans} scans", stats.flushes);
+    assert!(
+        stats.flushes > 5 && reads > 100 && scans > 5,
+        "{} flushes {reads} reads {scans} scans",
+        stats.flushes
+    );
     assert_eq!(stats.snapshots, 0);
     assert!(stats.warnings.is_empty(), "{:?}", stats.warnings);
     store.close().unwrap();
@@ -131,7 +136,11 @@ fn readers_beside_flushes_with_one_replica() {
 
 #[test]
 fn readers_beside_flushes_with_two_replicas() {
-    run(Options::new().shards(4).replication_factor(2).memory_budget(8 << 20).partitioner(Partitioner::Delimiter(b'/')));
+    run(Options::new()
+        .shards(4)
+        .replication_factor(2)
+        .memory_budget(8 << 20)
+        .partitioner(Partitioner::Delimiter(b'/')));
 }
 
 #[test]

@@ -84,7 +84,8 @@ fn imports_never_climb() {
         if room == "lib" || is_test(&path) {
             continue;
         }
-        let own = floor(&room).unwrap_or_else(|| panic!("{} is on no floor: add it to FLOORS", path.display()));
+        let own =
+            floor(&room).unwrap_or_else(|| panic!("{} is on no floor: add it to FLOORS", path.display()));
         for import in imports(&code(&text)) {
             let target = floor(&import[0]);
             // What is not a room is a name that lib.rs exports: only the face may go that way.

@@ -101,7 +101,10 @@ fn run_child(dir: &Path, life: Duration) -> HashMap<u64, u64> {
     let status = child.wait().unwrap();
     let mut errors = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut errors).unwrap();
-    assert!(!status.success() && !errors.contains("panicked"), "the child ended by itself: {status} {errors}");
+    assert!(
+        !status.success() && !errors.contains("panicked"),
+        "the child ended by itself: {status} {errors}"
+    );
     acked
 }
 
@@ -120,7 +123,8 @@ fn check(store: &Store, acked: &HashMap<u64, u64>) {
         }
         for slot in 0..SLOTS {
             // The newest operation on the slot up to the one that is there: batches are whole.
-            let expected = (0..SLOTS).filter_map(|back| there.checked_sub(back)).find(|n| *n > 0 && n % SLOTS == slot);
+            let expected =
+                (0..SLOTS).filter_map(|back| there.checked_sub(back)).find(|n| *n > 0 && n % SLOTS == slot);
             let expected = expected.filter(|n| n % 7 != 0).map(|n| value(writer, n));
             let found = store.get(format!("slot/{writer}/{slot}")).unwrap();
             assert!(

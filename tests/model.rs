@@ -253,7 +253,8 @@ impl World {
         let (a, b) = (key(lo), key(hi));
         let (lo, hi) = if a <= b { (a, b) } else { (b, a) };
         let content = self.content(0);
-        let expected = content.range(lo.clone()..hi.clone()).map(|(k, (v, _))| (k.clone(), v.clone())).collect();
+        let expected =
+            content.range(lo.clone()..hi.clone()).map(|(k, (v, _))| (k.clone(), v.clone())).collect();
         (lo, hi, expected)
     }
 

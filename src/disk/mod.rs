@@ -4,8 +4,12 @@
 //! Invariant of every implementation: what was not synced (a file's bytes by its `sync`, a name by its directory's
 //! `sync_dir`) may be gone, wholly or in parts, after a power cut; what was synced is there.
 
-#[allow(dead_code)]
 pub mod power_loss;
+mod real;
+mod sim;
+
+pub use real::RealDisk;
+pub use sim::{Fault, Operation, PowerCut, SimDisk};
 
 use std::fmt::Debug;
 use std::io;
@@ -93,6 +97,7 @@ pub trait Disk: Send + Sync + Debug {
 }
 
 /// An open file. Offsets and lengths are in bytes.
+#[allow(clippy::len_without_is_empty)]
 pub trait DiskFile: Send + Sync + Debug {
     /// Reads until `buf` is full or the file ends; returns how much was read.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;

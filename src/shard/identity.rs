@@ -52,7 +52,9 @@ impl Identity {
         if self.store != store {
             let text =
                 format!("the directory belongs to store {:032x}, not to store {store:032x}", self.store);
-            return Err(Error::new(ErrorKind::Foreign, text).at(dir).remedy("give each store directories of its own"));
+            return Err(Error::new(ErrorKind::Foreign, text)
+                .at(dir)
+                .remedy("give each store directories of its own"));
         }
         if self.shard != shard {
             let text = format!("the directory holds shard {}, not shard {shard}", self.shard);

@@ -108,7 +108,10 @@ impl Shard {
         disk.create_dir_durably(dir).map_err(|e| Error::io("create the shard's directory", dir, e))?;
         Identity { store: spec.store, shard: spec.id, manifest: None }.store(disk.as_ref(), dir)?;
         let engine_dir = dir.join(ENGINE_DIR);
-        if disk.exists(&engine_dir).map_err(|e| Error::io("look for the engine's directory", &engine_dir, e))? {
+        if disk
+            .exists(&engine_dir)
+            .map_err(|e| Error::io("look for the engine's directory", &engine_dir, e))?
+        {
             disk.remove_dir_all(&engine_dir).map_err(|e| Error::io("clear the directory", &engine_dir, e))?;
         }
         let engine = factory.open(&engine_spec(spec, true, None))?;
@@ -151,7 +154,9 @@ impl Shard {
             Error::corruption("the shard's seal is gone").at(dir.join(seal::FILE)).on(self.id)
         })?;
         if (seal.store, seal.shard) != (self.store, self.id) {
-            return Err(Error::corruption("the seal is another shard's").at(dir.join(seal::FILE)).on(self.id));
+            return Err(Error::corruption("the seal is another shard's")
+                .at(dir.join(seal::FILE))
+                .on(self.id));
         }
         let resume = if seal.applying { None } else { seal.figures.map(Figures::from) };
         let engine = factory.open(&engine_spec(spec, false, resume))?;

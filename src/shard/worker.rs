@@ -37,11 +37,15 @@ impl Worker {
     }
 
     /// Starts a job; the receiver gets its outcome.
-    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Receiver<Result<T>> {
+    pub fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Receiver<Result<T>> {
         let (outcome, receiver) = channel();
         let shard = self.shard;
         let job = move || {
-            let result = catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| Err(panicked(shard, &panic)));
+            let result =
+                catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| Err(panicked(shard, &panic)));
             // A caller that no longer waits needs no answer.
             let _ = outcome.send(result);
         };

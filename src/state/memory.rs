@@ -152,7 +152,14 @@ impl Memory {
     }
 
     /// What a chunk of a scan needs: up to `limit` records of the active table, and the frozen tables.
-    pub fn view(&self, range: &KeyRange, at: Seq, reverse: bool, limit: usize, byte_limit: usize) -> MemoryView {
+    pub fn view(
+        &self,
+        range: &KeyRange,
+        at: Seq,
+        reverse: bool,
+        limit: usize,
+        byte_limit: usize,
+    ) -> MemoryView {
         let tables = self.tables.read();
         let mut view = MemoryView { active: Vec::new(), truncated: false, frozen: tables.frozen.clone() };
         let mut bytes = 0;
@@ -197,12 +204,6 @@ impl Memory {
     /// The number of frozen tables.
     pub fn frozen(&self) -> usize {
         self.tables.read().frozen.len()
-    }
-
-    /// Whether nothing waits to be flushed.
-    pub fn is_empty(&self) -> bool {
-        let tables = self.tables.read();
-        tables.active.is_empty() && tables.frozen.is_empty()
     }
 }
 

@@ -72,7 +72,6 @@ pub struct Opening {
 #[derive(Debug)]
 pub struct State {
     pub dir: PathBuf,
-    pub store: u128,
     /// Tells the handles of this opening from those of any other in the process.
     pub instance: u64,
     pub seams: Seams,
@@ -136,7 +135,6 @@ impl State {
         let live = parts.manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect();
         let state = State {
             dir: parts.dir,
-            store: parts.manifest.store,
             instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
             seams: parts.seams,
             pace: Pace::new(parts.settings.memtable_bytes),
@@ -170,7 +168,9 @@ impl State {
     /// Errors once the store has been closed.
     pub fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, "the store has been closed").at(&self.dir).remedy("open it again"));
+            return Err(Error::new(ErrorKind::Closed, "the store has been closed")
+                .at(&self.dir)
+                .remedy("open it again"));
         }
         Ok(())
     }
@@ -190,7 +190,8 @@ impl State {
         if id == KeyspaceId(0) || self.keyspaces.read().contains(&id) {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::NotFound, "the keyspace has been dropped").remedy("ask the store for it by name anew"))
+        Err(Error::new(ErrorKind::NotFound, "the keyspace has been dropped")
+            .remedy("ask the store for it by name anew"))
     }
 
     pub fn keyspace_added(&self, id: KeyspaceId) {
@@ -264,7 +265,8 @@ impl State {
             .map(|s| format!("shard {} at {}", s.id, s.dir.display()))
             .collect();
         let text = format!("no shard that holds the key can answer: {}", names.join(", "));
-        let error = Error::new(ErrorKind::Unavailable, text).remedy("bring one of them back and reopen the store");
+        let error =
+            Error::new(ErrorKind::Unavailable, text).remedy("bring one of them back and reopen the store");
         match cause {
             Some(cause) => error.caused_by(cause),
             None => error,

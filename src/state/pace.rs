@@ -74,7 +74,8 @@ impl Pace {
     fn delay(&self, delay: Duration) {
         let now = self.start.elapsed().as_nanos() as u64;
         let cost = delay.as_nanos() as u64;
-        let turn = |next: u64| Some(next.max(now).saturating_add(cost).min(now + LONGEST_DELAY.as_nanos() as u64));
+        let turn =
+            |next: u64| Some(next.max(now).saturating_add(cost).min(now + LONGEST_DELAY.as_nanos() as u64));
         // The closure never declines, so both arms hold the value before.
         let (Ok(before) | Err(before)) = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, turn);
         let wait = Duration::from_nanos(before.saturating_sub(now));

@@ -85,7 +85,9 @@ impl State {
             let serves = serves();
             match cover::first_uncovered(&ring, &serves) {
                 Some(node) => self.unavailable(ring.owner_indexes(node), None),
-                None => Error::new(ErrorKind::Unavailable, "the shards changed while a scan chose among them"),
+                None => {
+                    Error::new(ErrorKind::Unavailable, "the shards changed while a scan chose among them")
+                }
             }
         })
     }

@@ -46,10 +46,6 @@ impl Signals {
         self.tick.notify_all();
     }
 
-    pub fn stopped(&self) -> bool {
-        self.wishes.lock().stop
-    }
-
     /// Waits for a wish to flush, or for `limit`; false once the threads are to end.
     pub fn next_flush(&self, limit: Option<Duration>) -> bool {
         let mut wishes = self.wishes.lock();

@@ -43,8 +43,9 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     }
     if let Some(node) = state.first_uncovered() {
         let text = format!("no shard that serves virtual node {node} is left to flush to");
-        let error = Error::new(ErrorKind::Unavailable, text)
-            .remedy("bring one of its shards back and reopen the store; the journal holds what was not flushed");
+        let error = Error::new(ErrorKind::Unavailable, text).remedy(
+            "bring one of its shards back and reopen the store; the journal holds what was not flushed",
+        );
         state.pace.stuck(&error);
         return Err(error);
     }
@@ -62,7 +63,7 @@ fn trim(state: &State) -> Result<()> {
     let oldest = |all: bool| shards.iter().filter(|s| all || s.serves()).map(|s| s.applied()).min();
     let within = state.journal.stats().bytes <= state.settings.journal_retention;
     match oldest(within) {
-        Some(applied) => state.journal.trim(applied.next()),
+        Some(applied) => state.journal.trim(applied.next()).map(|_| ()),
         None => Ok(()),
     }
 }

@@ -36,7 +36,9 @@ pub fn list(state: &State) -> Result<Vec<String>> {
 pub fn drop(state: &State, name: &str) -> Result<()> {
     state.check_open()?;
     if name == DEFAULT_KEYSPACE {
-        return Err(Error::invalid("the default keyspace cannot be dropped").remedy("remove its records instead"));
+        return Err(
+            Error::invalid("the default keyspace cannot be dropped").remedy("remove its records instead")
+        );
     }
     let mut manifest = state.manifest.lock();
     let mut next = manifest.clone();

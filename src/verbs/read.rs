@@ -45,7 +45,8 @@ fn get_many_at(state: &State, keys: &[Vec<u8>], at: Seq) -> Result<Vec<Option<Fo
     let read = |indexes: &[usize]| -> Result<Vec<(usize, Option<Found>)>> {
         indexes.iter().map(|i| Ok((*i, state.get_in_shards(&keys[*i], at)?))).collect()
     };
-    let (large, small): (Vec<&Vec<usize>>, Vec<_>) = by_shard.iter().partition(|i| i.len() >= KEYS_PER_THREAD);
+    let (large, small): (Vec<&Vec<usize>>, Vec<_>) =
+        by_shard.iter().partition(|i| i.len() >= KEYS_PER_THREAD);
     // The caller's own thread takes one large part and all small ones.
     let (own, others) = large.split_at(large.len().min(1));
     let parts: Vec<Result<Vec<(usize, Option<Found>)>>> = std::thread::scope(|scope| {
@@ -64,5 +65,6 @@ fn get_many_at(state: &State, keys: &[Vec<u8>], at: Seq) -> Result<Vec<Option<Fo
 }
 
 fn panicked() -> Error {
-    Error::new(ErrorKind::Io, "a thread that read a shard panicked").remedy("see the log for the panic's text")
+    Error::new(ErrorKind::Io, "a thread that read a shard panicked")
+        .remedy("see the log for the panic's text")
 }

@@ -176,9 +176,13 @@ enum Source<'a> {
 impl Source<'_> {
     fn next(&mut self, source: usize, reverse: bool) -> Result<Option<Head>, (usize, crate::error::Error)> {
         match self {
-            Source::Memory(records) => Ok(records
-                .next()
-                .map(|(key, seq, value)| Head { key, seq, value: value.map(Some), source, reverse })),
+            Source::Memory(records) => Ok(records.next().map(|(key, seq, value)| Head {
+                key,
+                seq,
+                value: value.map(Some),
+                source,
+                reverse,
+            })),
             Source::Shard { index, cursor, block, spare } => {
                 while block.is_empty() {
                     let more = cursor.next_block(spare).map_err(|e| (*index, e))?;

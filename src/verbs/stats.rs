@@ -156,7 +156,7 @@ pub fn stats(state: &State) -> Result<Stats> {
             spares: journal.spares,
             bytes: journal.bytes,
             syncs: journal.syncs,
-            poisoned: journal.poisoned,
+            poisoned: state.journal.poisoned().map(|e| e.to_string()),
         },
         warnings: warnings(state, &shards, ring.replication_factor()),
         shards,

@@ -4,8 +4,9 @@
 
 use crate::batch;
 use crate::error::Result;
+use crate::frame::Payload;
 use crate::ids::Seq;
-use crate::journal::{Handoff, Payload};
+use crate::journal::Handoff;
 use crate::options::Durability;
 use crate::state::{State, Tables};
 
@@ -29,7 +30,7 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
             active + frozen
         })?;
     }
-    let payload = Payload::new(ops)?;
+    let payload = Payload::new(ops);
     let handoff = if durability == Durability::Memory { Handoff::Buffered } else { Handoff::Os };
 
     let mut appender = state.journal.lock();
@@ -37,7 +38,7 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
     // Hand over hand: the next commit may be appended while this one enters the memtable, but not overtake it.
     let mut tables = state.memory.lock();
     drop(appender);
-    enter(&mut tables, seq, ops).inspect_err(|error| state.journal.poison(error))?;
+    enter(&mut tables, seq, ops).map_err(|error| state.journal.poison(error))?;
     tables.last = seq;
     let flush = state.memory.settle(&mut tables);
     drop(tables);
@@ -45,7 +46,7 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
     if flush {
         state.signals.want_flush();
     }
-    if handoff == Handoff::Buffered || state.journal.wants_attention() {
+    if handoff == Handoff::Buffered || state.journal.wants_provision() {
         state.signals.want_tick();
     }
     if durability == Durability::Sync {

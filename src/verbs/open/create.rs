@@ -50,9 +50,9 @@ pub fn check_vacant(disk: &dyn Disk, dir: &Path) -> Result<()> {
         return Ok(());
     }
     if names.iter().any(|n| n == JOURNAL_DIR || n == SHARDS_DIR) {
-        return Err(Error::corruption("the store's manifest is gone")
-            .at(dir.join(MANIFEST))
-            .remedy("restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written"));
+        return Err(Error::corruption("the store's manifest is gone").at(dir.join(MANIFEST)).remedy(
+            "restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written",
+        ));
     }
     let ours = |n: &str| n == LOCK || n == "lost+found" || n.strip_suffix(".tmp") == Some(MARKER);
     match names.iter().find(|n| !ours(n)) {
@@ -70,7 +70,9 @@ pub fn create(dir: &Path, options: &Options, seams: &Seams) -> Result<Manifest> 
     let marker = dir.join(MARKER);
     let store = match disk.read(&marker).map_err(|e| Error::io("read the creation marker", &marker, e))? {
         // A marker cut short says only that nothing else was written yet.
-        Some(bytes) => envelope::decode::<Marker>(KIND, &marker, &bytes).map_or_else(|_| random(), |m| m.store),
+        Some(bytes) => {
+            envelope::decode::<Marker>(KIND, &marker, &bytes).map_or_else(|_| random(), |m| m.store)
+        }
         None => random(),
     };
     let manifest = plan(disk, dir, options, store)?;
@@ -98,7 +100,11 @@ pub fn create(dir: &Path, options: &Options, seams: &Seams) -> Result<Manifest> 
 }
 
 pub fn journal_config(manifest: &Manifest, options: &Options) -> JournalConfig {
-    JournalConfig { store_id: manifest.store, segment_bytes: options.segment_bytes_or_default(), max_spares: 4 }
+    JournalConfig {
+        store_id: manifest.store,
+        segment_bytes: options.segment_bytes_or_default(),
+        max_spares: 4,
+    }
 }
 
 /// What is needed to open a shard of the store in `dir`.
@@ -141,7 +147,9 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
     let factor = options.replication_factor.unwrap_or(DEFAULT_REPLICATION_FACTOR.min(shards.len()));
     if factor > shards.len() {
         let most = shards.len();
-        return Err(Error::invalid(format!("the replication factor {factor} is over the number of shards, {most}")));
+        return Err(Error::invalid(format!(
+            "the replication factor {factor} is over the number of shards, {most}"
+        )));
     }
     let nodes = options.virtual_nodes.unwrap_or_else(|| Ring::recommended_virtual_nodes(shards.len()));
     let members: Vec<Member> = (0..)
@@ -174,7 +182,9 @@ fn resolve_all(disk: &dyn Disk, dir: &Path, shards: &[ShardOptions]) -> Result<V
         let path = resolve(disk, &shard.path)?;
         if path == base || path.starts_with(base.join(JOURNAL_DIR)) || base.starts_with(&path) {
             let text = "a shard's directory cannot be, or hold, the store's own";
-            return Err(Error::invalid(text).at(&shard.path).remedy("name a directory beside it, or below it"));
+            return Err(Error::invalid(text)
+                .at(&shard.path)
+                .remedy("name a directory beside it, or below it"));
         }
         if let Some(other) = resolved.iter().find(|o| path.starts_with(o) || o.starts_with(&path)) {
             let text = if *other == path {
@@ -182,7 +192,9 @@ fn resolve_all(disk: &dyn Disk, dir: &Path, shards: &[ShardOptions]) -> Result<V
             } else {
                 format!("one shard's directory lies inside another's, {}", other.display())
             };
-            return Err(Error::invalid(text).at(&shard.path).remedy("give each shard a directory of its own"));
+            return Err(Error::invalid(text)
+                .at(&shard.path)
+                .remedy("give each shard a directory of its own"));
         }
         resolved.push(path);
     }

@@ -34,8 +34,10 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let settings = settings(options);
     let shards = open_shards(dir, &manifest, &settings, &seams);
     let ring = Ring::new(manifest.topology.clone())?;
-    let workers: Result<Vec<Worker>> =
-        shards.iter().map(|s| if seams.background { Worker::spawn(s.id) } else { Ok(Worker::by_hand(s.id)) }).collect();
+    let workers: Result<Vec<Worker>> = shards
+        .iter()
+        .map(|s| if seams.background { Worker::spawn(s.id) } else { Ok(Worker::by_hand(s.id)) })
+        .collect();
     let workers = workers?;
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
@@ -47,10 +49,13 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     };
     let journal_dir = dir.join(JOURNAL_DIR);
     let config = create::journal_config(&manifest, options);
-    let from = replay_from(disk, &journal_dir, &shards, &ring)?;
+    let first = Journal::first_retained(disk, &journal_dir, manifest.store)?;
+    let from = replay_from(first, &shards, &ring)?;
     let at_least = shards.iter().map(|s| s.applied()).max().unwrap_or_default();
     let (journal, report) =
-        Journal::open(seams.disk.clone(), &journal_dir, config, from, at_least, &mut |seq, ops| replay.visit(seq, ops))?;
+        Journal::open(seams.disk.clone(), &journal_dir, config, from, at_least, &mut |seq, ops| {
+            replay.visit(seq, ops)
+        })?;
     let memory = replay.memory;
     memory.lock().last = journal.last();
     let opening =
@@ -77,17 +82,20 @@ fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send +
     if !disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
         create::check_vacant(disk, dir)?;
         if options.existing_only {
-            return Err(Error::new(ErrorKind::NotFound, "there is no store").at(dir).remedy("create it first"));
+            return Err(Error::new(ErrorKind::NotFound, "there is no store")
+                .at(dir)
+                .remedy("create it first"));
         }
         disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
     }
     let path = dir.join(LOCK);
     disk.lock(&path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::WouldBlock => {
-            Error::new(ErrorKind::Locked, "the store is open in another process, or by another handle in this one")
-                .at(dir)
-                .remedy("close it there, or share the handle: it can be cloned")
-        }
+        std::io::ErrorKind::WouldBlock => Error::new(
+            ErrorKind::Locked,
+            "the store is open in another process, or by another handle in this one",
+        )
+        .at(dir)
+        .remedy("close it there, or share the handle: it can be cloned"),
         _ => Error::io("lock the store", path, e),
     })
 }
@@ -105,9 +113,12 @@ fn settings(options: &Options) -> Settings {
 /// Checks the options against the manifest, and takes over where the user says the shards' directories are now.
 fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Options) -> Result<Manifest> {
     let contradicts = |what: &str, asked: String, has: String| {
-        Err(Error::new(ErrorKind::Mismatch, format!("the options ask for {what} {asked}, the store has {has}"))
-            .at(dir)
-            .remedy("leave the option out to take the store's own"))
+        Err(Error::new(
+            ErrorKind::Mismatch,
+            format!("the options ask for {what} {asked}, the store has {has}"),
+        )
+        .at(dir)
+        .remedy("leave the option out to take the store's own"))
     };
     let topology = &manifest.topology;
     if let Some(asked) = options.replication_factor.filter(|r| *r != topology.replication_factor) {
@@ -177,15 +188,18 @@ fn open_shards(dir: &Path, manifest: &Manifest, settings: &Settings, seams: &Sea
 }
 
 /// The newest write that every serving shard holds. Shards that lack what the journal has lost go offline.
-fn replay_from(disk: &dyn Disk, journal: &Path, shards: &[Arc<Shard>], ring: &Ring) -> Result<Seq> {
-    let first = Journal::first_retained(disk, journal)?;
-    for shard in shards.iter().filter(|s| s.serves()) {
-        if shard.applied().next() < first {
+fn replay_from(first: Seq, shards: &[Arc<Shard>], ring: &Ring) -> Result<Seq> {
+    let stale = |shard: &Arc<Shard>| shard.applied().next() < first;
+    // Where no shard is left otherwise, it is the journal that lacks something, and opening it says what.
+    if shards.iter().any(|s| s.serves() && !stale(s)) {
+        for shard in shards.iter().filter(|s| s.serves() && stale(s)) {
             let text = format!(
                 "the shard holds writes up to {}, the journal only those from {first} on",
                 shard.applied()
             );
-            shard.fail(&Error::corruption(text).at(&shard.dir).on(shard.id).remedy("rebuild it from its replicas"));
+            shard.fail(
+                &Error::corruption(text).at(&shard.dir).on(shard.id).remedy("rebuild it from its replicas"),
+            );
         }
     }
     check_covered(shards, ring)?;
@@ -212,7 +226,8 @@ fn check_covered(shards: &[Arc<Shard>], ring: &Ring) -> Result<()> {
         ring.virtual_nodes(),
         causes.join("; ")
     );
-    Err(Error::new(ErrorKind::Unavailable, text).remedy("bring one of these shards back; nothing has been changed"))
+    Err(Error::new(ErrorKind::Unavailable, text)
+        .remedy("bring one of these shards back; nothing has been changed"))
 }
 
 /// Takes the journal's frames back into memtables, and into the shards when there are more than fit.

@@ -1,0 +1,124 @@
+//! One simulated file: the bytes as a reader sees them, and what a power cut would put back.
+//!
+//! Invariant: `undo` and `ghosts` together hold the durable bytes of exactly the sectors that differ from the disk.
+
+use super::{Mood, Rng};
+use std::collections::BTreeMap;
+
+const SECTOR: usize = 512;
+
+#[derive(Debug, Clone, Default)]
+pub struct Inode {
+    bytes: Vec<u8>,
+    durable_len: usize,
+    /// Sectors that a sync would write, with their durable bytes.
+    undo: BTreeMap<usize, [u8; SECTOR]>,
+    /// Sectors that a failed sync gave up on: a later sync does not write them, a power cut always puts them back.
+    ghosts: BTreeMap<usize, [u8; SECTOR]>,
+}
+
+impl Inode {
+    pub fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.bytes.len());
+        let rest = self.bytes.get(start..).unwrap_or_default();
+        let count = rest.len().min(buf.len());
+        for (to, from) in buf.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        count
+    }
+
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(bytes.len());
+        for sector in start / SECTOR..end.div_ceil(SECTOR) {
+            self.keep(sector);
+        }
+        if end > self.bytes.len() {
+            self.bytes.resize(end, 0);
+        }
+        if let Some(place) = self.bytes.get_mut(start..end) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    /// Remembers a sector's durable bytes before its first change.
+    fn keep(&mut self, sector: usize) {
+        if let Some(ghost) = self.ghosts.remove(&sector) {
+            self.undo.insert(sector, ghost);
+        } else if !self.undo.contains_key(&sector) {
+            let mut old = [0; SECTOR];
+            self.read((sector * SECTOR) as u64, &mut old);
+            self.undo.insert(sector, old);
+        }
+    }
+
+    pub fn set_len(&mut self, len: u64) {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        for sector in len / SECTOR..self.bytes.len().div_ceil(SECTOR) {
+            self.keep(sector);
+        }
+        self.bytes.resize(len, 0);
+    }
+
+    pub fn sync(&mut self) {
+        self.undo.clear();
+        self.durable_len = self.bytes.len();
+    }
+
+    pub fn sync_failed(&mut self) {
+        for (sector, old) in std::mem::take(&mut self.undo) {
+            self.ghosts.entry(sector).or_insert(old);
+        }
+    }
+
+    pub fn lose(&mut self, rng: &mut Rng) {
+        let mood = Mood::pick(rng);
+        let grown = self.bytes.len();
+        let shrunk = grown < self.durable_len;
+        if shrunk {
+            self.bytes.resize(self.durable_len, 0);
+        }
+        for (sector, old) in std::mem::take(&mut self.undo) {
+            if !mood.spares(rng) {
+                self.put_back(sector, &old);
+            }
+        }
+        for (sector, old) in std::mem::take(&mut self.ghosts) {
+            self.put_back(sector, &old);
+        }
+        if grown != self.durable_len {
+            let len = match rng.below(3) {
+                0 => grown,
+                1 => self.durable_len,
+                _ if shrunk => grown,
+                _ => self.durable_len + rng.below((grown - self.durable_len) as u64) as usize,
+            };
+            self.bytes.resize(len, 0);
+        }
+        self.durable_len = self.bytes.len();
+    }
+
+    fn put_back(&mut self, sector: usize, old: &[u8; SECTOR]) {
+        let start = sector * SECTOR;
+        let end = (start + SECTOR).min(self.bytes.len());
+        if let Some(place) = self.bytes.get_mut(start..end) {
+            for (to, from) in place.iter_mut().zip(old) {
+                *to = *from;
+            }
+        }
+    }
+
+    pub fn damage(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
+        change(&mut self.bytes);
+        self.sync();
+        self.ghosts.clear();
+    }
+}

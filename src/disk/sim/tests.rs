@@ -1,0 +1,186 @@
+use super::*;
+
+const DIR: &str = "/d";
+
+fn path(name: &str) -> PathBuf {
+    Path::new(DIR).join(name)
+}
+
+fn with_dir() -> SimDisk {
+    let disk = SimDisk::new(1);
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk
+}
+
+fn synced(disk: &SimDisk, name: &str, bytes: &[u8]) -> Arc<dyn DiskFile> {
+    let file = disk.open(&path(name), OpenMode::CreateNew).unwrap();
+    file.write_at(0, bytes).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    file
+}
+
+#[test]
+fn what_was_synced_survives_every_power_cut_and_the_rest_in_every_mixture() {
+    let mut kept = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        let disk = with_dir();
+        let file = synced(&disk, "a", &[1; 2048]);
+        file.write_at(512, &[2; 1024]).unwrap();
+        let disk = disk.crash(PowerCut { seed });
+        let bytes = disk.read(&path("a")).unwrap().unwrap();
+        assert_eq!(bytes.len(), 2048);
+        for sector in [&bytes[..512], &bytes[1536..]] {
+            assert!(sector.iter().all(|b| *b == 1), "a synced sector changed");
+        }
+        for sector in bytes.chunks(512) {
+            assert!(sector.iter().all(|b| *b == sector[0]), "a sector was torn");
+        }
+        kept.insert((bytes[512], bytes[1024]));
+    }
+    assert_eq!(kept.len(), 4, "the seeds do not reach every mixture of two sectors: {kept:?}");
+}
+
+#[test]
+fn an_unsynced_name_may_be_lost_and_a_synced_one_may_not() {
+    let (mut lost, mut kept) = (0, 0);
+    for seed in 0..100 {
+        let disk = with_dir();
+        synced(&disk, "a", b"a");
+        let file = disk.open(&path("b"), OpenMode::CreateNew).unwrap();
+        file.write_at(0, b"b").unwrap();
+        file.sync_all().unwrap();
+        let disk = disk.crash(PowerCut { seed });
+        assert!(disk.exists(&path("a")).unwrap());
+        if disk.exists(&path("b")).unwrap() {
+            assert_eq!(disk.read(&path("b")).unwrap().unwrap(), b"b");
+            kept += 1;
+        } else {
+            lost += 1;
+        }
+    }
+    assert!(lost > 10 && kept > 10, "{lost} {kept}");
+}
+
+#[test]
+fn an_unsynced_rename_shows_the_file_under_one_of_its_names() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..100 {
+        let disk = with_dir();
+        synced(&disk, "a", b"a");
+        disk.rename(&path("a"), &path("b")).unwrap();
+        let disk = disk.crash(PowerCut { seed });
+        seen.insert(disk.list(Path::new(DIR)).unwrap());
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [vec!["a".to_string()], vec!["b".to_string()]]);
+}
+
+#[test]
+fn a_lost_directory_takes_its_files_along() {
+    let lost = (0..50).any(|seed| {
+        let disk = SimDisk::new(1);
+        disk.create_dir_all(Path::new(DIR)).unwrap();
+        synced(&disk, "a", b"a");
+        !disk.crash(PowerCut { seed }).exists(&path("a")).unwrap()
+    });
+    assert!(lost, "the directory's own name was never synced, and never lost");
+}
+
+#[test]
+fn the_death_of_the_process_loses_nothing_and_frees_locks() {
+    let disk = with_dir();
+    let file = disk.open(&path("a"), OpenMode::CreateNew).unwrap();
+    file.write_at(0, b"bytes").unwrap();
+    let lock = disk.lock(&path("lock")).unwrap();
+    assert_eq!(disk.lock(&path("lock")).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+    let next = disk.kill();
+    assert_eq!(next.boot_id(), disk.boot_id());
+    assert_eq!(next.read(&path("a")).unwrap().unwrap(), b"bytes");
+    let held = next.lock(&path("lock")).unwrap();
+    drop(lock);
+    assert!(next.lock(&path("lock")).is_err(), "an old lock freed the new one");
+    drop(held);
+    drop(next.lock(&path("lock")).unwrap());
+    assert!(file.write_at(0, b"late").is_err(), "a dead process wrote");
+    assert!(disk.list(Path::new(DIR)).is_err());
+    assert!(file.read_at(0, &mut [0]).is_err() && file.sync_data().is_err());
+    let boot = next.boot_id();
+    assert_ne!(next.crash(PowerCut { seed: 1 }).boot_id(), boot);
+}
+
+#[test]
+fn a_failed_sync_gives_its_bytes_up_for_good() {
+    let disk = with_dir();
+    let file = synced(&disk, "a", &[1; 1024]);
+    file.write_at(0, &[2; 1024]).unwrap();
+    disk.inject(Fault::on(Operation::Sync).times(1));
+    assert!(file.sync_data().is_err());
+    file.sync_data().unwrap();
+    assert_eq!(disk.read(&path("a")).unwrap().unwrap(), [2; 1024], "the bytes stay readable");
+    file.write_at(512, &[3; 512]).unwrap();
+    file.sync_data().unwrap();
+    let disk = disk.crash(PowerCut { seed: 3 });
+    let bytes = disk.read(&path("a")).unwrap().unwrap();
+    assert_eq!((bytes[0], bytes[512]), (1, 3), "only the rewritten sector is durable");
+}
+
+#[test]
+fn faults_strike_where_and_when_they_are_told() {
+    let disk = with_dir();
+    let file = synced(&disk, "a", b"0123");
+    disk.inject(Fault::on(Operation::Write).at(|p| p.ends_with("a")).after(1).times(1).short());
+    file.write_at(0, b"abcd").unwrap();
+    assert!(file.write_at(0, b"wxyz").is_err());
+    file.write_at(4, b"e").unwrap();
+    let bytes = disk.read(&path("a")).unwrap().unwrap();
+    let torn = bytes.iter().take_while(|b| (b'w'..=b'z').contains(*b)).count();
+    assert_eq!(bytes[torn..], b"abcde"[torn..], "a short write leaves a prefix");
+    disk.inject(Fault::on_any_change().error(io::ErrorKind::PermissionDenied));
+    assert!(disk.open(&path("b"), OpenMode::CreateNew).is_err());
+    assert_eq!(disk.read(&path("a")).unwrap().unwrap(), bytes, "reading does not change the disk");
+    disk.heal();
+    disk.remove_file(&path("a")).unwrap();
+}
+
+#[test]
+fn a_full_disk_takes_what_fits() {
+    let disk = with_dir();
+    disk.set_capacity(Some(10));
+    let file = disk.open(&path("a"), OpenMode::CreateNew).unwrap();
+    file.write_at(0, &[1; 8]).unwrap();
+    assert_eq!(file.write_at(8, &[1; 8]).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(file.len().unwrap(), 10);
+    file.write_at(0, &[2; 10]).unwrap();
+    assert_eq!(file.set_len(11).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    disk.set_capacity(None);
+    file.write_at(8, &[1; 8]).unwrap();
+}
+
+#[test]
+fn a_stopped_process_does_nothing_more() {
+    let mut lengths = std::collections::BTreeSet::new();
+    for seed in 0..60 {
+        let disk = SimDisk::new(seed);
+        disk.create_dir_all(Path::new(DIR)).unwrap();
+        disk.stop_after(2);
+        let file = disk.open(&path("a"), OpenMode::CreateNew).unwrap();
+        file.write_at(0, b"ab").unwrap();
+        assert!(file.write_at(2, b"cd").is_err());
+        assert!(file.write_at(2, b"cd").is_err() && disk.list(Path::new(DIR)).is_err() && disk.stopped());
+        lengths.insert(disk.kill().read(&path("a")).unwrap().unwrap().len());
+    }
+    assert_eq!(lengths.into_iter().collect::<Vec<_>>(), [2, 3, 4], "the last write stops at any byte");
+}
+
+#[test]
+fn a_fork_is_a_disk_of_its_own() {
+    let disk = with_dir();
+    synced(&disk, "a", b"a");
+    let fork = disk.fork();
+    fork.damage(&path("a"), |bytes| bytes[0] = b'z').unwrap();
+    fork.rearrange(Path::new(DIR), &[("a", "b"), ("a", "c")]).unwrap();
+    assert_eq!(fork.list(Path::new(DIR)).unwrap(), ["b", "c"]);
+    assert_eq!(fork.read(&path("c")).unwrap().unwrap(), b"z");
+    assert_eq!(disk.read(&path("a")).unwrap().unwrap(), b"a");
+}

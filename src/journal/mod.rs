@@ -1,0 +1,340 @@
+//! The journal: one log of commits for the whole store, in segment files, with group commit.
+//!
+//! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` (appending), `group` (syncing),
+//! `scan` and `recovery` (reading back), `cases` (what to do with damage), `open` (creating and opening).
+//!
+//! Invariants:
+//! - Sequences are consecutive. What is durable, and what is readable after a crash, is a prefix.
+//! - A frame that was synced, or handed over with no start of the machine since, is replayed, or `open` fails.
+//! - After a failed write or sync nothing is acknowledged any more until the journal is opened again.
+//!
+//! # Recovery
+//! The log is a chain of *sessions* (from one opening to the next), each a chain of segments. The first segment of a
+//! session says below which sequence the log before it ends; every other segment is announced by an end marker in the
+//! one before it, written when its own name was already durable. Where a segment's frames stop at the sequence `e`:
+//!
+//! | case | later session | at the stop | further on | then |
+//! |---|---|---|---|---|
+//! | A | begins at `e` | anything | | go on with it |
+//! | B | begins above `e` | no frame `e` | | damage |
+//! | C | not at `e` | end marker | the next segment | go on with it |
+//! | D | not at `e` | end marker | no next segment | damage |
+//! | E | none | no frame `e` | nothing says that `e` was written | the end: cut |
+//! | F | none | no frame `e` | a later write, same start of the machine | damage |
+//! | G | none | no frame `e` | word that `e` was synced | damage |
+//! | H | none | no frame `e` | later writes, machine started since, none says `e` was synced | a hole: cut |
+//! | I | none | no frame `e` | no word of `e`, but the shards have applied it | damage |
+//!
+//! The files themselves: no segment at all, a gap above what is asked for, both headers damaged, a name that does not
+//! fit, a file shorter than its header says: damage. One header damaged: the copy. Another store: `Foreign`. Another
+//! version: `Unsupported`. A gap wholly below what is asked for: an interrupted trim, cleared away. A temporary:
+//! removed. A spare: kept, up to the limit. Any other file: left alone. docs/FORMAT-journal.md has the bytes.
+
+mod cases;
+mod group;
+mod log;
+mod open;
+mod recovery;
+mod scan;
+mod segment;
+mod supply;
+
+pub use log::{Appender, Handoff};
+
+use crate::disk::OpenMode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::frame::Kind;
+use crate::ids::Seq;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// How a journal is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// The store that the journal belongs to; files of another one are refused.
+    pub store_id: u128,
+    /// The length of a segment in bytes, at least 16 KiB; rounded up to a multiple of 4 KiB.
+    pub segment_bytes: u64,
+    /// How many freed segments are kept to be used again.
+    pub max_spares: usize,
+}
+
+impl JournalConfig {
+    fn checked(self) -> Result<Self> {
+        let (min, max) = (segment::MIN_SEGMENT_BYTES, 1 << 40);
+        if !(min..=max).contains(&self.segment_bytes) {
+            return Err(Error::invalid(format!(
+                "a journal segment has {min} to {max} bytes, not {}",
+                self.segment_bytes
+            )));
+        }
+        Ok(JournalConfig { segment_bytes: self.segment_bytes.next_multiple_of(4096), ..self })
+    }
+}
+
+/// What opening a journal found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayReport {
+    /// The oldest sequence that is still there.
+    pub first: Seq,
+    /// The last sequence of the log; one below `first` if it is empty.
+    pub last: Seq,
+    /// How many frames were visited.
+    pub frames: u64,
+    /// The bytes of their payloads.
+    pub bytes: u64,
+    /// How many segments were read.
+    pub segments: u64,
+    /// How many frames were cut off that had been written, but never synced, before the machine stopped. Writes that
+    /// were torn beyond recognition do not count.
+    pub lost: u64,
+    /// The row of the recovery table at which the log ended: E or H.
+    pub case: char,
+    /// Segments of which only the header's copy was valid.
+    pub repaired_headers: u64,
+}
+
+/// Figures of a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalStats {
+    /// Retained segments, the current one included.
+    pub segments: u64,
+    /// Bytes on disk: retained segments, spares, and the next segment if it is ready.
+    pub bytes: u64,
+    pub spares: u64,
+    pub first: Seq,
+    pub last: Seq,
+    pub durable: Seq,
+    /// Calls of the disk's sync since the journal was opened.
+    pub syncs: u64,
+    /// Frames appended since the journal was opened.
+    pub frames: u64,
+    /// Bytes handed to the operating system since the journal was opened, markers included.
+    pub bytes_written: u64,
+}
+
+/// The journal. Lock order: appender, then the supply's stock; appender, then `retained`; `retained`, then the stock.
+#[derive(Debug)]
+pub struct Journal {
+    log: Mutex<log::Log>,
+    supply: supply::Supply,
+    /// Oldest first; the last is the current one.
+    retained: Mutex<VecDeque<Retained>>,
+    group: group::Group,
+    health: Health,
+    counters: Counters,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Retained {
+    generation: u64,
+    /// No frame in it is below this.
+    first: Seq,
+    len: u64,
+}
+
+#[derive(Debug)]
+struct Counters {
+    last: AtomicU64,
+    syncs: AtomicU64,
+    frames: AtomicU64,
+    bytes_written: AtomicU64,
+}
+
+impl Counters {
+    fn new(last: Seq) -> Self {
+        let zero = || AtomicU64::new(0);
+        Counters { last: AtomicU64::new(last.0), syncs: zero(), frames: zero(), bytes_written: zero() }
+    }
+}
+
+/// Whether the journal may still be written to.
+#[derive(Debug, Default)]
+struct Health {
+    cause: OnceLock<Error>,
+    closed: AtomicBool,
+}
+
+impl Health {
+    fn check(&self) -> Result<()> {
+        if let Some(cause) = self.cause.get() {
+            return Err(Error::new(ErrorKind::Poisoned, "an earlier write or sync of the journal failed")
+                .remedy("remove the cause, then reopen the store")
+                .caused_by(cause.clone()));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the journal is closed").remedy("open the store again"));
+        }
+        Ok(())
+    }
+}
+
+impl Journal {
+    /// Takes the right to append. Hold it while the memtable's lock is taken, so that both keep one order.
+    pub fn lock(&self) -> Appender<'_> {
+        Appender { journal: self, log: self.log.lock() }
+    }
+
+    /// Every frame up to this is durable.
+    pub fn durable(&self) -> Seq {
+        self.group.durable()
+    }
+
+    /// The last appended frame; one below the first sequence if there is none.
+    pub fn last(&self) -> Seq {
+        Seq(self.counters.last.load(Ordering::Acquire))
+    }
+
+    /// The oldest sequence that is retained, or would be if there were a frame.
+    pub fn first(&self) -> Seq {
+        self.retained.lock().front().map_or(Seq::ZERO, |segment| segment.first)
+    }
+
+    /// Hands buffered frames to the operating system, and lets it know what has become durable. To be called every
+    /// 50 ms or so: it bounds what the death of the process can take of buffered frames.
+    ///
+    /// # Errors
+    /// `Poisoned`, `Closed`.
+    pub fn write_buffered(&self) -> Result<()> {
+        self.health.check()?;
+        let mut appender = self.lock();
+        if appender.log.pending.is_empty() && appender.log.marked >= self.durable() {
+            return Ok(());
+        }
+        appender.write(Kind::Tail)
+    }
+
+    /// Makes the next segment ready, so that no append has to; says whether there was something to do. Waits for the
+    /// disk; runs beside appends.
+    ///
+    /// # Errors
+    /// `Io`: no segment could be made, for example since the disk is full. Nothing is lost; try again later.
+    pub fn provision(&self) -> Result<bool> {
+        self.health.check()?;
+        self.supply.provision()
+    }
+
+    /// Frees the segments whose frames are all below `below`; says how many. The current one stays.
+    ///
+    /// # Errors
+    /// `Io`: some were not freed; call again. `Poisoned`, `Closed`.
+    pub fn trim(&self, below: Seq) -> Result<usize> {
+        self.health.check()?;
+        let freeable =
+            |segments: &VecDeque<Retained>| segments.get(1).is_some_and(|next| next.first <= below);
+        if !freeable(&self.retained.lock()) {
+            return Ok(0);
+        }
+        // The segment that becomes the oldest one must say durably where it begins.
+        self.sync_markers()?;
+        let mut segments = self.retained.lock();
+        let mut freed = 0;
+        let mut spares = Vec::new();
+        let mut outcome = Ok(());
+        while freeable(&segments)
+            && let Some(oldest) = segments.front().copied()
+        {
+            match self.supply.free(oldest.generation, oldest.len, spares.len()) {
+                Ok(spare) => spares.extend(spare),
+                Err(e) => {
+                    outcome = Err(e);
+                    break;
+                }
+            }
+            segments.pop_front();
+            freed += 1;
+        }
+        drop(segments);
+        self.supply.restock(spares)?;
+        outcome.map(|()| freed)
+    }
+
+    fn sync_markers(&self) -> Result<()> {
+        self.sync_to(self.last())?;
+        // A segment that was begun and has no frame yet has only its markers, which no frame's sync covers.
+        let (file, path) = {
+            let appender = self.lock();
+            (appender.log.segment.file.clone(), appender.log.segment.path.clone())
+        };
+        file.sync_data().map_err(|e| self.poison(Error::io("sync the journal", path, e)))
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> JournalStats {
+        let (segments, retained, first) = {
+            let segments = self.retained.lock();
+            let bytes: u64 = segments.iter().map(|s| s.len).sum();
+            (segments.len() as u64, bytes, segments.front().map_or(Seq::ZERO, |s| s.first))
+        };
+        let (spares, held) = self.supply.held();
+        JournalStats {
+            segments,
+            bytes: retained + held,
+            spares: spares as u64,
+            first,
+            last: self.last(),
+            durable: self.durable(),
+            syncs: self.counters.syncs.load(Ordering::Relaxed),
+            frames: self.counters.frames.load(Ordering::Relaxed),
+            bytes_written: self.counters.bytes_written.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Makes everything durable, says so in the file, and refuses whatever comes later.
+    ///
+    /// # Errors
+    /// `Poisoned`: what was not durable before may be lost. `Closed`: it was closed before.
+    pub fn close(&self) -> Result<()> {
+        self.health.check()?;
+        self.sync_to(self.last())?;
+        let mut appender = self.lock();
+        appender.hand_over()?;
+        // Frames may have come in since the sync: this one is under the lock that keeps more from coming.
+        let sync = |appender: &Appender<'_>| {
+            let segment = &appender.log.segment;
+            let rotated = appender.log.unsynced.iter().map(|(file, path)| (file, path));
+            for (file, path) in rotated.chain([(&segment.file, &segment.path)]) {
+                file.sync_data().map_err(|e| self.poison(Error::io("sync the journal", path, e)))?;
+            }
+            Ok(())
+        };
+        sync(&appender)?;
+        self.group.raise(self.last());
+        appender.write(Kind::Tail)?;
+        sync(&appender)?;
+        self.health.closed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether [`provision`](Self::provision) has something to do.
+    pub fn wants_provision(&self) -> bool {
+        self.supply.wants_provision()
+    }
+
+    /// Why nothing more can be written, if so.
+    pub fn poisoned(&self) -> Option<Error> {
+        self.health.cause.get().cloned()
+    }
+
+    /// Records the first failure for good, and leaves a note for whoever opens the journal next.
+    pub fn poison(&self, cause: Error) -> Error {
+        if self.health.cause.set(cause.clone()).is_ok() {
+            log_failure(&cause);
+            let note = self.supply.path(segment::POISONED);
+            // Nothing more can be done if the note cannot be written either.
+            if self.supply.disk.open(&note, OpenMode::CreateNew).is_ok() {
+                let _ = self.supply.disk.sync_dir(&self.supply.dir);
+            }
+        }
+        self.health.check().err().unwrap_or(cause)
+    }
+}
+
+fn log_failure(cause: &Error) {
+    ::log::error!("the journal takes no more writes: {cause}");
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! Creating and opening a journal.
+//!
+//! Invariant: when `open` returns, what was replayed is durable, and a tail that was cut can never come back: the new
+//! session's first segment says, durably, below which sequence the log before it ends.
+
+use super::group::Group;
+use super::log::Log;
+use super::recovery::{self, Segment, Survey, Walk, Walker};
+use super::scan::Item;
+use super::segment::{self, BODY, Origin, SegmentHeader};
+use super::supply::Supply;
+use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained};
+use crate::disk::{Disk, OpenMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::frame::Kind;
+use crate::ids::Seq;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+impl Journal {
+    /// Makes an empty journal in `dir`, whose first frame will have the sequence `first` (at least 1). What a creation
+    /// that did not finish has left there is replaced.
+    ///
+    /// # Errors
+    /// `Foreign`: the directory has a journal with frames in it. `Io`. `InvalidInput`: see [`JournalConfig`].
+    pub fn create(disk: Arc<dyn Disk>, dir: &Path, config: JournalConfig, first: Seq) -> Result<Journal> {
+        let config = config.checked()?;
+        if first == Seq::ZERO || first == Seq::MAX {
+            return Err(Error::invalid("the first sequence of a journal lies between 1 and 2^64 - 2"));
+        }
+        let io = |e| Error::io("create the journal's directory", dir, e);
+        disk.create_dir_all(dir).map_err(io)?;
+        if let Some(parent) = dir.parent() {
+            disk.sync_dir(parent).map_err(io)?;
+        }
+        for name in disk.list(dir).map_err(io)? {
+            let path = dir.join(&name);
+            match segment::parse_name(&name) {
+                segment::Name::Segment(_) if is_blank(disk.as_ref(), &path)? => {}
+                segment::Name::Segment(_) | segment::Name::Misnamed => {
+                    return Err(Error::new(ErrorKind::Foreign, "the directory has a journal in it already")
+                        .at(path)
+                        .remedy("open the store it belongs to, or choose another directory"));
+                }
+                segment::Name::Other => continue,
+                _ => {}
+            }
+            disk.remove_file(&path).map_err(|e| Error::io("remove a file of the journal", &path, e))?;
+        }
+        let supply = Supply::new(disk, dir.to_path_buf(), config, Vec::new());
+        supply.sync_names()?;
+        begin(supply, 1, first, VecDeque::new())
+    }
+
+    /// The oldest sequence that a replay could begin with.
+    ///
+    /// # Errors
+    /// `Corruption`: there is no segment, or the oldest one is damaged. `Foreign`, `Unsupported`, `Io`.
+    pub fn first_retained(disk: &dyn Disk, dir: &Path, store_id: u128) -> Result<Seq> {
+        let survey = Survey::read(disk, dir, store_id, Seq::MAX)?;
+        Ok(survey.segments.first().and_then(|segment| segment.first).unwrap_or_default())
+    }
+
+    /// Opens the journal in `dir`: finds the end of the log, makes it durable, hands every frame above `from` to
+    /// `visit` in order, and begins a new segment. `at_least` is a sequence that the log is known to reach.
+    ///
+    /// # Errors
+    /// `Corruption`: frames are missing that were acknowledged; nothing was changed, nothing was visited. `Foreign`,
+    /// `Unsupported`, `Io`, and whatever `visit` returns.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: JournalConfig,
+        from: Seq,
+        at_least: Seq,
+        visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
+    ) -> Result<(Journal, ReplayReport)> {
+        let config = config.checked()?;
+        let survey = Survey::read(disk.as_ref(), dir, config.store_id, from)?;
+        let boot_id = disk.boot_id();
+        let at_least = at_least.max(from);
+        let mut walker =
+            Walker { disk: disk.as_ref(), segments: &survey.segments, boot_id, at_least, buf: Vec::new() };
+        let walk = walker.walk(from)?;
+        settle(disk.as_ref(), &survey, &walk, boot_id)?;
+        let (frames, bytes) = recovery::deliver(disk.as_ref(), &survey.segments, &walk, from, visit)?;
+        let report = ReplayReport {
+            first: survey.segments.first().and_then(|s| s.first).unwrap_or(walk.end),
+            last: Seq(walk.end.0.saturating_sub(1)),
+            frames,
+            bytes,
+            segments: walk.parts.len() as u64,
+            lost: walk.reach.0.saturating_sub(walk.end.0),
+            case: walk.case.letter(),
+            repaired_headers: survey.repaired_headers,
+        };
+        let journal = go_on(disk, dir, config, survey, &walk)?;
+        Ok((journal, report))
+    }
+}
+
+/// Makes what was read durable, before anyone acts on it.
+fn settle(disk: &dyn Disk, survey: &Survey, walk: &Walk, boot_id: u128) -> Result<()> {
+    for part in &walk.parts {
+        let Some(Segment { path, header, .. }) = survey.segments.get(part.index) else { continue };
+        // What was read after a start of the machine can only have come from the disk.
+        if boot_id != 0 && header.boot_id != boot_id && header.boot_id != 0 && !survey.poisoned {
+            continue;
+        }
+        let io = |e| Error::io("sync the journal", path, e);
+        let file = disk.open(path, OpenMode::Write).map_err(io)?;
+        if survey.poisoned {
+            // After a failed sync the system may hold bytes in memory that it no longer means to write.
+            let mut buf = vec![0; 256 << 10];
+            let mut at = 0;
+            while at < part.end {
+                let want = usize::try_from(part.end - at).unwrap_or(usize::MAX).min(buf.len());
+                let chunk = buf.get_mut(..want).unwrap_or_default();
+                if file.read_at(at, chunk).map_err(io)? < want {
+                    return Err(io(std::io::ErrorKind::UnexpectedEof.into()));
+                }
+                file.write_at(at, chunk).map_err(io)?;
+                at += want as u64;
+            }
+        }
+        file.sync_data().map_err(io)?;
+    }
+    Ok(())
+}
+
+/// Clears away what is not part of the log, and begins the new session behind its end.
+fn go_on(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    config: JournalConfig,
+    survey: Survey,
+    walk: &Walk,
+) -> Result<Journal> {
+    let Survey { mut segments, leftovers, mut spares, temporaries, poisoned, .. } = survey;
+    let extra = spares.split_off(spares.len().min(config.max_spares));
+    let supply = Supply::new(disk, dir.to_path_buf(), config, spares);
+    let last = walk.parts.last().copied();
+    let index = last.map_or(0, |part| part.index);
+    // A segment without a frame of the log is replaced under its own name, so that opening again and again does not
+    // pile them up.
+    let replaced = last.is_none_or(|part| part.end == BODY);
+    let keep = if replaced { index } else { index + 1 };
+    let generation =
+        segments.get(index).map_or(0, |s| s.header.generation).saturating_add(u64::from(!replaced));
+    let anchor = anchor(&supply, &segments, walk, keep)?;
+    for path in extra.iter().map(|n| supply.path(&segment::spare_name(*n))).chain(temporaries) {
+        supply.remove(&path)?;
+    }
+    for path in leftovers {
+        supply.remove(&path)?;
+    }
+    // The newest first, each for good before the next: whatever a crash leaves, no gap is among it.
+    while segments.len() > keep + 1 {
+        if let Some(segment) = segments.pop() {
+            supply.remove(&segment.path)?;
+            supply.sync_names()?;
+        }
+    }
+    // A spare is written to only when its name is durable, see `Supply::restock`.
+    supply.sync_names()?;
+    segments.truncate(keep);
+    let mut retained = VecDeque::new();
+    let mut first_after = walk.end;
+    for segment in segments.iter().rev() {
+        let first = segment.first.unwrap_or(first_after).min(first_after);
+        first_after = first;
+        let SegmentHeader { generation, len, .. } = segment.header;
+        retained.push_front(Retained { generation, first, len });
+    }
+    let journal = begin(supply, generation, walk.end, retained)?;
+    if let (Some(at), Some(segment)) = (anchor, segments.last()) {
+        end_here(&journal, segment, at, walk.end)?;
+    }
+    if poisoned {
+        journal.supply.remove(&journal.supply.path(segment::POISONED))?;
+    }
+    journal.supply.sync_names()?;
+    Ok(journal)
+}
+
+/// Where the last kept segment's frames end, in bytes, if no end marker is there yet.
+fn anchor(supply: &Supply, segments: &[Segment], walk: &Walk, keep: usize) -> Result<Option<u64>> {
+    let Some(before) = keep.checked_sub(1) else { return Ok(None) };
+    if let Some(part) = walk.parts.iter().find(|part| part.index == before) {
+        return Ok((!part.ended).then_some(part.end));
+    }
+    // The walk began behind it, since nothing in it was asked for.
+    let Some(Segment { path, header, first: Some(first) }) = segments.get(before) else { return Ok(None) };
+    let mut reader = recovery::open(supply.disk.as_ref(), path, *header, Vec::new())?;
+    let (mut at, mut expected) = (BODY, *first);
+    loop {
+        match reader.item(at)? {
+            Item::Frame(frame, _) if frame.kind == Kind::End && frame.seq == walk.end => return Ok(None),
+            Item::Frame(frame, _)
+                if frame.seq == expected && frame.kind == Kind::Commit && expected < walk.end =>
+            {
+                at += frame.frame_bytes() as u64;
+                expected = expected.next();
+            }
+            _ => return Ok((expected == walk.end).then_some(at)),
+        }
+    }
+}
+
+/// Writes the end marker that says that the next segment exists, so that its loss is noticed.
+fn end_here(journal: &Journal, segment: &Segment, at: u64, end: Seq) -> Result<()> {
+    let io = |e| Error::io("end a journal segment", &segment.path, e);
+    let header = segment.header;
+    let mut bytes = Vec::new();
+    let durable = Seq(end.0.saturating_sub(1));
+    segment::push_trailer(&mut bytes, header.salt(), header.generation, Kind::End, end, durable);
+    let file = journal.supply.disk.open(&segment.path, OpenMode::Write).map_err(io)?;
+    file.write_at(at, &bytes).map_err(io)?;
+    file.sync_data().map_err(io)
+}
+
+/// Begins a session: everything below `first` is durable.
+fn begin(supply: Supply, generation: u64, first: Seq, mut retained: VecDeque<Retained>) -> Result<Journal> {
+    let ready = supply.start(SegmentHeader {
+        store_id: supply.config.store_id,
+        generation,
+        boot_id: supply.disk.boot_id(),
+        len: supply.config.segment_bytes,
+        origin: Origin::Start { first },
+    })?;
+    retained.push_back(Retained { generation, first, len: ready.header.len });
+    let durable = Seq(first.0.saturating_sub(1));
+    Ok(Journal {
+        log: Mutex::new(Log::new(ready, first)),
+        supply,
+        retained: Mutex::new(retained),
+        group: Group::new(durable),
+        health: Health::default(),
+        counters: Counters::new(durable),
+    })
+}
+
+/// Whether a segment was made and never written to.
+fn is_blank(disk: &dyn Disk, path: &Path) -> Result<bool> {
+    let io = |e| Error::io("read the journal", path, e);
+    let file = disk.open(path, OpenMode::Read).map_err(io)?;
+    let mut page = vec![0; BODY as usize];
+    let read = file.read_at(0, &mut page).map_err(io)?;
+    let Ok((header, _)) = SegmentHeader::decode_page(page.get(..read).unwrap_or_default()) else {
+        return Ok(false);
+    };
+    let first = match header.origin {
+        Origin::Start { first } => first,
+        Origin::Continuation => Seq::ZERO,
+    };
+    Ok(recovery::open(disk, path, header, Vec::new())?.evidence(BODY, None)?.reach <= first)
+}

@@ -1,0 +1,379 @@
+//! Reading a journal back: which segments there are, where the log ends, and what its frames say.
+//!
+//! Invariants:
+//! - [`Survey`] and [`Walk`] change nothing on the disk; a damaged journal is left as it was found.
+//! - Every frame that is delivered has been verified, lies below the cut, and its predecessor was delivered before it.
+
+use super::cases::{Case, Limit, Observation, Stop};
+use super::scan::{Evidence, Item, Reader};
+use super::segment::{self, BODY, HeaderDefect, Name, Origin, SegmentHeader};
+use crate::disk::{Disk, OpenMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::frame::Kind;
+use crate::ids::Seq;
+use std::path::{Path, PathBuf};
+
+const WAY_OUT: &str =
+    "put the journal's files back from a copy, or restore the store from a checkpoint; nothing was changed";
+
+/// A segment that is there, with a valid header.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    pub path: PathBuf,
+    pub header: SegmentHeader,
+    /// The first sequence it was begun with; none if its first frame cannot be read.
+    pub first: Option<Seq>,
+}
+
+/// What lies in a journal's directory.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// By generation, without gaps.
+    pub segments: Vec<Segment>,
+    /// Segments from before a gap, all of them below what is asked for: an interrupted trim left them.
+    pub leftovers: Vec<PathBuf>,
+    pub spares: Vec<u64>,
+    pub temporaries: Vec<PathBuf>,
+    pub poisoned: bool,
+    pub repaired_headers: u64,
+}
+
+impl Survey {
+    pub fn read(disk: &dyn Disk, dir: &Path, store_id: u128, from: Seq) -> Result<Survey> {
+        let names = disk.list(dir).map_err(|e| Error::io("list the journal's directory", dir, e))?;
+        let mut survey = Survey::default();
+        let mut buf = Vec::new();
+        for text in names {
+            let path = dir.join(&text);
+            match segment::parse_name(&text) {
+                Name::Segment(generation) => {
+                    let (header, repaired) = read_header(disk, &path, generation, store_id)?;
+                    survey.repaired_headers += u64::from(repaired);
+                    let first = match header.origin {
+                        Origin::Start { first } => Some(first),
+                        Origin::Continuation => {
+                            let mut reader = open(disk, &path, header, buf)?;
+                            let first = reader.first_seq()?;
+                            buf = reader.into_buffer();
+                            first
+                        }
+                    };
+                    survey.segments.push(Segment { path, header, first });
+                }
+                Name::Misnamed => {
+                    return Err(Error::corruption("a file in the journal has no segment's name")
+                        .at(path)
+                        .remedy("give it back its name (16 hexadecimal digits and .seg), or move it away"));
+                }
+                Name::Spare(number) => survey.spares.push(number),
+                Name::Temporary => survey.temporaries.push(path),
+                Name::Poisoned => survey.poisoned = true,
+                Name::Other => {}
+            }
+        }
+        survey.check_gaps(dir, from)?;
+        Ok(survey)
+    }
+
+    /// Only an interrupted trim leaves gaps, and it never touches what a replay asks for.
+    fn check_gaps(&mut self, dir: &Path, from: Seq) -> Result<()> {
+        let gap = self.segments.windows(2).rposition(|pair| match pair {
+            [before, after] => before.header.generation.checked_add(1) != Some(after.header.generation),
+            _ => false,
+        });
+        let oldest = self.segments.get(gap.map_or(0, |at| at + 1));
+        let Some(oldest) = oldest else {
+            return Err(Error::corruption("the journal has no segment, and a journal always has one")
+                .at(dir)
+                .remedy(WAY_OUT));
+        };
+        let Some(first) = oldest.first else {
+            return Err(Error::corruption("the first frame of the oldest segment is damaged")
+                .at(&oldest.path)
+                .offset(BODY)
+                .remedy(WAY_OUT));
+        };
+        if first > from.next() {
+            return Err(Error::corruption(format!(
+                "segments are missing: the oldest begins with sequence {first}, sequence {} is needed",
+                from.next()
+            ))
+            .at(&oldest.path)
+            .remedy(WAY_OUT));
+        }
+        let cut = gap.map_or(0, |at| at + 1);
+        self.leftovers = self.segments.drain(..cut).map(|segment| segment.path).collect();
+        Ok(())
+    }
+}
+
+fn read_header(
+    disk: &dyn Disk,
+    path: &Path,
+    generation: u64,
+    store_id: u128,
+) -> Result<(SegmentHeader, bool)> {
+    let io = |e| Error::io("read the journal", path, e);
+    let file = disk.open(path, OpenMode::Read).map_err(io)?;
+    let mut page = vec![0; BODY as usize];
+    let read = file.read_at(0, &mut page).map_err(io)?;
+    page.truncate(read);
+    let damaged = |what: String| Error::corruption(what).at(path).remedy(WAY_OUT);
+    let (header, repaired) = match SegmentHeader::decode_page(&page) {
+        Ok(found) => found,
+        Err(HeaderDefect::Damaged) => {
+            return Err(damaged("a journal segment's header and its copy are both damaged".into()).offset(0));
+        }
+        Err(HeaderDefect::Version(version)) => {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the journal has format {version}, this release reads {}", segment::FORMAT_VERSION),
+            )
+            .at(path)
+            .remedy("use the release that wrote it, or a newer one"));
+        }
+    };
+    if header.store_id != store_id {
+        return Err(Error::new(
+            ErrorKind::Foreign,
+            format!("the segment belongs to store {:032x}, not to {store_id:032x}", header.store_id),
+        )
+        .at(path)
+        .remedy("move it back to the store it came from"));
+    }
+    if header.generation != generation {
+        return Err(damaged(format!(
+            "the segment's name says generation {generation:016x}, its header {:016x}",
+            header.generation
+        )));
+    }
+    let len = file.len().map_err(io)?;
+    if len < header.len {
+        return Err(
+            damaged(format!("the segment has {len} bytes, its header says {}", header.len)).offset(len)
+        );
+    }
+    Ok((header, repaired))
+}
+
+pub fn open(disk: &dyn Disk, path: &Path, header: SegmentHeader, buf: Vec<u8>) -> Result<Reader> {
+    let file = disk.open(path, OpenMode::Read).map_err(|e| Error::io("open the journal", path, e))?;
+    Ok(Reader::new(file, path, header, buf))
+}
+
+/// How far the frames of one segment are part of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The segment's index in the survey.
+    pub index: usize,
+    /// Where its last frame ends, in bytes.
+    pub end: u64,
+    /// An end marker is there.
+    pub ended: bool,
+}
+
+/// Where the log ends, and the way there.
+#[derive(Debug, Clone)]
+pub struct Walk {
+    pub parts: Vec<Part>,
+    /// The first sequence that is not in the log.
+    pub end: Seq,
+    pub case: Case,
+    /// How far frames seem to have been written; above `end` where unsynced ones were lost.
+    pub reach: Seq,
+}
+
+/// Finds the end of the log.
+pub struct Walker<'a> {
+    pub disk: &'a dyn Disk,
+    pub segments: &'a [Segment],
+    pub boot_id: u128,
+    pub at_least: Seq,
+    pub buf: Vec<u8>,
+}
+
+impl Walker<'_> {
+    /// Walks from the last segment that begins at or below `from` + 1.
+    pub fn walk(&mut self, from: Seq) -> Result<Walk> {
+        let begins = |s: &Segment| s.first.is_some_and(|first| first <= from.next());
+        let mut index = self.segments.iter().rposition(begins).unwrap_or(0);
+        let mut expected = self.segments.get(index).and_then(|s| s.first).unwrap_or_default();
+        let mut seen = Evidence::default();
+        let mut parts = Vec::new();
+        loop {
+            let (part, stop) = self.scan(index, &mut expected, &mut seen)?;
+            parts.push(part);
+            let limit = self.limit(index);
+            let mut o = Observation {
+                limit: match limit {
+                    None => Limit::None,
+                    Some((_, first)) if first <= expected => Limit::Here,
+                    Some(_) => Limit::Above,
+                },
+                stop,
+                reached: false,
+                proven: seen.proven >= expected,
+                applied: self.at_least >= expected,
+                same_boot: self.same_boot(index),
+            };
+            let mut reach = expected;
+            if o.limit == Limit::None && stop == Stop::Open {
+                let beyond = self.beyond(&part, expected)?;
+                reach = reach.max(beyond.reach);
+                o.reached = beyond.reach > expected;
+                o.proven |= beyond.proven >= expected;
+            }
+            let case = Case::of(&o);
+            index = match (case, limit) {
+                (Case::A, Some((next, _))) => next,
+                (Case::C, _) => index + 1,
+                (Case::E | Case::H, _) => return Ok(Walk { parts, end: expected, case, reach }),
+                _ => return Err(self.damage(case, &part, expected, reach, limit)),
+            };
+        }
+    }
+
+    /// Follows one segment's frames up to where they stop, or a later session begins.
+    fn scan(&mut self, index: usize, expected: &mut Seq, seen: &mut Evidence) -> Result<(Part, Stop)> {
+        let limit = self.limit(index).map(|(_, first)| first);
+        let mut part = Part { index, end: BODY, ended: false };
+        let mut reader = self.reader(index)?;
+        let mut stop = Stop::Open;
+        loop {
+            // A marker may stand where the log was cut, too: it is looked at before the limit is.
+            let item = reader.item(part.end)?;
+            let marks_end = matches!(item, Item::Frame(h, _) if h.kind == Kind::End && h.seq == *expected);
+            part.ended = marks_end;
+            if marks_end {
+                stop = if self.follows(index, *expected) { Stop::EndFollowed } else { Stop::EndAlone };
+            }
+            if limit.is_some_and(|first| first <= *expected) {
+                break;
+            }
+            match item {
+                Item::Frame(header, _) if header.kind == Kind::Commit && header.seq == *expected => {
+                    seen.proven = seen.proven.max(header.durable);
+                    part.end += header.frame_bytes() as u64;
+                    *expected = expected.next();
+                }
+                _ => break,
+            }
+        }
+        self.buf = reader.into_buffer();
+        Ok((part, stop))
+    }
+
+    fn reader(&mut self, index: usize) -> Result<Reader> {
+        let Some(segment) = self.segments.get(index) else {
+            return Err(Error::corruption("the journal has no such segment"));
+        };
+        open(self.disk, &segment.path, segment.header, std::mem::take(&mut self.buf))
+    }
+
+    /// The next session's first segment and first sequence.
+    fn limit(&self, index: usize) -> Option<(usize, Seq)> {
+        self.segments.iter().enumerate().skip(index + 1).find_map(|(at, s)| match s.header.origin {
+            Origin::Start { first } => Some((at, first)),
+            Origin::Continuation => None,
+        })
+    }
+
+    fn follows(&self, index: usize, expected: Seq) -> bool {
+        self.segments.get(index + 1).is_some_and(|next| match next.header.origin {
+            Origin::Start { first } => first == expected,
+            Origin::Continuation => true,
+        })
+    }
+
+    /// The session's first segment says in which run of the machine it was written.
+    fn same_boot(&self, index: usize) -> bool {
+        let session = self.segments.get(..=index).unwrap_or_default();
+        let first = session.iter().rev().find(|s| s.header.origin != Origin::Continuation);
+        let boot = first.or(session.first()).map_or(0, |s| s.header.boot_id);
+        boot != 0 && boot == self.boot_id
+    }
+
+    /// What valid frames beyond the end of `part` say: in the same segment, and in those after it.
+    fn beyond(&mut self, part: &Part, expected: Seq) -> Result<Evidence> {
+        let mut sum = Evidence::default();
+        for index in part.index..self.segments.len() {
+            let mut reader = self.reader(index)?;
+            let found = if index == part.index {
+                reader.evidence(part.end, Some(expected))?
+            } else {
+                reader.evidence(BODY, None)?
+            };
+            self.buf = reader.into_buffer();
+            sum.reach = sum.reach.max(found.reach);
+            sum.proven = sum.proven.max(found.proven);
+        }
+        Ok(sum)
+    }
+
+    fn damage(
+        &self,
+        case: Case,
+        part: &Part,
+        expected: Seq,
+        reach: Seq,
+        limit: Option<(usize, Seq)>,
+    ) -> Error {
+        let to =
+            |end: Seq| if end.0 > expected.next().0 { format!(" to {}", end.0 - 1) } else { String::new() };
+        let what = match (case, limit) {
+            (Case::D, _) => {
+                format!("the segment after this one is missing; it held sequence {expected} and up")
+            }
+            (Case::I, _) => format!(
+                "the journal ends below sequence {expected}, but the shards have applied up to {}",
+                self.at_least
+            ),
+            (Case::B, Some((_, first))) => {
+                format!("no valid frame where sequence {expected}{} was acknowledged", to(first))
+            }
+            _ => format!(
+                "no valid frame where sequence {expected}{} was, and later writes are there",
+                to(reach)
+            ),
+        };
+        let path = self.segments.get(part.index).map(|s| s.path.clone()).unwrap_or_default();
+        Error::corruption(format!("{what} (case {case:?} of the journal's recovery)"))
+            .at(path)
+            .offset(part.end)
+            .remedy(WAY_OUT)
+    }
+}
+
+/// Hands the frames above `from` to `visit`, in order. Returns how many, and their bytes.
+pub fn deliver(
+    disk: &dyn Disk,
+    segments: &[Segment],
+    walk: &Walk,
+    from: Seq,
+    visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
+) -> Result<(u64, u64)> {
+    let (mut frames, mut total) = (0, 0);
+    let mut buf = Vec::new();
+    for part in &walk.parts {
+        let Some(segment) = segments.get(part.index) else { continue };
+        let mut reader = open(disk, &segment.path, segment.header, std::mem::take(&mut buf))?;
+        let mut at = BODY;
+        while at < part.end {
+            // Read a second time, so verified a second time: the disk may have changed its mind.
+            let Item::Frame(header, payload) = reader.item(at)? else {
+                return Err(Error::corruption("a frame changed while the journal was being read")
+                    .at(&segment.path)
+                    .offset(at)
+                    .remedy("check the disk and the memory, then open again"));
+            };
+            at += header.frame_bytes() as u64;
+            if header.seq > from {
+                visit(header.seq, payload)?;
+                frames += 1;
+                total += payload.len() as u64;
+            }
+        }
+        buf = reader.into_buffer();
+    }
+    Ok((frames, total))
+}

@@ -1,0 +1,207 @@
+//! Segments before and after their use: made, kept spare, given out, freed.
+//!
+//! Invariant: a file gets a segment's name only after its header (and, for a session's first segment, its first
+//! markers) are durable in it, and it is given out only after that name is durable.
+
+use super::JournalConfig;
+use super::segment::{self, Origin, SegmentHeader};
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::error::{Error, Result};
+use crate::frame::Kind;
+use parking_lot::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How much is zeroed at a time.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A segment that is ready for frames.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub file: Arc<dyn DiskFile>,
+    pub path: PathBuf,
+    pub header: SegmentHeader,
+}
+
+#[derive(Debug)]
+pub struct Supply {
+    pub disk: Arc<dyn Disk>,
+    pub dir: PathBuf,
+    pub config: JournalConfig,
+    stock: Mutex<Stock>,
+    // Whether the next segment is missing, for those who only ask and must not wait while one is made.
+    hungry: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Stock {
+    /// The generation that the log will need next.
+    wanted: u64,
+    next: Option<Ready>,
+    spares: Vec<u64>,
+    next_spare: u64,
+}
+
+impl Supply {
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, config: JournalConfig, spares: Vec<u64>) -> Self {
+        let next_spare = spares.iter().max().map_or(1, |n| n.saturating_add(1));
+        let stock = Stock { wanted: 1, next: None, spares, next_spare };
+        Supply { disk, dir, config, stock: Mutex::new(stock), hungry: AtomicBool::new(true) }
+    }
+
+    /// Whether there is no next segment yet.
+    pub fn wants_provision(&self) -> bool {
+        self.hungry.load(Ordering::Relaxed)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Makes the first segment of a session.
+    pub fn start(&self, header: SegmentHeader) -> Result<Ready> {
+        let mut stock = self.stock.lock();
+        let ready = self.make(&mut stock, header)?;
+        stock.wanted = header.generation.saturating_add(1);
+        stock.next = None;
+        Ok(ready)
+    }
+
+    /// Makes the next segment if there is none yet; says whether there was something to do. Waits for the disk.
+    pub fn provision(&self) -> Result<bool> {
+        let mut stock = self.stock.lock();
+        if stock.next.is_some() {
+            return Ok(false);
+        }
+        let header = self.continuation(stock.wanted, self.config.segment_bytes);
+        stock.next = Some(self.make(&mut stock, header)?);
+        self.hungry.store(false, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Gives the next segment out, with room for at least `bytes`; makes it first if none is ready.
+    pub fn take(&self, bytes: u64) -> Result<Ready> {
+        let mut stock = self.stock.lock();
+        self.hungry.store(true, Ordering::Relaxed);
+        let ready = match stock.next.take() {
+            Some(ready) if ready.header.len >= bytes => ready,
+            small => {
+                let len = self.config.segment_bytes.max(bytes.next_multiple_of(4096));
+                let header = self.continuation(stock.wanted, len);
+                match self.make(&mut stock, header) {
+                    // The small one's file has lost its name to the new one.
+                    Ok(ready) => ready,
+                    Err(e) => {
+                        stock.next = small;
+                        return Err(e);
+                    }
+                }
+            }
+        };
+        stock.wanted = stock.wanted.saturating_add(1);
+        Ok(ready)
+    }
+
+    fn continuation(&self, generation: u64, len: u64) -> SegmentHeader {
+        SegmentHeader {
+            store_id: self.config.store_id,
+            generation,
+            boot_id: self.disk.boot_id(),
+            len,
+            origin: Origin::Continuation,
+        }
+    }
+
+    fn make(&self, stock: &mut Stock, header: SegmentHeader) -> Result<Ready> {
+        let path = self.path(&segment::name(header.generation));
+        let spare = if header.len == self.config.segment_bytes { stock.spares.pop() } else { None };
+        let source = match spare {
+            Some(number) => self.path(&segment::spare_name(number)),
+            None => self.path(&segment::temporary_name(header.generation)),
+        };
+        let made = self.fill(&source, &header, spare.is_none()).and_then(|file| {
+            let name = |e| Error::io("name a journal segment", &path, e);
+            self.disk.rename(&source, &path).map_err(name)?;
+            self.disk.sync_dir(&self.dir).map_err(name)?;
+            Ok(file)
+        });
+        match made {
+            Ok(file) => Ok(Ready { file, path, header }),
+            Err(e) => {
+                // Not to be used again: after a failed sync nobody knows what its bytes are. It may have its new
+                // name already; then the next segment of that generation takes the name from it.
+                let _ = self.disk.remove_file(&source);
+                Err(e)
+            }
+        }
+    }
+
+    /// Writes all of a new file, so that a full disk shows here, and a sync has no metadata to write later.
+    fn fill(&self, source: &Path, header: &SegmentHeader, new: bool) -> Result<Arc<dyn DiskFile>> {
+        let io = |e| Error::io("make a journal segment", source, e);
+        if new {
+            match self.disk.remove_file(source) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+                _ => {}
+            }
+        }
+        let mode = if new { OpenMode::CreateNew } else { OpenMode::Write };
+        let file = self.disk.open(source, mode).map_err(io)?;
+        let mut at = if new { 0 } else { file.len().map_err(io)? };
+        while at < header.len {
+            let count = usize::try_from(header.len - at).unwrap_or(usize::MAX).min(ZEROS.len());
+            file.write_at(at, ZEROS.get(..count).unwrap_or(&ZEROS)).map_err(io)?;
+            at += count as u64;
+        }
+        let mut head = header.encode_page();
+        if let Origin::Start { first } = header.origin {
+            let durable = crate::ids::Seq(first.0.saturating_sub(1));
+            segment::push_trailer(&mut head, header.salt(), header.generation, Kind::Tail, first, durable);
+        }
+        file.write_at(0, &head).map_err(io)?;
+        file.sync_all().map_err(io)?;
+        Ok(file)
+    }
+
+    /// Frees a segment's file: renamed to a spare while `taken` and those in stock leave a place for it, else removed.
+    /// The spare may be used only when its name is durable; see [`restock`](Self::restock).
+    pub fn free(&self, generation: u64, len: u64, taken: usize) -> Result<Option<u64>> {
+        let path = self.path(&segment::name(generation));
+        let number = {
+            let mut stock = self.stock.lock();
+            let wanted =
+                len == self.config.segment_bytes && stock.spares.len() + taken < self.config.max_spares;
+            let number = stock.next_spare;
+            stock.next_spare = number.saturating_add(u64::from(wanted));
+            wanted.then_some(number)
+        };
+        let Some(number) = number else { return self.remove(&path).map(|()| None) };
+        let spare = self.path(&segment::spare_name(number));
+        self.disk.rename(&path, &spare).map_err(|e| Error::io("free a journal segment", &path, e))?;
+        Ok(Some(number))
+    }
+
+    /// Makes the changes of names durable, then takes new spares into stock. In the other order a power cut could
+    /// give a file its old name back after it was written to as a new segment.
+    pub fn restock(&self, spares: Vec<u64>) -> Result<()> {
+        self.sync_names()?;
+        self.stock.lock().spares.extend(spares);
+        Ok(())
+    }
+
+    pub fn remove(&self, path: &Path) -> Result<()> {
+        self.disk.remove_file(path).map_err(|e| Error::io("remove a file of the journal", path, e))
+    }
+
+    pub fn sync_names(&self) -> Result<()> {
+        self.disk.sync_dir(&self.dir).map_err(|e| Error::io("sync the journal's directory", &self.dir, e))
+    }
+
+    /// How many spares there are, and how many bytes they and the next segment take.
+    pub fn held(&self) -> (usize, u64) {
+        let stock = self.stock.lock();
+        let next = stock.next.as_ref().map_or(0, |ready| ready.header.len);
+        (stock.spares.len(), stock.spares.len() as u64 * self.config.segment_bytes + next)
+    }
+}

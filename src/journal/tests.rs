@@ -1,0 +1,124 @@
+use super::*;
+use crate::disk::{Disk, Fault, Operation, PowerCut, SimDisk};
+use crate::frame::Payload;
+use std::path::Path;
+use std::sync::Arc;
+
+const DIR: &str = "/store/journal";
+const CONFIG: JournalConfig = JournalConfig { store_id: 0xfeed_beef, segment_bytes: 16 << 10, max_spares: 2 };
+
+fn dir() -> &'static Path {
+    Path::new(DIR)
+}
+
+fn new_disk() -> SimDisk {
+    let disk = SimDisk::new(7);
+    disk.create_dir_all(Path::new("/store")).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk
+}
+
+fn create(disk: &SimDisk) -> Result<Journal> {
+    Journal::create(Arc::new(disk.clone()), dir(), CONFIG, Seq(1))
+}
+
+/// A payload that only this sequence has, of a length that varies.
+fn payload(seq: u64) -> Vec<u8> {
+    let len = (seq * 7919 % 2311) as usize;
+    (0..len).map(|i| (seq as usize * 31 + i * 7) as u8).collect()
+}
+
+fn append(journal: &Journal, handoff: Handoff) -> Result<Seq> {
+    let mut appender = journal.lock();
+    let seq = appender.next_seq();
+    let bytes = payload(seq.0);
+    assert_eq!(appender.append(&Payload::new(&bytes), handoff)?, seq);
+    Ok(seq)
+}
+
+/// Opens, checks that what comes back is the right bytes without a gap, and returns what was the last of it.
+fn reopen_from(disk: &SimDisk, from: Seq, at_least: Seq) -> Result<(Journal, ReplayReport)> {
+    let mut next = from.next();
+    let (journal, report) =
+        Journal::open(Arc::new(disk.clone()), dir(), CONFIG, from, at_least, &mut |seq, bytes| {
+            assert_eq!(seq, next, "a gap in the replay");
+            assert!(bytes == payload(seq.0), "a wrong payload for {seq}");
+            next = seq.next();
+            Ok(())
+        })?;
+    assert_eq!(report.last.next(), next.max(report.last.next()));
+    assert_eq!(journal.last(), report.last);
+    assert_eq!(journal.durable(), report.last);
+    assert!(report.last < from || report.last.next() == next);
+    Ok((journal, report))
+}
+
+fn reopen(disk: &SimDisk) -> Result<(Journal, ReplayReport)> {
+    reopen_from(disk, Seq::ZERO, Seq::ZERO)
+}
+
+#[test]
+fn what_is_appended_comes_back_after_closing() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    for _ in 0..100 {
+        append(&journal, Handoff::Buffered).unwrap();
+    }
+    journal.close().unwrap();
+    assert_eq!(append(&journal, Handoff::Os).unwrap_err().kind(), ErrorKind::Closed);
+    let disk = disk.crash(PowerCut { seed: 1 });
+    let (journal, report) = reopen(&disk).unwrap();
+    assert_eq!((report.last, report.frames, report.lost, report.case), (Seq(100), 100, 0, 'E'));
+    assert_eq!(append(&journal, Handoff::Os).unwrap(), Seq(101));
+    let (journal, report) = reopen(&disk.kill()).unwrap();
+    assert_eq!(report.last, Seq(101));
+    assert!(journal.stats().segments > 5);
+}
+
+#[test]
+fn a_full_disk_fails_one_append_cleanly_and_not_the_next() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    disk.set_capacity(Some(40 << 10));
+    let mut appended = 0;
+    let error = loop {
+        match append(&journal, Handoff::Os) {
+            Ok(_) => appended += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert!(appended > 5);
+    journal.sync_to(Seq::MAX).unwrap();
+    assert_eq!(journal.durable(), Seq(appended));
+    disk.set_capacity(None);
+    assert_eq!(append(&journal, Handoff::Os).unwrap(), Seq(appended + 1));
+    let (_, report) = reopen(&disk.kill()).unwrap();
+    assert_eq!(report.last, Seq(appended + 1));
+}
+
+#[test]
+fn a_failed_sync_poisons_for_good_and_the_next_opening_writes_again() {
+    for seed in 0..40 {
+        let disk = new_disk();
+        let journal = create(&disk).unwrap();
+        for _ in 0..20 {
+            append(&journal, Handoff::Os).unwrap();
+        }
+        disk.inject(Fault::on(Operation::Sync).times(1));
+        for _ in 0..2 {
+            let error = journal.sync_to(Seq(20)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Poisoned);
+            assert!(error.to_string().contains("a fault of the simulated disk"), "{error}");
+        }
+        assert_eq!(append(&journal, Handoff::Buffered).unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(journal.write_buffered().unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(journal.close().unwrap_err().kind(), ErrorKind::Poisoned);
+        assert_eq!(journal.durable(), Seq(0));
+        let disk = disk.kill();
+        let (_, report) = reopen(&disk).unwrap();
+        assert_eq!(report.last, Seq(20));
+        let (_, report) = reopen(&disk.crash(PowerCut { seed })).unwrap();
+        assert_eq!(report.last, Seq(20), "what an opening replayed was lost afterwards");
+    }
+}

@@ -92,7 +92,9 @@ impl Cluster {
 fn zone_bounds(sizes: &[usize], replicas: usize) -> Vec<(usize, usize)> {
     let room = |level: usize| sizes.iter().map(|size| level.min(*size)).sum::<usize>();
     let level = (1..=replicas).find(|level| room(*level) >= replicas).unwrap_or(replicas);
-    sizes.iter().map(|size| ((level - 1).min(*size), level.min(*size))).collect()
+    // Where no zone can take more than it must, each takes exactly that.
+    let spare = if room(level) == replicas { 0 } else { 1 };
+    sizes.iter().map(|size| ((level - spare).min(*size), level.min(*size))).collect()
 }
 
 #[cfg(test)]
@@ -102,11 +104,11 @@ mod tests {
     #[test]
     fn zones_take_as_even_a_number_of_owners_as_their_sizes_allow() {
         assert_eq!(zone_bounds(&[4, 4, 4], 2), [(0, 1); 3]);
-        assert_eq!(zone_bounds(&[4, 1, 9], 3), [(0, 1); 3]);
+        assert_eq!(zone_bounds(&[4, 1, 9], 3), [(1, 1); 3]);
         assert_eq!(zone_bounds(&[5, 5], 3), [(1, 2); 2]);
-        assert_eq!(zone_bounds(&[1, 5], 3), [(1, 1), (1, 2)]);
-        assert_eq!(zone_bounds(&[1, 5], 4), [(1, 1), (2, 3)]);
-        assert_eq!(zone_bounds(&[8], 3), [(2, 3)]);
-        assert_eq!(zone_bounds(&[2, 2, 1], 5), [(1, 2), (1, 2), (1, 1)]);
+        assert_eq!(zone_bounds(&[1, 5], 3), [(1, 1), (2, 2)]);
+        assert_eq!(zone_bounds(&[1, 5], 4), [(1, 1), (3, 3)]);
+        assert_eq!(zone_bounds(&[8], 3), [(3, 3)]);
+        assert_eq!(zone_bounds(&[2, 2, 1], 5), [(2, 2), (2, 2), (1, 1)]);
     }
 }

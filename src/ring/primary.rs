@@ -159,8 +159,9 @@ impl Election<'_> {
                     best = Some((price, from));
                 }
             }
-            for to in 0..members {
-                if before[to] == usize::MAX && self.together[from * members + to] > 0 {
+            let row = &self.together[from * members..][..members];
+            for (to, _) in row.iter().enumerate().filter(|(_, count)| **count > 0) {
+                if before[to] == usize::MAX {
                     before[to] = from;
                     queue.push_back(to);
                 }

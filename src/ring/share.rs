@@ -47,6 +47,18 @@ impl Ratio {
         (self.num * other.den).cmp(&(other.num * self.den))
     }
 
+    /// What a member of this weight holds at this level.
+    fn times(self, weight: u128) -> Ratio {
+        Ratio::new(self.num * weight, self.den)
+    }
+
+    fn min(self, other: Ratio) -> Ratio {
+        match self.compare(&other) {
+            Ordering::Greater => other,
+            _ => self,
+        }
+    }
+
     fn floor(&self) -> u128 {
         self.num / self.den
     }
@@ -75,41 +87,38 @@ pub(super) struct Share {
     pub limit: Option<LoadLimit>,
 }
 
-impl Share {
-    fn new(exact: Ratio, proportional: Ratio, reason: Option<LoadLimit>) -> Share {
-        let limit = match exact.compare(&proportional) {
-            Ordering::Equal => None,
-            _ => Some(reason.unwrap_or(LoadLimit::Others)),
-        };
-        // Both are at most the number of virtual nodes.
-        Share { exact, least: exact.floor() as u32, most: exact.ceil() as u32, limit }
-    }
-}
-
 /// The share of every member.
 pub(super) fn shares(cluster: &Cluster) -> Vec<Share> {
+    let cap = Ratio::new(u128::from(cluster.virtual_nodes), 1);
     let filling = Filling::new(cluster);
-    let total_weight = filling.weight_of(0..cluster.len());
     let common = filling.common_level();
+    let everyone = zone_level(&heaviest_first(&cluster.weights), cap.num, cluster.total());
+    let evenly = Ratio::new(cluster.total(), cluster.weights.iter().sum());
     let mut shares = Vec::with_capacity(cluster.len());
-    for (zone, state) in cluster.zones.iter().zip(&common.zones) {
-        let (level, reason) = match state {
-            ZoneState::Free => (common.level, None),
-            ZoneState::Floor(level) => (*level, Some(LoadLimit::ZoneFloor)),
-            ZoneState::Full(level) => (*level, Some(LoadLimit::ZoneFull)),
+    for (member, weight) in cluster.weights.iter().enumerate() {
+        let at = |level: Ratio| level.times(*weight).min(cap);
+        let fixed = common.zones[cluster.zone_of[member]];
+        let exact = at(fixed.unwrap_or(common.level));
+        let limit = if exact.compare(&evenly.times(*weight)) == Ordering::Equal {
+            None
+        } else {
+            Some(match (exact.compare(&at(everyone)), fixed) {
+                (Ordering::Less, Some(_)) => LoadLimit::ZoneFull,
+                (Ordering::Greater, Some(_)) => LoadLimit::ZoneFloor,
+                _ if exact.compare(&cap) == Ordering::Equal => LoadLimit::Saturated,
+                _ => LoadLimit::Others,
+            })
         };
-        for member in zone.members.clone() {
-            let weight = cluster.weights[member];
-            let proportional = Ratio::new(cluster.total() * weight, total_weight);
-            let free = Ratio::new(level.num * weight, level.den);
-            let share = match free.compare(&Ratio::new(filling.cap, 1)) {
-                Ordering::Less => Share::new(free, proportional, reason),
-                _ => Share::new(Ratio::new(filling.cap, 1), proportional, Some(LoadLimit::Saturated)),
-            };
-            shares.push(share);
-        }
+        // Both are at most the number of virtual nodes.
+        shares.push(Share { exact, least: exact.floor() as u32, most: exact.ceil() as u32, limit });
     }
     shares
+}
+
+fn heaviest_first(weights: &[u128]) -> Vec<u128> {
+    let mut weights = weights.to_vec();
+    weights.sort_unstable_by(|a, b| b.cmp(a));
+    weights
 }
 
 /// Whole loads that add up, each its member's share rounded down or up, the largest remainders up; the load of each
@@ -144,16 +153,10 @@ fn round(exact: &[Ratio], total: u128) -> Vec<u128> {
     rounded
 }
 
-#[derive(Debug, Clone, Copy)]
-enum ZoneState {
-    Free,
-    Floor(Ratio),
-    Full(Ratio),
-}
-
 struct Common {
     level: Ratio,
-    zones: Vec<ZoneState>,
+    /// For each zone that holds its least or its most, the level of its own.
+    zones: Vec<Option<Ratio>>,
 }
 
 struct Filling<'a> {
@@ -168,18 +171,13 @@ impl<'a> Filling<'a> {
     fn new(cluster: &'a Cluster) -> Filling<'a> {
         let cap = u128::from(cluster.virtual_nodes);
         let bounds = cluster.zones.iter().map(|zone| {
-            let mut weights = cluster.weights[zone.members.clone()].to_vec();
-            weights.sort_unstable_by(|a, b| b.cmp(a));
+            let weights = heaviest_first(&cluster.weights[zone.members.clone()]);
             (
                 zone_level(&weights, cap, zone.least as u128 * cap),
                 zone_level(&weights, cap, zone.most as u128 * cap),
             )
         });
         Filling { cluster, cap, bounds: bounds.collect() }
-    }
-
-    fn weight_of(&self, members: std::ops::Range<usize>) -> u128 {
-        self.cluster.weights[members].iter().sum()
     }
 
     /// The level at which all zones together hold everything.
@@ -197,10 +195,10 @@ impl<'a> Filling<'a> {
         for (zone, (floor, full)) in self.cluster.zones.iter().zip(&self.bounds) {
             if full.compare(&start) != Ordering::Greater {
                 fixed += zone.most as u128 * self.cap;
-                zones.push(ZoneState::Full(*full));
+                zones.push(Some(*full));
             } else if floor.compare(&start) == Ordering::Greater {
                 fixed += zone.least as u128 * self.cap;
-                zones.push(ZoneState::Floor(*floor));
+                zones.push(Some(*floor));
             } else {
                 for weight in &self.cluster.weights[zone.members.clone()] {
                     match self.cap * start.den <= weight * start.num {
@@ -208,7 +206,7 @@ impl<'a> Filling<'a> {
                         false => free_weight += weight,
                     }
                 }
-                zones.push(ZoneState::Free);
+                zones.push(None);
             }
         }
         let level = match free_weight {

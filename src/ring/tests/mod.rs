@@ -50,8 +50,8 @@ fn lower_bound(before: &Ring, after: &Ring) -> u64 {
     let (mut gains, mut kept) = (0, 0);
     for shard in after.balance().shards {
         let held = held(shard.shard);
-        gains += (shard.share.floor() as u64).saturating_sub(held);
-        kept += held.min((shard.share - 1e-9).ceil() as u64);
+        gains += ((shard.share * (1.0 + 1e-12)).floor() as u64).saturating_sub(held);
+        kept += held.min((shard.share * (1.0 - 1e-12)).ceil() as u64);
     }
     let total = after.replication_factor() as u64 * u64::from(after.virtual_nodes());
     gains.max(total - kept.min(total))

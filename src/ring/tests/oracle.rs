@@ -1,5 +1,6 @@
-//! The least movement against an independent solver: the whole flow network with every edge explicit, solved by
-//! Bellman and Ford's algorithm one unit at a time. Slow, and nothing in common with the planner but the bounds.
+//! The least movement, verified with the whole flow network, every edge explicit: nothing in common with the planner
+//! but the bounds. Small instances are solved again, one unit at a time; of any instance it can be shown that no
+//! cheaper flow exists, since a flow is the cheapest exactly when its residual network has no negative cycle.
 
 use super::*;
 use crate::ring::cluster::Cluster;
@@ -111,6 +112,65 @@ fn least_copies(before: &Ring, members: &[Member], replicas: usize) -> i64 {
     copies
 }
 
+/// Fails if another placement within the rules would have moved less.
+pub(super) fn assert_least_movement(before: &Ring, after: &Ring) {
+    let replicas = after.replication_factor();
+    let cluster = Cluster::new(after.members(), replicas, after.virtual_nodes()).unwrap();
+    let children = (after.virtual_nodes() / before.virtual_nodes()).trailing_zeros();
+    let sink = cluster.ids.len();
+    let mut nodes = sink + 1;
+    let mut edges: Vec<(usize, usize, i32)> = Vec::new();
+    let mut loads = vec![0; cluster.ids.len()];
+    for virtual_node in (0..after.virtual_nodes()).map(VirtualNode) {
+        let (old, new) = (before.owners(VirtualNode(virtual_node.0 >> children)), after.owners(virtual_node));
+        let arc = nodes;
+        nodes += 1;
+        for zone in &cluster.zones {
+            let in_zone = nodes;
+            nodes += 1;
+            let mut owners = 0;
+            for member in zone.members.clone() {
+                let cost = i32::from(!old.contains(&cluster.ids[member]));
+                if new.contains(&cluster.ids[member]) {
+                    owners += 1;
+                    loads[member] += 1;
+                    edges.push((member, in_zone, -cost));
+                } else {
+                    edges.push((in_zone, member, cost));
+                }
+            }
+            if owners < zone.most {
+                edges.push((arc, in_zone, 0));
+            }
+            if owners > zone.least {
+                edges.push((in_zone, arc, 0));
+            }
+        }
+    }
+    for (member, share) in shares(&cluster).iter().enumerate() {
+        if loads[member] < share.most {
+            edges.push((member, sink, 0));
+        }
+        if loads[member] > share.least {
+            edges.push((sink, member, 0));
+        }
+    }
+    let mut distance = vec![0; nodes];
+    for _ in 0..nodes {
+        let mut changed = false;
+        for (from, to, cost) in &edges {
+            if distance[*from] + cost < distance[*to] {
+                distance[*to] = distance[*from] + cost;
+                changed = true;
+            }
+        }
+        if !changed {
+            return;
+        }
+    }
+    panic!("a negative cycle: some other placement moves less");
+}
+
 fn change() -> impl Strategy<Value = (Vec<Member>, usize)> {
     (any_members(7, 4), 1_usize..=4)
 }
@@ -118,9 +178,12 @@ fn change() -> impl Strategy<Value = (Vec<Member>, usize)> {
 /// An instance where every detour matters: few members, zones that come and go, any weights, any replication factor.
 #[test]
 fn no_placement_moves_less() {
-    let mut forced = 0;
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(250));
-    let forced_more = std::cell::RefCell::new(&mut forced);
+    let forced = std::cell::Cell::new(0);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
     runner
         .run(&(change(), change(), change()), |(first, second, third)| {
             let mut ring: Option<Ring> = None;
@@ -132,15 +195,17 @@ fn no_placement_moves_less() {
                 };
                 let after = before.replan(members.clone(), replicas).unwrap();
                 assert_sound(&after);
+                assert_least_movement(&before, &after);
                 let moved = copies(&before.changes_to(&after).unwrap());
                 prop_assert_eq!(moved as i64, least_copies(&before, &members, replicas));
                 prop_assert!(moved >= lower_bound(&before, &after));
-                **forced_more.borrow_mut() += u32::from(moved > lower_bound(&before, &after));
+                forced.set(forced.get() + u32::from(moved > lower_bound(&before, &after)));
                 ring = Some(after);
             }
             Ok(())
         })
         .unwrap();
     // Or the instances would not have tried what a greedy planner gets wrong.
-    assert!(forced > 20, "only {forced} instances moved more than loads alone ask for");
+    let forced = forced.get();
+    assert!(forced > 10, "only {forced} instances moved more than loads alone ask for");
 }

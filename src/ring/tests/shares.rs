@@ -37,7 +37,7 @@ fn expected(cluster: &Cluster) -> Vec<f64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn shares_agree_with_bisection(members in any_members(24, 6), replicas in 1_usize..=6, bits in 4_u32..=14) {

@@ -9,7 +9,7 @@ use super::lookup::Look;
 use crate::engine::Cursor;
 use crate::error::Result;
 use crate::ids::Seq;
-use crate::page::{Content, Entry, PageView};
+use crate::page::{self, Content, Entry, PageView};
 use crate::record::{Item, KeyRange};
 use bytes::Bytes;
 use sled::IVec;
@@ -156,21 +156,32 @@ impl PageCursor {
         }
         let keys = Bytes::from(keys);
         out.reserve(live.len());
-        let mut at = 0;
-        let first = out.len();
-        for entry in &live {
-            let key = keys.slice(at..at + entry.key_len());
-            at += entry.key_len();
+        let give = |entry: &Entry<'_>, start: usize| {
             let value = match entry.content {
                 Content::Value(value) => Some(page.slice_ref(value)),
                 _ => None,
             };
-            out.push(Item { key, seq: entry.seq, value });
-        }
-        if self.reverse {
-            out[first..].reverse();
-        }
+            out.push(Item { key: keys.slice(start..start + entry.key_len()), seq: entry.seq, value });
+        };
+        in_order(&live, self.reverse, give);
         Ok(())
+    }
+}
+
+/// Calls `f` for each entry with where its key starts among all of them.
+fn in_order(live: &[Entry<'_>], reverse: bool, mut f: impl FnMut(&Entry<'_>, usize)) {
+    let mut at = 0;
+    if reverse {
+        at = live.iter().map(Entry::key_len).sum();
+        for entry in live.iter().rev() {
+            at -= entry.key_len();
+            f(entry, at);
+        }
+    } else {
+        for entry in live {
+            f(entry, at);
+            at += entry.key_len();
+        }
     }
 }
 
@@ -186,7 +197,7 @@ fn visible<'a>(view: &PageView<'a>, from: usize, to: usize, at: Seq) -> Result<V
     let mut decided: Option<&[u8]> = None;
     for index in from..to {
         let entry = view.entry(index)?;
-        if entry.seq > at || decided == Some(entry.tail) {
+        if entry.seq > at || decided.is_some_and(|tail| page::same_bytes(tail, entry.tail)) {
             continue;
         }
         decided = Some(entry.tail);

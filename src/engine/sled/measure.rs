@@ -158,6 +158,9 @@ fn speed() {
     let gets = setting("GETS", 300_000);
     let (hot, all) = (bench.get(gets, 10_000.min(records)), bench.get(gets, records));
     let (forward, backward) = (bench.scan(false), bench.scan(true));
+    for _ in 0..setting("SCANS", 0) {
+        black_box((bench.scan(false), bench.scan(true)));
+    }
     let read = resident() - base;
     let opening = bench.reopen();
     let cold = bench.get((records / 1000).max(1000), records);

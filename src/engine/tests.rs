@@ -10,12 +10,12 @@ use std::path::Path;
 
 /// A directory for a test's shard: in memory where there is such a place, since every write of a shard on a disk is
 /// synchronous.
-pub(super) fn scratch() -> tempfile::TempDir {
+pub(in crate::engine) fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-pub(super) fn spec(dir: &Path, page_bytes: usize) -> EngineSpec {
+pub(in crate::engine) fn spec(dir: &Path, page_bytes: usize) -> EngineSpec {
     EngineSpec {
         dir: dir.join("engine"),
         shard: ShardId(7),
@@ -26,10 +26,16 @@ pub(super) fn spec(dir: &Path, page_bytes: usize) -> EngineSpec {
     }
 }
 
+/// Key, sequence and value (none: removed) of each record.
+pub(in crate::engine) type Run = Vec<(Vec<u8>, Seq, Option<Vec<u8>>)>;
+/// The same of live records.
+pub(in crate::engine) type Live = Vec<(Vec<u8>, Seq, Vec<u8>)>;
+type Versions = BTreeMap<Reverse<Seq>, Option<Vec<u8>>>;
+
 /// Every version ever applied and not removed by range.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Model {
-    pub records: BTreeMap<Vec<u8>, BTreeMap<Reverse<Seq>, Option<Vec<u8>>>>,
+pub(in crate::engine) struct Model {
+    pub records: BTreeMap<Vec<u8>, Versions>,
 }
 
 impl Model {
@@ -38,14 +44,14 @@ impl Model {
         value.as_deref().map(|value| (seq.0, value))
     }
 
-    pub fn scan(&self, range: &KeyRange, at: Seq) -> Vec<(Vec<u8>, Seq, Vec<u8>)> {
+    pub fn scan(&self, range: &KeyRange, at: Seq) -> Live {
         let inside = self.records.keys().filter(|key| range.contains(key));
         inside
             .filter_map(|key| self.get(key, at).map(|(seq, value)| (key.clone(), seq, value.to_vec())))
             .collect()
     }
 
-    pub fn apply(&mut self, run: &[(Vec<u8>, Seq, Option<Vec<u8>>)]) {
+    pub fn apply(&mut self, run: &Run) {
         for (key, seq, value) in run {
             self.records.entry(key.clone()).or_default().insert(Reverse(*seq), value.clone());
         }
@@ -53,11 +59,7 @@ impl Model {
 }
 
 /// Applies `run`, sorted as the trait wants it.
-pub(super) fn apply(
-    engine: &dyn Engine,
-    run: &[(Vec<u8>, Seq, Option<Vec<u8>>)],
-    live: &[Seq],
-) -> Result<()> {
+pub(in crate::engine) fn apply(engine: &dyn Engine, run: &Run, live: &[Seq]) -> Result<()> {
     let mut records: Vec<RunRecord<'_>> =
         run.iter().map(|(key, seq, value)| RunRecord { key, seq: *seq, value: value.as_deref() }).collect();
     records.sort_by_key(|record| (record.key, Reverse(record.seq)));
@@ -65,12 +67,7 @@ pub(super) fn apply(
 }
 
 /// A whole scan, large values fetched.
-pub(super) fn scan(
-    engine: &dyn Engine,
-    range: &KeyRange,
-    at: Seq,
-    reverse: bool,
-) -> Result<Vec<(Vec<u8>, Seq, Vec<u8>)>> {
+pub(in crate::engine) fn scan(engine: &dyn Engine, range: &KeyRange, at: Seq, reverse: bool) -> Result<Live> {
     let mut items = Vec::new();
     let mut cursor = engine.cursor(range, at, reverse)?;
     while cursor.next_block(&mut items)? {}
@@ -88,7 +85,7 @@ pub(super) fn scan(
     Ok(found)
 }
 
-pub(super) fn check(engine: &dyn Engine, model: &Model, snapshots: &[Seq], range: &KeyRange) {
+pub(in crate::engine) fn check(engine: &dyn Engine, model: &Model, snapshots: &[Seq], range: &KeyRange) {
     for at in snapshots.iter().copied().chain([Seq::MAX]) {
         let wanted = model.scan(range, at);
         for reverse in [false, true] {

@@ -64,7 +64,7 @@ impl<'a> Entry<'a> {
 
     pub fn same_key(&self, other: &Entry<'_>) -> bool {
         if self.head.len() == other.head.len() {
-            return self.tail == other.tail && self.head == other.head;
+            return same_bytes(self.tail, other.tail) && self.head == other.head;
         }
         self.key_len() == other.key_len() && self.common_prefix(other) == self.key_len()
     }
@@ -81,6 +81,12 @@ impl<'a> Entry<'a> {
             .last()
             .map_or(skip, |at| at + 1)
     }
+}
+
+/// Equality, told by the last byte first: neighbouring keys mostly differ there.
+#[inline]
+pub(crate) fn same_bytes(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.last() == b.last() && a == b
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ mod varint;
 mod view;
 
 pub(crate) use encode::{cost, encode, shared};
-pub(crate) use entry::{Content, Entry, Overflow};
+pub(crate) use entry::{Content, Entry, Overflow, same_bytes};
 pub(crate) use view::{PageView, stamp};
 
 /// The version of the layout above.

@@ -84,11 +84,6 @@ impl<'a> PageView<'a> {
         Self::parse(page, flags).ok_or_else(|| bad("a header", FIXED_BYTES))
     }
 
-    /// Opens a page that [`open`](Self::open) has verified before.
-    pub fn reopen(page: &'a [u8]) -> Result<PageView<'a>> {
-        page.get(5).and_then(|flags| Self::parse(page, *flags)).ok_or_else(|| bad("a header", FIXED_BYTES))
-    }
-
     fn parse(page: &'a [u8], flags: u8) -> Option<PageView<'a>> {
         let count = usize::try_from(u32_at(page, 6)?).ok()?;
         let min_seq = u64::from_le_bytes(*page.get(10..)?.first_chunk()?);

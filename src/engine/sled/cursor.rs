@@ -1,7 +1,7 @@
 //! Walking over records, a page a block.
 //!
-//! Invariants: what is given out lies between two bounds that meet those of the block before, so nothing is skipped and
-//! nothing comes twice, whatever the writer does meanwhile; a gap that is no race is corruption.
+//! Invariants: the bounds of each block meet those of the block before, so nothing is skipped and nothing comes twice,
+//! whatever the writer does meanwhile; a gap that is no race is corruption.
 
 use super::bound;
 use super::core::{Core, Image, reaches_over};
@@ -9,32 +9,35 @@ use super::lookup::Look;
 use crate::engine::Cursor;
 use crate::error::Result;
 use crate::ids::Seq;
-use crate::page::{Content, Entry, PageView};
+use crate::page::{self, Content, Entry, PageView};
 use crate::record::{Item, KeyRange};
 use bytes::Bytes;
+use sled::IVec;
 use std::ops::Bound;
 use std::sync::Arc;
 
 pub(super) struct PageCursor {
     core: Arc<Core>,
     range: KeyRange,
+    /// The bounds of the range.
     lo: Vec<u8>,
     hi: Option<Vec<u8>>,
     at: Seq,
     reverse: bool,
     done: bool,
-    /// Forward: the bound that the next page must hold. Reverse: the bound that it must reach up to, none for the end.
+    /// Forward: all below this bound has been given out. Reverse: all at or above it, if there is one.
     edge: Option<Vec<u8>>,
-    /// sled's own position, if it is where the edge is.
+    /// sled's own position, if it is at the edge.
     pages: Option<sled::Iter>,
     /// Forward: the page after the last one given out.
     ahead: Option<Image>,
 }
 
-/// A page, and the bound below which its records count, where that is not its fence.
-struct Piece {
-    image: Image,
-    upper: Option<Vec<u8>>,
+/// The bounds between which a page's records are given out, where they are not the page's own.
+#[derive(Default)]
+struct Clamp<'a> {
+    lower: Option<&'a [u8]>,
+    upper: Option<&'a [u8]>,
 }
 
 impl PageCursor {
@@ -55,110 +58,137 @@ impl PageCursor {
         }
     }
 
-    fn next_page(&mut self) -> Result<Piece> {
-        let core = Arc::clone(&self.core);
-        core.look(|| if self.reverse { self.backward() } else { self.forward() })
-    }
-
     /// Forgets sled's position, so that the next look starts afresh.
-    fn suspect<T>(&mut self) -> Look<T> {
+    #[cold]
+    fn suspect(&mut self) -> Look<()> {
         self.pages = None;
         self.ahead = None;
         Look::Suspect(self.core.hole(self.edge.as_deref().unwrap_or(&[])))
     }
 
-    fn forward(&mut self) -> Result<Look<Piece>> {
-        let edge = self.edge.clone().unwrap_or_default();
-        let image = match self.ahead.take() {
-            Some(image) if *image.key == *edge => image,
-            _ => match self.core.floor(&edge)? {
-                Some(image) => {
-                    let after = (Bound::Excluded(&*image.key), Bound::Unbounded);
-                    self.pages = Some(self.core.pages.range::<&[u8], _>(after));
-                    image
-                }
-                None => return Ok(self.suspect()),
-            },
-        };
-        let fence = self.core.view(&image.key, &image.bytes)?.upper().map(<[u8]>::to_vec);
-        if !reaches_over(fence.as_deref(), &edge) {
+    /// The next page to the right: the one after the last, or, if that does not start at the edge, a fresh look.
+    fn to_the_right(&mut self) -> Result<Option<Image>> {
+        let edge = self.edge.as_deref().unwrap_or(&[]);
+        if let Some(image) = self.ahead.take().filter(|image| *image.key == *edge) {
+            return Ok(Some(image));
+        }
+        let Some(image) = self.core.floor(edge)? else { return Ok(None) };
+        let after = (Bound::Excluded(&*image.key), Bound::Unbounded);
+        self.pages = Some(self.core.pages.range::<&[u8], _>(after));
+        Ok(Some(image))
+    }
+
+    fn forward(&mut self, out: &mut Vec<Item>) -> Result<Look<()>> {
+        let Some(image) = self.to_the_right()? else { return Ok(self.suspect()) };
+        let page = Bytes::from_owner(image.bytes);
+        let view = self.core.view(&image.key, &page)?;
+        let edge = self.edge.as_deref().unwrap_or(&[]);
+        if !reaches_over(view.upper(), edge) {
             return Ok(self.suspect());
         }
         if let Some(pages) = &mut self.pages {
             self.ahead = self.core.place.call("read a page", || pages.next().transpose())?.map(Image::new);
         }
         // After a crash a page may reach over the next one's lower bound; the next one's records count then.
-        let clamp = self.ahead.as_ref().filter(|ahead| reaches_over(fence.as_deref(), &ahead.key));
-        let limit = clamp.map(|ahead| ahead.key.to_vec()).or_else(|| fence.clone());
-        let last = !reaches_over(self.hi.as_deref(), limit.as_deref().unwrap_or(&[])) || limit.is_none();
-        let clamped = limit != fence;
-        self.done = last;
-        self.edge.clone_from(&limit);
-        Ok(Look::Done(Piece { image, upper: limit.filter(|_| clamped) }))
+        let overlap =
+            self.ahead.as_ref().map(|ahead| &*ahead.key).filter(|next| reaches_over(view.upper(), next));
+        let limit = overlap.or(view.upper());
+        let beyond = limit.is_none_or(|limit| self.hi.as_deref().is_some_and(|hi| limit >= hi));
+        // The page may have been merged into its left neighbour, whose records have been given out.
+        let lower = (*image.key < *edge).then_some(edge);
+        let upper = if beyond {
+            self.hi.as_deref().filter(|hi| reaches_over(limit, hi)).or(overlap)
+        } else {
+            overlap
+        };
+        self.give_out(&page, &view, Clamp { lower, upper }, out)?;
+        match limit {
+            Some(limit) if !beyond => replace(&mut self.edge, limit),
+            _ => self.done = true,
+        }
+        Ok(Look::Done(()))
     }
 
-    fn backward(&mut self) -> Result<Look<Piece>> {
+    fn backward(&mut self, out: &mut Vec<Item>) -> Result<Look<()>> {
         let pages = self.pages.get_or_insert_with(|| match &self.edge {
             Some(edge) => self.core.pages.range::<&[u8], _>(..edge.as_slice()),
             None => self.core.pages.iter(),
         });
         let found = self.core.place.call("read a page", || pages.next_back().transpose())?;
-        let Some(image) = found.map(Image::new) else { return Ok(self.suspect()) };
-        let fence = self.core.view(&image.key, &image.bytes)?.upper().map(<[u8]>::to_vec);
-        let met = match (&fence, &self.edge) {
+        let Some((key, bytes)) = found else { return Ok(self.suspect()) };
+        let key: IVec = key;
+        let page = Bytes::from_owner(bytes);
+        let view = self.core.view(&key, &page)?;
+        let edge = self.edge.as_deref();
+        let meets = match (view.upper(), edge) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(fence), Some(edge)) => fence >= edge,
         };
-        if !met {
+        if !meets {
             return Ok(self.suspect());
         }
-        let upper = self.edge.take().filter(|edge| Some(edge) != fence.as_ref());
-        self.done = *image.key <= *self.lo;
-        self.edge = Some(image.key.to_vec());
-        Ok(Look::Done(Piece { image, upper }))
+        let lower = (*self.lo > *key).then_some(self.lo.as_slice());
+        self.give_out(&page, &view, Clamp { lower, upper: edge.filter(|_| view.upper() != edge) }, out)?;
+        self.done = *key <= *self.lo;
+        replace(&mut self.edge, &key);
+        Ok(Look::Done(()))
     }
 
     /// Appends the live records of a page.
-    fn give_out(&self, piece: Piece, out: &mut Vec<Item>) -> Result<()> {
-        let Piece { image, upper } = piece;
-        let page = Bytes::from_owner(image.bytes);
-        let view = PageView::reopen(&page)?;
-        let from = if *self.lo > *image.key { view.lower_bound(&self.range.lo)? } else { 0 };
-        let mut to = view.len();
-        if let Some(upper) = &upper {
-            to = view.lower_bound(&bound::decode(upper)?)?;
-        }
-        if let (Some(hi), Some(key)) = (&self.hi, &self.range.hi)
-            && reaches_over(view.upper(), hi)
-        {
-            to = to.min(view.lower_bound(key)?);
-        }
-        let live = visible(&view, from, to, self.at)?;
+    fn give_out(
+        &self,
+        page: &Bytes,
+        view: &PageView<'_>,
+        clamp: Clamp<'_>,
+        out: &mut Vec<Item>,
+    ) -> Result<()> {
+        let index = |bound: &[u8]| view.lower_bound(&bound::decode(bound)?);
+        let clamped = || {
+            let from = clamp.lower.map_or(Ok(0), index)?;
+            let to = clamp.upper.map_or(Ok(view.len()), index)?;
+            visible(view, from, to, self.at)
+        };
+        let live = clamped().map_err(|error| self.core.place.locate(error))?;
         let mut keys = Vec::with_capacity(live.iter().map(Entry::key_len).sum());
         for entry in &live {
             entry.push_key(0, &mut keys);
         }
         let keys = Bytes::from(keys);
         out.reserve(live.len());
-        let mut end = if self.reverse { keys.len() } else { 0 };
-        let mut give = |entry: &Entry<'_>| {
-            let start = if self.reverse { end - entry.key_len() } else { end };
-            let key = keys.slice(start..start + entry.key_len());
-            end = if self.reverse { start } else { start + entry.key_len() };
+        let give = |entry: &Entry<'_>, start: usize| {
             let value = match entry.content {
                 Content::Value(value) => Some(page.slice_ref(value)),
                 _ => None,
             };
-            out.push(Item { key, seq: entry.seq, value });
+            out.push(Item { key: keys.slice(start..start + entry.key_len()), seq: entry.seq, value });
         };
-        if self.reverse {
-            live.iter().rev().for_each(&mut give)
-        } else {
-            live.iter().for_each(&mut give)
-        }
+        in_order(&live, self.reverse, give);
         Ok(())
     }
+}
+
+/// Calls `f` for each entry with where its key starts among all of them.
+fn in_order(live: &[Entry<'_>], reverse: bool, mut f: impl FnMut(&Entry<'_>, usize)) {
+    let mut at = 0;
+    if reverse {
+        at = live.iter().map(Entry::key_len).sum();
+        for entry in live.iter().rev() {
+            at -= entry.key_len();
+            f(entry, at);
+        }
+    } else {
+        for entry in live {
+            f(entry, at);
+            at += entry.key_len();
+        }
+    }
+}
+
+fn replace(edge: &mut Option<Vec<u8>>, with: &[u8]) {
+    let edge = edge.get_or_insert_default();
+    edge.clear();
+    edge.extend_from_slice(with);
 }
 
 /// The newest version at or below `at` of each key among records `from..to`, unless it is a tombstone.
@@ -167,7 +197,7 @@ fn visible<'a>(view: &PageView<'a>, from: usize, to: usize, at: Seq) -> Result<V
     let mut decided: Option<&[u8]> = None;
     for index in from..to {
         let entry = view.entry(index)?;
-        if entry.seq > at || decided == Some(entry.tail) {
+        if entry.seq > at || decided.is_some_and(|tail| page::same_bytes(tail, entry.tail)) {
             continue;
         }
         decided = Some(entry.tail);
@@ -181,10 +211,10 @@ fn visible<'a>(view: &PageView<'a>, from: usize, to: usize, at: Seq) -> Result<V
 impl Cursor for PageCursor {
     fn next_block(&mut self, out: &mut Vec<Item>) -> Result<bool> {
         let before = out.len();
+        let core = Arc::clone(&self.core);
         while !self.done {
-            self.core.check()?;
-            let piece = self.next_page()?;
-            self.give_out(piece, out).map_err(|error| self.core.place.locate(error))?;
+            core.check()?;
+            core.look(|| if self.reverse { self.backward(out) } else { self.forward(out) })?;
             if out.len() > before {
                 return Ok(true);
             }

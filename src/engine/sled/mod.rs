@@ -21,6 +21,8 @@ mod bound;
 mod core;
 mod cursor;
 mod lookup;
+#[cfg(test)]
+mod measure;
 mod merge;
 mod open;
 mod place;

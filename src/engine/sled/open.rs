@@ -217,7 +217,7 @@ fn wait_until_free(dir: &Path) -> bool {
 }
 
 #[cfg(unix)]
-fn is_free(path: &Path) -> io::Result<bool> {
+pub(super) fn is_free(path: &Path) -> io::Result<bool> {
     use rustix::fs::{FlockOperation, flock};
     match flock(File::open(path)?, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -227,7 +227,7 @@ fn is_free(path: &Path) -> io::Result<bool> {
 }
 
 #[cfg(not(unix))]
-fn is_free(path: &Path) -> io::Result<bool> {
+pub(super) fn is_free(path: &Path) -> io::Result<bool> {
     match File::open(path)?.try_lock() {
         Ok(()) => Ok(true),
         Err(fs::TryLockError::WouldBlock) => Ok(false),

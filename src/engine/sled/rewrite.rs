@@ -19,8 +19,9 @@ use crate::page::{self, Entry};
 use crate::record::{KeyRange, RunRecord};
 use sled::IVec;
 
-/// A page with less than this share of its size is merged with its neighbour.
+/// A page with less than this share of its size is merged with its neighbours, until it has the other share.
 const UNDERFULL: usize = 4;
+const MERGED: usize = 2;
 /// How many pages, and how many large values, wait for removal before a carried page is written out.
 const MAX_REPLACED: usize = 128;
 const MAX_DROPPED: usize = 1024;
@@ -216,7 +217,7 @@ impl Core {
         let total: usize = overhead + costs.iter().map(|cost| *cost as usize).sum::<usize>();
         if let Some(upper) = &span.upper
             && absorb
-            && total < self.page_bytes / UNDERFULL
+            && total < self.page_bytes / if span.replaced.is_empty() { UNDERFULL } else { MERGED }
         {
             let mut bytes = Vec::with_capacity(total);
             page::encode(&span.lower, Some(upper), entries, &mut bytes);

@@ -1,1 +1,606 @@
+use super::SledEngine;
+use super::core::Core;
+use crate::engine::tests::{Model, Run, apply, check, scan, scratch, spec};
+use crate::engine::{Engine, EngineSpec, Figures};
+use crate::error::ErrorKind;
+use crate::ids::Seq;
+use crate::page::PageView;
+use crate::record::KeyRange;
+use proptest::prelude::*;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+const ALL: KeyRange = KeyRange { lo: Vec::new(), hi: None };
+
+fn open(spec: &EngineSpec) -> SledEngine {
+    SledEngine::open(spec).unwrap()
+}
+
+fn core(engine: &SledEngine) -> Arc<Core> {
+    Arc::clone(engine.core.read().as_ref().unwrap())
+}
+
+fn created(dir: &Path, page_bytes: usize) -> (EngineSpec, SledEngine) {
+    let mut spec = spec(dir, page_bytes);
+    spec.create = true;
+    let engine = open(&spec);
+    spec.create = false;
+    (spec, engine)
+}
+
+fn key(n: u64) -> Vec<u8> {
+    format!("key-{n:08}").into_bytes()
+}
+
+fn numbers(range: std::ops::Range<u64>, seq: u64, len: usize) -> Run {
+    range.map(|n| (key(n), Seq(seq), Some(vec![n as u8; len]))).collect()
+}
+
+fn page_keys(core: &Core) -> Vec<Vec<u8>> {
+    core.pages.iter().keys().map(|key| key.unwrap().to_vec()).collect()
+}
+
+fn recount(engine: &dyn Engine) -> crate::Result<Figures> {
+    while !engine.recount(4)? {}
+    Ok(engine.figures().unwrap())
+}
+
+/// What a full count of sled's pages gives, by other means than the engine's.
+fn counted(core: &Core) -> Figures {
+    let mut sum = Figures::default();
+    for pair in core.pages.iter() {
+        let (key, page) = pair.unwrap();
+        let crc = u32::from_le_bytes(page[..4].try_into().unwrap());
+        sum.pages += 1;
+        sum.records += PageView::open(&key, &page).unwrap().len() as u64;
+        sum.set_hash = sum.set_hash.wrapping_add(crate::digest::page_digest(&key, crc));
+    }
+    sum
+}
+
+#[test]
+fn pages_fill_split_and_merge_and_the_figures_keep_up() {
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 1024);
+    let held = core(&engine);
+    apply(&engine, &numbers(0..4000, 1, 30), &[]).unwrap();
+    let full = engine.figures().unwrap();
+    assert_eq!(full, counted(&held));
+    let used: usize = held.pages.iter().values().map(|page| page.unwrap().len()).sum();
+    assert!(
+        used as u64 > full.pages * 1024 * 85 / 100,
+        "a sorted load leaves {} of 1024 bytes",
+        used as u64 / full.pages
+    );
+
+    let every_other: Run = (0..4000).step_by(2).map(|n| (key(n), Seq(2), Some(vec![7; 200]))).collect();
+    apply(&engine, &every_other, &[]).unwrap();
+    assert_eq!(engine.figures().unwrap(), counted(&held));
+    let used: usize = held.pages.iter().values().map(|page| page.unwrap().len()).sum();
+    let pages = engine.figures().unwrap().pages;
+    assert!(used as u64 > pages * 1024 / 2, "splits leave {} of 1024 bytes", used as u64 / pages);
+    assert!(held.pages.iter().values().all(|page| page.unwrap().len() <= 1024));
+
+    let removals: Run = (0..4000).filter(|n| n % 50 != 0).map(|n| (key(n), Seq(3), None)).collect();
+    apply(&engine, &removals, &[]).unwrap();
+    let left = engine.figures().unwrap();
+    assert_eq!(left, counted(&held));
+    assert_eq!(left.records, 80);
+    assert!(left.pages < 34, "{} pages hold 80 records", left.pages);
+    engine.remove_range(&ALL).unwrap();
+    assert_eq!(engine.figures().unwrap(), counted(&held));
+    assert_eq!((engine.figures().unwrap().pages, page_keys(&held)), (1, vec![Vec::new()]));
+}
+
+#[test]
+fn one_run_may_be_larger_than_memory_for_it() {
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 4096);
+    let mut model = Model::default();
+    let run = numbers(0..60_000, 1, 20);
+    apply(&engine, &run, &[]).unwrap();
+    model.apply(&run);
+    assert_eq!(scan(&engine, &ALL, Seq::MAX, false).unwrap(), model.scan(&ALL, Seq::MAX));
+    let gone: Run = (0..60_000).map(|n| (key(n), Seq(2), None)).collect();
+    apply(&engine, &gone, &[]).unwrap();
+    assert_eq!(engine.figures().unwrap().records, 0);
+    assert_eq!(engine.figures().unwrap(), counted(&core(&engine)));
+}
+
+/// A writer that changes all keys together to the same number, so that a reader can tell what it may see: of a key, the
+/// number of the run before the last finished one at the least, and that of the run under way at the most.
+#[test]
+fn readers_beside_the_writer_miss_nothing() {
+    const KEYS: u64 = 600;
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 300);
+    let (done, begun, over) = (AtomicU64::new(1), AtomicU64::new(1), AtomicBool::new(false));
+    let value = |round: u64, n: u64| {
+        let mut value = round.to_le_bytes().to_vec();
+        // Sizes change from round to round, so that pages split, merge and overflow all the time.
+        value.resize(
+            8 + ((round * 31 + n / 40 * 17) % 7 * 15) as usize + if n % 97 == round % 97 { 9000 } else { 0 },
+            5,
+        );
+        value
+    };
+    let present = |round: u64, n: u64| n % 3 == 0 || (n / 50 + round) % 4 != 0;
+    let run = |round: u64| -> Run {
+        (0..KEYS).map(|n| (key(n), Seq(round), present(round, n).then(|| value(round, n)))).collect()
+    };
+    apply(&engine, &run(1), &[]).unwrap();
+    let round_of = |value: &[u8]| u64::from_le_bytes(value[..8].try_into().unwrap());
+    std::thread::scope(|scope| {
+        let reader = |step: u64| {
+            let (engine, done, begun, over) = (&engine, &done, &begun, &over);
+            move || {
+                let (mut looked, mut number) = (0u64, step);
+                while !over.load(Ordering::Acquire) {
+                    number = (number + 7 * step) % KEYS;
+                    let low = done.load(Ordering::Acquire);
+                    let found = engine.get(&key(number), Seq::MAX).unwrap();
+                    let high = begun.load(Ordering::Acquire);
+                    match found {
+                        Some(found) => assert!(
+                            (low..=high).contains(&round_of(&found.value))
+                                && (low..=high).contains(&found.seq.0)
+                        ),
+                        None => {
+                            assert!((low..=high).any(|round| !present(round, number)), "{number} is missing")
+                        }
+                    }
+                    let reverse = number % 2 == 0;
+                    let range = KeyRange { lo: key(number / 2), hi: Some(key(number / 2 + 250)) };
+                    let low = done.load(Ordering::Acquire);
+                    let mut items = Vec::new();
+                    let mut cursor = engine.cursor(&range, Seq::MAX, reverse).unwrap();
+                    while cursor.next_block(&mut items).unwrap() {}
+                    let high = begun.load(Ordering::Acquire);
+                    if reverse {
+                        items.reverse();
+                    }
+                    assert!(items.windows(2).all(|pair| pair[0].key < pair[1].key));
+                    for n in number / 2..number / 2 + 250 {
+                        let found = items.binary_search_by(|item| item.key[..].cmp(&key(n)));
+                        match found {
+                            Ok(index) => assert!((low..=high).contains(&items[index].seq.0)),
+                            Err(_) => assert!(
+                                (low..=high).any(|round| n >= KEYS || !present(round, n)),
+                                "{n} is missing from a scan"
+                            ),
+                        }
+                    }
+                    looked += 1;
+                }
+                looked
+            }
+        };
+        let readers = [scope.spawn(reader(1)), scope.spawn(reader(13))];
+        for round in 2..60 {
+            begun.store(round, Ordering::Release);
+            apply(&engine, &run(round), &[]).unwrap();
+            done.store(round, Ordering::Release);
+            if readers.iter().any(|reader| reader.is_finished()) {
+                break;
+            }
+        }
+        over.store(true, Ordering::Release);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+    });
+    assert_eq!(engine.figures().unwrap(), counted(&core(&engine)));
+}
+
+/// Stops after every possible number of writes; what is there then is the old or the new state of each key, and
+/// applying the run again gives the new state whole.
+fn stop_everywhere(
+    page_bytes: usize,
+    before: &Run,
+    change: impl Fn(&SledEngine) -> crate::Result<()>,
+    model: (&Model, &Model),
+) -> u64 {
+    for stop_after in 0.. {
+        let dir = scratch();
+        let (spec, engine) = created(dir.path(), page_bytes);
+        apply(&engine, before, &[]).unwrap();
+        engine.sync(Seq(1)).unwrap();
+        core(&engine).writes_left.store(stop_after, Ordering::Relaxed);
+        let stopped = change(&engine);
+        if stopped.is_ok() {
+            assert_eq!(scan(&engine, &ALL, Seq::MAX, false).unwrap(), model.1.scan(&ALL, Seq::MAX));
+            return stop_after as u64;
+        }
+        assert_eq!(engine.get(b"k", Seq::MAX).unwrap_err().kind(), ErrorKind::Io, "a failed write is final");
+        assert_eq!(engine.sync(Seq(9)).unwrap_err().kind(), ErrorKind::Io);
+        engine.close().unwrap();
+
+        let engine = open(&spec);
+        let keys = || model.0.records.keys().chain(model.1.records.keys());
+        for key in keys() {
+            let found = engine.get(key, Seq::MAX).unwrap().map(|found| (found.seq, found.value.to_vec()));
+            let states = [model.0, model.1]
+                .map(|model| model.get(key, Seq::MAX).map(|(seq, value)| (seq, value.to_vec())));
+            assert!(states.contains(&found), "stopped after {stop_after}: {key:02x?} is {found:?}");
+        }
+        let forward = scan(&engine, &ALL, Seq::MAX, false).unwrap();
+        assert!(forward == scan(&engine, &ALL, Seq::MAX, true).unwrap(), "stopped after {stop_after}");
+        for (key, seq, _) in &forward {
+            assert_eq!(engine.get(key, Seq::MAX).unwrap().unwrap().seq, *seq);
+        }
+        // Counting repairs overlaps; so does writing. Both orders must do.
+        if stop_after % 2 == 0 {
+            assert_eq!(recount(&engine).unwrap(), counted(&core(&engine)));
+            assert!(scan(&engine, &ALL, Seq::MAX, false).unwrap() == forward);
+        }
+        change(&engine).unwrap();
+        assert_eq!(
+            scan(&engine, &ALL, Seq::MAX, false).unwrap(),
+            model.1.scan(&ALL, Seq::MAX),
+            "stopped after {stop_after}"
+        );
+        assert_eq!(recount(&engine).unwrap(), counted(&core(&engine)));
+        assert_eq!(values_held(&core(&engine)), large(model.1), "stopped after {stop_after}");
+        assert_no_overlap(&core(&engine));
+        engine.close().unwrap();
+    }
+    0
+}
+
+fn values_held(core: &Core) -> usize {
+    core.values.iter().keys().filter(|key| key.as_ref().unwrap().ends_with(&[0; 4])).count()
+}
+
+fn large(model: &Model) -> usize {
+    model.scan(&ALL, Seq::MAX).iter().filter(|(_, _, value)| value.len() > 6 << 10).count()
+}
+
+fn assert_no_overlap(core: &Core) {
+    let pages: Vec<_> = core.pages.iter().map(Result::unwrap).collect();
+    for pair in pages.windows(2) {
+        assert_eq!(PageView::open(&pair[0].0, &pair[0].1).unwrap().upper(), Some(&*pair[1].0));
+    }
+}
+
+#[test]
+fn a_crash_between_any_two_writes_loses_nothing() {
+    let before = numbers(0..60, 1, 20);
+    let mut after: Run = (0..60).step_by(3).map(|n| (key(n), Seq(2), Some(vec![9; 60]))).collect();
+    after.extend((20..36).filter(|n| n % 3 != 0).map(|n| (key(n), Seq(2), None)));
+    after.push((key(1), Seq(2), Some(vec![3; 20_000])));
+    let (mut old, mut new) = (Model::default(), Model::default());
+    old.apply(&before);
+    new.apply(&before);
+    new.apply(&after);
+    let writes = stop_everywhere(256, &before, |engine| apply(engine, &after, &[]), (&old, &new));
+    assert!(writes > 15, "{writes} writes");
+}
+
+#[test]
+fn a_crash_while_a_large_value_is_replaced_leaks_nothing() {
+    let mut before = numbers(0..30, 1, 20);
+    before.push((b"big".to_vec(), Seq(1), Some(vec![1; 30_000])));
+    let after: Run = vec![(b"big".to_vec(), Seq(2), Some(vec![2; 25_000])), (key(3), Seq(2), None)];
+    let (mut old, mut new) = (Model::default(), Model::default());
+    old.apply(&before);
+    new.apply(&before);
+    new.apply(&after);
+    assert!(stop_everywhere(256, &before, |engine| apply(engine, &after, &[]), (&old, &new)) > 8);
+}
+
+#[test]
+fn a_crash_while_a_range_is_removed_leaves_whole_records() {
+    let mut before = numbers(0..120, 1, 20);
+    before.push((b"key-00000050-large".to_vec(), Seq(1), Some(vec![1; 20_000])));
+    let range = KeyRange { lo: key(10), hi: Some(key(100)) };
+    let (mut old, mut new) = (Model::default(), Model::default());
+    old.apply(&before);
+    new.apply(&before);
+    new.records.retain(|key, _| !range.contains(key));
+    assert!(stop_everywhere(256, &before, |engine| engine.remove_range(&range), (&old, &new)) > 10);
+}
+
+/// Changes pages behind the engine's back and opens it again.
+fn tampered(resume: bool, tamper: impl FnOnce(&Core)) -> (tempfile::TempDir, SledEngine) {
+    let dir = scratch();
+    let (mut spec, engine) = created(dir.path(), 512);
+    apply(&engine, &numbers(0..400, 1, 30), &[]).unwrap();
+    engine.sync(Seq(1)).unwrap();
+    tamper(&core(&engine));
+    spec.resume = engine.figures().filter(|_| resume);
+    engine.close().unwrap();
+    let engine = open(&spec);
+    (dir, engine)
+}
+
+#[test]
+fn every_lost_page_is_corruption_and_never_absence() {
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 512);
+    apply(&engine, &numbers(0..200, 1, 30), &[]).unwrap();
+    let held = core(&engine);
+    for lost in page_keys(&held) {
+        let page = held.pages.remove(&lost).unwrap().unwrap();
+        let view = PageView::open(&lost, &page).unwrap();
+        for index in 0..view.len() {
+            let error = engine.get(&view.entry(index).unwrap().key(), Seq::MAX).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corruption);
+            assert!(error.path().is_some() && error.shard().is_some());
+        }
+        for reverse in [false, true] {
+            assert_eq!(scan(&engine, &ALL, Seq::MAX, reverse).unwrap_err().kind(), ErrorKind::Corruption);
+        }
+        assert_eq!(recount(&engine).unwrap_err().kind(), ErrorKind::Corruption);
+        let inside = view.entry(0).unwrap().key();
+        assert_eq!(
+            apply(&engine, &vec![(inside, Seq(2), None)], &[]).unwrap_err().kind(),
+            ErrorKind::Corruption
+        );
+        held.pages.insert(&lost, page).unwrap();
+        assert_eq!(scan(&engine, &ALL, Seq::MAX, true).unwrap().len(), 200);
+    }
+}
+
+#[test]
+fn a_missing_first_page_or_state_is_found_at_open() {
+    let dir = scratch();
+    for tree in ["pages", "meta"] {
+        let (spec, engine) = {
+            let dir = dir.path().join(tree);
+            created(&dir, 512)
+        };
+        apply(&engine, &numbers(0..20, 1, 30), &[]).unwrap();
+        engine.sync(Seq(1)).unwrap();
+        let held = core(&engine);
+        if tree == "pages" {
+            held.pages.remove(b"").unwrap()
+        } else {
+            held.meta.remove(b"state").unwrap()
+        };
+        drop(held);
+        engine.close().unwrap();
+        assert_eq!(SledEngine::open(&spec).unwrap_err().kind(), ErrorKind::Corruption, "{tree}");
+    }
+}
+
+#[test]
+fn a_page_that_went_back_in_time_is_found_by_the_set_hash() {
+    let dir = scratch();
+    let (mut spec, engine) = created(dir.path(), 512);
+    apply(&engine, &numbers(0..200, 1, 30), &[]).unwrap();
+    let held = core(&engine);
+    let old: Vec<_> = held.pages.iter().map(Result::unwrap).collect();
+    // The same sizes, so that the fences stay and cannot show it.
+    apply(&engine, &numbers(0..200, 2, 30), &[]).unwrap();
+    engine.sync(Seq(2)).unwrap();
+    let sealed = engine.figures();
+    let (key, page) = &old[old.len() / 2];
+    assert!(held.pages.insert(key, page.clone()).unwrap().is_some());
+    drop(held);
+    engine.close().unwrap();
+
+    spec.resume = sealed;
+    let engine = open(&spec);
+    assert_eq!(scan(&engine, &ALL, Seq::MAX, false).unwrap().len(), 200, "the fences do not show it");
+    assert_eq!(recount(&engine).unwrap_err().kind(), ErrorKind::Corruption);
+    engine.close().unwrap();
+    spec.resume = None;
+    let engine = open(&spec);
+    assert_ne!(Some(recount(&engine).unwrap()), sealed);
+}
+
+#[test]
+fn damaged_pages_are_corruption_everywhere() {
+    let (_dir, engine) = tampered(true, |core| {
+        let key = &page_keys(core)[3];
+        let mut page = core.pages.get(key).unwrap().unwrap().to_vec();
+        let middle = page.len() / 2;
+        page[middle] ^= 1;
+        core.pages.insert(key, page).unwrap();
+    });
+    let failing = (0..400).filter(|n| engine.get(&key(*n), Seq::MAX).is_err()).count();
+    assert!((2..40).contains(&failing), "{failing}");
+    assert!((0..400).all(|n| {
+        engine
+            .get(&key(n), Seq::MAX)
+            .map_or_else(|e| e.kind() == ErrorKind::Corruption, |found| found.is_some())
+    }));
+    assert_eq!(scan(&engine, &ALL, Seq::MAX, false).unwrap_err().kind(), ErrorKind::Corruption);
+    assert_eq!(recount(&engine).unwrap_err().kind(), ErrorKind::Corruption);
+}
+
+#[test]
+fn damaged_or_missing_chunks_of_a_large_value_are_corruption() {
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 512);
+    let value: Vec<u8> = (0..40_000u32).map(|n| (n % 251) as u8).collect();
+    apply(&engine, &vec![(b"big".to_vec(), Seq(1), Some(value.clone()))], &[]).unwrap();
+    assert_eq!(engine.get(b"big", Seq::MAX).unwrap().unwrap().value, value);
+    let held = core(&engine);
+    for pair in held.values.iter().collect::<Vec<_>>() {
+        let (chunk_key, chunk) = pair.unwrap();
+        let mut damaged = chunk.to_vec();
+        *damaged.last_mut().unwrap() ^= 1;
+        held.values.insert(&chunk_key, damaged).unwrap();
+        assert_eq!(engine.get(b"big", Seq::MAX).unwrap_err().kind(), ErrorKind::Corruption);
+        held.values.remove(&chunk_key).unwrap();
+        assert_eq!(engine.get(b"big", Seq::MAX).unwrap_err().kind(), ErrorKind::Corruption);
+        assert_eq!(recount(&engine).unwrap_err().kind(), ErrorKind::Corruption);
+        held.values.insert(&chunk_key, chunk).unwrap();
+    }
+    recount(&engine).unwrap();
+    // Applying the same write again heals it.
+    let (chunk_key, _) = held.values.first().unwrap().unwrap();
+    held.values.remove(chunk_key).unwrap();
+    apply(&engine, &vec![(b"big".to_vec(), Seq(1), Some(value.clone()))], &[]).unwrap();
+    assert_eq!(engine.get(b"big", Seq::MAX).unwrap().unwrap().value, value);
+    apply(&engine, &vec![(b"big".to_vec(), Seq(2), None)], &[]).unwrap();
+    assert_eq!(held.values.len(), 0);
+}
+
+#[test]
+fn values_of_the_largest_size_come_back() {
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 4096);
+    let value = vec![0xab; crate::limits::MAX_VALUE_BYTES];
+    let longest = vec![0xff; crate::limits::MAX_KEY_BYTES];
+    apply(&engine, &vec![(longest.clone(), Seq(1), Some(value.clone()))], &[]).unwrap();
+    assert!(engine.get(&longest, Seq::MAX).unwrap().unwrap().value == value);
+    let near: Run = (0..30)
+        .map(|n| ([&longest[..longest.len() - 1], &[n]].concat(), Seq(2), Some(vec![n; 10])))
+        .collect();
+    apply(&engine, &near, &[]).unwrap();
+    assert_eq!(scan(&engine, &ALL, Seq::MAX, true).unwrap().len(), 31);
+    assert_eq!(recount(&engine).unwrap(), counted(&core(&engine)));
+}
+
+/// Without the rewriting of bounds, sled walks in circles here and panics.
+#[test]
+fn long_runs_of_high_bytes_can_be_walked_over_backwards() {
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 256);
+    let mut run: Run = Vec::new();
+    for n in 0..2000u32 {
+        let tail = [&[4][..], &[0xff; 9], &n.to_be_bytes()].concat();
+        run.push((tail, Seq(1), Some(vec![1; 20])));
+        run.push(([&[5][..], &n.to_be_bytes()].concat(), Seq(1), Some(vec![1; 20])));
+    }
+    apply(&engine, &run, &[]).unwrap();
+    assert_eq!(scan(&engine, &ALL, Seq::MAX, true).unwrap().len(), run.len());
+    for (key, ..) in &run {
+        assert!(engine.get(key, Seq::MAX).unwrap().is_some());
+    }
+}
+
+#[test]
+fn an_open_shard_is_locked_and_a_closed_one_is_free() {
+    let dir = scratch();
+    let (spec, engine) = created(dir.path(), 1024);
+    assert_eq!(SledEngine::open(&spec).unwrap_err().kind(), ErrorKind::Locked);
+    assert!(engine.get(b"k", Seq::MAX).unwrap().is_none(), "the refused opening changed nothing");
+    for _ in 0..20 {
+        engine.close().unwrap();
+        drop(open(&spec));
+        open(&spec).close().unwrap();
+    }
+    let mut elsewhere = spec.clone();
+    elsewhere.dir = dir.path().join("nowhere");
+    assert_eq!(SledEngine::open(&elsewhere).unwrap_err().kind(), ErrorKind::Corruption);
+    std::fs::create_dir(&elsewhere.dir).unwrap();
+    assert_eq!(SledEngine::open(&elsewhere).unwrap_err().kind(), ErrorKind::Corruption, "empty is not new");
+}
+
+fn files(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let files =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    files.map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+}
+
+/// Whatever happens to sled's files, the engine opens or says why not; it never panics, never holds on to the files,
+/// and every key is right, an error, or, where `applied` or the figures give it away, from before.
+#[test]
+fn damaged_files_are_errors_that_leave_no_locks() {
+    let dir = scratch();
+    let (spec, engine) = created(dir.path(), 1024);
+    apply(&engine, &numbers(0..3000, 1, 100), &[]).unwrap();
+    engine.sync(Seq(1)).unwrap();
+    apply(&engine, &numbers(0..3000, 2, 100), &[]).unwrap();
+    engine.sync(Seq(2)).unwrap();
+    let sealed = engine.figures();
+    engine.close().unwrap();
+    let whole = files(&spec.dir);
+    let (mut refused, mut given_away, mut harmless) = (0, 0, 0);
+    for trial in 0..40u64 {
+        for (path, bytes) in files(&spec.dir) {
+            std::fs::remove_file(path).unwrap();
+            drop(bytes);
+        }
+        for (path, bytes) in &whole {
+            std::fs::write(path, bytes).unwrap();
+        }
+        let (path, bytes) = &whole[if trial % 8 == 0 {
+            trial as usize / 8 % whole.len()
+        } else {
+            whole.iter().position(|(path, _)| path.ends_with("db")).unwrap()
+        }];
+        let coin = crate::digest::hash128(&[&trial.to_le_bytes()]);
+        let at = (coin % bytes.len().max(1) as u128) as usize;
+        let mut damaged = bytes.clone();
+        match trial % 4 {
+            0 => damaged.truncate(at),
+            1 => damaged.iter_mut().skip(at).take(512).for_each(|byte| *byte ^= 0x5a),
+            2 => damaged.iter_mut().skip(at).take(4096).for_each(|byte| *byte = 0),
+            _ => damaged[at] ^= 1 << (coin >> 64) as u32 % 8,
+        }
+        std::fs::write(path, damaged).unwrap();
+        match SledEngine::open(&spec) {
+            Err(error) => {
+                assert!(
+                    matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Io | ErrorKind::Unsupported),
+                    "{error:?}"
+                );
+                refused += 1;
+            }
+            Ok(engine) => {
+                let behind = engine.applied() < Seq(2);
+                let mut wrong = 0;
+                for n in 0..3000 {
+                    match engine.get(&key(n), Seq::MAX) {
+                        Ok(Some(found)) if found.seq == Seq(2) && found.value == vec![n as u8; 100] => {}
+                        Ok(_) => wrong += 1,
+                        Err(error) => assert!(matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Io)),
+                    }
+                }
+                let figures = recount(&engine).ok();
+                if figures == sealed && !behind {
+                    assert_eq!(wrong, 0, "trial {trial}: nothing gave it away");
+                    harmless += 1;
+                } else {
+                    given_away += 1;
+                }
+                let _ = engine.close();
+            }
+        }
+        assert!(super::open::is_free(&spec.dir.join("db")).unwrap_or(true), "trial {trial}");
+    }
+    assert!(refused > 3 && refused + given_away + harmless == 40, "{refused} {given_away} {harmless}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// Stops at a random write of random runs, again and again, in one shard.
+    #[test]
+    fn crashes_anywhere_keep_every_record(
+        page in prop_oneof![Just(256usize), Just(1000)],
+        rounds in proptest::collection::vec((proptest::collection::btree_map(0u64..150, (0usize..150, 0u8..5), 1..80), 0i64..30), 1..12),
+    ) {
+        let dir = scratch();
+        let (spec, mut engine) = created(dir.path(), page);
+        let mut model = Model::default();
+        for (seq, (changes, stop_after)) in rounds.into_iter().enumerate() {
+            let seq = Seq(seq as u64 + 1);
+            let run: Run = changes.iter().map(|(n, (len, kind))| {
+                let value = match kind { 0 | 1 => None, 2 => Some(vec![*n as u8; len * 90]), _ => Some(vec![*n as u8; *len]) };
+                (key(*n), seq, value)
+            }).collect();
+            core(&engine).writes_left.store(stop_after, Ordering::Relaxed);
+            let whole = apply(&engine, &run, &[]).is_ok();
+            core(&engine).writes_left.store(i64::MAX, Ordering::Relaxed);
+            if !whole {
+                engine.close().unwrap();
+                engine = open(&spec);
+                // The journal's turn.
+                apply(&engine, &run, &[]).unwrap();
+            }
+            model.apply(&run);
+            check(&engine, &model, &[], &ALL);
+        }
+        prop_assert_eq!(recount(&engine).unwrap(), counted(&core(&engine)));
+        let limit = page.min(6 << 10);
+        let wanted = model.scan(&ALL, Seq::MAX).iter().filter(|(_, _, value)| value.len() > limit).count();
+        prop_assert_eq!(values_held(&core(&engine)), wanted);
+        assert_no_overlap(&core(&engine));
+    }
+}

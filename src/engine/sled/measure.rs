@@ -1,0 +1,181 @@
+//! Measurements, run by hand (release):
+//! `cargo test --release --lib engine::sled::measure -- --ignored --nocapture`, with the figures below in the
+//! environment. Prints one line of microseconds a record and of bytes.
+
+use super::SledFactory;
+use crate::engine::{Engine, EngineFactory, EngineSpec};
+use crate::ids::{Seq, ShardId};
+use crate::record::{KeyRange, RunRecord};
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// A permutation of the 64-bit numbers (splitmix64's finalizer), so that keys come in random order, each once.
+fn mix(n: u64) -> u64 {
+    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
+/// 20 bytes: decimal, as user keys often are, or raw.
+fn key(n: u64) -> [u8; 20] {
+    let mut key = [0; 20];
+    key.copy_from_slice(format!("{:020}", mix(n)).as_bytes());
+    key
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    status.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+/// Seconds on the wall, and of the processor (steady where the machine is shared).
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    wall: f64,
+    cpu: f64,
+}
+
+impl Cost {
+    fn now(since: Instant) -> Cost {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let ticks = stat.split(' ').skip(13).take(2).filter_map(|text| text.parse::<f64>().ok()).sum::<f64>();
+        Cost { wall: since.elapsed().as_secs_f64(), cpu: ticks / 100.0 }
+    }
+
+    /// Runs `f` `count` times over, so to speak: the cost of one in microseconds.
+    fn of(count: u64, f: impl FnOnce()) -> Cost {
+        let start = Instant::now();
+        let before = Cost::now(start);
+        f();
+        let after = Cost::now(start);
+        let each = 1e6 / count as f64;
+        Cost { wall: (after.wall - before.wall) * each, cpu: (after.cpu - before.cpu) * each }
+    }
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Cost) {
+        self.wall += other.wall;
+        self.cpu += other.cpu;
+    }
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.3} (cpu {:.3})", self.wall, self.cpu)
+    }
+}
+
+struct Bench {
+    engine: Arc<dyn Engine>,
+    spec: EngineSpec,
+    records: u64,
+}
+
+impl Bench {
+    /// Applies all records in runs of `run`: the cost of a record, of applying and of syncing.
+    fn load(&self, run: u64, seq: u64) -> (Cost, Cost) {
+        let value = [b'v'; 100];
+        let (mut apply, mut sync) = (Cost::default(), Cost::default());
+        let mut at = 0;
+        while at < self.records {
+            let end = (at + run).min(self.records);
+            let mut keys: Vec<_> = (at..end).map(|n| (key(n), Seq(seq + n))).collect();
+            keys.sort_unstable();
+            let run: Vec<_> =
+                keys.iter().map(|(key, seq)| RunRecord { key, seq: *seq, value: Some(&value) }).collect();
+            apply += Cost::of(self.records, || self.engine.apply(&run, &[]).unwrap());
+            sync += Cost::of(self.records, || self.engine.sync(Seq(seq + end)).unwrap());
+            at = end;
+        }
+        (apply, sync)
+    }
+
+    fn get(&self, count: u64, among: u64) -> Cost {
+        let keys: Vec<_> = (0..count).map(|n| key(mix(n + 77) % among)).collect();
+        Cost::of(count, || {
+            for key in &keys {
+                assert!(black_box(self.engine.get(key, Seq::MAX).unwrap()).is_some());
+            }
+        })
+    }
+
+    fn scan(&self, reverse: bool) -> Cost {
+        let all = KeyRange { lo: Vec::new(), hi: None };
+        Cost::of(self.records, || {
+            let (mut count, mut block) = (0, Vec::new());
+            let mut cursor = self.engine.cursor(&all, Seq::MAX, reverse).unwrap();
+            while cursor.next_block(&mut block).unwrap() {
+                count += block.len() as u64;
+                black_box(&block);
+                block.clear();
+            }
+            assert_eq!(count, self.records);
+        })
+    }
+
+    fn reopen(&mut self) -> f64 {
+        self.spec.resume = self.engine.figures();
+        self.spec.create = false;
+        self.engine.close().unwrap();
+        let start = Instant::now();
+        self.engine = SledFactory.open(&self.spec).unwrap();
+        start.elapsed().as_secs_f64()
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    let (records, run) = (setting("RECORDS", 3_000_000), setting("RUN", 400_000));
+    let page_bytes = setting("PAGE", 4096) as usize;
+    let cache_bytes = setting("CACHE_MB", 2048) << 20;
+    let dir = std::env::var("DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+    let dir = tempfile::tempdir_in(Path::new(&dir)).unwrap();
+    let spec = EngineSpec {
+        dir: dir.path().join("engine"),
+        shard: ShardId(0),
+        cache_bytes,
+        page_bytes,
+        create: true,
+        resume: None,
+    };
+    let base = resident();
+    let mut bench = Bench { engine: SledFactory.open(&spec).unwrap(), spec, records };
+    let (load, sync) = bench.load(run, 1);
+    let loaded = resident() - base;
+    let figures = bench.engine.figures().unwrap();
+    let (again, _) = bench.load(run, records + 1);
+    let overwritten = resident() - base;
+    let disk = bench.engine.disk_bytes().unwrap();
+    let gets = setting("GETS", 300_000);
+    let (hot, all) = (bench.get(gets, 10_000.min(records)), bench.get(gets, records));
+    let (forward, backward) = (bench.scan(false), bench.scan(true));
+    for _ in 0..setting("SCANS", 0) {
+        black_box((bench.scan(false), bench.scan(true)));
+    }
+    let read = resident() - base;
+    let opening = bench.reopen();
+    let cold = bench.get((records / 1000).max(1000), records);
+    let (cold_forward, cold_all) = (bench.scan(false), bench.get(gets, records));
+    println!(
+        "page {page_bytes} cache_mb {} records {records} run {run} | apply {load} again {again} sync {sync} \n  | get hot {hot} \
+         all {all} cold {cold} warm {cold_all} \n  | scan {forward} reverse {backward} cold {cold_forward} | reopen {opening:.2}s \
+         \n  | resident MB {} {} {} end {} | disk MB {} pages {} fill {:.2}",
+        cache_bytes >> 20,
+        loaded >> 20,
+        overwritten >> 20,
+        read >> 20,
+        (resident() - base) >> 20,
+        disk >> 20,
+        figures.pages,
+        (records * 124) as f64 / (figures.pages * page_bytes as u64) as f64,
+    );
+}

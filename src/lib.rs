@@ -8,6 +8,8 @@ pub mod limits;
 #[allow(dead_code)]
 mod memtable;
 mod record;
+#[doc(hidden)]
+pub mod testing;
 
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{Epoch, KeyspaceId, Seq, ShardId, VirtualNode};

@@ -21,7 +21,7 @@ mod tree;
 mod tests;
 
 #[allow(unused_imports)]
-pub(crate) use self::{
+pub use self::{
     entry::Version,
     iter::{Cursor, Iter, IterAt, Records, Versions},
     table::{OrderedTable, Table},

@@ -11,7 +11,7 @@ use crate::ids::Seq;
 use crate::record::KeyRange;
 
 /// The table as the store uses it: nodes of 64 keys measured best.
-pub(crate) type Table = OrderedTable<64>;
+pub type Table = OrderedTable<64>;
 
 /// A table with at most `N` keys in a node.
 ///
@@ -19,7 +19,7 @@ pub(crate) type Table = OrderedTable<64>;
 /// what an overwrite leaves behind is used again by later ones, or counted in [`bytes`](Self::bytes) until the owner
 /// freezes and flushes the table.
 #[derive(Debug)]
-pub(crate) struct OrderedTable<const N: usize> {
+pub struct OrderedTable<const N: usize> {
     entries: Entries,
     tree: Tree<N>,
     first: Option<Seq>,

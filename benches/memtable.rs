@@ -49,12 +49,36 @@ enum Shape {
 
 const SHAPES: [Shape; 4] = [Shape::Random, Shape::User, Shape::Sorted, Shape::Grouped];
 
-type Key = Vec<u8>;
+/// Keys one behind the other, so that walking over them costs no cache misses that would be taken for the map's.
+struct Keys {
+    bytes: Vec<u8>,
+    each: usize,
+}
 
-/// `n` keys in order of insertion, and `n` that are not among them.
-fn keys(shape: Shape, n: usize) -> (Vec<Key>, Vec<Key>) {
+impl Keys {
+    fn of(keys: &[Vec<u8>]) -> Keys {
+        Keys { bytes: keys.concat(), each: keys[0].len() }
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len() / self.each
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks_exact(self.each)
+    }
+}
+
+/// The keys in order of insertion, the same in another order, and as many that are not among them.
+struct Work {
+    fill: Keys,
+    hits: Keys,
+    misses: Keys,
+}
+
+fn keys(shape: Shape, n: usize) -> Work {
     let mut random = Random(7);
-    let mut all: Vec<Key> = (0..2 * n as u64)
+    let mut all: Vec<Vec<u8>> = (0..2 * n as u64)
         .map(|i| match shape {
             Shape::Random => (0..3).flat_map(|_| random.next().to_be_bytes()).take(20).collect(),
             Shape::User | Shape::Sorted => format!("user/{i:012}/ab").into_bytes(),
@@ -66,7 +90,7 @@ fn keys(shape: Shape, n: usize) -> (Vec<Key>, Vec<Key>) {
         .collect();
     // Every second key misses, so that misses fall between hits.
     let mut at = 0;
-    let (mut hits, mut misses): (Vec<Key>, Vec<Key>) = all.drain(..).partition(|_| {
+    let (mut hits, mut misses): (Vec<_>, Vec<_>) = all.drain(..).partition(|_| {
         at += 1;
         at % 2 == 0
     });
@@ -74,7 +98,9 @@ fn keys(shape: Shape, n: usize) -> (Vec<Key>, Vec<Key>) {
         random.shuffle(&mut hits);
     }
     random.shuffle(&mut misses);
-    (hits, misses)
+    let fill = Keys::of(&hits);
+    random.shuffle(&mut hits);
+    Work { fill, hits: Keys::of(&hits), misses: Keys::of(&misses) }
 }
 
 trait Map {
@@ -178,48 +204,29 @@ const COLUMNS: [&str; 8] =
     ["insert", "overwrite", "get hit", "get miss", "seek + 10", "scan", "drop", "memory"];
 
 /// Nanoseconds a record for each of the columns but the last.
-fn turn<M: Map>(hits: &[Key], misses: &[Key], probes: &[u32]) -> [f64; 7] {
-    let n = hits.len() as f64;
+fn turn<M: Map>(work: &Work) -> [f64; 7] {
+    let n = work.fill.len();
     let value = [42u8; VALUE];
     let mut map = M::new();
-    let timed = |f: &mut dyn FnMut() -> usize, count: f64| {
+    let timed = |f: &mut dyn FnMut() -> usize, count: usize| {
         let start = Instant::now();
         black_box(f());
-        start.elapsed().as_nanos() as f64 / count
+        start.elapsed().as_nanos() as f64 / count as f64
     };
-    let insert = timed(
-        &mut || {
-            for (i, key) in hits.iter().enumerate() {
-                map.insert(key, i as u64 + 1, &value);
-            }
-            0
-        },
-        n,
-    );
+    let insert =
+        timed(&mut || work.fill.iter().zip(1..).map(|(key, seq)| map.insert(key, seq, &value)).count(), n);
     let overwrite = timed(
-        &mut || {
-            for (i, at) in probes.iter().enumerate() {
-                map.insert(&hits[*at as usize], (hits.len() + i) as u64 + 1, &value);
-            }
-            0
-        },
+        &mut || work.hits.iter().zip(n as u64 + 1..).map(|(key, seq)| map.insert(key, seq, &value)).count(),
         n,
     );
-    let hit = timed(&mut || probes.iter().map(|at| map.get(&hits[*at as usize])).sum(), n);
-    let miss = timed(&mut || probes.iter().map(|at| map.get(&misses[*at as usize])).sum(), n);
-    let tens = &probes[..hits.len() / 10];
-    let ten =
-        timed(&mut || tens.iter().map(|at| map.scan_ten(&misses[*at as usize])).sum(), tens.len() as f64);
-    let scan = timed(
-        &mut || {
-            assert_eq!(map.scan(), hits.len());
-            0
-        },
-        n,
-    );
+    let hit = timed(&mut || work.hits.iter().map(|key| map.get(key)).sum(), n);
+    let miss = timed(&mut || work.misses.iter().map(|key| map.get(key)).sum(), n);
+    let ten = timed(&mut || work.misses.iter().take(n / 10).map(|key| map.scan_ten(key)).sum(), n / 10);
+    let scan = timed(&mut || map.scan(), n);
+    assert_eq!(map.scan(), n);
     let start = Instant::now();
     drop(map);
-    [insert, overwrite, hit, miss, ten, scan, start.elapsed().as_nanos() as f64 / n]
+    [insert, overwrite, hit, miss, ten, scan, start.elapsed().as_nanos() as f64 / n as f64]
 }
 
 fn resident() -> usize {
@@ -228,11 +235,11 @@ fn resident() -> usize {
 }
 
 /// In a process of its own: what a filled map adds to the resident memory, and what it says itself.
-fn weigh<M: Map>(hits: &[Key]) {
+fn weigh<M: Map>(keys: &Keys) {
     let before = resident();
     let mut map = M::new();
-    for (i, key) in hits.iter().enumerate() {
-        map.insert(key, i as u64 + 1, &[42u8; VALUE]);
+    for (key, seq) in keys.iter().zip(1..) {
+        map.insert(key, seq, &[42u8; VALUE]);
     }
     println!("{} {}", resident() - before, map.says());
     black_box(map);
@@ -250,14 +257,12 @@ fn weighed(name: &str, shape: Shape, n: usize) -> (f64, f64) {
 fn figures(sizes: &[usize]) {
     for n in sizes {
         for shape in SHAPES {
-            let (hits, misses) = keys(shape, *n);
-            let mut probes: Vec<u32> = (0..*n as u32).collect();
-            Random(11).shuffle(&mut probes);
+            let work = keys(shape, *n);
             let mut turns: [Vec<[f64; 7]>; 3] = Default::default();
             for _ in 0..TURNS {
-                turns[0].push(turn::<Table>(&hits, &misses, &probes));
-                turns[1].push(turn::<Boxed>(&hits, &misses, &probes));
-                turns[2].push(turn::<Skips>(&hits, &misses, &probes));
+                turns[0].push(turn::<Table>(&work));
+                turns[1].push(turn::<Boxed>(&work));
+                turns[2].push(turn::<Skips>(&work));
             }
             println!(
                 "\n{n} records, {shape:?} keys (ns a record; bytes a record, in brackets what it says itself)"
@@ -282,12 +287,12 @@ fn criterion() {
     let mut criterion = Criterion::default().configure_from_args().sample_size(10);
     let n = 100_000;
     for shape in SHAPES {
-        let (hits, misses) = keys(shape, n);
+        let Work { fill: inserts, hits, misses } = keys(shape, n);
         let value = [42u8; VALUE];
         let fill = || {
             let mut table = Table::new();
-            for (i, key) in hits.iter().enumerate() {
-                Map::insert(&mut table, key, i as u64 + 1, &value);
+            for (key, seq) in inserts.iter().zip(1..) {
+                Map::insert(&mut table, key, seq, &value);
             }
             table
         };
@@ -311,12 +316,11 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some("--weigh") => {
-            let (hits, misses) = keys(SHAPES[args[3].parse::<usize>().unwrap()], args[4].parse().unwrap());
-            drop(misses);
+            let fill = keys(SHAPES[args[3].parse::<usize>().unwrap()], args[4].parse().unwrap()).fill;
             match args[2].as_str() {
-                Table::NAME => weigh::<Table>(&hits),
-                Boxed::NAME => weigh::<Boxed>(&hits),
-                _ => weigh::<Skips>(&hits),
+                Table::NAME => weigh::<Table>(&fill),
+                Boxed::NAME => weigh::<Boxed>(&fill),
+                _ => weigh::<Skips>(&fill),
             }
         }
         Some("--figures") => {

@@ -176,7 +176,7 @@ impl<'t, const N: usize> Records<'t, N> {
         let mut records = Records { entries, span, entry: None, version: Place::NONE };
         if let Some((entry, mut position)) = cursor.seen {
             if tree.places(position.leaf).get(position.at as usize) != Some(&entry) {
-                position = tree.seek(entries, entries.key(entry)).0;
+                position = tree.seek(entries, entries.key(entry));
             }
             records.span.front = Position { at: position.at + 1, ..position };
             records.entry = Some(entry);

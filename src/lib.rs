@@ -49,10 +49,12 @@ mod journal;
 mod keyspace;
 pub mod limits;
 mod manifest;
+#[allow(missing_docs)] // Exported to tests alone.
 mod memtable;
 mod options;
 mod page;
 mod range;
+#[allow(missing_docs)] // Exported to tests alone.
 mod record;
 mod ring;
 mod shard;

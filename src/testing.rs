@@ -15,6 +15,12 @@ pub use crate::frame::{HEADER_BYTES, Header, Kind, Payload, Salt, encode, find, 
 pub use crate::journal::{Appender, Handoff, Journal, JournalConfig, JournalStats, ReplayReport};
 pub use crate::state::Seams;
 
+/// The memtable's table.
+pub mod memtable {
+    pub use crate::memtable::{OrderedTable, Table};
+    pub use crate::record::{KeyRange, RunRecord};
+}
+
 /// Opens a store on the parts that a test brings.
 pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Store> {
     Store::open_with(dir, options, seams)

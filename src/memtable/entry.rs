@@ -65,7 +65,7 @@ fn need(value: Option<&[u8]>) -> usize {
 
 /// One version of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Version<'a> {
+pub struct Version<'a> {
     pub seq: Seq,
     /// None: the key was removed.
     pub value: Option<&'a [u8]>,

@@ -64,7 +64,7 @@ impl<const N: usize> DoubleEndedIterator for Span<'_, N> {
 
 /// The versions of a key, newest first.
 #[derive(Debug, Clone)]
-pub(crate) struct Versions<'t> {
+pub struct Versions<'t> {
     entries: &'t Entries,
     next: Place,
 }
@@ -84,7 +84,7 @@ impl<'t> Iterator for Versions<'t> {
 
 /// Keys in order, each with its versions.
 #[derive(Debug, Clone)]
-pub(crate) struct Iter<'t, const N: usize> {
+pub struct Iter<'t, const N: usize> {
     entries: &'t Entries,
     span: Span<'t, N>,
 }
@@ -118,7 +118,7 @@ impl<const N: usize> DoubleEndedIterator for Iter<'_, N> {
 
 /// One version of each key, as a snapshot sees them.
 #[derive(Debug, Clone)]
-pub(crate) struct IterAt<'t, const N: usize> {
+pub struct IterAt<'t, const N: usize> {
     entries: &'t Entries,
     span: Span<'t, N>,
     at: Seq,
@@ -148,7 +148,7 @@ impl<'t, const N: usize> Iterator for IterAt<'t, N> {
 /// Where a [`Records`] stands. It belongs to one table, and stays right when that is written to: it goes on behind the
 /// same key, or with the version that comes next, or the newest older one that is left.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Cursor {
+pub struct Cursor {
     /// The entry that was last looked at and where it lay; none at the start.
     seen: Option<(Place, Position)>,
     /// Its version that comes next; none: the next entry's newest.
@@ -162,7 +162,7 @@ impl Cursor {
 
 /// All versions of all keys: key ascending, sequence descending.
 #[derive(Debug, Clone)]
-pub(crate) struct Records<'t, const N: usize> {
+pub struct Records<'t, const N: usize> {
     entries: &'t Entries,
     span: Span<'t, N>,
     entry: Option<Place>,
@@ -176,7 +176,7 @@ impl<'t, const N: usize> Records<'t, N> {
         let mut records = Records { entries, span, entry: None, version: Place::NONE };
         if let Some((entry, mut position)) = cursor.seen {
             if tree.places(position.leaf).get(position.at as usize) != Some(&entry) {
-                position = tree.seek(entries, entries.key(entry)).0;
+                position = tree.seek(entries, entries.key(entry));
             }
             records.span.front = Position { at: position.at + 1, ..position };
             records.entry = Some(entry);

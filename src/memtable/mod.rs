@@ -3,6 +3,7 @@
 //! - [`table`]: what the floors above use: insert, get, scan, and the figures of a [`Table`].
 //! - [`iter`]: scans in both directions, and the records of a flush.
 //! - [`tree`] and [`node`]: the order of the keys, a B+tree.
+//! - [`index`]: keys by hash.
 //! - [`entry`]: a key and its versions, as bytes.
 //! - [`arena`]: the bytes, in big pieces.
 //!
@@ -12,6 +13,7 @@
 
 mod arena;
 mod entry;
+mod index;
 mod iter;
 mod node;
 mod table;
@@ -21,7 +23,7 @@ mod tree;
 mod tests;
 
 #[allow(unused_imports)]
-pub(crate) use self::{
+pub use self::{
     entry::Version,
     iter::{Cursor, Iter, IterAt, Records, Versions},
     table::{OrderedTable, Table},

@@ -4,14 +4,16 @@
 //! a snapshot saw when it was covered; a removed key keeps its entry, so that it hides what the shards hold.
 
 use super::entry::{Entries, Version};
+use super::index::Index;
 use super::iter::{Cursor, Iter, IterAt, Records, Span};
 use super::tree::Tree;
 use crate::error::Result;
 use crate::ids::Seq;
 use crate::record::KeyRange;
+use std::hash::{BuildHasher, RandomState};
 
 /// The table as the store uses it: nodes of 64 keys measured best.
-pub(crate) type Table = OrderedTable<64>;
+pub type Table = OrderedTable<64>;
 
 /// A table with at most `N` keys in a node.
 ///
@@ -19,16 +21,29 @@ pub(crate) type Table = OrderedTable<64>;
 /// what an overwrite leaves behind is used again by later ones, or counted in [`bytes`](Self::bytes) until the owner
 /// freezes and flushes the table.
 #[derive(Debug)]
-pub(crate) struct OrderedTable<const N: usize> {
+pub struct OrderedTable<const N: usize> {
     entries: Entries,
     tree: Tree<N>,
+    index: Index,
     first: Option<Seq>,
     last: Seq,
 }
 
 impl<const N: usize> OrderedTable<N> {
+    /// A table that hashes with a seed of its own.
     pub fn new() -> Self {
-        OrderedTable { entries: Entries::default(), tree: Tree::new(), first: None, last: Seq::ZERO }
+        Self::with_seed(RandomState::new().hash_one(0))
+    }
+
+    /// A table that hashes with this seed: the same writes give the same table, to the byte.
+    pub fn with_seed(seed: u64) -> Self {
+        OrderedTable {
+            entries: Entries::default(),
+            tree: Tree::new(),
+            index: Index::new(seed),
+            first: None,
+            last: Seq::ZERO,
+        }
     }
 
     /// Writes a version of `key`: a value, or (none) its removal. The sequence must not be below the one that the key
@@ -40,11 +55,13 @@ impl<const N: usize> OrderedTable<N> {
     /// is below the key's, or 16 GiB of places are used up (see [`is_full`](Self::is_full)).
     pub fn insert(&mut self, key: &[u8], seq: Seq, value: Option<&[u8]>, live: &[Seq]) -> Result<()> {
         Entries::check(key, value)?;
-        match self.tree.locate(&self.entries, key) {
-            (_, Some(entry)) => self.entries.put(entry, seq, value, live)?,
-            (position, None) => {
+        let hash = self.index.hash(key);
+        match self.index.find(hash, |entry| self.entries.key(entry) == key) {
+            Some(entry) => self.entries.put(entry, seq, value, live)?,
+            None => {
                 let entry = self.entries.add(key, seq, value)?;
-                self.tree.insert(&self.entries, position, key, entry);
+                self.tree.insert(&self.entries, key, entry);
+                self.index.add(hash, entry);
             }
         }
         self.first.get_or_insert(seq);
@@ -54,8 +71,8 @@ impl<const N: usize> OrderedTable<N> {
 
     /// The newest version of `key` at or below `at`.
     pub fn get(&self, key: &[u8], at: Seq) -> Option<Version<'_>> {
-        let (_, entry) = self.tree.seek(&self.entries, key);
-        self.entries.version_at(entry?, at)
+        let entry = self.index.find(self.index.hash(key), |entry| self.entries.key(entry) == key)?;
+        self.entries.version_at(entry, at)
     }
 
     /// The keys of `range` with all their versions, from both ends.
@@ -95,7 +112,7 @@ impl<const N: usize> OrderedTable<N> {
 
     /// What the table holds of the process's memory, in bytes: keys, values, order, and what lies unused in its pieces.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.entries.bytes() + self.tree.bytes()
+        size_of::<Self>() + self.entries.bytes() + self.tree.bytes() + self.index.bytes()
     }
 
     /// The bytes of all keys, and of the values of all versions.
@@ -125,11 +142,11 @@ impl<const N: usize> OrderedTable<N> {
         }
         let front = match range.lo.as_slice() {
             [] => self.tree.first(),
-            lo => self.tree.seek(&self.entries, lo).0,
+            lo => self.tree.seek(&self.entries, lo),
         };
         let back = match &range.hi {
             None => self.tree.end(),
-            Some(hi) => self.tree.seek(&self.entries, hi).0,
+            Some(hi) => self.tree.seek(&self.entries, hi),
         };
         Span::new(&self.tree, front, back)
     }

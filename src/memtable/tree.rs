@@ -82,7 +82,7 @@ pub(super) struct Tree<const N: usize> {
     /// How many inner nodes lie on the way to a leaf.
     height: usize,
     last: u32,
-    /// The way down that the last `locate` took: inner nodes and which child was chosen.
+    /// The way down that the last `insert` took: inner nodes and which child was chosen.
     path: Vec<(u32, u32)>,
 }
 
@@ -98,40 +98,30 @@ impl<const N: usize> Tree<N> {
         self.leaves.bytes() + self.inners.bytes()
     }
 
-    /// The first position whose key is not below `key`, and the entry there if it is `key`.
-    #[inline]
-    pub fn seek(&self, entries: &Entries, key: &[u8]) -> (Position, Option<Place>) {
+    /// The first position whose key is not below `key`.
+    pub fn seek(&self, entries: &Entries, key: &[u8]) -> Position {
         let mut node = self.root;
         for _ in 0..self.height {
             let inner = self.inners.get(node);
             let (at, found) = inner.keys.search(entries, key);
             node = inner.children[at + usize::from(found)];
         }
-        let keys = &self.leaves.get(node).keys;
-        let (at, found) = keys.search(entries, key);
-        (Position { leaf: node, at: at as u32 }, found.then(|| keys.place(at)))
+        let (at, _) = self.leaves.get(node).keys.search(entries, key);
+        Position { leaf: node, at: at as u32 }
     }
 
-    /// As [`seek`](Self::seek), and remembers the way for an [`insert`](Self::insert) that follows.
-    pub fn locate(&mut self, entries: &Entries, key: &[u8]) -> (Position, Option<Place>) {
+    /// Puts in `entry`, whose key is `key`, which is not there.
+    pub fn insert(&mut self, entries: &Entries, key: &[u8], entry: Place) {
         self.path.clear();
-        let mut node = self.root;
+        let mut leaf = self.root;
         for _ in 0..self.height {
-            let inner = self.inners.get(node);
+            let inner = self.inners.get(leaf);
             let (at, found) = inner.keys.search(entries, key);
             let child = at + usize::from(found);
-            self.path.push((node, child as u32));
-            node = inner.children[child];
+            self.path.push((leaf, child as u32));
+            leaf = inner.children[child];
         }
-        let keys = &self.leaves.get(node).keys;
-        let (at, found) = keys.search(entries, key);
-        (Position { leaf: node, at: at as u32 }, found.then(|| keys.place(at)))
-    }
-
-    /// Puts `entry`, whose key is `key`, where `locate` has just found that it belongs.
-    pub fn insert(&mut self, entries: &Entries, position: Position, key: &[u8], entry: Place) {
-        let Position { mut leaf, at } = position;
-        let mut at = at as usize;
+        let (mut at, _) = self.leaves.get(leaf).keys.search(entries, key);
         if self.leaves.get(leaf).keys.is_full() {
             // Keys that arrive in order would leave every leaf half empty.
             let middle = if leaf == self.last && at == N { N - 1 } else { N / 2 };

@@ -170,8 +170,8 @@ fn run_durable(side: &str) {
                         if let Some(store) = annulus {
                             store.insert_with(key(n), value(n, 0), Durability::Sync).unwrap();
                         } else if let Some(db) = sled {
-                            db.insert(key(n), &value(n, 0)).unwrap();
-                            db.flush().unwrap();
+                            sled::Tree::insert(db, key(n), &value(n, 0)[..]).unwrap();
+                            sled::Tree::flush(db).unwrap();
                         }
                     }
                 });

@@ -40,5 +40,4 @@ pub use share::LoadLimit;
 pub use table::{Change, Ring};
 pub use topology::Member;
 
-pub(crate) use assignment::Assignment;
 pub(crate) use topology::Topology;

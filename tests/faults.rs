@@ -1,0 +1,322 @@
+//! Real damage to the files of a closed store: with two replicas nothing is missing and nothing is wrong; with one there
+//! is an error that names the place. Never a panic, never a wrong value, never a silent loss.
+
+use annulus::{ErrorKind, Health, Options, Store};
+use std::path::{Path, PathBuf};
+
+const RECORDS: u32 = 3000;
+
+fn options(replicas: usize) -> Options {
+    Options::new()
+        .shards(3)
+        .replication_factor(replicas)
+        .memory_budget(8 << 20)
+        .journal_segment_bytes(64 << 10)
+        .page_bytes(1024)
+}
+
+fn key(n: u32) -> String {
+    format!("key/{:08x}", n.wrapping_mul(0x9e37_79b9))
+}
+
+fn value(n: u32) -> Vec<u8> {
+    let length = if n % 500 == 0 { 20_000 } else { n as usize % 200 };
+    (0..length).map(|i| (i as u32 ^ n) as u8).collect()
+}
+
+fn fill(dir: &Path, replicas: usize, flush: bool) {
+    let store = options(replicas).open(dir).unwrap();
+    for n in 0..RECORDS {
+        store.insert(key(n), value(n)).unwrap();
+    }
+    if flush {
+        store.close().unwrap();
+    }
+}
+
+/// Reads everything in every way, and expects all of it.
+fn expect_whole(store: &Store) {
+    for n in 0..RECORDS {
+        assert!(store.get(key(n)).unwrap().as_deref() == Some(&value(n)[..]), "record {n}");
+    }
+    let mut expected: Vec<(Vec<u8>, u32)> = (0..RECORDS).map(|n| (key(n).into_bytes(), n)).collect();
+    expected.sort();
+    let mut found = 0;
+    for (item, (key, n)) in store.iter().zip(&expected) {
+        let (k, v) = item.unwrap();
+        assert!(k == *key && v == value(*n), "the scan has something else than record {n}");
+        found += 1;
+    }
+    assert_eq!(found, RECORDS);
+    assert_eq!(store.iter().rev().map(|i| i.unwrap()).count(), RECORDS as usize);
+}
+
+/// Reads everything; whatever comes is right, or an error.
+fn expect_right_or_error(store: &Store) -> (u32, u32) {
+    let (mut right, mut errors) = (0, 0);
+    for n in 0..RECORDS {
+        match store.get(key(n)) {
+            Ok(Some(found)) => {
+                assert!(found == value(n), "record {n} is wrong");
+                right += 1;
+            }
+            Ok(None) => panic!("record {n} is silently missing"),
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unavailable | ErrorKind::Io), "{error:?}");
+                errors += 1;
+            }
+        }
+    }
+    let mut last = None;
+    for item in store.iter() {
+        match item {
+            Ok((k, _)) => last = Some(k),
+            Err(_) => return (right, errors),
+        }
+    }
+    assert!(errors == 0 || last.is_none(), "a scan passed over what gets cannot read");
+    (right, errors)
+}
+
+fn shard(dir: &Path, n: u32) -> PathBuf {
+    dir.join(format!("shards/{n:04}"))
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+/// The kinds of damage that are done to one file.
+fn damage(path: &Path, kind: u32, seed: u64) -> bool {
+    let mut bytes = std::fs::read(path).unwrap();
+    if bytes.is_empty() {
+        return false;
+    }
+    let at = (seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1) >> 20) as usize % bytes.len();
+    let end = bytes.len();
+    match kind {
+        0 => bytes[at] ^= 1 << (seed % 8),
+        1 => bytes.truncate(at),
+        2 => bytes.clear(),
+        3 => bytes[at..(at + 4096).min(end)].fill(0),
+        4 => bytes[at..(at + 512).min(end)].iter_mut().for_each(|b| *b = b.wrapping_mul(31).wrapping_add(7)),
+        5 => {
+            let from = (at / 2).min(end.saturating_sub(512));
+            let block = bytes[from..(from + 512).min(end)].to_vec();
+            let to = at.min(end - block.len());
+            bytes[to..to + block.len()].copy_from_slice(&block);
+        }
+        _ => return std::fs::remove_file(path).is_ok(),
+    }
+    std::fs::write(path, bytes).unwrap();
+    true
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn any_file_of_one_shard_may_be_damaged_in_any_way() {
+    let rounds: u64 = std::env::var("ANNULUS_DAMAGE_ROUNDS").map_or(2, |r| r.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad) = (dir.path().join("good"), dir.path().join("bad"));
+    fill(&good, 2, true);
+    let names: Vec<PathBuf> =
+        files(&shard(&good, 1)).into_iter().map(|p| p.strip_prefix(&good).unwrap().to_path_buf()).collect();
+    assert!(names.len() >= 4, "{names:?}");
+    for name in &names {
+        for kind in 0..7 {
+            for round in 0..rounds {
+                copy(&good, &bad);
+                if !damage(&bad.join(name), kind, round * 7919 + u64::from(kind)) {
+                    continue;
+                }
+                let store = options(2)
+                    .open(&bad)
+                    .unwrap_or_else(|e| panic!("{} with damage {kind} of round {round}: {e}", name.display()));
+                expect_whole(&store);
+                // The store goes on: what is written now is there as well.
+                store.insert("after", b"the damage").unwrap();
+                store.flush().unwrap();
+                assert_eq!(store.get("after").unwrap().as_deref(), Some(&b"the damage"[..]));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_shard_may_be_gone_emptied_swapped_or_foreign() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad, other) = (dir.path().join("good"), dir.path().join("bad"), dir.path().join("other"));
+    fill(&good, 2, true);
+    fill(&other, 2, true);
+    let cases: [(&str, &dyn Fn()); 4] = [
+        ("gone", &|| std::fs::remove_dir_all(shard(&bad, 2)).unwrap()),
+        ("emptied", &|| {
+            std::fs::remove_dir_all(shard(&bad, 2)).unwrap();
+            std::fs::create_dir(shard(&bad, 2)).unwrap();
+        }),
+        ("foreign", &|| copy(&shard(&other, 2), &shard(&bad, 2))),
+        ("its engine gone", &|| std::fs::remove_dir_all(shard(&bad, 2).join("engine")).unwrap()),
+    ];
+    for (name, change) in cases {
+        copy(&good, &bad);
+        change();
+        let before = if shard(&bad, 2).exists() { files(&shard(&bad, 2)) } else { Vec::new() };
+        let store = options(2).open(&bad).unwrap_or_else(|e| panic!("{name}: {e}"));
+        expect_whole(&store);
+        let stats = store.stats().unwrap();
+        assert!(matches!(stats.shards[2].health, Health::Offline(_)), "{name}: {:?}", stats.shards[2].health);
+        assert!(!stats.warnings.is_empty(), "{name}");
+        drop(store);
+        let after = if shard(&bad, 2).exists() { files(&shard(&bad, 2)) } else { Vec::new() };
+        assert_eq!(before, after, "{name}: an offline shard's directory was touched");
+    }
+    // Two shards swapped are both offline: with two replicas of three shards that is one too many.
+    copy(&good, &bad);
+    std::fs::rename(shard(&bad, 1), shard(&bad, 9)).unwrap();
+    std::fs::rename(shard(&bad, 2), shard(&bad, 1)).unwrap();
+    std::fs::rename(shard(&bad, 9), shard(&bad, 2)).unwrap();
+    let error = options(2).open(&bad).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("shard 1") && error.to_string().contains("shard 2"), "{error}");
+}
+
+#[test]
+fn a_shard_that_comes_back_catches_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, aside) = (dir.path().join("store"), dir.path().join("aside"));
+    fill(&place, 2, true);
+    std::fs::rename(shard(&place, 0), &aside).unwrap();
+    let store = options(2).open(&place).unwrap();
+    for n in 0..RECORDS {
+        store.insert(key(n), value(n + 1)).unwrap();
+    }
+    store.close().unwrap();
+    std::fs::rename(&aside, shard(&place, 0)).unwrap();
+    let store = options(2).open(&place).unwrap();
+    assert!(store.stats().unwrap().warnings.is_empty(), "{:?}", store.stats().unwrap().warnings);
+    for n in 0..RECORDS {
+        assert!(store.get(key(n)).unwrap().as_deref() == Some(&value(n + 1)[..]), "record {n} is old");
+    }
+    store.close().unwrap();
+    // It has caught up for good: the others may go now.
+    std::fs::remove_dir_all(shard(&place, 1)).unwrap();
+    let store = options(2).open(&place).unwrap();
+    for n in 0..RECORDS {
+        assert!(store.get(key(n)).unwrap().as_deref() == Some(&value(n + 1)[..]), "record {n} is old");
+    }
+}
+
+#[test]
+fn a_shard_that_the_journal_has_outrun_stays_offline() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, aside) = (dir.path().join("store"), dir.path().join("aside"));
+    let options = options(2).journal_retention(128 << 10);
+    options.open(&place).unwrap().insert("old", b"1").unwrap();
+    options.open(&place).unwrap().close().unwrap();
+    std::fs::rename(shard(&place, 0), &aside).unwrap();
+    let store = options.open(&place).unwrap();
+    for round in 0..4 {
+        for n in 0..RECORDS {
+            store.insert(key(n), value(n + round)).unwrap();
+        }
+        store.flush().unwrap();
+    }
+    store.close().unwrap();
+    std::fs::rename(&aside, shard(&place, 0)).unwrap();
+    let store = options.open(&place).unwrap();
+    let stats = store.stats().unwrap();
+    assert!(matches!(stats.shards[0].health, Health::Offline(_)), "{:?}", stats.shards[0].health);
+    for n in 0..RECORDS {
+        assert!(store.get(key(n)).unwrap().as_deref() == Some(&value(n + 3)[..]), "record {n} is old");
+    }
+}
+
+#[test]
+fn without_replicas_damage_is_an_error_and_never_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad) = (dir.path().join("good"), dir.path().join("bad"));
+    fill(&good, 1, true);
+    let database: Vec<PathBuf> = files(&shard(&good, 1).join("engine"))
+        .into_iter()
+        .filter(|p| std::fs::metadata(p).unwrap().len() > 10_000)
+        .map(|p| p.strip_prefix(&good).unwrap().to_path_buf())
+        .collect();
+    let mut errors_seen = 0;
+    for name in &database {
+        for kind in 0..7 {
+            for round in 0..2 {
+                copy(&good, &bad);
+                if !damage(&bad.join(name), kind, round * 104_729 + u64::from(kind)) {
+                    continue;
+                }
+                match options(1).open(&bad) {
+                    Ok(store) => errors_seen += expect_right_or_error(&store).1,
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+                        assert!(error.to_string().contains("shard 1"), "{error}");
+                        errors_seen += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(errors_seen > 0, "no damage was found at all");
+}
+
+#[test]
+fn a_damaged_journal_or_manifest_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad) = (dir.path().join("good"), dir.path().join("bad"));
+    fill(&good, 2, false);
+    let segment = files(&good.join("journal")).into_iter().max_by_key(|p| {
+        // The segment with the most frames in it: the others are zeros.
+        std::fs::read(p).unwrap().iter().filter(|b| **b != 0).count()
+    });
+    let segment = segment.unwrap().strip_prefix(&good).unwrap().to_path_buf();
+    for at in [5000usize, 20_000, 40_000] {
+        copy(&good, &bad);
+        let mut bytes = std::fs::read(bad.join(&segment)).unwrap();
+        bytes[at] ^= 0x10;
+        std::fs::write(bad.join(&segment), bytes).unwrap();
+        // The flip may hit what no frame uses; then everything is there.
+        match options(2).open(&bad) {
+            Ok(store) => expect_whole(&store),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+                assert!(error.path().is_some() && error.advice().is_some(), "{error}");
+            }
+        }
+    }
+    copy(&good, &bad);
+    std::fs::remove_dir_all(bad.join("journal")).unwrap();
+    assert!(options(2).open(&bad).is_err(), "a store without its journal was opened");
+    copy(&good, &bad);
+    std::fs::remove_file(bad.join("MANIFEST")).unwrap();
+    let error = options(2).open(&bad).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+    assert!(error.advice().is_some_and(|a| a.contains("IDENTITY")), "{error}");
+    for kind in 0..4 {
+        copy(&good, &bad);
+        assert!(damage(&bad.join("MANIFEST"), kind, 12345));
+        assert_eq!(options(2).open(&bad).unwrap_err().kind(), ErrorKind::Corruption);
+    }
+}

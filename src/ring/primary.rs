@@ -54,7 +54,8 @@ impl Price {
 struct Election<'a> {
     cluster: &'a Cluster,
     owners: &'a mut [u16],
-    total_weight: u128,
+    /// For each member, its share of all primaries, rounded down and up.
+    shares: Vec<(usize, usize)>,
     /// The virtual nodes that each member is primary of.
     held: Vec<Vec<u32>>,
     /// How many virtual nodes have i for their primary and j as another owner, at i * members + j.
@@ -63,10 +64,15 @@ struct Election<'a> {
 
 impl Election<'_> {
     fn new<'a>(cluster: &'a Cluster, owners: &'a mut [u16]) -> Election<'a> {
+        let total_weight: u128 = cluster.weights.iter().sum();
+        let share = |weight: &u128| {
+            let share = u128::from(cluster.virtual_nodes) * weight;
+            ((share / total_weight) as usize, share.div_ceil(total_weight) as usize)
+        };
         Election {
             cluster,
             owners,
-            total_weight: cluster.weights.iter().sum(),
+            shares: cluster.weights.iter().map(share).collect(),
             held: vec![Vec::new(); cluster.len()],
             together: vec![0; cluster.len() * cluster.len()],
         }
@@ -106,16 +112,16 @@ impl Election<'_> {
 
     /// The price of a member's next primary (`more` = 1), or of the last one that it has (`more` = 0).
     fn price(&self, member: usize, more: usize) -> Price {
-        let weight = self.cluster.weights[member];
-        let share = u128::from(self.cluster.virtual_nodes) * weight;
-        let primaries = (self.held[member].len() + more) as u128;
-        if primaries <= share / self.total_weight {
-            Price { class: 0, within: Ratio::new(primaries, weight) }
-        } else if primaries <= share.div_ceil(self.total_weight) {
+        let primaries = self.held[member].len() + more;
+        let (least, most) = self.shares[member];
+        let relative = Ratio::new(primaries as u128, self.cluster.weights[member]);
+        if primaries <= least {
+            Price { class: 0, within: relative }
+        } else if primaries <= most {
             // Whose share is rounded up makes no difference, so nobody's primary changes for it.
             Price { class: 1, within: Ratio::new(0, 1) }
         } else {
-            Price { class: 2, within: Ratio::new(primaries, weight) }
+            Price { class: 2, within: relative }
         }
     }
 
@@ -137,41 +143,46 @@ impl Election<'_> {
         improved
     }
 
-    /// The shortest chain from a member to the cheapest one that it can hand a primary to, if that is an improvement.
+    /// A chain from a member to a cheaper one, straight to the cheapest if it can be; none if there is none.
     fn cheaper(&self, giver: usize) -> Option<Vec<usize>> {
-        let members = self.cluster.len();
         if self.held[giver].is_empty() {
             return None;
         }
         let price = self.price(giver, 0);
-        let below = |member: usize| self.price(member, 1).compare(&price) == Ordering::Less;
-        if !(0..members).any(below) {
+        let below = |member: &usize| self.price(*member, 1).compare(&price) == Ordering::Less;
+        let cheapest = |a: &usize, b: &usize| self.price(*a, 1).compare(&self.price(*b, 1));
+        if let Some(direct) = self.takers(giver).filter(below).min_by(cheapest) {
+            return Some(vec![giver, direct]);
+        }
+        if !(0..self.cluster.len()).any(|member| below(&member)) {
             return None;
         }
-        let mut before = vec![usize::MAX; members];
+        let mut before = vec![usize::MAX; self.cluster.len()];
         before[giver] = giver;
         let mut queue = VecDeque::from([giver]);
-        let mut best: Option<(Price, usize)> = None;
         while let Some(from) = queue.pop_front() {
-            if from != giver && below(from) {
-                let price = self.price(from, 1);
-                if best.as_ref().is_none_or(|(least, _)| price.compare(least) == Ordering::Less) {
-                    best = Some((price, from));
+            for to in self.takers(from) {
+                if before[to] != usize::MAX {
+                    continue;
                 }
-            }
-            let row = &self.together[from * members..][..members];
-            for (to, _) in row.iter().enumerate().filter(|(_, count)| **count > 0) {
-                if before[to] == usize::MAX {
-                    before[to] = from;
-                    queue.push_back(to);
+                before[to] = from;
+                if below(&to) {
+                    let mut path = vec![to];
+                    while let Some(last) = path.last().copied().filter(|last| *last != giver) {
+                        path.push(before[last]);
+                    }
+                    path.reverse();
+                    return Some(path);
                 }
+                queue.push_back(to);
             }
         }
-        let mut path = vec![best?.1];
-        while let Some(last) = path.last().copied().filter(|last| *last != giver) {
-            path.push(before[last]);
-        }
-        path.reverse();
-        Some(path)
+        None
+    }
+
+    /// Who could become the primary in a member's place somewhere.
+    fn takers(&self, from: usize) -> impl Iterator<Item = usize> + '_ {
+        let row = &self.together[from * self.cluster.len()..][..self.cluster.len()];
+        row.iter().enumerate().filter(|(_, count)| **count > 0).map(|(to, _)| to)
     }
 }

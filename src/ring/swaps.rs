@@ -140,7 +140,10 @@ impl<'a> Swaps<'a> {
         let count = self.held[leaving].len();
         let start = self.random.below(count);
         let mut best = None;
-        let mut tried = 0;
+        let mut left = CANDIDATES.min(self.count_of(cost, leaving, joining) as usize);
+        if left == 0 {
+            return None;
+        }
         for at in (start..count).chain(0..start) {
             let virtual_node = self.held[leaving][at];
             if !self.allows(virtual_node, cost, leaving, joining) {
@@ -156,8 +159,8 @@ impl<'a> Swaps<'a> {
             if best.is_none_or(|(least, _)| shared < least) {
                 best = Some((shared, at));
             }
-            tried += 1;
-            if tried == CANDIDATES {
+            left -= 1;
+            if left == 0 {
                 break;
             }
         }

@@ -76,7 +76,8 @@ pub trait Engine: Send + Sync + Debug {
     fn cursor<'a>(&'a self, range: &KeyRange, at: Seq, reverse: bool) -> Result<Box<dyn Cursor + 'a>>;
 
     /// Merges a sorted run (key ascending, sequence descending). Of each key the newest version is kept, and the older
-    /// ones that a snapshot in `live` (ascending) still sees. Not durable before [`sync`](Self::sync).
+    /// ones that a snapshot in `live` (ascending) still sees. Not durable before [`sync`](Self::sync). After an error a
+    /// part may have been applied; after one in writing, every later call fails until the shard is opened again.
     fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()>;
 
     /// Removes every version of every key in `range`. Not durable before [`sync`](Self::sync).
@@ -91,8 +92,11 @@ pub trait Engine: Send + Sync + Debug {
     /// What the shard holds now; none while a recount is needed.
     fn figures(&self) -> Option<Figures>;
 
-    /// One slice of a recount (about `pages` pages): reads and verifies pages until the figures are known again.
-    /// Returns whether it is done. Runs beside readers; excludes the writer for the length of a slice.
+    /// One slice (about `pages` pages) of a full pass that reads and verifies everything. Returns whether the pass is
+    /// over; the next call begins another. Runs beside readers; excludes the writer for the length of a slice.
+    ///
+    /// A pass that ends makes the figures known. If they were known before and differ from what was counted, pages
+    /// were lost or went back in time unseen: it ends with `Corruption`, and the figures are what was counted.
     fn recount(&self, pages: usize) -> Result<bool>;
 
     /// Bytes on disk.

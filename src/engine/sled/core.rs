@@ -13,6 +13,12 @@ use sled::IVec;
 use std::ops::Bound;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+/// A read that takes longer went to the disk, or at least to the system's cache of it; a hit takes two or three.
+const COLD: Duration = Duration::from_micros(8);
+/// How often a leaf that was read from the disk is accessed once more; see [`Core::settle_cache`].
+const TOUCHES: usize = 7;
 
 pub(super) struct Core {
     pub place: Place,
@@ -63,13 +69,10 @@ impl Core {
     pub fn write<T>(&self, what: &str, f: impl FnOnce() -> sled::Result<T>) -> Result<T> {
         self.check()?;
         #[cfg(test)]
-        if self.writes_left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) <= 0 {
-            return Err(self.fail(Error::io(
-                what,
-                &self.place.dir,
-                std::io::Error::other("stopped by the test"),
-            )));
-        }
+        let f = || match self.writes_left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) {
+            ..=0 => Err(sled::Error::Io(std::io::Error::other("stopped by the test"))),
+            _ => f(),
+        };
         self.place.call(what, f).map_err(|error| self.fail(error))
     }
 
@@ -86,16 +89,49 @@ impl Core {
     /// The page with the greatest bound at or below `bound`.
     #[inline]
     pub fn floor(&self, bound: &[u8]) -> Result<Option<Image>> {
-        let found = self.place.call("read a page", || self.pages.range(..=bound).next_back().transpose())?;
-        Ok(found.map(Image::new))
+        self.page(|| self.pages.range(..=bound).next_back())
     }
 
     /// The page with the least bound above `bound`.
     pub fn after(&self, bound: &[u8]) -> Result<Option<Image>> {
         let range = (Bound::Excluded(bound), Bound::Unbounded);
-        let found =
-            self.place.call("read a page", || self.pages.range::<&[u8], _>(range).next().transpose())?;
-        Ok(found.map(Image::new))
+        self.page(|| self.pages.range::<&[u8], _>(range).next())
+    }
+
+    /// The page that a walk over the pages comes to.
+    #[inline]
+    pub fn page(&self, step: impl FnOnce() -> Option<sled::Result<(IVec, IVec)>>) -> Result<Option<Image>> {
+        let start = Instant::now();
+        let found = self.place.call("read a page", || step().transpose())?.map(Image::new);
+        if let Some(image) = &found
+            && start.elapsed() > COLD
+        {
+            self.settle_cache(&self.pages, &image.key)?;
+        }
+        Ok(found)
+    }
+
+    /// A chunk of a large value.
+    pub fn chunk(&self, chunk_key: &[u8]) -> Result<Option<IVec>> {
+        let start = Instant::now();
+        let found = self.place.call("read a large value", || self.values.get(chunk_key))?;
+        if start.elapsed() > COLD {
+            self.settle_cache(&self.values, chunk_key)?;
+        }
+        Ok(found)
+    }
+
+    /// Makes sled take note of a leaf that it has just read from the disk.
+    ///
+    /// sled's cache spreads its leaves over 256 lists and looks at a list only after 64 accesses to it: random reads,
+    /// each of another leaf, leave up to 16,384 leaves in memory that its capacity does not know of. A few more
+    /// accesses to each divide that.
+    #[cold]
+    fn settle_cache(&self, tree: &sled::Tree, key: &[u8]) -> Result<()> {
+        for _ in 0..TOUCHES {
+            self.place.call("read a page", || tree.contains_key(key))?;
+        }
+        Ok(())
     }
 
     #[inline]

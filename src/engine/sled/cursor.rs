@@ -12,7 +12,6 @@ use crate::ids::Seq;
 use crate::page::{self, Content, Entry, PageView};
 use crate::record::{Item, KeyRange};
 use bytes::Bytes;
-use sled::IVec;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -67,7 +66,7 @@ impl PageCursor {
     }
 
     /// The next page to the right: the one after the last, or, if that does not start at the edge, a fresh look.
-    fn to_the_right(&mut self) -> Result<Option<Image>> {
+    fn right_page(&mut self) -> Result<Option<Image>> {
         let edge = self.edge.as_deref().unwrap_or(&[]);
         if let Some(image) = self.ahead.take().filter(|image| *image.key == *edge) {
             return Ok(Some(image));
@@ -79,7 +78,7 @@ impl PageCursor {
     }
 
     fn forward(&mut self, out: &mut Vec<Item>) -> Result<Look<()>> {
-        let Some(image) = self.to_the_right()? else { return Ok(self.suspect()) };
+        let Some(image) = self.right_page()? else { return Ok(self.suspect()) };
         let page = Bytes::from_owner(image.bytes);
         let view = self.core.view(&image.key, &page)?;
         let edge = self.edge.as_deref().unwrap_or(&[]);
@@ -87,7 +86,7 @@ impl PageCursor {
             return Ok(self.suspect());
         }
         if let Some(pages) = &mut self.pages {
-            self.ahead = self.core.place.call("read a page", || pages.next().transpose())?.map(Image::new);
+            self.ahead = self.core.page(|| pages.next())?;
         }
         // After a crash a page may reach over the next one's lower bound; the next one's records count then.
         let overlap =
@@ -114,9 +113,9 @@ impl PageCursor {
             Some(edge) => self.core.pages.range::<&[u8], _>(..edge.as_slice()),
             None => self.core.pages.iter(),
         });
-        let found = self.core.place.call("read a page", || pages.next_back().transpose())?;
-        let Some((key, bytes)) = found else { return Ok(self.suspect()) };
-        let key: IVec = key;
+        let Some(Image { key, bytes }) = self.core.page(|| pages.next_back())? else {
+            return Ok(self.suspect());
+        };
         let page = Bytes::from_owner(bytes);
         let view = self.core.view(&key, &page)?;
         let edge = self.edge.as_deref();

@@ -21,7 +21,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Resident bytes for a byte of sled's cache_capacity, measured with pages of 1 to 8 KiB.
+/// Resident bytes for a byte of sled's cache_capacity: measured with 3 million records in pages of 4 KiB, 2.5 and, for
+/// sled's own tables, about 60 MB more.
 const CACHE_FACTOR: u64 = 3;
 /// sled wants a shard of its cache to hold something.
 const MIN_CACHE_BYTES: u64 = 1 << 20;

@@ -58,7 +58,7 @@ impl Core {
     ) -> Result<Stage> {
         let Some(next) = self.settled_edge(next)? else { return Ok(Stage::Values(Vec::new())) };
         let mut walk = self.pages.range(next.as_slice()..);
-        let mut step = || Ok(self.place.call("read a page", || walk.next().transpose())?.map(Image::new));
+        let mut step = || self.page(|| walk.next());
         let mut current: Option<Image> = step()?;
         let mut edge = next;
         for _ in 0..pages {

@@ -75,7 +75,7 @@ impl Core {
                 Some(upper) => run_below(rest, &bound::decode(upper).map_err(|e| self.place.locate(e))?),
                 None => rest.len(),
             };
-            let taken = self.chunk(&rest[..below]);
+            let taken = self.batch(&rest[..below]);
             let (now, later) = rest.split_at(taken);
             carry = self.merge_run(writer, loaded, carry, now, live, taken == below)?;
             rest = later;
@@ -84,7 +84,7 @@ impl Core {
     }
 
     /// How many records of `run` to merge at once.
-    fn chunk(&self, run: &[RunRecord<'_>]) -> usize {
+    fn batch(&self, run: &[RunRecord<'_>]) -> usize {
         let limit = (CHUNK_PAGES * self.page_bytes).max(MIN_CHUNK_BYTES);
         let mut bytes = 0;
         for (index, record) in run.iter().enumerate() {

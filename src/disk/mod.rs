@@ -5,7 +5,7 @@
 //! `sync_dir`) may be gone, wholly or in parts, after a power cut; what was synced is there.
 
 mod real;
-mod sim;
+pub(crate) mod sim;
 
 pub use real::RealDisk;
 pub use sim::{Fault, Operation, PowerCut, SimDisk};

@@ -6,7 +6,7 @@
 
 pub mod power_loss;
 mod real;
-mod sim;
+pub(crate) mod sim;
 
 pub use real::RealDisk;
 pub use sim::{Fault, Operation, PowerCut, SimDisk};

@@ -42,7 +42,6 @@ impl Survey {
     pub fn read(disk: &dyn Disk, dir: &Path, store_id: u128, from: Seq) -> Result<Survey> {
         let names = disk.list(dir).map_err(|e| Error::io("list the journal's directory", dir, e))?;
         let mut survey = Survey::default();
-        let mut buf = Vec::new();
         for text in names {
             let path = dir.join(&text);
             match segment::parse_name(&text) {
@@ -51,12 +50,7 @@ impl Survey {
                     survey.repaired_headers += u64::from(repaired);
                     let first = match header.origin {
                         Origin::Start { first } => Some(first),
-                        Origin::Continuation => {
-                            let mut reader = open(disk, &path, header, buf)?;
-                            let first = reader.first_seq()?;
-                            buf = reader.into_buffer();
-                            first
-                        }
+                        Origin::Continuation => open(disk, &path, header, Vec::new())?.first_seq()?,
                     };
                     survey.segments.push(Segment { path, header, first });
                 }

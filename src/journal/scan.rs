@@ -92,9 +92,13 @@ impl Reader {
     }
 
     /// The first sequence that the segment held when it was begun, if its first frame can be read.
-    pub fn first_seq(&mut self) -> Result<Option<Seq>> {
+    pub fn first_seq(&self) -> Result<Option<Seq>> {
+        let mut head = [0; HEADER_BYTES];
+        let read = self.file.read_at(BODY, &mut head);
+        let read = read.map_err(|e| Error::io("read the journal", &self.path, e).offset(BODY))?;
         let (salt, generation) = (self.header.salt(), self.header.generation);
-        Ok(Header::decode(self.bytes(BODY, HEADER_BYTES)?, salt, generation).map(|header| header.seq))
+        let head = head.get(..read).unwrap_or_default();
+        Ok(Header::decode(head, salt, generation).map(|header| header.seq))
     }
 
     /// Looks for valid frames anywhere from `at` on. A frame with the sequence `torn` at `at` itself is passed over.

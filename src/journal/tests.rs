@@ -1,8 +1,12 @@
 use super::*;
-use crate::disk::{Disk, Fault, Operation, PowerCut, SimDisk};
+use crate::disk::{Disk, Fault, OpenMode, Operation, PowerCut, SimDisk};
 use crate::frame::Payload;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+mod crash;
+mod damage;
+mod live;
 
 const DIR: &str = "/store/journal";
 const CONFIG: JournalConfig = JournalConfig { store_id: 0xfeed_beef, segment_bytes: 16 << 10, max_spares: 2 };
@@ -24,8 +28,18 @@ fn create(disk: &SimDisk) -> Result<Journal> {
 
 /// A payload that only this sequence has, of a length that varies.
 fn payload(seq: u64) -> Vec<u8> {
-    let len = (seq * 7919 % 2311) as usize;
-    (0..len).map(|i| (seq as usize * 31 + i * 7) as u8).collect()
+    let len = if is_large(seq) { 20_000 } else { (seq * 7919 % 2311) as usize };
+    static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut rng = crate::disk::sim::Rng(5);
+        (0..64 << 10).map(|_| rng.next() as u8).collect()
+    });
+    let start = (seq * 613 % 40_000) as usize;
+    NOISE[start..start + len].to_vec()
+}
+
+/// Longer than a segment.
+fn is_large(seq: u64) -> bool {
+    seq % 29 == 23
 }
 
 fn append(journal: &Journal, handoff: Handoff) -> Result<Seq> {

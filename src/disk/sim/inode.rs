@@ -26,8 +26,8 @@ impl Inode {
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.bytes.len());
         let rest = self.bytes.get(start..).unwrap_or_default();
         let count = rest.len().min(buf.len());
-        for (to, from) in buf.iter_mut().zip(rest) {
-            *to = *from;
+        if let (Some(to), Some(from)) = (buf.get_mut(..count), rest.get(..count)) {
+            to.copy_from_slice(from);
         }
         count
     }
@@ -109,10 +109,9 @@ impl Inode {
     fn put_back(&mut self, sector: usize, old: &[u8; SECTOR]) {
         let start = sector * SECTOR;
         let end = (start + SECTOR).min(self.bytes.len());
-        if let Some(place) = self.bytes.get_mut(start..end) {
-            for (to, from) in place.iter_mut().zip(old) {
-                *to = *from;
-            }
+        if let (Some(to), Some(from)) = (self.bytes.get_mut(start..end), old.get(..end.saturating_sub(start)))
+        {
+            to.copy_from_slice(from);
         }
     }
 

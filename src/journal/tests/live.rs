@@ -1,0 +1,184 @@
+//! A journal at work: group commit, rotation, trimming, large frames.
+
+use super::*;
+
+#[test]
+fn threads_that_sync_share_their_syncs_and_none_is_left_waiting() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    let seq = append(&journal, Handoff::Buffered).unwrap();
+                    journal.sync_to(seq).unwrap();
+                    assert!(journal.durable() >= seq);
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..200 {
+                journal.provision().unwrap();
+                journal.write_buffered().unwrap();
+                journal.trim(Seq(journal.durable().0.saturating_sub(100))).unwrap();
+                std::thread::yield_now();
+            }
+        });
+    });
+    let from = journal.first().0 - 1;
+    let disk = disk.crash(PowerCut { seed: 3 });
+    assert_eq!(reopen_from(&disk, Seq(from), Seq(1600)).unwrap().1.last, Seq(1600));
+}
+
+#[test]
+fn a_failed_sync_wakes_everybody() {
+    for round in 0..30 {
+        let disk = new_disk();
+        let journal = create(&disk).unwrap();
+        disk.inject(Fault::on(Operation::Sync).after(round));
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let error = loop {
+                        match append(&journal, Handoff::Buffered).and_then(|seq| journal.sync_to(seq)) {
+                            Ok(()) => {}
+                            Err(e) => break e,
+                        }
+                    };
+                    assert!(matches!(error.kind(), ErrorKind::Poisoned | ErrorKind::Io), "{error}");
+                });
+            }
+        });
+        let durable = journal.durable();
+        let (_, report) = reopen(&disk.crash(PowerCut { seed: round })).unwrap();
+        assert!(report.last >= durable);
+    }
+}
+
+#[test]
+fn a_sync_returns_at_once_when_there_is_nothing_to_do() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    journal.sync_to(Seq::MAX).unwrap();
+    assert_eq!(journal.stats().syncs, 0);
+    append(&journal, Handoff::Os).unwrap();
+    journal.sync_to(Seq(1)).unwrap();
+    journal.sync_to(Seq(1)).unwrap();
+    assert_eq!(journal.stats().syncs, 1);
+}
+
+#[test]
+fn trimming_frees_whole_segments_below_and_recycles_some() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    for _ in 0..100 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    let before = journal.stats();
+    assert!(before.segments > 6 && before.spares == 0 && before.first == Seq(1));
+    assert_eq!(journal.trim(Seq(1)).unwrap(), 0);
+    let freed = journal.trim(Seq(80)).unwrap();
+    let after = journal.stats();
+    assert_eq!(after.segments, before.segments - freed as u64);
+    assert!(freed > 4 && after.first > Seq(1) && after.first <= Seq(80));
+    assert_eq!(after.spares, CONFIG.max_spares as u64);
+    journal.trim(Seq::MAX).unwrap();
+    assert_eq!(journal.stats().segments, 1, "the current segment stays");
+    let first = journal.first();
+    for _ in 0..100 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    assert_eq!(journal.stats().spares, 0, "spares were used again");
+    assert_eq!(reopen_from(&disk.kill(), Seq(first.0 - 1), Seq::ZERO).unwrap().1.last, Seq(200));
+    let error = reopen_from(&disk.kill(), Seq(first.0 - 2), Seq::ZERO).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption, "what was trimmed is asked for");
+}
+
+#[test]
+fn frames_larger_than_a_segment_get_one_of_their_own_which_is_not_recycled() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    let sizes = [10, 100_000, 10, 16 << 10, 12 << 10, 300_000, 0];
+    for provision in [false, true] {
+        for size in sizes {
+            if provision {
+                journal.provision().unwrap();
+            }
+            journal.lock().append(&Payload::new(&vec![7; size]), Handoff::Os).unwrap();
+        }
+    }
+    let mut seen = Vec::new();
+    let disk = disk.kill();
+    let visit = &mut |_, bytes: &[u8]| {
+        seen.push(bytes.len());
+        Ok(())
+    };
+    let (journal, _) = Journal::open(Arc::new(disk), dir(), CONFIG, Seq(0), Seq(0), visit).unwrap();
+    assert_eq!(seen, [sizes, sizes].concat());
+    journal.trim(Seq::MAX).unwrap();
+    let stats = journal.stats();
+    assert!(stats.bytes <= (stats.segments + stats.spares) * CONFIG.segment_bytes, "{stats:?}");
+    let error = journal.lock().append(&Payload::new(&vec![0; frame_limit() + 1]), Handoff::Os).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+fn frame_limit() -> usize {
+    crate::frame::MAX_PAYLOAD_BYTES
+}
+
+#[test]
+fn buffered_frames_wait_for_the_buffer_to_fill_or_to_be_written() {
+    let disk = new_disk();
+    let journal = Journal::create(
+        Arc::new(disk.clone()),
+        dir(),
+        JournalConfig { segment_bytes: 1 << 20, ..CONFIG },
+        Seq(1),
+    )
+    .unwrap();
+    let before = disk.operations();
+    append(&journal, Handoff::Buffered).unwrap();
+    assert_eq!(disk.operations(), before);
+    journal.write_buffered().unwrap();
+    assert_eq!(disk.operations(), before + 1);
+    journal.write_buffered().unwrap();
+    assert_eq!(disk.operations(), before + 1, "nothing to say");
+    journal.sync_to(Seq(1)).unwrap();
+    journal.write_buffered().unwrap();
+    assert_eq!(disk.operations(), before + 3, "the markers now say what is durable");
+    let written = journal.stats().bytes_written;
+    while journal.stats().bytes_written == written {
+        append(&journal, Handoff::Buffered).unwrap();
+    }
+    assert!(journal.stats().bytes_written - written >= log::BUFFER_BYTES as u64);
+}
+
+#[test]
+fn a_short_write_poisons_and_the_log_is_a_prefix() {
+    for seed in 0..30 {
+        let disk = SimDisk::new(seed);
+        let journal = create(&disk).unwrap();
+        disk.inject(Fault::on(Operation::Write).after(5).times(1).short());
+        let mut acknowledged = 0;
+        while let Ok(seq) = append(&journal, Handoff::Os) {
+            acknowledged = seq.0;
+        }
+        assert_eq!(append(&journal, Handoff::Os).unwrap_err().kind(), ErrorKind::Poisoned);
+        let (_, report) = reopen(&disk.kill()).unwrap();
+        assert!(report.last.0 >= acknowledged && report.last.0 <= acknowledged + 1);
+    }
+}
+
+#[test]
+fn an_error_of_the_visitor_is_returned_and_changes_nothing() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    append(&journal, Handoff::Os).unwrap();
+    drop(journal);
+    let names = disk.list(dir()).unwrap();
+    let visit = &mut |_, _: &[u8]| Err(Error::invalid("no"));
+    let error = Journal::open(Arc::new(disk.clone()), dir(), CONFIG, Seq(0), Seq(0), visit).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(disk.list(dir()).unwrap(), names);
+    assert_eq!(reopen(&disk).unwrap().1.last, Seq(1));
+}

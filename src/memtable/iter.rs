@@ -9,17 +9,40 @@ use super::tree::{Position, Tree};
 use crate::ids::Seq;
 use crate::record::RunRecord;
 
+/// The most entries that are called into the processor's caches ahead of a scan.
+const AHEAD: u32 = 32;
+
 /// The entries between two positions, from both ends.
+///
+/// Neighbours in key order lie anywhere in the arena, so each would cost the wait for memory. A scan therefore touches
+/// a few entries ahead together, and more the longer it goes on: the waits overlap.
 #[derive(Debug, Clone)]
 pub(super) struct Span<'t, const N: usize> {
+    entries: &'t Entries,
     tree: &'t Tree<N>,
     front: Position,
     back: Position,
+    /// How many entries have been touched that are still to come, and how many are touched next.
+    ahead: u32,
+    step: u32,
 }
 
 impl<'t, const N: usize> Span<'t, N> {
-    pub fn new(tree: &'t Tree<N>, front: Position, back: Position) -> Self {
-        Span { tree, front, back }
+    pub fn new(entries: &'t Entries, tree: &'t Tree<N>, front: Position, back: Position) -> Self {
+        Span { entries, tree, front, back, ahead: 0, step: 4 }
+    }
+
+    /// Counts an entry, with the ones that follow it on its leaf at hand.
+    #[inline]
+    fn count<'p>(&mut self, following: impl DoubleEndedIterator<Item = &'p Place> + ExactSizeIterator) {
+        if self.ahead > 0 {
+            self.ahead -= 1;
+            return;
+        }
+        let count = following.len().min(self.step as usize);
+        self.entries.touch(following.take(count));
+        self.ahead = (count as u32).saturating_sub(1);
+        self.step = (2 * self.step).min(AHEAD);
     }
 }
 
@@ -30,16 +53,18 @@ impl<const N: usize> Iterator for Span<'_, N> {
     fn next(&mut self) -> Option<Place> {
         loop {
             let places = self.tree.places(self.front.leaf);
-            if self.front.leaf == self.back.leaf {
-                if self.front.at >= self.back.at {
-                    return None;
-                }
-            } else if self.front.at as usize == places.len() {
-                self.front = self.tree.next(self.front.leaf)?;
-                continue;
+            let at = self.front.at as usize;
+            let end = if self.front.leaf == self.back.leaf { self.back.at as usize } else { places.len() };
+            if at < end {
+                self.count(places[at..end].iter());
+                self.front.at += 1;
+                return Some(places[at]);
             }
-            self.front.at += 1;
-            return Some(places[self.front.at as usize - 1]);
+            if self.front.leaf == self.back.leaf {
+                return None;
+            }
+            self.front = self.tree.next(self.front.leaf)?;
+            self.ahead = 0;
         }
     }
 }
@@ -48,16 +73,19 @@ impl<const N: usize> DoubleEndedIterator for Span<'_, N> {
     #[inline]
     fn next_back(&mut self) -> Option<Place> {
         loop {
-            if self.front.leaf == self.back.leaf {
-                if self.front.at >= self.back.at {
-                    return None;
-                }
-            } else if self.back.at == 0 {
-                self.back = self.tree.previous(self.back.leaf)?;
-                continue;
+            let places = self.tree.places(self.back.leaf);
+            let at = self.back.at as usize;
+            let start = if self.front.leaf == self.back.leaf { self.front.at as usize } else { 0 };
+            if start < at {
+                self.count(places[start..at].iter().rev());
+                self.back.at -= 1;
+                return Some(places[at - 1]);
             }
-            self.back.at -= 1;
-            return Some(self.tree.places(self.back.leaf)[self.back.at as usize]);
+            if self.front.leaf == self.back.leaf {
+                return None;
+            }
+            self.back = self.tree.previous(self.back.leaf)?;
+            self.ahead = 0;
         }
     }
 }
@@ -172,7 +200,7 @@ pub struct Records<'t, const N: usize> {
 
 impl<'t, const N: usize> Records<'t, N> {
     pub(super) fn new(entries: &'t Entries, tree: &'t Tree<N>, cursor: Cursor) -> Self {
-        let span = Span::new(tree, tree.first(), tree.end());
+        let span = Span::new(entries, tree, tree.first(), tree.end());
         let mut records = Records { entries, span, entry: None, version: Place::NONE };
         if let Some((entry, mut position)) = cursor.seen {
             if tree.places(position.leaf).get(position.at as usize) != Some(&entry) {

@@ -138,7 +138,7 @@ impl<const N: usize> OrderedTable<N> {
 
     fn span(&self, range: &KeyRange) -> Span<'_, N> {
         if range.is_empty() {
-            return Span::new(&self.tree, self.tree.first(), self.tree.first());
+            return Span::new(&self.entries, &self.tree, self.tree.first(), self.tree.first());
         }
         let front = match range.lo.as_slice() {
             [] => self.tree.first(),
@@ -148,7 +148,7 @@ impl<const N: usize> OrderedTable<N> {
             None => self.tree.end(),
             Some(hi) => self.tree.seek(&self.entries, hi),
         };
-        Span::new(&self.tree, front, back)
+        Span::new(&self.entries, &self.tree, front, back)
     }
 
     /// Panics where an invariant does not hold.

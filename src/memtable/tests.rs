@@ -225,6 +225,7 @@ proptest! {
         ranges in prop::collection::vec(range(), 4),
     ) {
         play::<4>(&steps, &probes, &ranges);
+        play::<16>(&steps, &probes, &ranges);
         play::<64>(&steps, &probes, &ranges);
     }
 }
@@ -251,6 +252,20 @@ fn the_limits_themselves_are_allowed_and_beyond_them_is_refused() {
     table.insert(&long, Seq(3), None, &[]).unwrap();
     assert!(table.bytes() < 2 << 20, "a removed large value is given back at once");
     assert_eq!(table.get(&long, Seq::MAX), Some(Version { seq: Seq(3), value: None }));
+}
+
+#[test]
+fn keys_of_the_greatest_length_that_differ_in_their_last_bytes() {
+    let mut table = OrderedTable::<4>::new();
+    let mut key = vec![b'k'; MAX_KEY_BYTES];
+    for seq in 1..=60u64 {
+        let end = MAX_KEY_BYTES - 1 - (seq % 6) as usize;
+        key[end] = seq as u8;
+        table.insert(&key, Seq(seq), Some(&seq.to_le_bytes()), &[]).unwrap();
+        assert_eq!(table.get(&key, Seq::MAX).unwrap().seq, Seq(seq));
+    }
+    table.check();
+    assert_eq!(table.len(), 60);
 }
 
 #[test]

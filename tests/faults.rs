@@ -62,7 +62,10 @@ fn expect_right_or_error(store: &Store) -> (u32, u32) {
             }
             Ok(None) => panic!("record {n} is silently missing"),
             Err(error) => {
-                assert!(matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unavailable | ErrorKind::Io), "{error:?}");
+                assert!(
+                    matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unavailable | ErrorKind::Io),
+                    "{error:?}"
+                );
                 errors += 1;
             }
         }
@@ -148,9 +151,9 @@ fn any_file_of_one_shard_may_be_damaged_in_any_way() {
                 if !damage(&bad.join(name), kind, round * 7919 + u64::from(kind)) {
                     continue;
                 }
-                let store = options(2)
-                    .open(&bad)
-                    .unwrap_or_else(|e| panic!("{} with damage {kind} of round {round}: {e}", name.display()));
+                let store = options(2).open(&bad).unwrap_or_else(|e| {
+                    panic!("{} with damage {kind} of round {round}: {e}", name.display())
+                });
                 expect_whole(&store);
                 // The store goes on: what is written now is there as well.
                 store.insert("after", b"the damage").unwrap();

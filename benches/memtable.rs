@@ -4,8 +4,10 @@
 //! `cargo bench --bench memtable -- --figures [records...]` compares the three: the structures take turns, each figure is
 //! the median of several turns, memory is what a process of its own shows resident.
 
+#![allow(clippy::unwrap_used)]
+
 use annulus::Seq;
-use annulus::testing::memtable::{KeyRange, Table};
+use annulus::testing::memtable::{Table, range_from};
 use criterion::{BatchSize, Criterion, Throughput};
 use crossbeam_skiplist::SkipMap;
 use rustix::time::{ClockId, clock_gettime};
@@ -133,12 +135,12 @@ impl Map for Table {
             .map_or(0, |found| found.value.map_or(0, |v| v[v.len() - 1] as usize + 1))
     }
     fn scan(&self) -> usize {
-        let all = KeyRange { lo: Vec::new(), hi: None };
-        self.iter_at(&all, Seq::MAX, false).map(|r| touch(r.key, r.value.unwrap_or_default())).count()
+        self.iter_at(&range_from(b""), Seq::MAX, false)
+            .map(|r| touch(r.key, r.value.unwrap_or_default()))
+            .count()
     }
     fn scan_ten(&self, from: &[u8]) -> usize {
-        let range = KeyRange { lo: from.to_vec(), hi: None };
-        self.iter_at(&range, Seq::MAX, false)
+        self.iter_at(&range_from(from), Seq::MAX, false)
             .take(10)
             .map(|r| touch(r.key, r.value.unwrap_or_default()))
             .count()

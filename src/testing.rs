@@ -18,7 +18,12 @@ pub use crate::state::Seams;
 /// The memtable's table.
 pub mod memtable {
     pub use crate::memtable::{OrderedTable, Table};
-    pub use crate::record::{KeyRange, RunRecord};
+    use crate::record::KeyRange;
+
+    /// The keys from `lo` up to the end.
+    pub fn range_from(lo: &[u8]) -> KeyRange {
+        KeyRange { lo: lo.to_vec(), hi: None }
+    }
 }
 
 /// Opens a store on the parts that a test brings.

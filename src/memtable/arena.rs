@@ -126,6 +126,11 @@ impl Arena {
         self.chunks.len() >= FULL_CHUNKS
     }
 
+    /// The bytes of the blocks that were cut.
+    pub fn used(&self) -> usize {
+        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK_BYTES + last.len())
+    }
+
     /// What the arena holds of the process's memory, in bytes, the unused rest of the last chunk included.
     pub fn bytes(&self) -> usize {
         self.chunks.len() * CHUNK_BYTES

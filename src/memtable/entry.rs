@@ -21,6 +21,10 @@ use crate::record::is_needed;
 /// Values above this many bytes get an allocation of their own: few enough that their number does not matter to the
 /// allocator, and a sixteenth of a chunk, so that little of a chunk's end is left unused.
 pub(super) const LARGE_FROM: usize = 16 << 10;
+/// The bytes of a cache line, and the most lines that are worth reading ahead of a scan: beyond them the processor has
+/// seen where it goes.
+const LINE: usize = 64;
+const MOST_LINES: usize = 8;
 const ENTRY_HEAD: usize = 8;
 const VERSION_HEAD: usize = 16;
 const _: () = assert!(ENTRY_HEAD + MAX_KEY_BYTES + UNIT + VERSION_HEAD + LARGE_FROM <= CHUNK_BYTES);
@@ -115,16 +119,22 @@ impl Entries {
         &bytes[ENTRY_HEAD..ENTRY_HEAD + length]
     }
 
-    /// Reads a byte of each cache line in the first few of each entry, all at once, so that they are near when they are
-    /// wanted. (Safe Rust has no prefetch instruction.)
+    /// How many cache lines an entry of average size lies on, up to a few.
+    pub fn lines(&self) -> usize {
+        let average = self.arena.used() / self.keys.max(1);
+        average.saturating_sub(LINE / 2).div_ceil(LINE).min(MOST_LINES - 1) + 1
+    }
+
+    /// Reads a byte on each of the first `lines` cache lines of some entries, all at once, so that they are near when
+    /// they are wanted. (Safe Rust has no prefetch instruction.)
     #[inline]
-    pub fn touch<'p>(&self, entries: impl Iterator<Item = &'p Place>) {
+    pub fn touch<'p>(&self, entries: impl Iterator<Item = &'p Place>, lines: usize) {
         let mut sum = 0u8;
         for entry in entries {
             let bytes = self.arena.at(*entry);
-            sum ^= bytes[0];
-            sum ^= bytes.get(64).copied().unwrap_or_default();
-            sum ^= bytes.get(128).copied().unwrap_or_default();
+            for line in 0..lines {
+                sum ^= bytes.get(line * LINE).copied().unwrap_or_default();
+            }
         }
         std::hint::black_box(sum);
     }

@@ -25,11 +25,13 @@ pub(super) struct Span<'t, const N: usize> {
     /// How many entries have been touched that are still to come, and how many are touched next.
     ahead: u32,
     step: u32,
+    /// The cache lines that are touched of each.
+    lines: usize,
 }
 
 impl<'t, const N: usize> Span<'t, N> {
     pub fn new(entries: &'t Entries, tree: &'t Tree<N>, front: Position, back: Position) -> Self {
-        Span { entries, tree, front, back, ahead: 0, step: 4 }
+        Span { entries, tree, front, back, ahead: 0, step: 4, lines: entries.lines() }
     }
 
     /// Counts an entry, with the ones that follow it on its leaf at hand.
@@ -40,7 +42,7 @@ impl<'t, const N: usize> Span<'t, N> {
             return;
         }
         let count = following.len().min(self.step as usize);
-        self.entries.touch(following.take(count));
+        self.entries.touch(following.take(count), self.lines);
         self.ahead = (count as u32).saturating_sub(1);
         self.step = (2 * self.step).min(AHEAD);
     }

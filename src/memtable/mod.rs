@@ -8,8 +8,8 @@
 //! - [`arena`]: the bytes, in big pieces.
 //!
 //! Invariants: a table is a plain value without locks (its owner has one around it); what `bytes` says is what the
-//! process shows resident; it is freed in a few big pieces; no step of it takes longer the more it holds, but for the
-//! way down the tree.
+//! process shows resident; it is made and freed in big pieces; it grows piece by piece, so that no single write pays
+//! for copying it.
 
 mod arena;
 mod entry;

@@ -12,7 +12,7 @@ use crate::ids::Seq;
 use crate::record::KeyRange;
 use std::hash::{BuildHasher, RandomState};
 
-/// The table as the store uses it: nodes of 64 keys measured best.
+/// The table as the store uses it: with nodes of 64 keys.
 pub type Table = OrderedTable<64>;
 
 /// A table with at most `N` keys in a node.
@@ -27,6 +27,12 @@ pub struct OrderedTable<const N: usize> {
     index: Index,
     first: Option<Seq>,
     last: Seq,
+}
+
+impl<const N: usize> Default for OrderedTable<N> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<const N: usize> OrderedTable<N> {
@@ -101,6 +107,7 @@ impl<const N: usize> OrderedTable<N> {
         self.entries.keys()
     }
 
+    /// Whether nothing has been written.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

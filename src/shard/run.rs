@@ -14,7 +14,7 @@ use crate::ids::{KeyspaceId, Seq, VirtualNode};
 use crate::memtable::Table;
 use crate::record::RunRecord;
 use crate::ring::Ring;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -97,8 +97,17 @@ pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
     let serving: Vec<usize> = (0..shards.len()).filter(|i| shards[*i].serves()).collect();
     let (unordered, ordered): (Vec<usize>, Vec<usize>) =
         serving.into_iter().partition(|i| power_loss(&shards[*i]) == Some(PowerLoss::OneOwnerAtRest));
-    let started: Vec<_> = ordered.into_iter().filter_map(start).collect();
-    let mut failed: Vec<(usize, Error)> = started.into_iter().filter_map(finish).collect();
+    // More at once than there are processors only makes each keep its memory for longer.
+    let width = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+    let mut failed = Vec::new();
+    let mut running = VecDeque::new();
+    for index in ordered {
+        if running.len() >= width {
+            failed.extend(running.pop_front().and_then(finish));
+        }
+        running.extend(start(index));
+    }
+    failed.extend(running.into_iter().filter_map(finish));
     for index in unordered {
         failed.extend(start(index).and_then(finish));
     }

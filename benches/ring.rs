@@ -1,5 +1,8 @@
 //! Lookups and planning of the ring. `cargo bench --bench ring`; the movement table is printed first.
 
+// A benchmark of an invalid cluster has nothing to report.
+#![allow(clippy::expect_used)]
+
 use annulus::{Member, Partitioner, Ring, ShardId, VirtualNode};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;

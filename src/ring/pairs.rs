@@ -26,6 +26,18 @@ impl Pairs {
         known.map(|other| u64::from(row[other]) * ((self.rarity[member] * self.rarity[other]) >> 13)).sum()
     }
 
+    /// How much more the others share with `joining` than with `leaving`, which is one of them or nobody.
+    pub fn gained(&self, leaving: usize, joining: usize, owners: &[u16]) -> i64 {
+        let others = owners.iter().filter(|owner| usize::from(**owner) != leaving);
+        others
+            .map(|other| {
+                let other = std::slice::from_ref(other);
+                let lost = if leaving < self.members { self.familiarity(leaving, other) } else { 0 };
+                self.familiarity(joining, other) as i64 - lost as i64
+            })
+            .sum()
+    }
+
     /// Counts `member` as an owner beside the others.
     pub fn join(&mut self, member: usize, others: &[u16]) {
         self.count(member, others, 1);

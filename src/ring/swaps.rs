@@ -150,12 +150,7 @@ impl<'a> Swaps<'a> {
                 continue;
             }
             let owners = &self.owners[self.slots(virtual_node)];
-            let others = self.pairs.familiarity(joining, owners);
-            // What it shares with the one that leaves will be gone.
-            let shared = match leaving < self.cluster.len() {
-                true => others.saturating_sub(self.pairs.familiarity(joining, &[leaving as u16])),
-                false => others,
-            };
+            let shared = self.pairs.gained(leaving, joining, owners);
             if best.is_none_or(|(least, _)| shared < least) {
                 best = Some((shared, at));
             }

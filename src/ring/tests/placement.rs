@@ -47,7 +47,7 @@ fn a_shard_too_heavy_holds_everything_and_the_others_share_the_rest() {
     let others = Some(LoadLimit::Others);
     assert_eq!(limits, [Some(LoadLimit::Saturated), others, others, others]);
     // It cannot hold more, but as a primary it can still serve in proportion: 10 of 14.
-    assert_eq!(primaries(&ring)[0], 1024 * 10 / 14);
+    assert!((731..=732).contains(&primaries(&ring)[0]), "{:?}", primaries(&ring));
 }
 
 #[test]
@@ -125,12 +125,16 @@ fn every_pair_of_shards_shares_virtual_nodes() {
     let ring = plan(equal(8), 2, 1024);
     let (least, most) = together(&ring, 8);
     assert!(least >= 32 && most <= 42, "{least}..{most}");
-    // After a shard came, 28.4 each for 36 pairs; and after it went again.
-    let wider = ring.replan(equal(9), 2).unwrap();
-    let (least, most) = together(&wider, 9);
-    assert!(least >= 20 && most <= 38, "{least}..{most}");
-    let (least, most) = together(&wider.replan(equal(8), 2).unwrap(), 8);
-    assert!(least >= 26 && most <= 48, "{least}..{most}");
+    // One shard after another up to 16, and back to 8: 8.5 each for 120 pairs, then 36.6 again.
+    let life = |ring: &Ring, counts: &mut dyn Iterator<Item = u32>| {
+        counts.fold(ring.clone(), |ring, count| ring.replan(equal(count), 2).unwrap())
+    };
+    let wide = life(&ring, &mut (9..=16));
+    let (least, most) = together(&wide, 16);
+    assert!(least >= 7 && most <= 11, "{least}..{most}");
+    let narrow = life(&wide, &mut (8..16).rev());
+    let (least, most) = together(&narrow, 8);
+    assert!(least >= 34 && most <= 40, "{least}..{most}");
     // 3 * 4096 over 120 pairs: 102.4 each.
     let (least, most) = together(&plan(equal(16), 3, 4096), 16);
     assert!(least >= 92 && most <= 113, "{least}..{most}");

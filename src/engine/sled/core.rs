@@ -12,13 +12,15 @@ use parking_lot::Mutex;
 use sled::IVec;
 use std::ops::Bound;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// A read that takes longer went to the disk, or at least to the system's cache of it; a hit takes two or three.
 const COLD: Duration = Duration::from_micros(8);
 /// How often a leaf that was read from the disk is accessed once more; see [`Core::settle_cache`].
 const TOUCHES: usize = 7;
+/// How much may wait to be written, in bytes of pages and chunks (sled's rewriting of leaves adds as much again).
+const MAX_UNWRITTEN: usize = 8 << 20;
 
 pub(super) struct Core {
     pub place: Place,
@@ -37,6 +39,8 @@ pub(super) struct Core {
     pub applied: AtomicU64,
     pub power_loss: PowerLoss,
     pub failed: OnceLock<Error>,
+    /// About how many bytes were written since sled was last made to write them out; only the writer counts.
+    pub unwritten: AtomicUsize,
     /// How many writes to sled may still happen, so that a test can stop in the middle of any of them.
     #[cfg(test)]
     pub writes_left: std::sync::atomic::AtomicI64,
@@ -63,6 +67,17 @@ impl Core {
             None => Ok(()),
             Some(error) => Err(error.clone()),
         }
+    }
+
+    /// Has sled write out what waits to be written, if that is much: it puts no bound on that itself, so that a run
+    /// applied to a slow disk would pile up in memory whole.
+    fn bound_unwritten(&self, bytes: usize) -> Result<()> {
+        let unwritten = self.unwritten.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if unwritten > MAX_UNWRITTEN {
+            self.unwritten.store(0, Ordering::Relaxed);
+            self.write("flush the shard", || self.db.flush())?;
+        }
+        Ok(())
     }
 
     /// Calls sled to change something; a failure is final.
@@ -121,6 +136,11 @@ impl Core {
         Ok(found)
     }
 
+    pub fn put_chunk(&self, chunk_key: &[u8], chunk: &[u8]) -> Result<()> {
+        self.write("write a large value", || self.values.insert(chunk_key, chunk))?;
+        self.bound_unwritten(chunk.len())
+    }
+
     /// Makes sled take note of a leaf that it has just read from the disk.
     ///
     /// sled's cache spreads its leaves over 256 lists and looks at a list only after 64 accesses to it: random reads,
@@ -142,7 +162,7 @@ impl Core {
     pub fn put(&self, writer: &mut Writer, key: &[u8], page: &[u8]) -> Result<()> {
         let old = self.write("write a page", || self.pages.insert(key, page))?;
         writer.account(key, old.as_deref(), Some(page));
-        Ok(())
+        self.bound_unwritten(key.len() + page.len())
     }
 
     pub fn delete(&self, writer: &mut Writer, key: &[u8]) -> Result<()> {

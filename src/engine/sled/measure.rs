@@ -73,6 +73,13 @@ impl std::fmt::Display for Cost {
     }
 }
 
+/// The most that was resident so far, in MB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) >> 10
+}
+
 struct Bench {
     engine: Arc<dyn Engine>,
     spec: EngineSpec,
@@ -156,7 +163,7 @@ fn speed() {
     let overwritten = resident() - base;
     let disk = bench.engine.disk_bytes().unwrap();
     let gets = setting("GETS", 300_000);
-    let (hot, all) = (bench.get(gets, 10_000.min(records)), bench.get(gets, records));
+    let (hot, all) = (bench.get(gets, 200.min(records)), bench.get(gets, records));
     let (forward, backward) = (bench.scan(false), bench.scan(true));
     for _ in 0..setting("SCANS", 0) {
         black_box((bench.scan(false), bench.scan(true)));
@@ -168,12 +175,13 @@ fn speed() {
     println!(
         "page {page_bytes} cache_mb {} records {records} run {run} | apply {load} again {again} sync {sync} \n  | get hot {hot} \
          all {all} cold {cold} warm {cold_all} \n  | scan {forward} reverse {backward} cold {cold_forward} | reopen {opening:.2}s \
-         \n  | resident MB {} {} {} end {} | disk MB {} pages {} fill {:.2}",
+         \n  | resident MB {} {} {} end {} peak {} | disk MB {} pages {} fill {:.2}",
         cache_bytes >> 20,
         loaded >> 20,
         overwritten >> 20,
         read >> 20,
         (resident() - base) >> 20,
+        peak(),
         disk >> 20,
         figures.pages,
         (records * 124) as f64 / (figures.pages * page_bytes as u64) as f64,

@@ -97,7 +97,7 @@ impl Core {
             chunk.extend_from_slice(data);
             let crc = checksum(&chunk_key, &chunk[4..]);
             chunk[..4].copy_from_slice(&crc);
-            self.write("write a large value", || self.values.insert(chunk_key, chunk.as_slice()))?;
+            self.put_chunk(&chunk_key, &chunk)?;
         }
         Ok(Overflow { len: value.len() as u32, crc: crc32fast::hash(value) })
     }

@@ -152,7 +152,6 @@ impl Appender<'_> {
         log.unsynced.push((full.file, full.path));
         log.offset = BODY;
         journal.retained.lock().push_back(super::Retained { generation, first: log.next, len });
-        // Readable from now on: the segment must say where it begins before an older one can be trimmed.
-        self.write(Kind::Tail)
+        Ok(())
     }
 }

@@ -36,7 +36,7 @@ mod log;
 mod open;
 mod recovery;
 mod scan;
-mod segment;
+pub(crate) mod segment;
 mod supply;
 
 pub use log::{Appender, Handoff};
@@ -227,8 +227,8 @@ impl Journal {
         if !freeable(&self.retained.lock()) {
             return Ok(0);
         }
-        // The segment that becomes the oldest one must say durably where it begins.
-        self.sync_markers()?;
+        // The segment that becomes the oldest one must say durably where it begins, which its first frame does.
+        self.sync_to(self.last())?;
         let mut segments = self.retained.lock();
         let mut freed = 0;
         let mut spares = Vec::new();
@@ -249,16 +249,6 @@ impl Journal {
         drop(segments);
         self.supply.restock(spares)?;
         outcome.map(|()| freed)
-    }
-
-    fn sync_markers(&self) -> Result<()> {
-        self.sync_to(self.last())?;
-        // A segment that was begun and has no frame yet has only its markers, which no frame's sync covers.
-        let (file, path) = {
-            let appender = self.lock();
-            (appender.log.segment.file.clone(), appender.log.segment.path.clone())
-        };
-        file.sync_data().map_err(|e| self.poison(Error::io("sync the journal", path, e)))
     }
 
     /// Figures.

@@ -29,6 +29,8 @@ pub const HEADER_BLOCK: usize = 512;
 pub const MARKER_DISTANCE: usize = 4096 + HEADER_BYTES;
 /// The markers that end every write, in bytes.
 pub const TRAILER_BYTES: usize = MARKER_DISTANCE + HEADER_BYTES;
+/// Generations lie between 1 and this.
+const LAST_GENERATION: u64 = 1 << 62;
 /// The smallest segment, in bytes.
 pub const MIN_SEGMENT_BYTES: u64 = 16 << 10;
 
@@ -195,6 +197,8 @@ pub fn parse_name(text: &str) -> Name {
     };
     let number = u64::from_str_radix(stem, 16).ok().filter(|number| format!("{number:016x}") == stem);
     match (extension, number) {
+        // No journal lives that long, and the arithmetic of those that do stays clear of the end.
+        ("seg", Some(0 | LAST_GENERATION..)) => Name::Misnamed,
         ("seg", Some(generation)) => Name::Segment(generation),
         ("seg", None) => Name::Misnamed,
         ("spare", Some(number)) => Name::Spare(number),
@@ -249,15 +253,16 @@ mod tests {
 
     #[test]
     fn names_are_read_back_and_no_other_spelling_passes() {
-        for number in [0, 1, 0xabc, u64::MAX] {
+        for number in [1, 0xabc, LAST_GENERATION - 1] {
             assert_eq!(parse_name(&name(number)), Name::Segment(number));
             assert_eq!(parse_name(&spare_name(number)), Name::Spare(number));
             assert_eq!(parse_name(&temporary_name(number)), Name::Temporary);
         }
-        for misnamed in
-            ["1.seg", "000000000000000A.seg", "+00000000000000a.seg", "copy of 0000000000000001.seg"]
-        {
+        for misnamed in ["1.seg", "000000000000000A.seg", "+00000000000000a.seg", "copy of 1.seg"] {
             assert_eq!(parse_name(misnamed), Name::Misnamed, "{misnamed}");
+        }
+        for generation in [0, LAST_GENERATION, u64::MAX] {
+            assert_eq!(parse_name(&name(generation)), Name::Misnamed);
         }
         for other in ["", "seg", "README", "x.tmp", "1.spare", "0000000000000001.seg.bak"] {
             assert_eq!(parse_name(other), Name::Other, "{other}");

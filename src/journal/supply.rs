@@ -8,6 +8,7 @@ use super::segment::{self, Origin, SegmentHeader};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, Result};
 use crate::frame::Kind;
+use crate::ids::Seq;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,14 +90,12 @@ impl Supply {
             small => {
                 let len = self.config.segment_bytes.max(bytes.next_multiple_of(4096));
                 let header = self.continuation(stock.wanted, len);
-                match self.make(&mut stock, header) {
-                    // The small one's file has lost its name to the new one.
-                    Ok(ready) => ready,
-                    Err(e) => {
-                        stock.next = small;
-                        return Err(e);
-                    }
+                let filled = self.fill(&mut stock, &header);
+                // Once the larger one may have taken the small one's name, the small one must not be used any more.
+                if filled.is_err() {
+                    stock.next = small;
                 }
+                self.name(filled?, header)?
             }
         };
         stock.wanted = stock.wanted.saturating_add(1);
@@ -114,23 +113,30 @@ impl Supply {
     }
 
     fn make(&self, stock: &mut Stock, header: SegmentHeader) -> Result<Ready> {
+        let filled = self.fill(stock, &header)?;
+        self.name(filled, header)
+    }
+
+    /// Gives a filled file its name, and makes that durable.
+    fn name(&self, (file, source): (Arc<dyn DiskFile>, PathBuf), header: SegmentHeader) -> Result<Ready> {
         let path = self.path(&segment::name(header.generation));
+        let io = |e| Error::io("name a journal segment", &path, e);
+        self.disk.rename(&source, &path).map_err(io)?;
+        self.disk.sync_dir(&self.dir).map_err(io)?;
+        Ok(Ready { file, path, header })
+    }
+
+    /// Takes a spare, or makes a new file, and writes what a segment begins with.
+    fn fill(&self, stock: &mut Stock, header: &SegmentHeader) -> Result<(Arc<dyn DiskFile>, PathBuf)> {
         let spare = if header.len == self.config.segment_bytes { stock.spares.pop() } else { None };
         let source = match spare {
             Some(number) => self.path(&segment::spare_name(number)),
             None => self.path(&segment::temporary_name(header.generation)),
         };
-        let made = self.fill(&source, &header, spare.is_none()).and_then(|file| {
-            let name = |e| Error::io("name a journal segment", &path, e);
-            self.disk.rename(&source, &path).map_err(name)?;
-            self.disk.sync_dir(&self.dir).map_err(name)?;
-            Ok(file)
-        });
-        match made {
-            Ok(file) => Ok(Ready { file, path, header }),
+        match self.write_head(&source, header, spare.is_none()) {
+            Ok(file) => Ok((file, source)),
             Err(e) => {
-                // Not to be used again: after a failed sync nobody knows what its bytes are. It may have its new
-                // name already; then the next segment of that generation takes the name from it.
+                // Not to be used again: after a failed sync nobody knows what its bytes are.
                 let _ = self.disk.remove_file(&source);
                 Err(e)
             }
@@ -138,7 +144,7 @@ impl Supply {
     }
 
     /// Writes all of a new file, so that a full disk shows here, and a sync has no metadata to write later.
-    fn fill(&self, source: &Path, header: &SegmentHeader, new: bool) -> Result<Arc<dyn DiskFile>> {
+    fn write_head(&self, source: &Path, header: &SegmentHeader, new: bool) -> Result<Arc<dyn DiskFile>> {
         let io = |e| Error::io("make a journal segment", source, e);
         if new {
             match self.disk.remove_file(source) {
@@ -156,7 +162,7 @@ impl Supply {
         }
         let mut head = header.encode_page();
         if let Origin::Start { first } = header.origin {
-            let durable = crate::ids::Seq(first.0.saturating_sub(1));
+            let durable = Seq(first.0.saturating_sub(1));
             segment::push_trailer(&mut head, header.salt(), header.generation, Kind::Tail, first, durable);
         }
         file.write_at(0, &head).map_err(io)?;

@@ -119,20 +119,24 @@ fn stop_after_every_operation(scripts: std::ops::Range<u64>, cuts: u64) -> (u64,
             for seed in 0..cuts {
                 let context = format!("{context}, cut {seed}");
                 let mut rng = Rng(seed ^ stop << 8 ^ script << 32);
+                // A second stop, of the process or the machine, while a first is being recovered from.
+                let first_cut = rng.below(2) == 0;
+                let second = if first_cut {
+                    disk.fork().crash(PowerCut { seed: rng.next() })
+                } else {
+                    disk.fork().kill()
+                };
+                second.stop_after(rng.below(14));
+                let opened = promises.clone().check(&second, first_cut, &context);
+                let second_cut = rng.below(4) != 0;
+                let again =
+                    if second_cut { second.crash(PowerCut { seed: rng.next() }) } else { second.kill() };
+                drop(opened);
+                let both = format!("{context}, stopped again");
+                promises.clone().check(&again, first_cut || second_cut, &both).unwrap();
                 let disk = disk.fork().crash(PowerCut { seed: rng.next() });
                 let mut promises = promises;
-                // A second stop while the first is being recovered from.
-                let second = disk.fork();
-                second.stop_after(rng.below(12));
-                let opened = promises.clone().check(&second, true, &context);
-                let again = if rng.below(2) == 0 {
-                    second.kill()
-                } else {
-                    second.crash(PowerCut { seed: rng.next() })
-                };
-                drop(opened);
                 let appended = promises.appended;
-                promises.clone().check(&again, true, &format!("{context}, stopped again")).unwrap();
                 // And once without: what that opening found must never go away again.
                 let journal = promises.check(&disk, true, &context).unwrap();
                 lost += u64::from(promises.appended < appended);

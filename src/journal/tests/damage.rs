@@ -168,6 +168,75 @@ fn a_lost_swapped_or_doubled_file_is_noticed() {
 }
 
 #[test]
+fn the_only_segment_of_the_last_session_is_missed_when_it_is_gone() {
+    for closed in [false, true] {
+        let disk = new_disk();
+        drop(create(&disk).unwrap());
+        for _ in 0..3 {
+            let (journal, _) = reopen(&disk).unwrap();
+            append(&journal, Handoff::Os).unwrap();
+            if closed {
+                journal.close().unwrap();
+            }
+        }
+        let last = segments(&disk).pop().unwrap();
+        disk.remove_file(&dir().join(&last)).unwrap();
+        let error = reopen(&disk).unwrap_err();
+        assert!(error.kind() == ErrorKind::Corruption && error.to_string().contains("case D"), "{error}");
+    }
+}
+
+/// Where the frame with sequence 3 begins in the first segment.
+fn third_frame() -> usize {
+    segment::BODY as usize + (1..3).map(|seq| crate::frame::frame_bytes(payload(seq).len())).sum::<usize>()
+}
+
+#[test]
+fn a_tail_that_was_cut_never_comes_back() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    for _ in 0..6 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    let place = third_frame();
+    let whole = (0..)
+        .map(|seed| disk.fork().crash(PowerCut { seed }))
+        .find(|disk| reopen(&disk.fork()).is_ok_and(|(_, report)| report.last > Seq(4)))
+        .unwrap();
+    let kept = reopen(&whole.fork()).unwrap().1.last;
+    let path = dir().join(&segments(&whole)[0]);
+    let flip = |disk: &SimDisk| disk.damage(&path, |bytes| bytes[place + 16] ^= 1).unwrap();
+    let bytes = |disk: &SimDisk| disk.read(&path).unwrap().unwrap()[place..place + 40].to_vec();
+    // Sequence 3 cannot be read for a while: it, and what follows, was never synced, so the log is cut there.
+    let unreadable = whole.fork();
+    flip(&unreadable);
+    let mut came_back = 0;
+    for stop in 0.. {
+        let disk = unreadable.fork();
+        disk.stop_after(stop);
+        let through = reopen(&disk).is_ok_and(|(_, report)| (report.last, report.case) == (Seq(2), 'H'));
+        assert!(through || disk.stopped());
+        let disk = disk.kill();
+        // Then it can be read again, if no end marker has taken its place.
+        if bytes(&disk) == bytes(&unreadable) {
+            flip(&disk);
+            came_back += 1;
+        }
+        let (journal, report) = reopen(&disk).unwrap();
+        let last = report.last;
+        assert!(last == Seq(2) || (!through && last == kept), "stopped at {stop}: {last}");
+        assert_eq!(append(&journal, Handoff::Os).unwrap(), last.next());
+        journal.sync_to(Seq::MAX).unwrap();
+        let disk = disk.crash(PowerCut { seed: stop });
+        assert_eq!(reopen_from(&disk, Seq(0), last.next()).unwrap().1.last, last.next(), "stopped at {stop}");
+        if through {
+            break;
+        }
+    }
+    assert!(came_back > 3, "{came_back}");
+}
+
+#[test]
 fn a_shorter_journal_than_the_shards_have_applied_is_refused() {
     let disk = sample(true);
     assert!(reopen_from(&disk.fork(), Seq(10), Seq(FRAMES)).is_ok());

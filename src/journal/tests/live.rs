@@ -182,3 +182,65 @@ fn an_error_of_the_visitor_is_returned_and_changes_nothing() {
     assert_eq!(disk.list(dir()).unwrap(), names);
     assert_eq!(reopen(&disk).unwrap().1.last, Seq(1));
 }
+
+#[test]
+fn waiters_that_the_running_sync_covers_unannounced_are_all_woken() {
+    let disk = new_disk();
+    let journal = Arc::new(create(&disk).unwrap());
+    for _ in 0..4 {
+        append(&journal, Handoff::Buffered).unwrap();
+    }
+    // The leader is held in its write, before it can say how far its sync will reach.
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let gate = parking_lot::Mutex::new(gate);
+    disk.inject(Fault::on(Operation::Write).at(move |_| {
+        let _ = gate.lock().recv();
+        false
+    }));
+    let (done, woken) = std::sync::mpsc::channel();
+    for seq in 1..=4 {
+        let (journal, done) = (journal.clone(), done.clone());
+        std::thread::spawn(move || done.send(journal.sync_to(Seq(seq)).is_ok()));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    drop(release);
+    for _ in 0..4 {
+        assert_eq!(woken.recv_timeout(std::time::Duration::from_secs(20)), Ok(true), "a waiter sleeps on");
+    }
+}
+
+#[test]
+fn trimming_beyond_what_is_durable_keeps_the_place_where_the_log_goes_on() {
+    for seed in 0..60 {
+        let disk = new_disk();
+        let journal = create(&disk).unwrap();
+        let mut last = Seq::ZERO;
+        while journal.stats().segments < 3 {
+            last = append(&journal, Handoff::Buffered).unwrap();
+        }
+        journal.trim(Seq::MAX).unwrap();
+        let from = Seq(journal.first().0 - 1);
+        let (_, report) = reopen_from(&disk.crash(PowerCut { seed }), from, Seq::ZERO).unwrap();
+        assert_eq!(report.last, last);
+    }
+}
+
+#[test]
+fn a_segment_that_lost_its_name_to_a_larger_one_is_not_written_to() {
+    for operation in
+        [Operation::Create, Operation::Write, Operation::Sync, Operation::Rename, Operation::SyncDir]
+    {
+        let disk = new_disk();
+        let journal = create(&disk).unwrap();
+        append(&journal, Handoff::Os).unwrap();
+        journal.provision().unwrap();
+        disk.inject(Fault::on(operation).times(1));
+        let error = journal.lock().append(&Payload::new(&[0; 50_000]), Handoff::Os).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{operation:?}: {error}");
+        let mut last = Seq(1);
+        while journal.stats().segments < 4 {
+            last = append(&journal, Handoff::Os).unwrap();
+        }
+        assert_eq!(reopen(&disk.kill()).unwrap().1.last, last, "{operation:?}");
+    }
+}

@@ -31,6 +31,7 @@
 //! - [`Ring`] and [`Partitioner`]: where keys live. [`Stats`]: how the store is.
 //! - [`Error`] and [`ErrorKind`]: what went wrong and what to do. [`limits`]: every limit.
 
+mod allocator;
 mod background;
 mod batch;
 mod digest;

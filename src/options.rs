@@ -99,6 +99,7 @@ pub struct Options {
     pub(crate) segment_bytes: Option<u64>,
     pub(crate) journal_retention: Option<u64>,
     pub(crate) existing_only: bool,
+    pub(crate) leave_allocator: bool,
 }
 
 impl Options {
@@ -174,6 +175,14 @@ impl Options {
     /// Makes opening fail where no store exists yet, in place of creating one.
     pub fn existing_only(mut self, existing_only: bool) -> Self {
         self.existing_only = existing_only;
+        self
+    }
+
+    /// Keeps Annulus from holding glibc's `M_MMAP_THRESHOLD` at its initial 128 KiB, which it otherwise does for the
+    /// whole process when a store is opened (on Linux with glibc, unless the environment sets it). Without that, and
+    /// without another allocator, a process holds up to twice its budget.
+    pub fn leave_allocator(mut self, leave: bool) -> Self {
+        self.leave_allocator = leave;
         self
     }
 

@@ -7,8 +7,6 @@
 //! Invariants: a block lies in one chunk and never moves; a chunk's bytes are never given back before the arena goes;
 //! a slot's number is valid from `store` to `release`.
 
-use memmap2::MmapMut;
-
 /// The size of a chunk, in bytes: large enough that the allocator maps it by itself, small enough that the unused rest
 /// of the last one does not matter.
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
@@ -44,49 +42,9 @@ impl Place {
     }
 }
 
-/// A chunk, mapped from the system by itself where that is possible: the allocator would keep freed chunks, cut small
-/// blocks from them, and then find no room for the next chunk, which tripled what the process held.
-#[derive(Debug)]
-struct Chunk {
-    bytes: Backing,
-    used: usize,
-}
-
-#[derive(Debug)]
-enum Backing {
-    Mapped(MmapMut),
-    Heap(Vec<u8>),
-}
-
-impl Chunk {
-    fn new() -> Chunk {
-        let bytes = match MmapMut::map_anon(CHUNK_BYTES) {
-            Ok(map) => Backing::Mapped(map),
-            Err(_) => Backing::Heap(vec![0; CHUNK_BYTES]),
-        };
-        Chunk { bytes, used: 0 }
-    }
-
-    #[inline]
-    fn from(&self, offset: usize) -> &[u8] {
-        match &self.bytes {
-            Backing::Mapped(map) => &map[offset..self.used],
-            Backing::Heap(bytes) => &bytes[offset..self.used],
-        }
-    }
-
-    #[inline]
-    fn from_mut(&mut self, offset: usize) -> &mut [u8] {
-        match &mut self.bytes {
-            Backing::Mapped(map) => &mut map[offset..self.used],
-            Backing::Heap(bytes) => &mut bytes[offset..self.used],
-        }
-    }
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Arena {
-    chunks: Vec<Chunk>,
+    chunks: Vec<Vec<u8>>,
     slots: Vec<Vec<u8>>,
     vacant: Vec<u32>,
     slot_bytes: usize,
@@ -97,29 +55,29 @@ impl Arena {
     pub fn allocate(&mut self, bytes: usize) -> Option<Place> {
         let bytes = bytes.next_multiple_of(UNIT);
         debug_assert!(bytes <= CHUNK_BYTES);
-        let room = self.chunks.last().is_some_and(|chunk| chunk.used + bytes <= CHUNK_BYTES);
+        let room = self.chunks.last().is_some_and(|chunk| chunk.len() + bytes <= CHUNK_BYTES);
         if !room {
             if self.chunks.len() == MAX_CHUNKS {
                 return None;
             }
-            self.chunks.push(Chunk::new());
+            self.chunks.push(Vec::with_capacity(CHUNK_BYTES));
         }
         let index = self.chunks.len() - 1;
         let chunk = &mut self.chunks[index];
-        let place = Place((index << CHUNK_BITS) as u32 + (chunk.used / UNIT) as u32);
-        chunk.used += bytes;
+        let place = Place((index << CHUNK_BITS) as u32 + (chunk.len() / UNIT) as u32);
+        chunk.resize(chunk.len() + bytes, 0);
         Some(place)
     }
 
     /// The bytes from `place` to the end of what its chunk holds.
     #[inline]
     pub fn at(&self, place: Place) -> &[u8] {
-        self.chunks[place.chunk()].from(place.offset())
+        &self.chunks[place.chunk()][place.offset()..]
     }
 
     #[inline]
     pub fn at_mut(&mut self, place: Place) -> &mut [u8] {
-        self.chunks[place.chunk()].from_mut(place.offset())
+        &mut self.chunks[place.chunk()][place.offset()..]
     }
 
     /// Puts `bytes` into a slot of its own.
@@ -170,13 +128,13 @@ impl Arena {
 
     /// The bytes of the blocks that were cut.
     pub fn used(&self) -> usize {
-        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK_BYTES + last.used)
+        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK_BYTES + last.len())
     }
 
     /// What the arena holds of the process's memory, in bytes, the unused rest of the last chunk included.
     pub fn bytes(&self) -> usize {
         self.chunks.len() * CHUNK_BYTES
-            + self.chunks.capacity() * size_of::<Chunk>()
+            + self.chunks.capacity() * size_of::<Vec<u8>>()
             + self.slot_bytes
             + self.vacant.capacity() * size_of::<u32>()
     }
@@ -198,7 +156,7 @@ mod tests {
             assert!(arena.at(*place)[..size].iter().all(|b| *b == i as u8 + 1));
         }
         assert_eq!(arena.chunks.len(), 3);
-        assert!(arena.chunks.iter().all(|c| c.used <= CHUNK_BYTES));
+        assert!(arena.chunks.iter().all(|c| c.capacity() == CHUNK_BYTES));
     }
 
     #[test]

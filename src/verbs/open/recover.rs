@@ -5,6 +5,7 @@
 //! and a shard that lacks what the journal no longer has stays offline.
 
 use super::create::{self, JOURNAL_DIR, LOCK};
+use crate::allocator;
 use crate::batch;
 use crate::disk::Disk;
 use crate::engine::PowerLoss;
@@ -25,6 +26,9 @@ use std::time::Instant;
 pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let started = Instant::now();
     options.validate()?;
+    if !options.leave_allocator {
+        allocator::hold_mapping_threshold();
+    }
     let disk = seams.disk.as_ref();
     let lock = lock(disk, dir, options)?;
     let manifest = match Manifest::load(disk, dir)? {

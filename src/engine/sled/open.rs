@@ -108,9 +108,7 @@ impl Core {
                 drop(writer);
                 self.sync(Seq::ZERO)?;
                 let parent = self.place.dir.parent().unwrap_or(Path::new("."));
-                File::open(parent)
-                    .and_then(|dir| dir.sync_all())
-                    .map_err(|e| self.fail(Error::io("sync", parent, e)))
+                sync_one(parent).map_err(|e| self.fail(Error::io("sync", parent, e)))
             }
             (None, _) => Err(self.place.corruption("expected the shard's state, found none")),
             (_, None) => {
@@ -260,5 +258,13 @@ fn walk(dir: &Path, f: &mut impl FnMut(&Path) -> io::Result<()>) -> At<()> {
 }
 
 fn sync_tree(dir: &Path) -> At<()> {
-    walk(dir, &mut |path| File::open(path)?.sync_all())
+    walk(dir, &mut sync_one)
+}
+
+fn sync_one(path: &Path) -> io::Result<()> {
+    if cfg!(windows) {
+        // A directory cannot be opened there, and a file must be writable to be flushed.
+        return if path.is_dir() { Ok(()) } else { File::options().write(true).open(path)?.sync_all() };
+    }
+    File::open(path)?.sync_all()
 }

@@ -1,6 +1,8 @@
 //! The journal on the disk of the machine: appends by hand-off and threads, group commit, replay; and, side by side,
 //! a sync of a recycled segment against a sync of a growing file.
 
+#![allow(clippy::expect_used)]
+
 use annulus::Seq;
 use annulus::testing::{Disk, Handoff, Journal, JournalConfig, OpenMode, Payload, RealDisk};
 use criterion::{BenchmarkId, Criterion, Throughput};

@@ -84,7 +84,7 @@ impl Journal {
         let mut walker =
             Walker { disk: disk.as_ref(), segments: &survey.segments, boot_id, at_least, buf: Vec::new() };
         let walk = walker.walk(from)?;
-        settle(disk.as_ref(), &survey, &walk, boot_id)?;
+        settle(disk.as_ref(), &survey, &walk)?;
         let (frames, bytes) = recovery::deliver(disk.as_ref(), &survey.segments, &walk, from, visit)?;
         let report = ReplayReport {
             first: survey.segments.first().and_then(|s| s.first).unwrap_or(walk.end),
@@ -102,13 +102,10 @@ impl Journal {
 }
 
 /// Makes what was read durable, before anyone acts on it.
-fn settle(disk: &dyn Disk, survey: &Survey, walk: &Walk, boot_id: u128) -> Result<()> {
+fn settle(disk: &dyn Disk, survey: &Survey, walk: &Walk) -> Result<()> {
     for part in &walk.parts {
-        let Some(Segment { path, header, .. }) = survey.segments.get(part.index) else { continue };
-        // What was read after a start of the machine can only have come from the disk.
-        if boot_id != 0 && header.boot_id != boot_id && header.boot_id != 0 && !survey.poisoned {
-            continue;
-        }
+        let Some(Segment { path, .. }) = survey.segments.get(part.index) else { continue };
+        // Whatever its boot id says: the files may have been copied here a moment ago.
         let io = |e| Error::io("sync the journal", path, e);
         let file = disk.open(path, OpenMode::Write).map_err(io)?;
         if survey.poisoned {

@@ -206,3 +206,25 @@ fn opening_again_and_again_does_not_pile_up_segments() {
     assert_eq!(counts.len(), 1, "{counts:?}");
     assert!(disk.list(dir()).unwrap().len() < 10);
 }
+
+#[test]
+fn what_was_copied_from_another_machine_and_opened_at_once_is_durable() {
+    for seed in 0..20 {
+        let disk = base();
+        let (journal, _) = reopen(&disk).unwrap();
+        for _ in 0..9 {
+            append(&journal, Handoff::Os).unwrap();
+        }
+        journal.close().unwrap();
+        // Another start of the machine than the one in the headers, and bytes that no sync has covered.
+        let disk = disk.crash(PowerCut { seed });
+        for name in disk.list(dir()).unwrap() {
+            let path = dir().join(name);
+            let bytes = disk.read(&path).unwrap().unwrap();
+            disk.remove_file(&path).unwrap();
+            disk.open(&path, OpenMode::CreateNew).unwrap().write_at(0, &bytes).unwrap();
+        }
+        assert_eq!(reopen(&disk).unwrap().1.last, Seq(9));
+        assert_eq!(reopen(&disk.crash(PowerCut { seed })).unwrap().1.last, Seq(9));
+    }
+}

@@ -149,10 +149,13 @@ impl Entries {
         self.head(version).older
     }
 
-    #[inline]
     pub fn version(&self, version: Place) -> Version<'_> {
         let bytes = self.arena.at(version);
-        let head = head_of(bytes);
+        self.decode(bytes, head_of(bytes))
+    }
+
+    #[inline]
+    fn decode<'e>(&'e self, bytes: &'e [u8], head: Head) -> Version<'e> {
         let value = &bytes[VERSION_HEAD..VERSION_HEAD + head.length as usize];
         let value = match head.flags & (REMOVED | LARGE) {
             0 => Some(value),
@@ -162,25 +165,19 @@ impl Entries {
         Version { seq: head.seq, value }
     }
 
-    /// The newest version at or below `at`; [`Place::NONE`] if there is none.
+    /// The newest version at or below `at`, and its place.
     #[inline]
-    pub fn place_at(&self, entry: Place, at: Seq) -> Place {
+    pub fn version_at(&self, entry: Place, at: Seq) -> Option<(Place, Version<'_>)> {
         let mut place = self.newest(entry);
         while place != Place::NONE {
-            let head = self.head(place);
+            let bytes = self.arena.at(place);
+            let head = head_of(bytes);
             if head.seq <= at {
-                break;
+                return Some((place, self.decode(bytes, head)));
             }
             place = head.older;
         }
-        place
-    }
-
-    /// The newest version at or below `at`.
-    #[inline]
-    pub fn version_at(&self, entry: Place, at: Seq) -> Option<Version<'_>> {
-        let place = self.place_at(entry, at);
-        (place != Place::NONE).then(|| self.version(place))
+        None
     }
 
     /// Whether key and value are inside the limits.
@@ -446,9 +443,12 @@ mod tests {
         let entry = entries.add(b"key", Seq(1), Some(b"one")).unwrap();
         entries.put(entry, Seq(2), Some(b"two, which is longer"), &[Seq(1)]).unwrap();
         entries.put(entry, Seq(3), None, &[Seq(1)]).unwrap();
-        assert_eq!(entries.version_at(entry, Seq(0)), None);
-        assert_eq!(entries.version_at(entry, Seq(1)), Some(Version { seq: Seq(1), value: Some(b"one") }));
-        assert_eq!(entries.version_at(entry, Seq(9)), Some(Version { seq: Seq(3), value: None }));
+        let seen = |entries: &Entries, at| {
+            entries.version_at(entry, at).map(|(_, v)| (v.seq, v.value.map(<[u8]>::to_vec)))
+        };
+        assert_eq!(seen(&entries, Seq(0)), None);
+        assert_eq!(seen(&entries, Seq(1)), Some((Seq(1), Some(b"one".to_vec()))));
+        assert_eq!(seen(&entries, Seq(9)), Some((Seq(3), None)));
         assert_eq!(entries.versions(), 2);
         assert_eq!(entries.payload(), 3 + 3);
         // The snapshot has gone: its version goes when the chain is next looked through, and its block is used again.

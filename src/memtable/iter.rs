@@ -168,7 +168,7 @@ impl<'t, const N: usize> Iterator for IterAt<'t, N> {
     fn next(&mut self) -> Option<RunRecord<'t>> {
         loop {
             let entry = if self.reverse { self.span.next_back()? } else { self.span.next()? };
-            if let Some(Version { seq, value }) = self.entries.version_at(entry, self.at) {
+            if let Some((_, Version { seq, value })) = self.entries.version_at(entry, self.at) {
                 return Some(RunRecord { key: self.entries.key(entry), seq, value });
             }
         }
@@ -211,7 +211,7 @@ impl<'t, const N: usize> Records<'t, N> {
             records.span.front = Position { at: position.at + 1, ..position };
             records.entry = Some(entry);
             if let Some(seq) = cursor.version {
-                records.version = entries.place_at(entry, seq);
+                records.version = entries.version_at(entry, seq).map_or(Place::NONE, |(place, _)| place);
             }
         }
         records

@@ -78,7 +78,7 @@ impl<const N: usize> OrderedTable<N> {
     /// The newest version of `key` at or below `at`.
     pub fn get(&self, key: &[u8], at: Seq) -> Option<Version<'_>> {
         let entry = self.index.find(self.index.hash(key), |entry| self.entries.key(entry) == key)?;
-        self.entries.version_at(entry, at)
+        Some(self.entries.version_at(entry, at)?.1)
     }
 
     /// The keys of `range` with all their versions, from both ends.

@@ -2,6 +2,8 @@
 
 /// The longest key, in bytes: 64 KiB - 1.
 pub const MAX_KEY_BYTES: usize = (64 << 10) - 1;
+/// The longest key below the face, in bytes: a user's key and the number of its keyspace.
+pub(crate) const MAX_INTERNAL_KEY_BYTES: usize = MAX_KEY_BYTES + 4;
 /// The longest value, in bytes: 64 MiB.
 pub const MAX_VALUE_BYTES: usize = 64 << 20;
 /// The largest batch, in bytes of its keys, values and a few bytes for each operation: 128 MiB.

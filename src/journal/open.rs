@@ -63,12 +63,12 @@ impl Journal {
         Ok(survey.segments.first().and_then(|segment| segment.first).unwrap_or_default())
     }
 
-    /// Opens the journal in `dir`: finds the end of the log, makes it durable, hands every frame above `from` to
-    /// `visit` in order, and begins a new segment. `at_least` is a sequence that the log is known to reach.
+    /// Opens the journal in `dir`: makes what is there durable, hands every frame above `from` to `visit` in
+    /// order up to the end of the log, and begins a new segment. `at_least` is a sequence that the log is known to reach.
     ///
     /// # Errors
-    /// `Corruption`: frames are missing that were acknowledged; nothing was changed, nothing was visited. `Foreign`,
-    /// `Unsupported`, `Io`, and whatever `visit` returns.
+    /// `Corruption`: frames are missing that were acknowledged; nothing was changed, but frames before the damage may
+    /// have been visited (they are valid and durable). `Foreign`, `Unsupported`, `Io`, and whatever `visit` returns.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -81,11 +81,19 @@ impl Journal {
         let survey = Survey::read(disk.as_ref(), dir, config.store_id, from)?;
         let boot_id = disk.boot_id();
         let at_least = at_least.max(from);
-        let mut walker =
-            Walker { disk: disk.as_ref(), segments: &survey.segments, boot_id, at_least, buf: Vec::new() };
-        let walk = walker.walk(from)?;
-        settle(disk.as_ref(), &survey, &walk)?;
-        let (frames, bytes) = recovery::deliver(disk.as_ref(), &survey.segments, &walk, from, visit)?;
+        settle(disk.as_ref(), &survey, recovery::start(&survey.segments, from))?;
+        let mut walker = Walker {
+            disk: disk.as_ref(),
+            segments: &survey.segments,
+            boot_id,
+            from,
+            at_least,
+            visit,
+            visited: (0, 0),
+            buf: Vec::new(),
+        };
+        let walk = walker.walk()?;
+        let (frames, bytes) = walker.visited;
         let report = ReplayReport {
             first: survey.segments.first().and_then(|s| s.first).unwrap_or(walk.end),
             last: Seq(walk.end.0.saturating_sub(1)),
@@ -101,19 +109,18 @@ impl Journal {
     }
 }
 
-/// Makes what was read durable, before anyone acts on it.
-fn settle(disk: &dyn Disk, survey: &Survey, walk: &Walk) -> Result<()> {
-    for part in &walk.parts {
-        let Some(Segment { path, .. }) = survey.segments.get(part.index) else { continue };
-        // Whatever its boot id says: the files may have been copied here a moment ago.
+/// Makes what will be read durable, before anyone acts on it. Whatever the boot ids say: the files may have been copied
+/// here a moment ago.
+fn settle(disk: &dyn Disk, survey: &Survey, start: usize) -> Result<()> {
+    for Segment { path, header, .. } in survey.segments.get(start..).unwrap_or_default() {
         let io = |e| Error::io("sync the journal", path, e);
         let file = disk.open(path, OpenMode::Write).map_err(io)?;
         if survey.poisoned {
             // After a failed sync the system may hold bytes in memory that it no longer means to write.
             let mut buf = vec![0; 256 << 10];
             let mut at = 0;
-            while at < part.end {
-                let want = usize::try_from(part.end - at).unwrap_or(usize::MAX).min(buf.len());
+            while at < header.len {
+                let want = usize::try_from(header.len - at).unwrap_or(usize::MAX).min(buf.len());
                 let chunk = buf.get_mut(..want).unwrap_or_default();
                 if file.read_at(at, chunk).map_err(io)? < want {
                     return Err(io(std::io::ErrorKind::UnexpectedEof.into()));

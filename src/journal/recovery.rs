@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - [`Survey`] and [`Walk`] change nothing on the disk; a damaged journal is left as it was found.
-//! - Every frame that is delivered has been verified, lies below the cut, and its predecessor was delivered before it.
+//! - Every frame that is visited has been verified, lies below the cut, and its predecessor was visited before it. One
+//!   pass suffices, since the log ends at the first place that is not right, whatever lies behind it.
 
 use super::cases::{Case, Limit, Observation, Stop};
 use super::scan::{Evidence, Item, Reader};
@@ -177,20 +178,28 @@ pub struct Walk {
     pub reach: Seq,
 }
 
-/// Finds the end of the log.
+/// Where a walk begins: at the last segment that begins at or below `from` + 1.
+pub fn start(segments: &[Segment], from: Seq) -> usize {
+    segments.iter().rposition(|s| s.first.is_some_and(|first| first <= from.next())).unwrap_or(0)
+}
+
+/// Finds the end of the log, and hands the frames above `from` to `visit` on the way.
 pub struct Walker<'a> {
     pub disk: &'a dyn Disk,
     pub segments: &'a [Segment],
     pub boot_id: u128,
+    pub from: Seq,
     pub at_least: Seq,
+    pub visit: &'a mut dyn FnMut(Seq, &[u8]) -> Result<()>,
+    /// How many frames were visited, and the bytes of their payloads.
+    pub visited: (u64, u64),
     pub buf: Vec<u8>,
 }
 
 impl Walker<'_> {
-    /// Walks from the last segment that begins at or below `from` + 1.
-    pub fn walk(&mut self, from: Seq) -> Result<Walk> {
-        let begins = |s: &Segment| s.first.is_some_and(|first| first <= from.next());
-        let mut index = self.segments.iter().rposition(begins).unwrap_or(0);
+    /// Walks from the segment at [`start`].
+    pub fn walk(&mut self) -> Result<Walk> {
+        let mut index = start(self.segments, self.from);
         let mut expected = self.segments.get(index).and_then(|s| s.first).unwrap_or_default();
         let mut seen = Evidence::default();
         let mut parts = Vec::new();
@@ -245,7 +254,12 @@ impl Walker<'_> {
                 break;
             }
             match item {
-                Item::Frame(header, _) if header.kind == Kind::Commit && header.seq == *expected => {
+                Item::Frame(header, payload) if header.kind == Kind::Commit && header.seq == *expected => {
+                    if header.seq > self.from {
+                        (self.visit)(header.seq, payload)?;
+                        self.visited.0 += 1;
+                        self.visited.1 += payload.len() as u64;
+                    }
                     seen.proven = seen.proven.max(header.durable);
                     part.end += header.frame_bytes() as u64;
                     *expected = expected.next();
@@ -336,38 +350,4 @@ impl Walker<'_> {
             .offset(part.end)
             .remedy(WAY_OUT)
     }
-}
-
-/// Hands the frames above `from` to `visit`, in order. Returns how many, and their bytes.
-pub fn deliver(
-    disk: &dyn Disk,
-    segments: &[Segment],
-    walk: &Walk,
-    from: Seq,
-    visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
-) -> Result<(u64, u64)> {
-    let (mut frames, mut total) = (0, 0);
-    let mut buf = Vec::new();
-    for part in &walk.parts {
-        let Some(segment) = segments.get(part.index) else { continue };
-        let mut reader = open(disk, &segment.path, segment.header, std::mem::take(&mut buf))?;
-        let mut at = BODY;
-        while at < part.end {
-            // Read a second time, so verified a second time: the disk may have changed its mind.
-            let Item::Frame(header, payload) = reader.item(at)? else {
-                return Err(Error::corruption("a frame changed while the journal was being read")
-                    .at(&segment.path)
-                    .offset(at)
-                    .remedy("check the disk and the memory, then open again"));
-            };
-            at += header.frame_bytes() as u64;
-            if header.seq > from {
-                visit(header.seq, payload)?;
-                frames += 1;
-                total += payload.len() as u64;
-            }
-        }
-        buf = reader.into_buffer();
-    }
-    Ok((frames, total))
 }

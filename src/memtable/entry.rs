@@ -1,7 +1,7 @@
 //! Entries: a key and the chain of its versions, as bytes in an [`Arena`].
 //!
 //! ```text
-//! entry    newest: u32 | key length: u16 | version count: 15 bits, inline block vacant: 1 bit | key, padded | version
+//! entry    newest: u32 | key length: 17 bits | version count: 14 bits | inline block vacant: 1 bit | key, padded | version
 //! version  seq: u64 | older: u32 | value length: u16 | capacity in units: 14 bits, removed, large | value, to capacity
 //! ```
 //!
@@ -15,7 +15,7 @@
 use super::arena::{Arena, CHUNK_BYTES, Place, UNIT};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
-use crate::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use crate::limits::{MAX_INTERNAL_KEY_BYTES, MAX_VALUE_BYTES};
 use crate::record::is_needed;
 
 /// Values above this many bytes get an allocation of their own: few enough that their number does not matter to the
@@ -27,11 +27,14 @@ const LINE: usize = 64;
 const MOST_LINES: usize = 8;
 const ENTRY_HEAD: usize = 8;
 const VERSION_HEAD: usize = 16;
-const _: () = assert!(ENTRY_HEAD + MAX_KEY_BYTES + UNIT + VERSION_HEAD + LARGE_FROM <= CHUNK_BYTES);
+const _: () = assert!(ENTRY_HEAD + MAX_INTERNAL_KEY_BYTES + UNIT + VERSION_HEAD + LARGE_FROM <= CHUNK_BYTES);
 /// The free lists: one for each size class up to [`LARGE_FROM`].
 const CLASSES: usize = class_of((LARGE_FROM / UNIT) as u16).0 + 1;
 
 const VACANT: u16 = 1 << 15;
+/// The highest bit of a key's length, and the bits of a count.
+const LONG: u16 = 1 << 14;
+const COUNT: u16 = LONG - 1;
 const REMOVED: u16 = 1 << 14;
 const LARGE: u16 = 1 << 15;
 const CAPACITY: u16 = REMOVED - 1;
@@ -115,7 +118,7 @@ impl Entries {
     #[inline]
     pub fn key(&self, entry: Place) -> &[u8] {
         let bytes = self.arena.at(entry);
-        let length = u16::from_le_bytes([bytes[4], bytes[5]]) as usize;
+        let length = u16::from_le_bytes([bytes[4], bytes[5]]) as usize | (usize::from(bytes[7] & 0x40) << 10);
         &bytes[ENTRY_HEAD..ENTRY_HEAD + length]
     }
 
@@ -182,9 +185,9 @@ impl Entries {
 
     /// Whether key and value are inside the limits.
     pub fn check(key: &[u8], value: Option<&[u8]>) -> Result<()> {
-        if key.len() > MAX_KEY_BYTES {
+        if key.len() > MAX_INTERNAL_KEY_BYTES {
             return Err(Error::invalid(format!(
-                "a key of {} bytes is longer than {MAX_KEY_BYTES}",
+                "a key of {} bytes is longer than {MAX_INTERNAL_KEY_BYTES}",
                 key.len()
             )));
         }
@@ -206,7 +209,8 @@ impl Entries {
         let bytes = self.arena.at_mut(entry);
         bytes[0..4].copy_from_slice(&version.0.to_le_bytes());
         bytes[4..6].copy_from_slice(&(key.len() as u16).to_le_bytes());
-        bytes[6..8].copy_from_slice(&1u16.to_le_bytes());
+        let long = if key.len() > usize::from(u16::MAX) { LONG } else { 0 };
+        bytes[6..8].copy_from_slice(&(1 | long).to_le_bytes());
         bytes[ENTRY_HEAD..ENTRY_HEAD + key.len()].copy_from_slice(key);
         self.fill(version, Place::NONE, (capacity / UNIT) as u16, seq, value);
         self.keys += 1;
@@ -228,11 +232,11 @@ impl Entries {
             let (place, units) = self.block(entry, need(value))?;
             self.fill(place, newest, units, seq, value);
             self.set_newest(entry, place);
-            let count = (self.count(entry) + 1).min(VACANT - 1);
+            let count = (self.count(entry) + 1).min(COUNT);
             self.set_count(entry, count);
             // Each older version that is needed has a snapshot of its own; looking only when half of them cannot be
             // needed makes the walk cost a few steps for each write, however many snapshots there are.
-            if count as usize > 2 * (live.len() + 1) || count == VACANT - 1 {
+            if count as usize > 2 * (live.len() + 1) || count == COUNT {
                 self.prune(entry, live);
             }
             return Ok(());
@@ -259,7 +263,7 @@ impl Entries {
             if is_needed(live, head.seq, newer) {
                 self.set_older(kept, place);
                 kept = place;
-                count = (count + 1).min(VACANT - 1);
+                count = (count + 1).min(COUNT);
             } else {
                 self.release(entry, place);
             }
@@ -378,7 +382,7 @@ impl Entries {
     }
 
     fn count(&self, entry: Place) -> u16 {
-        self.count_and_vacant(entry) & !VACANT
+        self.count_and_vacant(entry) & COUNT
     }
 
     fn is_vacant(&self, entry: Place) -> bool {
@@ -386,12 +390,12 @@ impl Entries {
     }
 
     fn set_count(&mut self, entry: Place, count: u16) {
-        let both = count | self.count_and_vacant(entry) & VACANT;
+        let both = count | self.count_and_vacant(entry) & !COUNT;
         self.arena.at_mut(entry)[6..8].copy_from_slice(&both.to_le_bytes());
     }
 
     fn set_vacant(&mut self, entry: Place, vacant: bool) {
-        let both = self.count(entry) | if vacant { VACANT } else { 0 };
+        let both = self.count_and_vacant(entry) & !VACANT | if vacant { VACANT } else { 0 };
         self.arena.at_mut(entry)[6..8].copy_from_slice(&both.to_le_bytes());
     }
 }

@@ -27,9 +27,9 @@ pub(super) struct Keys<const N: usize> {
     heads: [u64; N],
     places: [Place; N],
     len: u16,
-    known: u16,
-    skip: u16,
-    second: u16,
+    known: u32,
+    skip: u32,
+    second: u32,
 }
 
 /// How many first bytes `a` and `b` share.
@@ -60,7 +60,7 @@ fn first(head: u64) -> u32 {
 
 impl<const N: usize> Keys<N> {
     pub fn new() -> Self {
-        Keys { heads: [0; N], places: [Place::NONE; N], len: 0, known: 0, skip: 0, second: WINDOW as u16 }
+        Keys { heads: [0; N], places: [Place::NONE; N], len: 0, known: 0, skip: 0, second: WINDOW as u32 }
     }
 
     #[inline]
@@ -162,7 +162,7 @@ impl<const N: usize> Keys<N> {
             let other = self.neighbour(entries, at, head(key, self.skip as usize, self.second as usize));
             let common = other.map_or(usize::MAX, |other| shared(key, other));
             if common < self.second as usize {
-                self.second = (self.skip as usize + WINDOW).max(common) as u16;
+                self.second = (self.skip as usize + WINDOW).max(common) as u32;
                 self.write_heads(entries);
             }
         }
@@ -195,7 +195,7 @@ impl<const N: usize> Keys<N> {
     /// Says between which separators the node's keys lie, after a split.
     pub fn set_fences(&mut self, entries: &Entries, low: Option<&[u8]>, high: Option<&[u8]>) {
         self.known = match (low, high) {
-            (Some(low), Some(high)) => shared(low, high) as u16,
+            (Some(low), Some(high)) => shared(low, high) as u32,
             _ => 0,
         };
         self.fit(entries);
@@ -223,9 +223,9 @@ impl<const N: usize> Keys<N> {
     fn set_heads(&mut self, entries: &Entries, skip: usize) {
         // Behind the longest of keys there is nothing to look at, and the second window must be countable.
         let skip = skip.min(usize::from(u16::MAX) - WINDOW);
-        self.skip = skip as u16;
+        self.skip = skip as u32;
         let behind = skip + WINDOW;
-        self.second = behind as u16;
+        self.second = behind as u32;
         self.write_heads(entries);
         // One piece is better where it does: a search then has nothing to compare between the windows.
         if !self.many_ties() {
@@ -234,7 +234,7 @@ impl<const N: usize> Keys<N> {
         let tied = (1..self.len()).filter(|i| first(self.heads[i - 1]) == first(self.heads[*i]));
         let common = tied.map(|i| shared(entries.key(self.places[i - 1]), entries.key(self.places[i]))).min();
         if let Some(second) = common.filter(|common| *common > behind) {
-            self.second = second as u16;
+            self.second = second as u32;
             self.write_heads(entries);
         }
     }

@@ -3,7 +3,7 @@
 use super::{Cursor, OrderedTable, Table, Version};
 use crate::error::ErrorKind;
 use crate::ids::Seq;
-use crate::limits::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use crate::limits::{MAX_INTERNAL_KEY_BYTES, MAX_VALUE_BYTES};
 use crate::record::{KeyRange, RunRecord, is_needed};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -233,17 +233,17 @@ proptest! {
 #[test]
 fn the_limits_themselves_are_allowed_and_beyond_them_is_refused() {
     let mut table = Table::new();
-    let long = vec![0xff; MAX_KEY_BYTES];
+    let long = vec![0xff; MAX_INTERNAL_KEY_BYTES];
     let big: Vec<u8> = (0..MAX_VALUE_BYTES).map(|i| (i / 4096) as u8).collect();
     table.insert(&long, Seq(1), Some(&big), &[]).unwrap();
     table.insert(b"", Seq(2), Some(b""), &[]).unwrap();
     assert_eq!(table.get(&long, Seq::MAX), Some(Version { seq: Seq(1), value: Some(&big) }));
     assert_eq!(table.get(b"", Seq::MAX), Some(Version { seq: Seq(2), value: Some(b"") }));
     let held = table.bytes();
-    let payload = MAX_KEY_BYTES + MAX_VALUE_BYTES;
+    let payload = MAX_INTERNAL_KEY_BYTES + MAX_VALUE_BYTES;
     assert!((payload..payload + (1 << 20)).contains(&held), "{held}");
 
-    let longer = vec![0xff; MAX_KEY_BYTES + 1];
+    let longer = vec![0xff; MAX_INTERNAL_KEY_BYTES + 1];
     assert_eq!(table.insert(&longer, Seq(3), None, &[]).unwrap_err().kind(), ErrorKind::InvalidInput);
     let bigger = vec![0; MAX_VALUE_BYTES + 1];
     assert_eq!(table.insert(b"k", Seq(3), Some(&bigger), &[]).unwrap_err().kind(), ErrorKind::InvalidInput);
@@ -257,9 +257,9 @@ fn the_limits_themselves_are_allowed_and_beyond_them_is_refused() {
 #[test]
 fn keys_of_the_greatest_length_that_differ_in_their_last_bytes() {
     let mut table = OrderedTable::<4>::new();
-    let mut key = vec![b'k'; MAX_KEY_BYTES];
+    let mut key = vec![b'k'; MAX_INTERNAL_KEY_BYTES];
     for seq in 1..=60u64 {
-        let end = MAX_KEY_BYTES - 1 - (seq % 6) as usize;
+        let end = MAX_INTERNAL_KEY_BYTES - 1 - (seq % 6) as usize;
         key[end] = seq as u8;
         table.insert(&key, Seq(seq), Some(&seq.to_le_bytes()), &[]).unwrap();
         assert_eq!(table.get(&key, Seq::MAX).unwrap().seq, Seq(seq));

@@ -1,0 +1,99 @@
+//! A store as the first version of every format wrote it, committed as a fixture: it opens, for ever, with what was put
+//! in. `ANNULUS_WRITE_GOLDEN=1 cargo test --test golden` writes it anew, which only a new version of a format may do.
+
+use annulus::{Durability, Options, Partitioner, WriteBatch};
+use std::path::{Path, PathBuf};
+
+const RECORDS: u32 = 400;
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-v1")
+}
+
+fn key(n: u32) -> String {
+    format!("{}/item/{n:05}", n % 7)
+}
+
+fn value(n: u32) -> Vec<u8> {
+    let length = if n == 77 { 9_000 } else { n as usize % 60 };
+    (0..length).map(|i| (i as u32 * 7 + n) as u8).collect()
+}
+
+fn options() -> Options {
+    Options::new().memory_budget(8 << 20).journal_segment_bytes(64 << 10)
+}
+
+fn write(place: &Path) {
+    let _ = std::fs::remove_dir_all(place);
+    let store = options()
+        .shards(2)
+        .replication_factor(2)
+        .virtual_nodes(32)
+        .page_bytes(1024)
+        .partitioner(Partitioner::Delimiter(b'/'))
+        .open(place)
+        .unwrap();
+    let notes = store.keyspace("notes").unwrap();
+    for n in 0..RECORDS {
+        store.insert(key(n), value(n)).unwrap();
+        notes.insert(n.to_be_bytes(), value(n + 1)).unwrap();
+    }
+    store.flush().unwrap();
+    // The journal's tail: a batch that overwrites, removes and adds, not in any shard.
+    let mut batch = WriteBatch::new();
+    batch.insert(key(1), b"overwritten").remove(key(2)).insert("tail", b"in the journal");
+    batch.remove_in(&notes, 3u32.to_be_bytes());
+    store.commit_with(batch, Durability::Sync).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_store_of_the_first_version_opens() {
+    if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
+        write(&fixture());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    copy(&fixture(), &place);
+    let store = options().existing_only(true).open(&place).unwrap();
+    let stats = store.stats().unwrap();
+    assert!(stats.warnings.is_empty(), "{:?}", stats.warnings);
+    assert_eq!(stats.opening.replayed_commits, 1);
+    assert_eq!(stats.last_seq.0, u64::from(RECORDS) * 2 + 1);
+    let notes = store.keyspace("notes").unwrap();
+    for n in 0..RECORDS {
+        let expected = match n {
+            1 => Some(b"overwritten".to_vec()),
+            2 => None,
+            n => Some(value(n)),
+        };
+        assert_eq!(store.get(key(n)).unwrap().map(|v| v.to_vec()), expected, "record {n}");
+        let expected = (n != 3).then(|| value(n + 1));
+        assert_eq!(notes.get(n.to_be_bytes()).unwrap().map(|v| v.to_vec()), expected, "note {n}");
+    }
+    assert_eq!(store.get("tail").unwrap().as_deref(), Some(&b"in the journal"[..]));
+    assert_eq!(store.len().unwrap(), u64::from(RECORDS));
+    // Each shard alone holds everything.
+    store.close().unwrap();
+    for lost in ["shards/0000", "shards/0001"] {
+        let place = dir.path().join("one");
+        let _ = std::fs::remove_dir_all(&place);
+        copy(&dir.path().join("store"), &place);
+        std::fs::remove_dir_all(place.join(lost)).unwrap();
+        let store = options().open(&place).unwrap();
+        assert_eq!(store.len().unwrap(), u64::from(RECORDS));
+        assert_eq!(store.keyspace("notes").unwrap().len().unwrap(), u64::from(RECORDS) - 1);
+    }
+}

@@ -263,9 +263,8 @@ impl<const N: usize> Keys<N> {
             let group = first(heads[0]) == first(heads[1]);
             assert!(!self.is_apart() || !group || shared(keys[0], keys[1]) >= self.second as usize);
         }
-        if self.known > 0 {
-            assert!(shared(low.unwrap(), high.unwrap()) >= self.known as usize);
-        }
+        let known = low.zip(high).map_or(0, |(low, high)| shared(low, high));
+        assert_eq!(self.known as usize, known, "a node knows what its fences share");
     }
 }
 

@@ -112,6 +112,8 @@ impl<const N: usize> World<N> {
         self.table.check();
         assert_eq!(self.table.len(), self.model.len());
         assert_eq!(self.table.is_empty(), self.model.is_empty());
+        let (first, last) = if self.model.is_empty() { (None, None) } else { (Some(Seq(1)), Some(self.seq)) };
+        assert_eq!((self.table.min_seq(), self.table.max_seq()), (first, last));
         let views: Vec<Seq> = self.live.iter().copied().chain([self.seq, Seq::MAX]).collect();
         for key in self.model.keys().chain(probes) {
             let versions = self.model.get(key).map_or(&[][..], Vec::as_slice);

@@ -24,14 +24,19 @@ pub struct Kind {
 pub fn encode<T: Serialize>(kind: Kind, body: &T) -> Result<Vec<u8>> {
     let body = serde_json::to_vec(body)
         .map_err(|e| Error::invalid(format!("the {} cannot be written as JSON", kind.name)).caused_by(e))?;
+    wrap(kind, &body)
+}
+
+/// Puts the header before a body.
+pub fn wrap(kind: Kind, body: &[u8]) -> Result<Vec<u8>> {
     let length = u32::try_from(body.len())
         .map_err(|_| Error::invalid(format!("the {} would be over 4 GiB", kind.name)))?;
     let mut bytes = Vec::with_capacity(HEADER + body.len());
     bytes.extend_from_slice(kind.magic);
     bytes.extend_from_slice(&kind.version.to_le_bytes());
     bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(&checksum(kind.version, length, &body).to_le_bytes());
-    bytes.extend_from_slice(&body);
+    bytes.extend_from_slice(&checksum(kind.version, length, body).to_le_bytes());
+    bytes.extend_from_slice(body);
     Ok(bytes)
 }
 

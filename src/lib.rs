@@ -53,6 +53,7 @@ mod manifest;
 #[allow(missing_docs)] // Exported to tests alone.
 mod memtable;
 mod options;
+#[allow(missing_docs)] // Exported to tests alone.
 mod page;
 mod range;
 #[allow(missing_docs)] // Exported to tests alone.

@@ -27,6 +27,59 @@ pub mod memtable {
     }
 }
 
+/// The layout of a page.
+pub mod page {
+    pub use crate::page::{Content, Entry, Overflow, PageView, checksum, encode};
+}
+
+/// The small files of a store and its shards.
+pub mod small_file {
+    use crate::envelope::{self, Kind};
+    use crate::error::Result;
+    use crate::manifest::{self, Manifest};
+    use crate::ring::Ring;
+    use crate::shard::{identity, seal};
+    use std::path::Path;
+
+    #[derive(Debug, Clone, Copy)]
+    pub enum Name {
+        Manifest,
+        Identity,
+        Seal,
+    }
+
+    /// The file with this body, whatever it is, under a header that is right.
+    pub fn wrap(name: Name, body: &[u8]) -> Result<Vec<u8>> {
+        let kind: Kind = match name {
+            Name::Manifest => manifest::KIND,
+            Name::Identity => identity::KIND,
+            Name::Seal => seal::KIND,
+        };
+        envelope::wrap(kind, body)
+    }
+
+    /// Reads the file, and writes what it was understood to say.
+    pub fn rewrite(name: Name, bytes: &[u8]) -> Result<Vec<u8>> {
+        let path = Path::new("file");
+        match name {
+            Name::Manifest => envelope::encode(manifest::KIND, &Manifest::decode(path, bytes)?),
+            Name::Identity => {
+                let identity: identity::Identity = envelope::decode(identity::KIND, path, bytes)?;
+                envelope::encode(identity::KIND, &identity)
+            }
+            Name::Seal => {
+                let seal: seal::Seal = envelope::decode(seal::KIND, path, bytes)?;
+                envelope::encode(seal::KIND, &seal)
+            }
+        }
+    }
+
+    /// The ring of a manifest.
+    pub fn ring(bytes: &[u8]) -> Result<Ring> {
+        Ring::new(Manifest::decode(Path::new("file"), bytes)?.topology)
+    }
+}
+
 /// Opens a store on the parts that a test brings.
 pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Store> {
     Store::open_with(dir, options, seams)

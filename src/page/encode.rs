@@ -38,7 +38,7 @@ pub(crate) fn cost(entry: &Entry<'_>, shared: Shared) -> usize {
 
 /// Replaces `out` by the page of `entries`, which are sorted (key ascending, sequence descending), lie in the page's
 /// bounds and whose values all fit. `lower` is the key that the page will be stored under, `upper` that of the next.
-pub(crate) fn encode(lower: &[u8], upper: Option<&[u8]>, entries: &[Entry<'_>], out: &mut Vec<u8>) {
+pub fn encode(lower: &[u8], upper: Option<&[u8]>, entries: &[Entry<'_>], out: &mut Vec<u8>) {
     let shared = shared(entries);
     let records: usize = entries.iter().map(|entry| cost(entry, shared)).sum();
     let wide = records > usize::from(u16::MAX);

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 /// A version of a key. The key is `head` followed by `tail`, so that a record of a page (shared prefix, own suffix) and
 /// one of a run (nothing, whole key) are the same thing without copying either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entry<'a> {
+pub struct Entry<'a> {
     pub head: &'a [u8],
     pub tail: &'a [u8],
     pub seq: Seq,
@@ -15,7 +15,7 @@ pub(crate) struct Entry<'a> {
 
 /// What a version says about its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Content<'a> {
+pub enum Content<'a> {
     Value(&'a [u8]),
     /// The key was removed.
     Tombstone,
@@ -25,7 +25,7 @@ pub(crate) enum Content<'a> {
 
 /// What a page knows of a value that lies elsewhere. Where that is follows from the record's key and sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Overflow {
+pub struct Overflow {
     /// The length of the value, in bytes.
     pub len: u32,
     /// CRC-32 of the whole value.

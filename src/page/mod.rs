@@ -24,9 +24,12 @@ mod tests;
 mod varint;
 mod view;
 
-pub(crate) use encode::{cost, encode, shared};
-pub(crate) use entry::{Content, Entry, Overflow, same_bytes};
-pub(crate) use view::{PageView, stamp};
+pub use encode::encode;
+pub(crate) use encode::{cost, shared};
+pub(crate) use entry::same_bytes;
+pub use entry::{Content, Entry, Overflow};
+pub use view::PageView;
+pub(crate) use view::stamp;
 
 /// The version of the layout above.
 const VERSION: u8 = 1;
@@ -42,7 +45,7 @@ const KIND_TOMBSTONE: u8 = 1;
 const KIND_OVERFLOW: u8 = 2;
 
 /// The checksum of `page` (its first four bytes aside) under `lower`.
-fn checksum(lower: &[u8], page: &[u8]) -> u32 {
+pub fn checksum(lower: &[u8], page: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(lower);
     hasher.update(page.get(4..).unwrap_or(&[]));

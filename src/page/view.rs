@@ -10,7 +10,7 @@ use crate::limits::MAX_VALUE_BYTES;
 
 /// A page whose checksum and header have been verified. A record is parsed when it is asked for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PageView<'a> {
+pub struct PageView<'a> {
     upper: Option<&'a [u8]>,
     prefix: &'a [u8],
     records: &'a [u8],

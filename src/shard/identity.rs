@@ -12,7 +12,7 @@ use std::path::Path;
 /// The name of the file in the shard's directory.
 pub const FILE: &str = "IDENTITY";
 
-const KIND: Kind = Kind {
+pub const KIND: Kind = Kind {
     magic: b"ANNULUSI",
     version: 1,
     name: "identity file",

@@ -12,7 +12,7 @@ use std::path::Path;
 /// The name of the file in the shard's directory.
 pub const FILE: &str = "SEAL";
 
-const KIND: Kind = Kind {
+pub const KIND: Kind = Kind {
     magic: b"ANNULUSS",
     version: 1,
     name: "seal",

@@ -76,12 +76,13 @@ impl Store {
         verbs::keyspaces::list(&self.handle().state)
     }
 
-    /// Drops a keyspace with all that is in it, durably. Handles to it get `NotFound` from here on; its space comes
-    /// back in the background.
+    /// Drops a keyspace with all that is in it, durably. Handles to it, and scans that are under way, get `NotFound`
+    /// from here on; its space comes back in the background.
     ///
     /// # Errors
     /// `NotFound` if there is none of that name, `InvalidInput` for the default one, `Io` if the manifest cannot be
-    /// written: then nothing was dropped.
+    /// written: then nothing was dropped. `Poisoned` if it can neither be written nor put back: whether the keyspace
+    /// was dropped shows after reopening.
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
         verbs::keyspaces::drop(&self.handle().state, name)
     }

@@ -210,7 +210,9 @@ impl State {
     /// Makes `next` the manifest: durable in the store's directory first, then copied to the shards, then in memory.
     pub fn replace_manifest(&self, manifest: &mut Manifest, mut next: Manifest) -> Result<()> {
         next.generation += 1;
-        next.store(self.seams.disk.as_ref(), &self.dir)?;
+        if let Err(error) = next.store(self.seams.disk.as_ref(), &self.dir) {
+            return Err(self.keep_manifest(manifest, error));
+        }
         for shard in self.shards.iter().filter(|s| s.serves()) {
             // The copies are for the day the store's own directory is lost; one that is behind is still a good one.
             if let Err(error) = shard.write_identity(&next) {
@@ -219,6 +221,21 @@ impl State {
         }
         *manifest = next;
         Ok(())
+    }
+
+    /// After a failed replacement the file may be the new one or the old one, and a power cut may still choose. Writes go
+    /// on by the old one, so it is written again; where that fails as well, nothing more may be acknowledged.
+    fn keep_manifest(&self, manifest: &mut Manifest, error: Error) -> Error {
+        let disk = self.seams.disk.as_ref();
+        if Manifest::load(disk, &self.dir).is_ok_and(|found| found.as_ref() == Some(&*manifest)) {
+            return error;
+        }
+        // Above the number that the failed one carries.
+        manifest.generation += 2;
+        match manifest.store(disk, &self.dir) {
+            Ok(()) => error,
+            Err(again) => self.journal.poison(again),
+        }
     }
 
     /// A shard failed: it goes offline and its replicas take over.

@@ -3,7 +3,7 @@
 //! Invariant: a wish is remembered until a thread has taken it, so none is lost between a look and a wait.
 
 use parking_lot::{Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Wishes for background work.
 #[derive(Debug, Default)]
@@ -75,9 +75,33 @@ impl Signals {
 
     /// Waits for `length`, or until the threads are to end.
     pub fn pause(&self, length: Duration) {
+        let end = Instant::now() + length;
         let mut wishes = self.wishes.lock();
-        if !wishes.stop {
-            self.tick.wait_for(&mut wishes, length);
-        }
+        // Wishes that come meanwhile are remembered, and wake it early: it goes back to its rest.
+        while !wishes.stop && !self.tick.wait_until(&mut wishes, end).timed_out() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_does_not_cut_a_pause_short_and_is_kept() {
+        let signals = Signals::default();
+        let length = Duration::from_millis(60);
+        std::thread::scope(|scope| {
+            let pause = scope.spawn(|| {
+                let begun = Instant::now();
+                signals.pause(length);
+                begun.elapsed()
+            });
+            while !pause.is_finished() {
+                signals.want_tick();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert!(pause.join().unwrap() >= length);
+        });
+        assert!(signals.next_tick());
     }
 }

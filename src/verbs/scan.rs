@@ -65,8 +65,13 @@ impl Scan {
             }
             return match self.state.get_at(&item.key, self.at) {
                 Ok(Some(found)) => Some(Ok(Item { value: Some(found.value), ..item })),
-                // A snapshot's version does not go away; if it did, saying nothing would be a lie.
-                Ok(None) => Some(Err(crate::error::Error::corruption("a value that a scan saw is gone"))),
+                // A snapshot's version goes away only with its keyspace; else saying nothing would be a lie.
+                Ok(None) => {
+                    self.stop();
+                    let gone = || crate::error::Error::corruption("a value that a scan saw is gone");
+                    let dropped = self.state.check_keyspace(batch::keyspace_of(&item.key));
+                    Some(Err(dropped.err().unwrap_or_else(gone)))
+                }
                 Err(error) => {
                     self.stop();
                     Some(Err(error))
@@ -107,7 +112,11 @@ fn chunk(state: &State, range: &KeyRange, at: Seq, reverse: bool, limit: usize) 
         state.check_open()?;
         let shards = sources(state, range, &except)?;
         match merge(state, range, at, reverse, limit, &shards) {
-            Ok(chunk) => return Ok(chunk),
+            Ok(chunk) => {
+                // Looked at after reading: a keyspace that still exists had not lost a record by then.
+                state.check_keyspace(batch::keyspace_of(&range.lo))?;
+                return Ok(chunk);
+            }
             Err((index, error)) => {
                 state.read_failed(index, &error);
                 except.push(index);

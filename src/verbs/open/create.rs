@@ -94,9 +94,19 @@ pub fn create(dir: &Path, options: &Options, seams: &Seams) -> Result<Manifest> 
     Journal::create(seams.disk.clone(), &journal, journal_config(&manifest, options), Seq(1))?.close()?;
     disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
     manifest.store(disk, dir)?;
-    disk.remove_file(&marker).map_err(|e| Error::io("remove the creation marker", &marker, e))?;
-    disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
+    end_creation(disk, dir)?;
     Ok(manifest)
+}
+
+/// Removes the marker of a creation that has got as far as the manifest. One left behind would let the store be made
+/// anew, over all its data, on the day its manifest is lost.
+pub fn end_creation(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let marker = dir.join(MARKER);
+    if disk.exists(&marker).map_err(|e| Error::io("look for the creation marker", &marker, e))? {
+        disk.remove_file(&marker).map_err(|e| Error::io("remove the creation marker", &marker, e))?;
+        disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
+    }
+    Ok(())
 }
 
 pub fn journal_config(manifest: &Manifest, options: &Options) -> JournalConfig {

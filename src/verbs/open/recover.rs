@@ -32,7 +32,11 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let disk = seams.disk.as_ref();
     let lock = lock(disk, dir, options)?;
     let manifest = match Manifest::load(disk, dir)? {
-        Some(manifest) => relocated(disk, dir, manifest, options)?,
+        Some(manifest) => {
+            let manifest = relocated(disk, dir, manifest, options)?;
+            create::end_creation(disk, dir)?;
+            manifest
+        }
         None => create::create(dir, options, &seams)?,
     };
     let settings = settings(options);

@@ -1,0 +1,68 @@
+//! Regressions found by reading: each of these lost data, or said nothing where it should have spoken.
+
+use annulus::testing::{self, Fault, MemoryFactory, Operation, Seams, SimDisk};
+use annulus::{ErrorKind, Options};
+use std::path::Path;
+use std::sync::Arc;
+
+fn seams(disk: &SimDisk, factory: &MemoryFactory) -> Seams {
+    Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false }
+}
+
+fn options() -> Options {
+    Options::new().shards(3).memory_budget(8 << 20).journal_segment_bytes(64 << 10)
+}
+
+#[test]
+fn a_marker_that_outlived_its_creation_does_not_let_a_store_be_made_anew() {
+    let (disk, factory) = (SimDisk::new(7), MemoryFactory::new());
+    let dir = Path::new("/store");
+    disk.inject(Fault::on(Operation::Remove).at(|p| p.ends_with("CREATING")).times(1));
+    assert!(testing::open(dir, &options(), seams(&disk, &factory)).is_err());
+    let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+    store.insert("k", b"v").unwrap();
+    store.close().unwrap();
+    drop(store);
+    testing::Disk::remove_file(&disk, &dir.join("MANIFEST")).unwrap();
+    let error = testing::open(dir, &options(), seams(&disk, &factory)).map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+}
+
+#[test]
+fn a_drop_that_failed_half_way_takes_no_later_write_with_it() {
+    let (disk, factory) = (SimDisk::new(7), MemoryFactory::new());
+    let dir = Path::new("/store");
+    let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+    let orders = store.keyspace("orders").unwrap();
+    // The new manifest has its name already when the directory cannot be synced.
+    disk.inject(Fault::on(Operation::SyncDir).at(|p| p == Path::new("/store")).times(1));
+    assert_eq!(store.drop_keyspace("orders").unwrap_err().kind(), ErrorKind::Io);
+    orders.insert("k", b"v").unwrap();
+    store.close().unwrap();
+    drop((orders, store));
+    let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+    assert_eq!(store.keyspace("orders").unwrap().get("k").unwrap().as_deref(), Some(&b"v"[..]));
+}
+
+#[test]
+fn a_scan_of_a_keyspace_that_is_dropped_ends_with_an_error() {
+    let (disk, factory) = (SimDisk::new(7), MemoryFactory::new());
+    let store = testing::open(Path::new("/store"), &options(), seams(&disk, &factory)).unwrap();
+    let orders = store.keyspace("orders").unwrap();
+    for n in 0..500 {
+        orders.insert(format!("{n:04}"), b"v").unwrap();
+    }
+    store.flush().unwrap();
+    let mut scan = orders.iter();
+    scan.next().unwrap().unwrap();
+    store.drop_keyspace("orders").unwrap();
+    testing::purge(&store).unwrap();
+    let (mut seen, mut error) = (1, None);
+    for item in scan {
+        match item {
+            Ok(_) => seen += 1,
+            Err(e) => error = Some(e.kind()),
+        }
+    }
+    assert_eq!(error, Some(ErrorKind::NotFound), "{seen} of 500 records, and no word of the others");
+}

@@ -1,6 +1,7 @@
 //! The journal on the disk of the machine: appends by hand-off and threads, group commit, replay; and, side by side,
 //! a sync of a recycled segment against a sync of a growing file.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::expect_used)]
 
 use annulus::Seq;

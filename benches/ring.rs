@@ -1,5 +1,6 @@
 //! Lookups and planning of the ring. `cargo bench --bench ring`; the movement table is printed first.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // A benchmark of an invalid cluster has nothing to report.
 #![allow(clippy::expect_used)]
 

@@ -1,6 +1,8 @@
 //! Microbenchmarks of the whole store: inserts at each durability and number of threads, gets, scans, opening after a
 //! kill. `cargo bench --bench store [FILTER]`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use annulus::{Durability, Options, Store};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;

@@ -5,6 +5,8 @@
 //! 20 + 100 bytes in random order. Durability: sled hands nothing to the operating system before its buffer is full, so
 //! its side is nearest to `Memory`; the insert rows are named by what Annulus promises.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use annulus::{Durability, Options, Store};
 use std::process::Command;
 use std::time::Instant;

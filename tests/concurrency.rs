@@ -1,5 +1,7 @@
 //! Writers, readers and scanners beside flushes, on real shards.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use annulus::{Durability, Options, Partitioner, Store, WriteBatch};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

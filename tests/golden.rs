@@ -1,6 +1,8 @@
 //! A store as the first version of every format wrote it, committed as a fixture: it opens, for ever, with what was put
 //! in. `ANNULUS_WRITE_GOLDEN=1 cargo test --test golden` writes it anew, which only a new version of a format may do.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use annulus::{Durability, Options, Partitioner, WriteBatch};
 use std::path::{Path, PathBuf};
 

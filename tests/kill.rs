@@ -3,6 +3,8 @@
 //!
 //! `ANNULUS_KILL_ROUNDS` sets the number of rounds (20 unless set), `ANNULUS_SEED` the moments.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use annulus::{Durability, Options, Store, WriteBatch};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};

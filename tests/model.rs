@@ -4,6 +4,8 @@
 //!
 //! `PROPTEST_CASES` sets the number of cases.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use annulus::testing::{self, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{Bytes, Durability, Keyspace, Options, Partitioner, Range, Seq, Store, WriteBatch};
 use proptest::prelude::*;
@@ -13,15 +15,19 @@ use std::sync::Arc;
 
 const DIR: &str = "/store";
 
+/// A keyspace, a key, and the seed and length of a value.
+type Op = (u8, u8, Option<(u8, u8)>);
+type Expected = VecDeque<(Vec<u8>, Vec<u8>)>;
+
 #[derive(Debug, Clone)]
 enum Step {
-    Commit(Vec<(u8, u8, Option<(u8, u8)>)>, u8),
+    Commit(Vec<Op>, u8),
     Get(u8),
     GetMany(Vec<u8>),
     Scan { lo: u8, hi: u8, ends: u8 },
     Prefix(u8, bool),
     OpenIter { lo: u8, hi: u8 },
-    StepIter { which: u8, steps: u8, back: bool },
+    AdvanceIter { which: u8, steps: u8, back: bool },
     CloseIter(u8),
     Freeze,
     FlushOldest,
@@ -48,7 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<u8>(), any::<bool>()).prop_map(|(p, r)| Step::Prefix(p, r)),
         2 => (any::<u8>(), any::<u8>()).prop_map(|(lo, hi)| Step::OpenIter { lo, hi }),
         4 => (any::<u8>(), any::<u8>(), any::<bool>())
-            .prop_map(|(which, steps, back)| Step::StepIter { which, steps, back }),
+            .prop_map(|(which, steps, back)| Step::AdvanceIter { which, steps, back }),
         1 => any::<u8>().prop_map(Step::CloseIter),
         3 => Just(Step::Freeze),
         4 => Just(Step::FlushOldest),
@@ -121,7 +127,7 @@ struct World {
     process: usize,
     synced: usize,
     content: BTreeMap<usize, Content>,
-    iters: Vec<(Range, VecDeque<(Vec<u8>, Vec<u8>)>)>,
+    iters: Vec<(Range, Expected)>,
     replicas: usize,
     lost: usize,
 }
@@ -223,7 +229,7 @@ impl World {
         self.open();
     }
 
-    fn commit(&mut self, ops: &[(u8, u8, Option<(u8, u8)>)], durability: u8) {
+    fn commit(&mut self, ops: &[Op], durability: u8) {
         let mut batch = WriteBatch::new();
         let mut commit = Commit::new();
         let named = self.named.clone().unwrap();
@@ -249,7 +255,7 @@ impl World {
         }
     }
 
-    fn range(&self, lo: u8, hi: u8) -> (Vec<u8>, Vec<u8>, VecDeque<(Vec<u8>, Vec<u8>)>) {
+    fn range(&self, lo: u8, hi: u8) -> (Vec<u8>, Vec<u8>, Expected) {
         let (a, b) = (key(lo), key(hi));
         let (lo, hi) = if a <= b { (a, b) } else { (b, a) };
         let content = self.content(0);
@@ -297,7 +303,7 @@ impl World {
                     self.iters.push((self.store().range(lo..hi), expected));
                 }
             }
-            Step::StepIter { which, steps, back } => {
+            Step::AdvanceIter { which, steps, back } => {
                 let count = self.iters.len().max(1);
                 if let Some((iter, expected)) = self.iters.get_mut(usize::from(*which) % count) {
                     for _ in 0..*steps / 4 {
@@ -391,7 +397,7 @@ fn collect(items: impl Iterator<Item = annulus::Result<(Bytes, Bytes)>>) -> Vec<
 }
 
 /// Reads a range from both ends by turns, as the bits of `ends` say.
-fn both_ends(mut range: Range, mut expected: VecDeque<(Vec<u8>, Vec<u8>)>, ends: u8) {
+fn both_ends(mut range: Range, mut expected: Expected, ends: u8) {
     for turn in 0.. {
         let (found, wanted) = if ends >> (turn % 8) & 1 == 1 {
             (range.next_back(), expected.pop_back())

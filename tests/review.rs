@@ -1,5 +1,7 @@
 //! Regressions found by reading: each of these lost data, or said nothing where it should have spoken.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use annulus::testing::{self, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{ErrorKind, Options};
 use std::path::Path;

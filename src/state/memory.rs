@@ -105,7 +105,7 @@ impl Memory {
 
     fn freeze_locked(&self, tables: &mut Tables) {
         if !tables.active.is_empty() {
-            let table = Arc::new(std::mem::replace(&mut tables.active, Table::new()));
+            let table = Arc::new(std::mem::take(&mut tables.active));
             tables.frozen = tables.frozen.iter().cloned().chain([table]).collect();
         }
         self.publish(tables);

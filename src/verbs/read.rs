@@ -29,6 +29,9 @@ pub fn get_many(state: &State, keys: &[Vec<u8>]) -> Result<Vec<Option<Found>>> {
     Ok(found)
 }
 
+/// Values read from one shard, with the index of their keys.
+type Part = Vec<(usize, Option<Found>)>;
+
 fn get_many_at(state: &State, keys: &[Vec<u8>], at: Seq) -> Result<Vec<Option<Found>>> {
     let mut found: Vec<Option<Found>> = vec![None; keys.len()];
     let ring = state.ring();
@@ -47,14 +50,14 @@ fn get_many_at(state: &State, keys: &[Vec<u8>], at: Seq) -> Result<Vec<Option<Fo
         // In key order neighbours share pages, which are in the processor's caches from the key before.
         indexes.sort_unstable_by(|a, b| keys[*a].cmp(&keys[*b]));
     }
-    let read = |indexes: &[usize]| -> Result<Vec<(usize, Option<Found>)>> {
+    let read = |indexes: &[usize]| -> Result<Part> {
         indexes.iter().map(|i| Ok((*i, state.get_in_shards(&keys[*i], at)?))).collect()
     };
     let (large, small): (Vec<&Vec<usize>>, Vec<_>) =
         by_shard.iter().partition(|i| i.len() >= KEYS_PER_THREAD);
     // The caller's own thread takes one large part and all small ones.
     let (own, others) = large.split_at(large.len().min(1));
-    let parts: Vec<Result<Vec<(usize, Option<Found>)>>> = std::thread::scope(|scope| {
+    let parts: Vec<Result<Part>> = std::thread::scope(|scope| {
         let read = &read;
         let threads: Vec<_> = others.iter().map(|indexes| scope.spawn(move || read(indexes))).collect();
         let mut parts: Vec<_> = own.iter().chain(&small).map(|indexes| read(indexes)).collect();

@@ -134,10 +134,10 @@ fn chunk(state: &State, range: &KeyRange, at: Seq, reverse: bool, limit: usize) 
 fn sources(state: &State, range: &KeyRange, except: &[usize]) -> Result<Arc<[usize]>> {
     let lo = batch::user_key(&range.lo);
     let same_keyspace = |hi: &Vec<u8>| batch::keyspace_of(hi) == batch::keyspace_of(&range.lo);
-    if let Some(hi) = range.hi.as_ref().filter(|hi| same_keyspace(hi)) {
-        if let Some(node) = state.ring().single_virtual_node(lo, Some(batch::user_key(hi))) {
-            return Ok(Arc::new([state.owner_of(node, except)?]));
-        }
+    if let Some(hi) = range.hi.as_ref().filter(|hi| same_keyspace(hi))
+        && let Some(node) = state.ring().single_virtual_node(lo, Some(batch::user_key(hi)))
+    {
+        return Ok(Arc::new([state.owner_of(node, except)?]));
     }
     state.cover(except)
 }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 pub(super) struct PageCursor {
     core: Arc<Core>,
-    range: KeyRange,
     /// The bounds of the range.
     lo: Vec<u8>,
     hi: Option<Vec<u8>>,
@@ -47,7 +46,6 @@ impl PageCursor {
             core,
             edge: if reverse { hi.clone() } else { Some(lo.clone()) },
             done: range.is_empty(),
-            range: range.clone(),
             lo,
             hi,
             at,

@@ -218,7 +218,7 @@ fn replay_from(first: Seq, shards: &[Arc<Shard>], ring: &Ring) -> Result<Seq> {
 fn check_covered(shards: &[Arc<Shard>], ring: &Ring) -> Result<()> {
     let serves = |i: &u16| shards.get(usize::from(*i)).is_some_and(|s| s.serves());
     let nodes = (0..ring.virtual_nodes()).map(crate::ids::VirtualNode);
-    let uncovered = nodes.filter(|n| !ring.owner_indexes(*n).iter().any(|i| serves(i))).count();
+    let uncovered = nodes.filter(|n| !ring.owner_indexes(*n).iter().any(serves)).count();
     if uncovered == 0 {
         return Ok(());
     }

@@ -120,6 +120,14 @@ mod tests {
     }
 
     #[test]
+    fn a_fraction_is_read_as_it_was_written() {
+        let fractions: Vec<f64> =
+            (1..2000_i32).map(|n| f64::from(n).sqrt() * 10f64.powi(n % 500 - 250)).collect();
+        let bytes = encode(KIND, &fractions).unwrap();
+        assert_eq!(decode::<Vec<f64>>(KIND, Path::new("x"), &bytes).unwrap(), fractions);
+    }
+
+    #[test]
     fn another_version_is_refused_by_name() {
         let bytes = encode(Kind { version: 4, ..KIND }, &0u32).unwrap();
         let error = decode::<u32>(KIND, Path::new("x"), &bytes).unwrap_err();

@@ -2,7 +2,6 @@
 //! a sync of a recycled segment against a sync of a growing file.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(clippy::expect_used)]
 
 use annulus::Seq;
 use annulus::testing::{Disk, Handoff, Journal, JournalConfig, OpenMode, Payload, RealDisk};

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // A benchmark of an invalid cluster has nothing to report.
-#![allow(clippy::expect_used)]
 
 use annulus::{Member, Partitioner, Ring, ShardId, VirtualNode};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};

@@ -28,7 +28,7 @@
 //! The files themselves: no segment at all, a gap above what is asked for, both headers damaged, a name that does not
 //! fit, a file shorter than its header says: damage. One header damaged: the copy. Another store: `Foreign`. Another
 //! version: `Unsupported`. A gap wholly below what is asked for: an interrupted trim, cleared away. A temporary:
-//! removed. A spare: kept, up to the limit. Any other file: left alone. docs/FORMAT-journal.md has the bytes.
+//! removed. A spare: kept, up to the limit. Any other file: left alone. docs/FORMAT.md has the bytes.
 
 mod cases;
 mod group;

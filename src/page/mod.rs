@@ -15,7 +15,7 @@
 //!
 //! Invariants: records are sorted by key, then newest first; all lie at or above the key the page is stored under and
 //! below the upper fence, which is the key of the next page. Reading any bytes at all never panics, and allocates
-//! nothing. docs/FORMAT-pages.md is the specification.
+//! nothing. docs/FORMAT.md is the specification.
 
 mod encode;
 mod entry;

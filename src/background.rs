@@ -3,6 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::State;
 use crate::verbs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,7 +34,14 @@ fn flusher(state: &State) {
     // Openings leave work behind: replayed tables, dropped keyspaces, shards to be counted.
     let mut limit = Some(Duration::ZERO);
     while state.signals.next_flush(limit) {
-        limit = match round(state) {
+        // Writers that wait for room would wait for ever on a thread that is gone.
+        let outcome = catch_unwind(AssertUnwindSafe(|| round(state))).unwrap_or_else(|_| {
+            let error =
+                Error::new(ErrorKind::Io, "a background flush panicked").remedy("see the log, then reopen");
+            state.pace.stuck(&error);
+            Err(error)
+        });
+        limit = match outcome {
             Ok(true) => Some(Duration::ZERO),
             Ok(false) => None,
             Err(error) => {

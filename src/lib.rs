@@ -79,3 +79,11 @@ pub use ring::{Balance, Change, LoadLimit, Member, Partitioner, Ring, ShardBalan
 pub use shard::Health;
 pub use store::Store;
 pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};
+
+/// The examples of the README and the guides are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../docs/guides/sharding.md")]
+#[doc = include_str!("../docs/guides/replication.md")]
+#[doc = include_str!("../docs/guides/tuning.md")]
+mod pages {}

@@ -325,3 +325,39 @@ fn a_damaged_journal_or_manifest_is_named() {
         assert_eq!(options(2).open(&bad).unwrap_err().kind(), ErrorKind::Corruption);
     }
 }
+
+#[test]
+fn an_engine_that_went_back_in_time_is_found_by_its_seal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, aside) = (dir.path().join("store"), dir.path().join("aside"));
+    options(2).open(&place).unwrap().close().unwrap();
+    copy(&shard(&place, 1).join("engine"), &aside);
+    fill(&place, 2, true);
+    copy(&aside, &shard(&place, 1).join("engine"));
+    let store = options(2).open(&place).unwrap();
+    expect_whole(&store);
+    let health = &store.stats().unwrap().shards[1].health;
+    assert!(matches!(health, Health::Offline(cause) if cause.contains("tail")), "{health:?}");
+}
+
+#[test]
+fn a_shard_may_be_mounted_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name);
+    let at = |a: &str, b: &str| {
+        let shard = |name: &str| annulus::ShardOptions::new(place(name));
+        Options::new().memory_budget(8 << 20).shard(shard(a)).shard(shard(b)).replication_factor(1)
+    };
+    at("a", "b").open(place("store")).unwrap().insert("k", b"v").unwrap();
+    std::fs::rename(place("a"), place("elsewhere")).unwrap();
+    assert_eq!(
+        at("elsewhere", "elsewhere").open(place("store")).unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+    let store = at("b", "elsewhere").open(place("store")).unwrap();
+    assert_eq!(store.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+    drop(store);
+    // It is remembered.
+    let store = Options::new().memory_budget(8 << 20).open(place("store")).unwrap();
+    assert_eq!(store.get("k").unwrap().as_deref(), Some(&b"v"[..]));
+}

@@ -11,7 +11,7 @@ mod sled;
 #[cfg(test)]
 mod tests;
 
-pub use memory::MemoryFactory;
+pub use memory::{MemoryFactory, Operation as MemoryOperation};
 pub use sled::SledFactory;
 
 use crate::error::Result;

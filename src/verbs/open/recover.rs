@@ -33,7 +33,12 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let lock = lock(disk, dir, options)?;
     let manifest = match Manifest::load(disk, dir)? {
         Some(manifest) => {
-            let manifest = relocated(disk, dir, manifest, options)?;
+            let known = manifest.clone();
+            let mut manifest = relocated(disk, dir, manifest, options)?;
+            if manifest != known {
+                manifest.generation += 1;
+                manifest.store(disk, dir)?;
+            }
             create::end_creation(disk, dir)?;
             manifest
         }
@@ -150,6 +155,8 @@ fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Opti
     }
     let known: Vec<PathBuf> =
         manifest.shards.iter().map(|s| create::resolve(disk, &dir.join(&s.path))).collect::<Result<_>>()?;
+    let base = create::resolve(disk, dir)?;
+    let mut taken = HashSet::new();
     for asked in &options.shard {
         let path = create::resolve(disk, &asked.path)?;
         let index = match known.iter().position(|k| *k == path) {
@@ -160,13 +167,18 @@ fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Opti
                     let Some(index) = manifest.shards.iter().position(|s| s.id == id) else {
                         return contradicts("shard", path.display().to_string(), "no such shard".into());
                     };
-                    manifest.shards[index].path = path.clone();
+                    let inside = path.strip_prefix(&base).map(Path::to_path_buf);
+                    manifest.shards[index].path = inside.unwrap_or_else(|_| path.clone());
                     index
                 }
                 _ => return contradicts("a shard at", path.display().to_string(), "none there".into()),
             },
         };
         let id = manifest.shards[index].id;
+        if !taken.insert(id) {
+            let text = "the same directory is named for two shards";
+            return Err(Error::invalid(text).at(&asked.path).remedy("name each shard's directory once"));
+        }
         let Some(member) = manifest.topology.members.iter().find(|m| m.id == id) else { continue };
         if member.zone != asked.zone {
             return contradicts("zone", format!("{:?}", asked.zone), format!("{:?}", member.zone));

@@ -68,3 +68,29 @@ fn a_scan_of_a_keyspace_that_is_dropped_ends_with_an_error() {
     }
     assert_eq!(error, Some(ErrorKind::NotFound), "{seen} of 500 records, and no word of the others");
 }
+
+#[test]
+fn figures_are_counted_again_after_a_flush_that_was_cut_off() {
+    let (disk, factory) = (SimDisk::new(7), MemoryFactory::new());
+    let dir = Path::new("/store");
+    let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+    for n in 0..100u8 {
+        store.insert([n], [n; 40]).unwrap();
+    }
+    store.flush().unwrap();
+    let shard = store.stats().unwrap().shards[0].clone();
+    assert!(shard.records.is_some());
+    store.insert("more", b"1").unwrap();
+    factory.fail(shard.id, testing::EngineOperation::Apply);
+    testing::freeze(&store);
+    testing::flush_oldest(&store).unwrap();
+    assert!(matches!(store.stats().unwrap().shards[0].health, annulus::Health::Offline(_)));
+    let disk = disk.kill();
+    drop(store);
+    factory.heal(shard.id);
+    let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+    assert_eq!(store.stats().unwrap().shards[0].records, None, "half a run was taken for the whole");
+    while testing::recount(&store).unwrap() {}
+    assert!(store.stats().unwrap().shards[0].records.is_some());
+    assert_eq!(store.len().unwrap(), 101);
+}

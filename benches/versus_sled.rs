@@ -1,6 +1,7 @@
 //! Annulus beside plain sled: one run, the sides by turns, the median of the rounds. `cargo bench --bench versus_sled`.
 //!
-//! `ANNULUS_RECORDS` sets the number of records (1,000,000 unless set), `ANNULUS_ROUNDS` the rounds (3). Each side runs in
+//! `ANNULUS_RECORDS` sets the number of records (1,000,000 unless set), `ANNULUS_ROUNDS` the rounds (3), `ANNULUS_SIDES` the
+//! sides (all, separated by commas), `ANNULUS_LOAD_ONLY` ends each after its load. Each side runs in
 //! a process of its own, so that memory is its own; every read is checked. Both sides get 256 MiB of memory and write
 //! 20 + 100 bytes in random order. Durability: sled hands nothing to the operating system before its buffer is full, so
 //! its side is nearest to `Memory`; the insert rows are named by what Annulus promises.
@@ -116,6 +117,10 @@ fn run(side: &str) {
     row("insert p50", f64::from(slow[slow.len() / 2]) / 1e3, "us");
     row("insert p99.9", f64::from(slow[slow.len() / 1000 * 999]) / 1e3, "us");
     row("insert max", f64::from(*slow.last().unwrap()) / 1e3, "us");
+    if std::env::var("ANNULUS_LOAD_ONLY").is_ok() {
+        row("resident, most", peak_memory_mib(), "MiB");
+        return;
+    }
     let started = Instant::now();
     for n in 0..records {
         let n = n.wrapping_mul(7_919) % records;
@@ -205,7 +210,9 @@ fn peak_memory_mib() -> f64 {
 
 fn main() {
     if let Ok(side) = std::env::var(SIDE) {
-        run_durable(&side);
+        if std::env::var("ANNULUS_LOAD_ONLY").is_err() {
+            run_durable(&side);
+        }
         run(&side);
         return;
     }
@@ -214,9 +221,12 @@ fn main() {
         return;
     }
     let rounds = number("ANNULUS_ROUNDS", 3);
+    let chosen = std::env::var("ANNULUS_SIDES").unwrap_or_else(|_| SIDES.join(","));
     let mut rows: Vec<(String, String, [Vec<f64>; SIDES.len()])> = Vec::new();
     for round in 0..rounds {
-        for (index, side) in SIDES.iter().enumerate() {
+        for (index, side) in
+            SIDES.iter().enumerate().filter(|(_, side)| chosen.split(',').any(|c| c == **side))
+        {
             eprintln!("round {} of {rounds}: {side}", round + 1);
             let exe = std::env::current_exe().unwrap();
             let output = Command::new(exe).env(SIDE, side).output().unwrap();

@@ -342,3 +342,23 @@ fn options_and_stats_are_serde_types() {
         "a typing error is not passed over"
     );
 }
+
+#[test]
+fn what_a_power_cut_does_is_stated() {
+    let memory = Path::new("/dev/shm");
+    let Ok(dir) = tempfile::tempdir_in(memory) else {
+        println!("skipped: there is no file system in memory here");
+        return;
+    };
+    let warnings = |replicas: usize| {
+        let place = dir.path().join(replicas.to_string());
+        let store = small().shards(2).replication_factor(replicas).open(place).unwrap();
+        store.insert("k", b"v").unwrap();
+        store.flush().unwrap();
+        let stats = store.stats().unwrap();
+        assert!(stats.shards.iter().all(|s| s.power_loss == Some(annulus::PowerLoss::OneOwnerAtRest)));
+        stats.warnings
+    };
+    assert!(warnings(1).iter().all(|w| w.contains("power cut")) && warnings(1).len() == 2);
+    assert!(warnings(2).is_empty(), "one owner rests while the other is written");
+}

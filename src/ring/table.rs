@@ -175,8 +175,8 @@ impl Ring {
 
     /// The virtual node that a key belongs to.
     #[inline]
-    pub fn virtual_node(&self, key: &[u8]) -> VirtualNode {
-        self.virtual_node_of(self.0.topology.partitioner.routing_part(key))
+    pub fn virtual_node(&self, key: impl AsRef<[u8]>) -> VirtualNode {
+        self.virtual_node_of(self.0.topology.partitioner.routing_part(key.as_ref()))
     }
 
     #[inline]
@@ -206,7 +206,7 @@ impl Ring {
 
     /// The shards that own a key, in order of preference.
     #[inline]
-    pub fn preference_list(&self, key: &[u8]) -> &[ShardId] {
+    pub fn preference_list(&self, key: impl AsRef<[u8]>) -> &[ShardId] {
         self.owners(self.virtual_node(key))
     }
 

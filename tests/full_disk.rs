@@ -1,0 +1,143 @@
+//! A small ext4 file system in a loop-mounted image that runs full: writes end in a clean error, everything acknowledged
+//! stays readable, and after space has been made the store opens with all of it. Skipped where mounting is not possible.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use annulus::{ErrorKind, Options, Store};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+struct Mounted {
+    dir: tempfile::TempDir,
+}
+
+impl Mounted {
+    /// None, with a printed word, where a file system cannot be made and mounted.
+    fn new(mebibytes: u64) -> Option<Mounted> {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, point) = (dir.path().join("image"), dir.path().join("mnt"));
+        std::fs::create_dir(&point).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
+        let run = |command: &mut Command| command.output().is_ok_and(|o| o.status.success());
+        if !run(Command::new("mkfs.ext4").arg("-q").arg("-F").args(["-m", "0"]).arg(&image))
+            || !run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&point))
+        {
+            println!("skipped: a loop device cannot be mounted here");
+            return None;
+        }
+        Some(Mounted { dir })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).output();
+    }
+}
+
+fn value(n: u32) -> Vec<u8> {
+    (0..1000u32).map(|i| (i.wrapping_mul(n) >> 3) as u8).collect()
+}
+
+fn check(store: &Store, acknowledged: u32) {
+    for n in 0..acknowledged {
+        let found =
+            store.get(n.to_be_bytes()).unwrap_or_else(|e| panic!("record {n} of {acknowledged}: {e}"));
+        assert!(found.as_deref() == Some(&value(n)[..]), "record {n} of {acknowledged}");
+    }
+}
+
+/// Writes until an error comes, and returns how many writes were acknowledged.
+fn fill(store: &Store) -> u32 {
+    for n in 0..400_000u32 {
+        if let Err(error) = store.insert(n.to_be_bytes(), value(n)) {
+            let expected = [ErrorKind::Io, ErrorKind::Unavailable, ErrorKind::Poisoned];
+            assert!(expected.contains(&error.kind()), "{error:?}");
+            return n;
+        }
+    }
+    panic!("the disk never ran full");
+}
+
+fn open(options: &Options, place: &Path) -> Store {
+    // sled fails to open once more after its disk was full.
+    let first = options.open(place);
+    first.or_else(|_| options.open(place)).unwrap_or_else(|e| panic!("with space again: {e}"))
+}
+
+#[test]
+fn a_full_journal_disk_is_a_clean_error() {
+    let Some(mounted) = Mounted::new(48) else { return };
+    let shards = tempfile::tempdir().unwrap();
+    let shard = |name: &str| annulus::ShardOptions::new(shards.path().join(name));
+    let options = Options::new()
+        .shard(shard("a"))
+        .shard(shard("b"))
+        .memory_budget(64 << 20)
+        .journal_segment_bytes(1 << 20);
+    let place = mounted.path().join("store");
+    let store = options.open(&place).unwrap();
+    let ballast = mounted.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 28 << 20]).unwrap();
+    let acknowledged = fill(&store);
+    assert!(acknowledged > 100, "{acknowledged}");
+    check(&store, acknowledged);
+    // Space again: no restart is needed, unless the journal itself was hit in the middle of a write.
+    std::fs::remove_file(&ballast).unwrap();
+    let again = store.insert("again", b"1");
+    assert!(again.is_ok() || again.as_ref().is_err_and(|e| e.kind() == ErrorKind::Poisoned), "{again:?}");
+    drop(store);
+    check(&open(&options, &place), acknowledged);
+}
+
+#[test]
+fn a_full_shard_disk_loses_nothing() {
+    let Some(mounted) = Mounted::new(64) else { return };
+    let home = tempfile::tempdir().unwrap();
+    let shard = |name: &str| annulus::ShardOptions::new(mounted.path().join(name));
+    let options = Options::new()
+        .shard(shard("a"))
+        .shard(shard("b"))
+        .replication_factor(1)
+        .memory_budget(8 << 20)
+        .journal_segment_bytes(1 << 20);
+    let place = home.path().join("store");
+    let store = options.open(&place).unwrap();
+    let ballast = mounted.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 40 << 20]).unwrap();
+    let acknowledged = fill(&store);
+    assert!(acknowledged > 100, "{acknowledged}");
+    assert!(!store.stats().unwrap().warnings.is_empty());
+    drop(store);
+    std::fs::remove_file(&ballast).unwrap();
+    check(&open(&options, &place), acknowledged);
+}
+
+#[test]
+fn a_read_only_shard_is_an_error_or_made_up_for() {
+    let Some(mounted) = Mounted::new(64) else { return };
+    let home = tempfile::tempdir().unwrap();
+    let shards = [home.path().join("a"), mounted.path().join("b")];
+    let options =
+        shards.iter().fold(Options::new(), |options, path| options.shard(annulus::ShardOptions::new(path)));
+    let options = options.replication_factor(2).memory_budget(8 << 20);
+    let place = home.path().join("store");
+    let store = options.open(&place).unwrap();
+    for n in 0..2000u32 {
+        store.insert(n.to_be_bytes(), value(n)).unwrap();
+    }
+    store.close().unwrap();
+    drop(store);
+    let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(mounted.path()).output().unwrap();
+    assert!(remount.status.success(), "{}", String::from_utf8_lossy(&remount.stderr));
+    let store = options.open(&place).unwrap();
+    check(&store, 2000);
+    store.insert("more", b"1").unwrap();
+    store.flush().unwrap();
+    check(&store, 2000);
+    assert!(!store.stats().unwrap().warnings.is_empty());
+}

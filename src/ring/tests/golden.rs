@@ -29,7 +29,7 @@ fn keys_stay_at_their_virtual_nodes() {
                 let partitioner = serde_json::from_str(partitioner).unwrap();
                 Ring::plan(equal(1), 1, virtual_nodes, partitioner).unwrap()
             });
-            let found = ring.virtual_node(&bytes(key));
+            let found = ring.virtual_node(bytes(key));
             assert_eq!(found, VirtualNode(expected.parse().unwrap()), "{line}");
         }
         lines += 1;

@@ -155,8 +155,8 @@ fn doubling_moves_nothing() {
     }
     for key in 0..1000_u32 {
         let key = key.to_le_bytes();
-        assert_eq!(doubled.virtual_node(&key).0 / 4, ring.virtual_node(&key).0);
-        assert_eq!(doubled.preference_list(&key), ring.preference_list(&key));
+        assert_eq!(doubled.virtual_node(key).0 / 4, ring.virtual_node(key).0);
+        assert_eq!(doubled.preference_list(key), ring.preference_list(key));
     }
     doubled.check().unwrap();
     assert!(doubled.changes_to(&ring).is_err());

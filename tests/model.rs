@@ -422,7 +422,7 @@ fn run(shape: &Shape, seed: u64, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(300), max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(2500), max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_store_is_a_map(shape in shape(), seed in any::<u64>(), steps in prop::collection::vec(step(), 1..120)) {

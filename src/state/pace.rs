@@ -58,15 +58,20 @@ impl Pace {
         if now_held >= self.hard {
             self.wait_for_room(&held)?;
         }
-        let pressure = held().saturating_sub(self.drained.load(Ordering::Relaxed));
-        if pressure < soft {
+        let held = held();
+        let pressure = held.saturating_sub(self.drained.load(Ordering::Relaxed));
+        let part = |of: u64, from: u64, to: u64| {
+            of.saturating_sub(from) as f64 / to.saturating_sub(from).max(1) as f64
+        };
+        // What is in the shards already is not given back before its table's last record is, so memory counts as well.
+        let over =
+            part(pressure, soft, self.hard / 5 * 4).max(part(held, self.hard / 4 * 3, self.hard / 20 * 19));
+        if over <= 0.0 {
             return Ok(());
         }
-        // From the soft limit on the pace falls from twice the speed of the flushes to a quarter of it, so it settles
-        // where writes come as fast as they go.
-        let span = (self.hard * 4 / 5).saturating_sub(soft).max(1);
-        let over = (pressure - soft).min(span) as f64 / span as f64;
-        let rate = self.rate.load(Ordering::Relaxed).max(1 << 16) as f64 * (2.0 - 1.75 * over);
+        // The pace falls from twice the speed of the flushes to a trickle, so it settles where writes come as fast as
+        // they go.
+        let rate = self.rate.load(Ordering::Relaxed).max(1 << 16) as f64 * (2.0 - 1.95 * over.min(1.0));
         self.delay(Duration::from_secs_f64(bytes as f64 / rate));
         Ok(())
     }

@@ -51,6 +51,8 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
     }
     if durability == Durability::Sync {
         state.journal.sync_to(seq)?;
+        // The next tick leaves word of it in the journal, so that damage is told from a write that was never synced.
+        state.signals.want_tick();
     }
     Ok(seq)
 }

@@ -273,7 +273,8 @@ impl Replay<'_> {
         self.memory.settle(&mut tables);
         drop(tables);
         let (active, frozen) = self.memory.bytes();
-        if active + frozen >= self.limit / 4 * 3 { self.flush() } else { Ok(()) }
+        // What fitted before the crash fits now; flushing it would keep the caller waiting for what can be done later.
+        if active + frozen >= self.limit { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {

@@ -54,6 +54,8 @@ fn bad(what: &str, at: usize) -> Error {
         .remedy("repair the shard")
 }
 
+// Nobody asks whether a page is empty.
+#[allow(clippy::len_without_is_empty)]
 impl<'a> PageView<'a> {
     /// Verifies the page that was found under `lower`.
     pub fn open(lower: &[u8], page: &'a [u8]) -> Result<PageView<'a>> {

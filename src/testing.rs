@@ -29,7 +29,7 @@ pub mod memtable {
 
 /// The layout of a page.
 pub mod page {
-    pub use crate::page::{Content, Entry, Overflow, PageView, checksum, encode};
+    pub use crate::page::{Content, Entry, PageView, checksum, encode};
 }
 
 /// The small files of a store and its shards.

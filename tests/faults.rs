@@ -326,18 +326,40 @@ fn a_damaged_journal_or_manifest_is_named() {
     }
 }
 
+/// Changes the seal of a shard, as a program that knows the format could.
+fn edit_seal(dir: &Path, from: &str, to: &str) {
+    let bytes = std::fs::read(dir.join("SEAL")).unwrap();
+    let body = String::from_utf8(bytes[20..].to_vec()).unwrap();
+    let edited = body.replace(from, to);
+    assert_ne!(body, edited, "the seal says {body}");
+    let mut sealed = bytes[..12].to_vec();
+    sealed.extend((edited.len() as u32).to_le_bytes());
+    let crc = crc32fast::hash(&[&sealed[8..16], edited.as_bytes()].concat());
+    sealed.extend(crc.to_le_bytes());
+    sealed.extend(edited.as_bytes());
+    std::fs::write(dir.join("SEAL"), sealed).unwrap();
+}
+
+/// An engine that was put back is found out by what its seal says that it holds; while it was being applied to, by
+/// how far its seal says that it had got.
 #[test]
 fn an_engine_that_went_back_in_time_is_found_by_its_seal() {
-    let dir = tempfile::tempdir().unwrap();
-    let (place, aside) = (dir.path().join("store"), dir.path().join("aside"));
-    options(2).open(&place).unwrap().close().unwrap();
-    copy(&shard(&place, 1).join("engine"), &aside);
-    fill(&place, 2, true);
-    copy(&aside, &shard(&place, 1).join("engine"));
-    let store = options(2).open(&place).unwrap();
-    expect_whole(&store);
-    let health = &store.stats().unwrap().shards[1].health;
-    assert!(matches!(health, Health::Offline(cause) if cause.contains("tail")), "{health:?}");
+    for applying in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (place, aside) = (dir.path().join("store"), dir.path().join("aside"));
+        options(2).open(&place).unwrap().close().unwrap();
+        copy(&shard(&place, 1).join("engine"), &aside);
+        fill(&place, 2, true);
+        copy(&aside, &shard(&place, 1).join("engine"));
+        if applying {
+            edit_seal(&shard(&place, 1), "\"applying\":false", "\"applying\":true");
+        }
+        let store = options(2).open(&place).unwrap();
+        expect_whole(&store);
+        let health = &store.stats().unwrap().shards[1].health;
+        let text = if applying { "tail" } else { "not the one that was sealed" };
+        assert!(matches!(health, Health::Offline(cause) if cause.contains(text)), "{health:?}");
+    }
 }
 
 #[test]

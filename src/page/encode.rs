@@ -1,8 +1,8 @@
 //! Writing a page.
 
 use super::{
-    Content, Entry, FIXED_BYTES, FLAG_OVERFLOW, FLAG_UNBOUNDED, FLAG_WIDE, KIND_OVERFLOW, KIND_TOMBSTONE,
-    KIND_VALUE, VERSION, checksum, varint,
+    Content, Entry, FIXED_BYTES, FLAG_UNBOUNDED, FLAG_WIDE, KIND_TOMBSTONE, KIND_VALUE, VERSION, checksum,
+    varint,
 };
 use crate::ids::Seq;
 
@@ -30,21 +30,19 @@ pub(crate) fn cost(entry: &Entry<'_>, shared: Shared) -> usize {
     let content = match entry.content {
         Content::Value(value) => varint::len(value.len() as u64) + value.len(),
         Content::Tombstone => 0,
-        Content::Overflow(overflow) => varint::len(u64::from(overflow.len)) + 4,
     };
     // Two bytes of offset table; a page that needs four a record is over every size that a split aims at.
     3 + varint::len(suffix as u64) + suffix + varint::len(entry.seq.0 - shared.min_seq.0) + content
 }
 
-/// Replaces `out` by the page of `entries`, which are sorted (key ascending, sequence descending), lie in the page's
+/// Appends to `out` the page of `entries`, which are sorted (key ascending, sequence descending), lie in the page's
 /// bounds and whose values all fit. `lower` is the key that the page will be stored under, `upper` that of the next.
 pub fn encode(lower: &[u8], upper: Option<&[u8]>, entries: &[Entry<'_>], out: &mut Vec<u8>) {
     let shared = shared(entries);
     let records: usize = entries.iter().map(|entry| cost(entry, shared)).sum();
     let wide = records > usize::from(u16::MAX);
-    let overflow = entries.iter().any(|entry| matches!(entry.content, Content::Overflow(_)));
+    let page = out.len();
 
-    out.clear();
     out.reserve(
         FIXED_BYTES
             + 16
@@ -55,11 +53,7 @@ pub fn encode(lower: &[u8], upper: Option<&[u8]>, entries: &[Entry<'_>], out: &m
     );
     out.extend_from_slice(&[0; 4]);
     out.push(VERSION);
-    out.push(
-        if upper.is_none() { FLAG_UNBOUNDED } else { 0 }
-            | if wide { FLAG_WIDE } else { 0 }
-            | if overflow { FLAG_OVERFLOW } else { 0 },
-    );
+    out.push(if upper.is_none() { FLAG_UNBOUNDED } else { 0 } | if wide { FLAG_WIDE } else { 0 });
     out.extend_from_slice(&(entries.len() as u32).to_le_bytes());
     out.extend_from_slice(&shared.min_seq.0.to_le_bytes());
     if let Some(upper) = upper {
@@ -85,15 +79,14 @@ pub fn encode(lower: &[u8], upper: Option<&[u8]>, entries: &[Entry<'_>], out: &m
         push_record(entry, shared, out);
     }
     out.extend_from_slice(&offsets);
-    let crc = checksum(lower, out);
-    out[..4].copy_from_slice(&crc.to_le_bytes());
+    let crc = checksum(lower, &out[page..]);
+    out[page..page + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
 fn push_record(entry: &Entry<'_>, shared: Shared, out: &mut Vec<u8>) {
     out.push(match entry.content {
         Content::Value(_) => KIND_VALUE,
         Content::Tombstone => KIND_TOMBSTONE,
-        Content::Overflow(_) => KIND_OVERFLOW,
     });
     varint::put(out, (entry.key_len() - shared.prefix) as u64);
     entry.push_key(shared.prefix, out);
@@ -104,9 +97,5 @@ fn push_record(entry: &Entry<'_>, shared: Shared, out: &mut Vec<u8>) {
             out.extend_from_slice(value);
         }
         Content::Tombstone => {}
-        Content::Overflow(overflow) => {
-            varint::put(out, u64::from(overflow.len));
-            out.extend_from_slice(&overflow.crc.to_le_bytes());
-        }
     }
 }

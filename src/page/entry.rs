@@ -19,17 +19,6 @@ pub enum Content<'a> {
     Value(&'a [u8]),
     /// The key was removed.
     Tombstone,
-    /// The value is too large for a page and lies elsewhere.
-    Overflow(Overflow),
-}
-
-/// What a page knows of a value that lies elsewhere. Where that is follows from the record's key and sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Overflow {
-    /// The length of the value, in bytes.
-    pub len: u32,
-    /// CRC-32 of the whole value.
-    pub crc: u32,
 }
 
 impl<'a> Entry<'a> {

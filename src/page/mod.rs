@@ -1,4 +1,4 @@
-//! A page: neighbouring records packed into one value of the tree below, found by the page's lower bound.
+//! A page: neighbouring records packed together, found by the page's lower bound.
 //!
 //! ```text
 //!  0       4         5       6        10        18
@@ -8,7 +8,7 @@
 //!  |       |         |       |        |         | unless last    | bytes   | them      | (or u32)      |
 //!  +-------+---------+-------+--------+---------+----------------+---------+-----------+---------------+
 //!  record: kind u8 | suffix varint + bytes | seq - min seq varint | content
-//!  content: value: varint + bytes; tombstone: nothing; overflow: length varint, CRC-32 of the value u32
+//!  content: value: varint + bytes; tombstone: nothing
 //! ```
 //! Little-endian. The checksum covers the key that the page is stored under and every byte after the checksum, and both
 //! it and the version byte stay where they are in every later version, so that a damaged page is told from a new one.
@@ -21,13 +21,13 @@ mod encode;
 mod entry;
 #[cfg(test)]
 mod tests;
-mod varint;
+pub(crate) mod varint;
 mod view;
 
 pub use encode::encode;
 pub(crate) use encode::{cost, shared};
 pub(crate) use entry::same_bytes;
-pub use entry::{Content, Entry, Overflow};
+pub use entry::{Content, Entry};
 pub use view::PageView;
 pub(crate) use view::stamp;
 
@@ -37,12 +37,10 @@ const VERSION: u8 = 1;
 pub(crate) const FIXED_BYTES: usize = 18;
 const FLAG_UNBOUNDED: u8 = 1;
 const FLAG_WIDE: u8 = 2;
-const FLAG_OVERFLOW: u8 = 4;
-const KNOWN_FLAGS: u8 = FLAG_UNBOUNDED | FLAG_WIDE | FLAG_OVERFLOW;
+const KNOWN_FLAGS: u8 = FLAG_UNBOUNDED | FLAG_WIDE;
+/// Bit 7 of a kind is reserved for a record that carries a time of expiry; no other bit has a meaning yet.
 const KIND_VALUE: u8 = 0;
 const KIND_TOMBSTONE: u8 = 1;
-/// Bit 7 of a kind is reserved for a record that carries a time of expiry; no other bit has a meaning yet.
-const KIND_OVERFLOW: u8 = 2;
 
 /// The checksum of `page` (its first four bytes aside) under `lower`.
 pub fn checksum(lower: &[u8], page: &[u8]) -> u32 {

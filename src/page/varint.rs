@@ -3,7 +3,7 @@
 //! Invariant: one number has one spelling; a longer one than needed is refused, so that equal pages are equal bytes.
 
 /// Appends `value`.
-pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -12,13 +12,13 @@ pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// How many bytes [`put`] appends.
-pub(super) fn len(value: u64) -> usize {
+pub(crate) fn len(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Reads a number at `*at` and moves past it; none if the bytes end or the spelling is not the shortest.
 #[inline]
-pub(super) fn take(bytes: &[u8], at: &mut usize) -> Option<u64> {
+pub(crate) fn take(bytes: &[u8], at: &mut usize) -> Option<u64> {
     let first = *bytes.get(*at)?;
     *at += 1;
     if first < 0x80 { Some(u64::from(first)) } else { take_long(bytes, at, first) }

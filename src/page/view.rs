@@ -1,12 +1,11 @@
 //! Reading a page in place.
 
 use super::{
-    Content, Entry, FIXED_BYTES, FLAG_OVERFLOW, FLAG_UNBOUNDED, FLAG_WIDE, KIND_OVERFLOW, KIND_TOMBSTONE,
-    KIND_VALUE, KNOWN_FLAGS, Overflow, VERSION, checksum, varint,
+    Content, Entry, FIXED_BYTES, FLAG_UNBOUNDED, FLAG_WIDE, KIND_TOMBSTONE, KIND_VALUE, KNOWN_FLAGS, VERSION,
+    checksum, varint,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
-use crate::limits::MAX_VALUE_BYTES;
 
 /// A page whose checksum and header have been verified. A record is parsed when it is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +17,6 @@ pub struct PageView<'a> {
     min_seq: u64,
     count: usize,
     wide: bool,
-    overflow: bool,
 }
 
 /// What the accounts of a shard need of a page that it verified before.
@@ -86,6 +84,13 @@ impl<'a> PageView<'a> {
         Self::parse(page, flags).ok_or_else(|| bad("a header", FIXED_BYTES))
     }
 
+    /// A page that has been opened before: nothing is verified again.
+    #[inline]
+    pub fn verified(page: &'a [u8]) -> Result<PageView<'a>> {
+        let flags = page.get(5).copied().unwrap_or_default();
+        Self::parse(page, flags).ok_or_else(|| bad("a header", FIXED_BYTES))
+    }
+
     fn parse(page: &'a [u8], flags: u8) -> Option<PageView<'a>> {
         let count = usize::try_from(u32_at(page, 6)?).ok()?;
         let min_seq = u64::from_le_bytes(*page.get(10..)?.first_chunk()?);
@@ -103,7 +108,6 @@ impl<'a> PageView<'a> {
             min_seq,
             count,
             wide,
-            overflow: flags & FLAG_OVERFLOW != 0,
         })
     }
 
@@ -114,11 +118,6 @@ impl<'a> PageView<'a> {
     /// The key of the next page; none if this is the last.
     pub fn upper(&self) -> Option<&'a [u8]> {
         self.upper
-    }
-
-    /// Whether a record's value lies elsewhere.
-    pub fn has_overflow(&self) -> bool {
-        self.overflow
     }
 
     fn offset(&self, index: usize) -> Option<usize> {
@@ -151,12 +150,6 @@ impl<'a> PageView<'a> {
         let content = match kind {
             KIND_VALUE => Content::Value(take_counted(self.records, &mut at)?),
             KIND_TOMBSTONE => Content::Tombstone,
-            KIND_OVERFLOW => {
-                let len = u32::try_from(varint::take(self.records, &mut at)?).ok()?;
-                // A length from a disk is never trusted with memory beyond the largest value.
-                (len as usize <= MAX_VALUE_BYTES).then_some(())?;
-                Content::Overflow(Overflow { len, crc: u32_at(self.records, at)? })
-            }
             _ => return None,
         };
         Some(Entry { head: self.prefix, tail, seq, content })
@@ -171,7 +164,7 @@ impl<'a> PageView<'a> {
     #[cold]
     fn bad_record(&self, index: usize) -> Error {
         match self.suffix(index) {
-            Some((kind, ..)) if kind > KIND_OVERFLOW => Error::new(
+            Some((kind, ..)) if kind > KIND_TOMBSTONE => Error::new(
                 ErrorKind::Unsupported,
                 format!(
                     "expected a record of a known kind at index {index} of a page, found kind {kind:#04x}"

@@ -1,62 +1,50 @@
-//! The open engine: sled's three trees, and the few ways in which the rest of the engine touches them.
+//! The open engine: the page file, the index over it, and the few ways in which the rest of the engine touches them.
 //!
-//! Invariants: pages change only through [`Core::put`] and [`Core::delete`], which keep the accounts; after a failed
-//! write nothing more is read or written (sled's own state is unknown then).
+//! Invariants: a page is never changed in place, and its space is used again only after a commit of an index that no
+//! longer refers to it; after a failed write nothing more is read or written (what is on the disk is unknown then).
 
-use super::accounts::Writer;
+use super::cache::PageCache;
+use super::frame::Page;
+use super::node::{Node, PageRef};
 use super::place::Place;
+use super::root::{Absent, Root, Search, Which};
+use super::space::UNIT;
+use super::writer::Writer;
+use crate::disk::DiskFile;
 use crate::engine::{Figures, PowerLoss};
 use crate::error::{Error, Result};
-use crate::page::PageView;
+use bytes::Bytes;
 use parking_lot::Mutex;
-use sled::IVec;
-use std::ops::Bound;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-/// A read that takes longer went to the disk, or at least to the system's cache of it; a hit takes two or three.
-const COLD: Duration = Duration::from_micros(8);
-/// How often a leaf that was read from the disk is accessed once more; see [`Core::settle_cache`].
-const TOUCHES: usize = 7;
-/// How much may wait to be written, in bytes of pages and chunks (sled's rewriting of leaves adds as much again).
-const MAX_UNWRITTEN: usize = 8 << 20;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+#[cfg(test)]
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 pub(super) struct Core {
     pub place: Place,
     pub db: sled::Db,
-    pub pages: sled::Tree,
-    /// Chunks of values that are too large for a page.
-    pub values: sled::Tree,
+    /// Nodes by number.
+    pub index: sled::Tree,
     pub meta: sled::Tree,
+    pub file: Arc<dyn DiskFile>,
+    pub path: PathBuf,
+    pub root: Root,
+    pub cache: PageCache,
+    /// Memory for nodes and pages together.
+    pub cache_bytes: u64,
     pub page_bytes: usize,
-    /// The longest value that is kept in a page.
-    pub inline_limit: usize,
-    /// One writer at a time; taken by readers only to tell a hole from a race.
+    /// One writer at a time. Readers never wait for it.
     pub writer: Mutex<Writer>,
     /// The writer's figures as of its last completed call, so that asking for them does not wait for a long one.
     pub figures: Mutex<Option<Figures>>,
     pub applied: AtomicU64,
     pub power_loss: PowerLoss,
     pub failed: OnceLock<Error>,
-    /// About how many bytes were written since sled was last made to write them out; only the writer counts.
-    pub unwritten: AtomicUsize,
-    /// How many writes to sled may still happen, so that a test can stop in the middle of any of them.
+    /// How many writes may still happen, so that a test can stop in the middle of any of them.
     #[cfg(test)]
     pub writes_left: std::sync::atomic::AtomicI64,
-}
-
-/// A page as sled gave it.
-#[derive(Debug, Clone)]
-pub(super) struct Image {
-    pub key: IVec,
-    pub bytes: IVec,
-}
-
-impl Image {
-    pub fn new((key, bytes): (IVec, IVec)) -> Image {
-        Image { key, bytes }
-    }
 }
 
 impl Core {
@@ -69,26 +57,29 @@ impl Core {
         }
     }
 
-    /// Has sled write out what waits to be written, if that is much: it puts no bound on that itself, so that a run
-    /// applied to a slow disk would pile up in memory whole.
-    fn bound_unwritten(&self, bytes: usize) -> Result<()> {
-        let unwritten = self.unwritten.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if unwritten > MAX_UNWRITTEN {
-            self.unwritten.store(0, Ordering::Relaxed);
-            self.write("flush the shard", || self.db.flush())?;
-        }
-        Ok(())
+    #[cfg(test)]
+    fn stopped(&self) -> bool {
+        self.writes_left.fetch_sub(1, Ordering::Relaxed) <= 0
     }
 
     /// Calls sled to change something; a failure is final.
     pub fn write<T>(&self, what: &str, f: impl FnOnce() -> sled::Result<T>) -> Result<T> {
         self.check()?;
         #[cfg(test)]
-        let f = || match self.writes_left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) {
-            ..=0 => Err(sled::Error::Io(std::io::Error::other("stopped by the test"))),
-            _ => f(),
+        let f = || {
+            if self.stopped() { Err(sled::Error::Io(io::Error::other("stopped by the test"))) } else { f() }
         };
         self.place.call(what, f).map_err(|error| self.fail(error))
+    }
+
+    /// Changes the page file; a failure is final.
+    pub fn write_file<T>(&self, what: &str, f: impl FnOnce(&dyn DiskFile) -> io::Result<T>) -> Result<T> {
+        self.check()?;
+        #[cfg(test)]
+        let f = |file: &dyn DiskFile| {
+            if self.stopped() { Err(io::Error::other("stopped by the test")) } else { f(file) }
+        };
+        f(self.file.as_ref()).map_err(|e| self.fail(Error::io(what, &self.path, e).on(self.place.shard)))
     }
 
     /// Stops the engine for good because of `error`, which it returns.
@@ -101,86 +92,119 @@ impl Core {
         error
     }
 
-    /// The page with the greatest bound at or below `bound`.
+    /// Reads the frame of a page from the file, without believing it.
+    pub fn read_frame(&self, page: &PageRef) -> Result<Bytes> {
+        let mut frame = vec![0; page.bytes as usize];
+        let read = page.unit.checked_mul(UNIT).map_or(Ok(0), |offset| self.file.read_at(offset, &mut frame));
+        let read = read.map_err(|e| Error::io("read a page", &self.path, e).on(self.place.shard))?;
+        frame.truncate(read);
+        Ok(Bytes::from(frame))
+    }
+
+    pub fn verify(&self, page: &PageRef, frame: Bytes) -> Result<Page> {
+        Page::verify(page, frame).map_err(|e| {
+            e.at(&self.path).on(self.place.shard).remedy("repair the shard from its replicas or a checkpoint")
+        })
+    }
+
+    /// A page, from memory or from the file.
     #[inline]
-    pub fn floor(&self, bound: &[u8]) -> Result<Option<Image>> {
-        self.page(|| self.pages.range(..=bound).next_back())
-    }
-
-    /// The page with the least bound above `bound`.
-    pub fn after(&self, bound: &[u8]) -> Result<Option<Image>> {
-        let range = (Bound::Excluded(bound), Bound::Unbounded);
-        self.page(|| self.pages.range::<&[u8], _>(range).next())
-    }
-
-    /// The page that a walk over the pages comes to.
-    #[inline]
-    pub fn page(&self, step: impl FnOnce() -> Option<sled::Result<(IVec, IVec)>>) -> Result<Option<Image>> {
-        let start = Instant::now();
-        let found = self.place.call("read a page", || step().transpose())?.map(Image::new);
-        if let Some(image) = &found
-            && start.elapsed() > COLD
-        {
-            self.settle_cache(&self.pages, &image.key)?;
+    pub fn load(&self, page: &PageRef) -> Result<Page> {
+        match self.cache.get(page.id) {
+            Some(page) => Ok(page),
+            None => {
+                let found = self.verify(page, self.read_frame(page)?)?;
+                self.cache.insert(page.id, &found);
+                Ok(found)
+            }
         }
-        Ok(found)
     }
 
-    /// A chunk of a large value.
-    pub fn chunk(&self, chunk_key: &[u8]) -> Result<Option<IVec>> {
-        let start = Instant::now();
-        let found = self.place.call("read a large value", || self.values.get(chunk_key))?;
-        if start.elapsed() > COLD {
-            self.settle_cache(&self.values, chunk_key)?;
-        }
-        Ok(found)
-    }
-
-    pub fn put_chunk(&self, chunk_key: &[u8], chunk: &[u8]) -> Result<()> {
-        self.write("write a large value", || self.values.insert(chunk_key, chunk))?;
-        self.bound_unwritten(chunk.len())
-    }
-
-    /// Makes sled take note of a leaf that it has just read from the disk.
+    /// The page that holds `key`, from the newest index.
     ///
-    /// sled's cache spreads its leaves over 256 lists and looks at a list only after 64 accesses to it: random reads,
-    /// each of another leaf, leave up to 16,384 leaves in memory that its capacity does not know of. A few more
-    /// accesses to each divide that.
-    #[cold]
-    fn settle_cache(&self, tree: &sled::Tree, key: &[u8]) -> Result<()> {
-        for _ in 0..TOUCHES {
-            self.place.call("read a page", || tree.contains_key(key))?;
+    /// A page's space may be used again while a reader is on its way to it. What it reads then is not the page it wanted,
+    /// and the index has another by that time; where the index has not, the damage is on the disk.
+    pub fn page_of(&self, key: &[u8]) -> Result<Page> {
+        let mut wanted = self.reference(key)?;
+        loop {
+            let error = match self.load(&wanted) {
+                Ok(page) => return Ok(page),
+                Err(error) => error,
+            };
+            let newest = self.reference(key)?;
+            if newest == wanted {
+                return Err(error);
+            }
+            wanted = newest;
         }
-        Ok(())
     }
 
     #[inline]
-    pub fn view<'a>(&self, key: &[u8], bytes: &'a [u8]) -> Result<PageView<'a>> {
-        PageView::open(key, bytes).map_err(|error| self.place.locate(error))
+    pub fn reference(&self, key: &[u8]) -> Result<PageRef> {
+        loop {
+            match self.root.page(key) {
+                Some(Search::Found(page)) => return Ok(page),
+                Some(Search::Load(absent)) => self.load_node(&absent)?,
+                None => return Err(self.hole(key)),
+            }
+        }
     }
 
-    pub fn put(&self, writer: &mut Writer, key: &[u8], page: &[u8]) -> Result<()> {
-        let old = self.write("write a page", || self.pages.insert(key, page))?;
-        writer.account(key, old.as_deref(), Some(page));
-        self.bound_unwritten(key.len() + page.len())
+    pub fn node(&self, which: Which<'_>) -> Result<Option<Arc<Node>>> {
+        loop {
+            match self.root.node(which) {
+                Some(Search::Found(node)) => return Ok(Some(node)),
+                Some(Search::Load(absent)) => self.load_node(&absent)?,
+                None => return Ok(None),
+            }
+        }
     }
 
-    pub fn delete(&self, writer: &mut Writer, key: &[u8]) -> Result<()> {
-        let old = self.write("remove a page", || self.pages.remove(key))?;
-        writer.account(key, old.as_deref(), None);
-        Ok(())
-    }
-
-    /// The page at or below `bound` lacks what should be there.
+    /// Brings a node into memory, unless it has changed meanwhile.
     #[cold]
-    pub fn hole(&self, bound: &[u8]) -> Error {
+    fn load_node(&self, absent: &Absent) -> Result<()> {
+        let found = self.stored_node(absent.number, absent.crc);
+        match (found, self.root.slot(&absent.lower)) {
+            (Ok(node), _) => {
+                self.root.keep(absent, Arc::new(node));
+                Ok(())
+            }
+            // It was replaced while it was being read: the next search finds what took its place.
+            (Err(_), slot)
+                if slot.as_ref().is_none_or(|(number, crc, dirty)| {
+                    dirty.is_some() || (*number, *crc) != (absent.number, absent.crc)
+                }) =>
+            {
+                Ok(())
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// A node as sled has it, which must be the one with this checksum.
+    pub fn stored_node(&self, number: u64, crc: u32) -> Result<Node> {
+        let bytes = self.place.call("read the index", || self.index.get(number.to_be_bytes()))?;
+        let Some(bytes) = bytes else {
+            return Err(self.place.corruption(format!("expected node {number} of the index, found none")));
+        };
+        if super::node::stored_checksum(&bytes) != crc {
+            return Err(self.place.corruption(format!(
+                "expected node {number} of the index with checksum {crc:08x}, found an older one"
+            )));
+        }
+        Node::decode(number, &bytes).map_err(|error| self.place.locate(error))
+    }
+
+    /// Shares the memory out again: what the index does not take is for pages.
+    pub fn balance(&self) {
+        let nodes = self.root.resident().min(self.cache_bytes / 2);
+        self.cache.set_capacity(self.cache_bytes - nodes);
+    }
+
+    #[cold]
+    pub fn hole(&self, key: &[u8]) -> Error {
         self.place.corruption(format!(
-            "expected a page that holds the key bound {bound:02x?}, found none: a page is lost"
+            "expected a page that holds the key {key:02x?}, found none: the index has a hole"
         ))
     }
-}
-
-/// Whether `upper`, the fence of a page, is above `bound`.
-pub(super) fn reaches_over(upper: Option<&[u8]>, bound: &[u8]) -> bool {
-    upper.is_none_or(|upper| upper > bound)
 }

@@ -1,19 +1,27 @@
 //! Walking over records, a page a block.
 //!
-//! Invariants: the bounds of each block meet those of the block before, so nothing is skipped and nothing comes twice,
-//! whatever the writer does meanwhile; a gap that is no race is corruption.
+//! Invariants: each block takes up where the one before ended, so nothing is skipped and nothing comes twice, whatever
+//! the writer does meanwhile. Pages that are not in memory are read several at once, more with each reading, and leave no
+//! trace in the cache: a scan of everything must not push out what is asked for often.
 
-use super::bound;
-use super::core::{Core, Image, reaches_over};
-use super::lookup::Look;
+use super::core::Core;
+use super::frame::Page;
+use super::node::{Node, PageRef};
+use super::root::Which;
+use super::space::{UNIT, units};
 use crate::engine::Cursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::page::{self, Content, Entry, PageView};
 use crate::record::{Item, KeyRange};
 use bytes::Bytes;
-use std::ops::Bound;
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// How much is read at once, in bytes, at most.
+const MAX_READ: u64 = 256 << 10;
+/// A larger value is left out of a scan's items and fetched when it is asked for, so that a block stays small.
+const LARGE_VALUE: usize = 64 << 10;
 
 pub(super) struct PageCursor {
     core: Arc<Core>,
@@ -23,12 +31,14 @@ pub(super) struct PageCursor {
     at: Seq,
     reverse: bool,
     done: bool,
-    /// Forward: all below this bound has been given out. Reverse: all at or above it, if there is one.
+    /// Forward: all below this key has been given out. Reverse: all at or above it, if there is one.
     edge: Option<Vec<u8>>,
-    /// sled's own position, if it is at the edge.
-    pages: Option<sled::Iter>,
-    /// Forward: the page after the last one given out.
-    ahead: Option<Image>,
+    /// The node that the cursor is in, as it was then, and the page to be given out next.
+    here: Option<(Arc<Node>, usize)>,
+    /// Frames read ahead, in the order in which they are wanted.
+    ahead: VecDeque<(u64, Bytes)>,
+    /// How many pages to read at once.
+    pages: usize,
 }
 
 /// The bounds between which a page's records are given out, where they are not the page's own.
@@ -40,8 +50,7 @@ struct Clamp<'a> {
 
 impl PageCursor {
     pub fn new(core: Arc<Core>, range: &KeyRange, at: Seq, reverse: bool) -> PageCursor {
-        let lo = bound::encode(&range.lo).into_owned();
-        let hi = range.hi.as_deref().map(|hi| bound::encode(hi).into_owned());
+        let (lo, hi) = (range.lo.clone(), range.hi.clone());
         PageCursor {
             core,
             edge: if reverse { hi.clone() } else { Some(lo.clone()) },
@@ -50,97 +59,148 @@ impl PageCursor {
             hi,
             at,
             reverse,
-            pages: None,
-            ahead: None,
+            here: None,
+            ahead: VecDeque::new(),
+            pages: 1,
         }
     }
 
-    /// Forgets sled's position, so that the next look starts afresh.
-    #[cold]
-    fn suspect(&mut self) -> Look<()> {
-        self.pages = None;
-        self.ahead = None;
-        Look::Suspect(self.core.hole(self.edge.as_deref().unwrap_or(&[])))
-    }
-
-    /// The next page to the right: the one after the last, or, if that does not start at the edge, a fresh look.
-    fn right_page(&mut self) -> Result<Option<Image>> {
-        let edge = self.edge.as_deref().unwrap_or(&[]);
-        if let Some(image) = self.ahead.take().filter(|image| *image.key == *edge) {
-            return Ok(Some(image));
-        }
-        let Some(image) = self.core.floor(edge)? else { return Ok(None) };
-        let after = (Bound::Excluded(&*image.key), Bound::Unbounded);
-        self.pages = Some(self.core.pages.range::<&[u8], _>(after));
-        Ok(Some(image))
-    }
-
-    fn forward(&mut self, out: &mut Vec<Item>) -> Result<Look<()>> {
-        let Some(image) = self.right_page()? else { return Ok(self.suspect()) };
-        let page = Bytes::from_owner(image.bytes);
-        let view = self.core.view(&image.key, &page)?;
-        let edge = self.edge.as_deref().unwrap_or(&[]);
-        if !reaches_over(view.upper(), edge) {
-            return Ok(self.suspect());
-        }
-        if let Some(pages) = &mut self.pages {
-            self.ahead = self.core.page(|| pages.next())?;
-        }
-        // After a crash a page may reach over the next one's lower bound; the next one's records count then.
-        let overlap =
-            self.ahead.as_ref().map(|ahead| &*ahead.key).filter(|next| reaches_over(view.upper(), next));
-        let limit = overlap.or(view.upper());
-        let beyond = limit.is_none_or(|limit| self.hi.as_deref().is_some_and(|hi| limit >= hi));
-        // The page may have been merged into its left neighbour, whose records have been given out.
-        let lower = (*image.key < *edge).then_some(edge);
-        let upper = if beyond {
-            self.hi.as_deref().filter(|hi| reaches_over(limit, hi)).or(overlap)
-        } else {
-            overlap
-        };
-        self.give_out(&page, &view, Clamp { lower, upper }, out)?;
-        match limit {
-            Some(limit) if !beyond => replace(&mut self.edge, limit),
-            _ => self.done = true,
-        }
-        Ok(Look::Done(()))
-    }
-
-    fn backward(&mut self, out: &mut Vec<Item>) -> Result<Look<()>> {
-        let pages = self.pages.get_or_insert_with(|| match &self.edge {
-            Some(edge) => self.core.pages.range::<&[u8], _>(..edge.as_slice()),
-            None => self.core.pages.iter(),
-        });
-        let Some(Image { key, bytes }) = self.core.page(|| pages.next_back())? else {
-            return Ok(self.suspect());
-        };
-        let page = Bytes::from_owner(bytes);
-        let view = self.core.view(&key, &page)?;
+    /// The node and the page in it that come next, from the newest index.
+    fn seek(&self) -> Result<(Arc<Node>, usize)> {
         let edge = self.edge.as_deref();
-        let meets = match (view.upper(), edge) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(fence), Some(edge)) => fence >= edge,
+        let which = if self.reverse { Which::Below(edge) } else { Which::Holds(edge.unwrap_or_default()) };
+        let node = self.core.node(which)?.ok_or_else(|| self.core.hole(edge.unwrap_or_default()))?;
+        let index = match (self.reverse, edge) {
+            (false, edge) => node.find(edge.unwrap_or_default()),
+            (true, Some(edge)) => node.find_below(edge),
+            (true, None) => node.len() - 1,
         };
-        if !meets {
-            return Ok(self.suspect());
+        Ok((node, index))
+    }
+
+    /// The page that comes next. A node at hand may be of before a change, and its pages overwritten since: then the newest
+    /// index is asked, and only what is wrong there too is damage.
+    fn next_page(&mut self) -> Result<(Arc<Node>, usize, Page)> {
+        let (node, index) = match self.here.take() {
+            Some(here) => here,
+            None => self.seek()?,
+        };
+        let mut at = (node, index);
+        let mut tried = None;
+        loop {
+            let (node, index) = at;
+            let wanted =
+                node.page(index).ok_or_else(|| self.core.hole(self.edge.as_deref().unwrap_or_default()))?;
+            match self.load(&node, index, &wanted) {
+                Ok(page) => return Ok((node, index, page)),
+                Err(error) => {
+                    self.ahead.clear();
+                    at = self.seek()?;
+                    let newest = at.0.page(at.1);
+                    if newest == Some(wanted) && tried == Some(wanted) {
+                        return Err(error);
+                    }
+                    tried = newest;
+                }
+            }
         }
-        let lower = (*self.lo > *key).then_some(self.lo.as_slice());
-        self.give_out(&page, &view, Clamp { lower, upper: edge.filter(|_| view.upper() != edge) }, out)?;
-        self.done = *key <= *self.lo;
-        replace(&mut self.edge, &key);
-        Ok(Look::Done(()))
+    }
+
+    fn load(&mut self, node: &Node, index: usize, wanted: &PageRef) -> Result<Page> {
+        if let Some(page) = self.core.cache.peek(wanted.id) {
+            return Ok(page);
+        }
+        while let Some((id, frame)) = self.ahead.pop_front() {
+            if id == wanted.id {
+                return self.core.verify(wanted, frame);
+            }
+        }
+        self.read_ahead(node, index)?;
+        match self.ahead.pop_front() {
+            Some((_, frame)) => self.core.verify(wanted, frame),
+            None => Err(self.core.hole(self.edge.as_deref().unwrap_or_default())),
+        }
+    }
+
+    /// Reads the page at `index` and those that are wanted after it, as far as they lie together.
+    fn read_ahead(&mut self, node: &Node, index: usize) -> Result<()> {
+        let wanted: Vec<PageRef> = if self.reverse {
+            node.pages()[..=index].iter().rev().take(self.pages).copied().collect()
+        } else {
+            node.pages()[index..].iter().take(self.pages).copied().collect()
+        };
+        self.pages = (self.pages * 2).min(64);
+        let (mut from, mut to) = (wanted[0].unit, wanted[0].unit + units(wanted[0].bytes));
+        let mut count = 1;
+        for page in &wanted[1..] {
+            let end = page.unit.saturating_add(units(page.bytes));
+            let joined = if self.reverse { end == from } else { page.unit == to };
+            if !joined || (to - from + units(page.bytes)) * UNIT > MAX_READ {
+                break;
+            }
+            (from, to) = (from.min(page.unit), to.max(end));
+            count += 1;
+        }
+        if count == 1 {
+            self.ahead.push_back((wanted[0].id, self.core.read_frame(&wanted[0])?));
+            return Ok(());
+        }
+        let mut bytes = vec![0; ((to - from) * UNIT) as usize];
+        let read = self.core.file.read_at(from * UNIT, &mut bytes);
+        let read = read.map_err(|e| Error::io("read pages", &self.core.path, e).on(self.core.place.shard))?;
+        bytes.truncate(read);
+        for page in &wanted[..count] {
+            let start = ((page.unit - from) * UNIT) as usize;
+            let frame = bytes.get(start..start + page.bytes as usize).unwrap_or(&[]);
+            // Copied apart, so that a value that is kept holds on to its page alone.
+            self.ahead.push_back((page.id, Bytes::copy_from_slice(frame)));
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, out: &mut Vec<Item>) -> Result<()> {
+        let (node, index, page) = self.next_page()?;
+        let view = page.view()?;
+        let (lower, upper) = (node.lower(index), node.upper(index));
+        let edge = self.edge.as_deref();
+        // Where the bounds of the page's own records are not those that count: at the range's ends, and where another
+        // state of the index was at hand before.
+        let from = if self.reverse { self.lo.as_slice() } else { edge.unwrap_or_default() };
+        let to = if self.reverse { edge } else { self.hi.as_deref() };
+        let until = match (upper, to) {
+            (Some(upper), Some(to)) => Some(upper.min(to)),
+            (upper, to) => upper.or(to),
+        };
+        let clamp = Clamp {
+            lower: (from > lower).then_some(from),
+            upper: until.filter(|until| view.upper() != Some(until)),
+        };
+        self.give_out(&page, &view, clamp, out)?;
+        if self.reverse {
+            self.done = lower <= self.lo.as_slice();
+            replace(&mut self.edge, lower);
+            self.here = index.checked_sub(1).map(|index| (Arc::clone(&node), index));
+        } else {
+            match upper {
+                Some(upper) if self.hi.as_deref().is_none_or(|hi| upper < hi) => {
+                    replace(&mut self.edge, upper)
+                }
+                _ => self.done = true,
+            }
+            self.here = (index + 1 < node.len()).then(|| (Arc::clone(&node), index + 1));
+        }
+        Ok(())
     }
 
     /// Appends the live records of a page.
     fn give_out(
         &self,
-        page: &Bytes,
+        page: &Page,
         view: &PageView<'_>,
         clamp: Clamp<'_>,
         out: &mut Vec<Item>,
     ) -> Result<()> {
-        let index = |bound: &[u8]| view.lower_bound(&bound::decode(bound)?);
+        let index = |bound: &[u8]| view.lower_bound(bound);
         let clamped = || {
             let from = clamp.lower.map_or(Ok(0), index)?;
             let to = clamp.upper.map_or(Ok(view.len()), index)?;
@@ -155,7 +215,7 @@ impl PageCursor {
         out.reserve(live.len());
         let give = |entry: &Entry<'_>, start: usize| {
             let value = match entry.content {
-                Content::Value(value) => Some(page.slice_ref(value)),
+                Content::Value(value) if value.len() <= LARGE_VALUE => Some(page.share(value)),
                 _ => None,
             };
             out.push(Item { key: keys.slice(start..start + entry.key_len()), seq: entry.seq, value });
@@ -164,7 +224,6 @@ impl PageCursor {
         Ok(())
     }
 }
-
 /// Calls `f` for each entry with where its key starts among all of them.
 fn in_order(live: &[Entry<'_>], reverse: bool, mut f: impl FnMut(&Entry<'_>, usize)) {
     let mut at = 0;
@@ -208,10 +267,9 @@ fn visible<'a>(view: &PageView<'a>, from: usize, to: usize, at: Seq) -> Result<V
 impl Cursor for PageCursor {
     fn next_block(&mut self, out: &mut Vec<Item>) -> Result<bool> {
         let before = out.len();
-        let core = Arc::clone(&self.core);
         while !self.done {
-            core.check()?;
-            core.look(|| if self.reverse { self.backward(out) } else { self.forward(out) })?;
+            self.core.check()?;
+            self.step(out)?;
             if out.len() > before {
                 return Ok(true);
             }

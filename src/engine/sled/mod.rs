@@ -1,37 +1,53 @@
-//! The default engine: records in pages, pages in sled 0.34. The only module that names sled.
+//! The default engine: records in pages, pages in a file of ours, and the index of the pages in sled 0.34. The only module
+//! that names sled.
+//!
+//! ```text
+//!   engine/pages     frames, one page each, never changed in place
+//!   engine/index/    sled: node number -> (lower bound, place, checksum) of some hundred neighbouring pages
+//! ```
+//! sled keeps what is small and must change atomically; what is large is written once, in order, beside it (the
+//! separation of keys and values of WiscKey, with pages for values).
 //!
 //! Invariants, beside the trait's:
 //! - Never `apply_batch`, `transaction` or `checksum`: they take a lock that is global to the process, over all open
 //!   databases. Atomicity is the journal's job.
 //! - Every call into sled is guarded: its panics and errors become values ([`place`]).
-//! - What sled returns is believed only after a page's checksum and fences agree.
+//! - What sled returns is believed only after a node's checksum and the tiling agree; what the file returns, only after a
+//!   page's checksum and id do.
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`open`] | files: opening, syncing, closing |
-//! | [`core`] | the open engine, and the only ways to touch its trees |
+//! | [`open`], [`index`], [`commit`] | files: opening and closing, reading the index, making all durable |
+//! | [`core`] | the open engine, and the only ways to touch its files |
+//! | [`node`], [`root`] | some hundred pages of the index; all of it, as far as it fits in memory |
+//! | [`frame`], [`space`], [`cache`] | pages in the file, the file's free space, pages in memory |
 //! | [`lookup`], [`cursor`] | reading one record, reading many |
+//! | [`writer`] | what only the writer sees |
 //! | [`rewrite`], [`merge`], [`split`] | the writer: which pages, which records, where to cut |
-//! | [`values`] | values too large for a page |
-//! | [`accounts`], [`recount`] | figures kept up, figures found again |
-//! | [`bound`] | page bounds that sled can walk over |
+//! | [`recount`], [`relocate`] | verifying everything and finding the figures again; giving space back |
 
-mod accounts;
-mod bound;
+mod cache;
+mod commit;
 mod core;
 mod cursor;
+mod frame;
+mod index;
 mod lookup;
 #[cfg(test)]
 mod measure;
 mod merge;
+mod node;
 mod open;
 mod place;
 mod recount;
+mod relocate;
 mod rewrite;
+mod root;
+mod space;
 mod split;
 #[cfg(test)]
 mod tests;
-mod values;
+mod writer;
 
 use self::core::Core;
 use super::{Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss};

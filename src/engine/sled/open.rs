@@ -1,162 +1,147 @@
-//! Opening, syncing and closing a shard's files.
-//!
-//! Invariants: `applied` is inside sled before the flush that makes it true, and nothing is said to be durable before
-//! our own fsync of every file and directory (sled takes sync_file_range for durable, which it is not). A failed fsync
-//! is final: what it did not write is gone from the page cache, and asking again would only hide that.
+//! Opening and closing a shard's files.
 
-use super::accounts::Writer;
+use super::cache::PageCache;
+use super::commit::STATE_KEY;
 use super::core::Core;
 use super::place::Place;
-use crate::disk::power_loss;
+use super::root::Root;
+use super::writer::Writer;
+use crate::disk::{Disk, DiskFile, OpenMode, RealDisk, power_loss};
 use crate::engine::{EngineSpec, PowerLoss};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
-use crate::page;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Resident bytes for a byte of sled's cache_capacity, as a fraction. Measured with 3 million records in 131,000 pages:
-/// 1.8, and some 50 MB for sled's own tables and buffers, which this leaves room for from about 100 MB on.
-const CACHE_FACTOR: (u64, u64) = (5, 2);
-/// sled wants a shard of its cache to hold something.
-const MIN_CACHE_BYTES: u64 = 1 << 20;
+/// sled holds the index alone, of which the engine keeps what it needs itself.
+const SLED_CACHE_BYTES: u64 = 1 << 20;
+/// The share of the memory that nodes of the index may take.
+const NODE_SHARE: u64 = 4;
 /// How long sled may take to let go of its files.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
-const STATE_KEY: &[u8] = b"state";
-const STATE_VERSION: u8 = 1;
 
 pub(super) fn open(spec: &EngineSpec) -> Result<Core> {
     let place = Place { dir: spec.dir.clone(), shard: spec.shard };
+    let index_dir = place.index_dir();
     if spec.create {
-        fs::create_dir_all(&spec.dir)
-            .map_err(|e| Error::io("create the directory", &spec.dir, e).on(spec.shard))?;
-    } else if !spec.dir.join("db").exists() || !spec.dir.join("conf").exists() {
+        fs::create_dir_all(&index_dir)
+            .map_err(|e| Error::io("create the directory", &index_dir, e).on(spec.shard))?;
+    } else if !index_dir.join("db").exists()
+        || !index_dir.join("conf").exists()
+        || !place.page_file().exists()
+    {
         return Err(place.corruption("expected the files of a shard, found none"));
     }
     // Before sled creates its files, which inherit the attribute.
-    power_loss::mark_synchronous(&spec.dir);
-    let opened = open_trees(&place, spec);
+    power_loss::mark_synchronous(&index_dir);
+    let opened = open_files(&place, spec);
     if let Err(error) = &opened
         && error.kind() != ErrorKind::Locked
     {
         // sled's threads may hold the lock of a database that failed to open a little longer.
-        let _ = wait_until_free(&spec.dir);
+        let _ = wait_until_free(&index_dir);
     }
     opened
 }
 
-fn open_trees(place: &Place, spec: &EngineSpec) -> Result<Core> {
+fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
+    let index_dir = place.index_dir();
     let config = sled::Config::new()
-        .path(&spec.dir)
+        .path(&index_dir)
         .flush_every_ms(None)
         .use_compression(false)
-        .cache_capacity((spec.cache_bytes / CACHE_FACTOR.0 * CACHE_FACTOR.1).max(MIN_CACHE_BYTES));
+        .cache_capacity(SLED_CACHE_BYTES);
     let db = place.call("open the shard's files", || config.open())?;
     let tree = |name: &str| place.call("open the shard's files", || db.open_tree(name));
-    let (pages, values, meta) = (tree("pages")?, tree("values")?, tree("meta")?);
-    let core = Core {
+    let (index, meta) = (tree("index")?, tree("meta")?);
+    let path = place.page_file();
+    let file = open_page_file(&path, spec.create).map_err(|e| Error::io("open", &path, e).on(spec.shard))?;
+    let mut core = Core {
         place: place.clone(),
-        pages,
-        values,
+        index,
         meta,
         db,
+        file,
+        path,
+        root: Root::new(BTreeMap::new(), 0),
+        cache: PageCache::new(spec.cache_bytes),
+        cache_bytes: spec.cache_bytes,
         page_bytes: spec.page_bytes,
-        // A leaf of sled's holds up to 17 pages and is written to a file of its own beyond 128 KiB.
-        inline_limit: spec.page_bytes.min(6 << 10),
-        writer: Mutex::new(Writer::new(spec.resume)),
-        figures: Mutex::new(spec.resume),
+        writer: Mutex::new(Writer::default()),
+        figures: Mutex::new(None),
         applied: AtomicU64::new(0),
         // Again, since it reads the attribute back on the files that exist now.
-        power_loss: if power_loss::mark_synchronous(&spec.dir) {
+        power_loss: if power_loss::mark_synchronous(&index_dir) {
             PowerLoss::SynchronousDirectory
         } else {
             PowerLoss::OneOwnerAtRest
         },
         failed: OnceLock::new(),
-        unwritten: AtomicUsize::new(0),
         #[cfg(test)]
         writes_left: std::sync::atomic::AtomicI64::new(i64::MAX),
     };
-    core.start(spec.create)?;
+    core.start(spec)?;
     Ok(core)
+}
+
+fn open_page_file(path: &Path, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+    match RealDisk.open(path, OpenMode::Write) {
+        Err(e) if create && e.kind() == io::ErrorKind::NotFound => RealDisk.open(path, OpenMode::CreateNew),
+        opened => opened,
+    }
 }
 
 impl Core {
     /// Finds the state that the last sync left, or makes a new shard's.
-    fn start(&self, create: bool) -> Result<()> {
+    fn start(&mut self, spec: &EngineSpec) -> Result<()> {
+        let limit = spec.cache_bytes / NODE_SHARE;
         let state = self.place.call("read the shard's state", || self.meta.get(STATE_KEY))?;
-        let first = self.place.call("read a page", || self.pages.get([]))?;
-        match (state, first) {
-            (Some(state), Some(_)) => {
+        match state {
+            Some(state) => {
                 self.applied.store(self.decode_state(&state)?.0, Ordering::Release);
+                let mut loaded = self.read_index(limit)?;
+                if let Some(sealed) = spec.resume
+                    && sealed != loaded.writer.figures
+                {
+                    let found = loaded.writer.figures;
+                    return Err(self.place.corruption(format!(
+                        "expected {} pages with {} records and set hash {:032x}, found {} with {} and {:032x}: the index is not the one that was sealed",
+                        sealed.pages, sealed.records, sealed.set_hash, found.pages, found.records, found.set_hash
+                    )));
+                }
+                loaded.writer.counted = spec.resume.is_some();
+                self.root = loaded.root;
+                *self.figures.lock() = loaded.writer.known();
+                self.writer = Mutex::new(loaded.writer);
+                self.balance();
                 Ok(())
             }
-            (None, first) if create && (first.is_some() || self.is_empty()?) => {
-                let mut writer = self.writer.lock();
-                let mut empty = Vec::new();
-                page::encode(&[], None, &[], &mut empty);
-                // A creation that was cut short left at most the empty first page: nothing is applied before the sync.
-                self.put(&mut writer, &[], &empty)?;
-                *writer = Writer::new(Some(super::accounts::figures_of(&[], Some(&empty))));
-                *self.figures.lock() = writer.figures;
-                drop(writer);
-                self.sync(Seq::ZERO)?;
-                let parent = self.place.dir.parent().unwrap_or(Path::new("."));
-                sync_one(parent).map_err(|e| self.fail(Error::io("sync", parent, e)))
-            }
-            (None, _) => Err(self.place.corruption("expected the shard's state, found none")),
-            (_, None) => {
-                Err(self.place.corruption("expected the shard's first page, found none: pages are lost"))
-            }
+            // A creation that was cut short left no state, whatever else it left: nothing is applied before the sync.
+            None if spec.create => self.make(limit),
+            None => Err(self.place.corruption("expected the shard's state, found none")),
         }
     }
 
-    fn is_empty(&self) -> Result<bool> {
-        Ok(self.place.call("read a page", || self.pages.iter().next().transpose())?.is_none())
-    }
-
-    fn decode_state(&self, state: &[u8]) -> Result<Seq> {
-        let bad = |what: &str| {
-            self.place
-                .corruption(format!("expected the shard's state, found {} bytes with {what}", state.len()))
-        };
-        let (body, crc) = state.split_last_chunk::<4>().ok_or_else(|| bad("no checksum"))?;
-        if u32::from_le_bytes(*crc) != crc32fast::hash(body) {
-            return Err(bad("a wrong checksum"));
+    /// Makes a new shard: one empty page that holds every key.
+    fn make(&mut self, limit: u64) -> Result<()> {
+        self.place.call("clear the index", || self.index.clear())?;
+        self.root = Root::new(BTreeMap::new(), limit);
+        let mut writer = Writer::default();
+        writer.counted = true;
+        self.first_page(&mut writer)?;
+        self.commit(&mut writer, Some(Seq::ZERO))?;
+        *self.figures.lock() = writer.known();
+        self.writer = Mutex::new(writer);
+        for dir in [Some(self.place.dir.as_path()), self.place.dir.parent()].into_iter().flatten() {
+            sync_one(dir).map_err(|e| self.fail(Error::io("sync", dir, e)))?;
         }
-        match body {
-            [STATE_VERSION, applied @ ..] => {
-                let applied = applied.try_into().map_err(|_| bad("a wrong length"))?;
-                Ok(Seq(u64::from_le_bytes(applied)))
-            }
-            _ => Err(self.place.locate(
-                Error::new(
-                    ErrorKind::Unsupported,
-                    "the shard's state has a format that this release does not read",
-                )
-                .remedy("use the release that wrote it, or a newer one"),
-            )),
-        }
-    }
-
-    /// Makes all writes so far durable, and `applied` with them.
-    pub fn sync(&self, applied: Seq) -> Result<()> {
-        self.check()?;
-        let _writer = self.writer.lock();
-        let mut state = vec![STATE_VERSION];
-        state.extend_from_slice(&applied.0.to_le_bytes());
-        state.extend_from_slice(&crc32fast::hash(&state).to_le_bytes());
-        self.write("write the shard's state", || self.meta.insert(STATE_KEY, state))?;
-        self.write("flush the shard", || self.db.flush())?;
-        sync_tree(&self.place.dir)
-            .map_err(|(path, error)| self.fail(Error::io("sync", path, error).on(self.place.shard)))?;
-        self.applied.store(applied.0, Ordering::Release);
         Ok(())
     }
 
@@ -193,7 +178,7 @@ pub(super) fn close(core: std::sync::Arc<Core>) -> Result<()> {
             Err(_) => return Err(still_held(&place)),
         }
     }
-    if wait_until_free(&place.dir) { Ok(()) } else { Err(still_held(&place)) }
+    if wait_until_free(&place.index_dir()) { Ok(()) } else { Err(still_held(&place)) }
 }
 
 fn still_held(place: &Place) -> Error {
@@ -257,7 +242,7 @@ fn walk(dir: &Path, f: &mut impl FnMut(&Path) -> io::Result<()>) -> At<()> {
     f(dir).map_err(|error| at(dir, error))
 }
 
-fn sync_tree(dir: &Path) -> At<()> {
+pub(super) fn sync_tree(dir: &Path) -> At<()> {
     walk(dir, &mut sync_one)
 }
 

@@ -14,6 +14,15 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// sled's own directory, which is marked synchronous; the page file is not in it.
+    pub fn index_dir(&self) -> PathBuf {
+        self.dir.join("index")
+    }
+
+    pub fn page_file(&self) -> PathBuf {
+        self.dir.join("pages")
+    }
+
     /// Calls sled to do `what`.
     #[inline]
     pub fn call<T>(&self, what: &str, f: impl FnOnce() -> sled::Result<T>) -> Result<T> {

@@ -1,293 +1,455 @@
-//! Changing pages: the writer's walk over the pages that a run or a removal touches, each read and written once.
+//! Changing pages: the writer's walk over the nodes and pages that a run or a removal touches, each read and written
+//! once.
 //!
-//! Invariants, which readers beside the writer and recovery after a crash rely on, after every single write:
-//! - every bound has a page at or below it whose fence is above it (no hole), and
-//! - where a page reaches over its neighbour's lower bound, the neighbour's records are the ones that count.
+//! Neighbouring pages that are touched are merged with the run as one stretch and cut into pages anew, so that pages stay
+//! full. What replaces the pages of a node is written to new space first, then the node is swapped in one step, then the
+//! space of the old pages is given up: a reader always finds the records of one state of the node or the other.
 //!
-//! Hence the order: pieces are written right to left, then the pages they replace are removed. The page at the empty
-//! bound is never removed. A page left with little is not written but carried on into its right neighbour.
+//! Invariant: a range of keys always has a page, even if it is empty. So a page left with little is joined with a
+//! neighbour, never dropped.
 
-use super::accounts::Writer;
-use super::bound;
-use super::core::{Core, Image, reaches_over};
+use super::core::Core;
+use super::frame::Page;
 use super::merge::Merge;
+use super::node::{Listed, Node};
+use super::root::Which;
 use super::split::{Growth, cut};
-use super::values::Dropped;
+use super::writer::Writer;
 use crate::error::Result;
 use crate::ids::Seq;
-use crate::page::{self, Entry};
+use crate::page::{self, Entry, PageView};
 use crate::record::{KeyRange, RunRecord};
-use sled::IVec;
+use std::sync::Arc;
 
-/// A page with less than this share of its size is merged with its neighbours, until it has the other share.
+/// A page with less than this share of its size is joined with a neighbour.
 const UNDERFULL: usize = 4;
-const MERGED: usize = 2;
-/// How many pages, and how many large values, wait for removal before a carried page is written out.
-const MAX_REPLACED: usize = 128;
-const MAX_DROPPED: usize = 1024;
-/// How much of a run is merged at once, in pages' worth, and at least in bytes.
-const CHUNK_PAGES: usize = 32;
-const MIN_CHUNK_BYTES: usize = 64 << 10;
+/// Pages in a node, at most and, if there are that many, at least.
+const MAX_PAGES: usize = 128;
+const MIN_PAGES: usize = 16;
+/// Bytes of bounds in a node; sled reads and writes about sixteen nodes at once.
+const MAX_BOUND_BYTES: usize = 8 << 10;
+/// How much is merged at once, in bytes of pages.
+const MAX_STRETCH: u64 = 2 << 20;
+/// How much space may wait for a commit, in units, before one is made in the middle of a run.
+const MAX_FREED_UNITS: u64 = (64 << 20) / super::space::UNIT;
+/// How much of dirty nodes may wait for a commit in any case, in bytes.
+const MIN_DIRTY: usize = 4 << 20;
 
-/// A page to change, with its true upper bound.
-struct Loaded {
-    image: Image,
+/// What is to be changed.
+#[derive(Clone, Copy)]
+enum Edit<'e> {
+    Run { run: &'e [RunRecord<'e>], live: &'e [Seq] },
+    Remove(&'e KeyRange),
+}
+
+/// Neighbouring nodes on their way to being replaced.
+struct Window {
+    /// Pages from this id on were written for it.
+    first: u64,
+    /// The lower bounds of the nodes, and their numbers.
+    old: Vec<(Box<[u8]>, u64)>,
+    /// The pages that take the place of theirs, so far.
+    pages: Vec<Listed>,
+    /// The pages that are no more.
+    gone: Vec<Listed>,
     upper: Option<Vec<u8>>,
 }
 
-/// An underfull page that has not been written yet.
-struct Carry {
-    lower: IVec,
-    upper: Vec<u8>,
-    bytes: Vec<u8>,
-    /// Pages whose records are in `bytes`, to be removed once that is written.
-    replaced: Vec<IVec>,
-    dropped: Vec<Dropped>,
+impl Window {
+    fn new(writer: &Writer) -> Window {
+        Window { first: writer.next_page, old: Vec::new(), pages: Vec::new(), gone: Vec::new(), upper: None }
+    }
 }
 
-/// The bounds between which records are being settled.
-struct Span {
-    lower: IVec,
+/// A page with the bound up to which its records count.
+struct Source {
+    listed: Listed,
     upper: Option<Vec<u8>>,
-    replaced: Vec<IVec>,
+    /// Where its part of the run ends.
+    run_end: usize,
 }
 
 impl Core {
     /// Merges a sorted run.
     pub fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
-        self.check()?;
-        let mut writer = self.writer.lock();
-        let result = self.apply_locked(&mut writer, run, live);
-        *self.figures.lock() = writer.figures;
-        result
-    }
-
-    fn apply_locked(&self, writer: &mut Writer, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
-        let mut rest = run;
-        let mut carry: Option<Carry> = None;
-        while carry.is_some() || !rest.is_empty() {
-            let loaded = match (&carry, rest.first()) {
-                (Some(carry), _) => self.load(writer, &carry.upper, true)?,
-                (None, Some(next)) => self.load(writer, &bound::encode(next.key), false)?,
-                (None, None) => break,
-            };
-            let below = match &loaded.upper {
-                Some(upper) => run_below(rest, &bound::decode(upper).map_err(|e| self.place.locate(e))?),
-                None => rest.len(),
-            };
-            let taken = self.batch(&rest[..below]);
-            let (now, later) = rest.split_at(taken);
-            carry = self.merge_run(writer, loaded, carry, now, live, taken == below)?;
-            rest = later;
-        }
-        Ok(())
-    }
-
-    /// How many records of `run` to merge at once.
-    fn batch(&self, run: &[RunRecord<'_>]) -> usize {
-        let limit = (CHUNK_PAGES * self.page_bytes).max(MIN_CHUNK_BYTES);
-        let mut bytes = 0;
-        for (index, record) in run.iter().enumerate() {
-            let new_key = index == 0 || run[index - 1].key != record.key;
-            // All versions of a key are decided on together.
-            if bytes > limit && new_key {
-                return index;
+        self.change(|writer| {
+            let mut rest = run;
+            while let Some(first) = rest.first() {
+                rest = self.change_nodes(writer, first.key, Edit::Run { run: rest, live })?;
             }
-            bytes +=
-                record.key.len() + record.value.map_or(0, |value| value.len().min(self.inline_limit)) + 8;
-        }
-        run.len()
+            Ok(())
+        })
     }
 
-    fn merge_run(
-        &self,
-        writer: &mut Writer,
-        loaded: Loaded,
-        carry: Option<Carry>,
-        run: &[RunRecord<'_>],
-        live: &[Seq],
-        absorb: bool,
-    ) -> Result<Option<Carry>> {
-        let Loaded { image, upper } = loaded;
-        let view = self.view(&image.key, &image.bytes)?;
-        let carried = carry.as_ref().map(|carry| self.view(&carry.lower, &carry.bytes)).transpose()?;
-        let mut spill = |key: &[u8], seq, value: &[u8]| self.write_value(key, seq, value);
-        let capacity = view.len() + run.len() + carried.map_or(0, |view| view.len());
-        let mut merge = Merge::new(capacity, live, self.inline_limit, &mut spill);
-        if let Some(carried) = &carried {
-            merge.page(carried, carried.len())?;
-        }
-        let count = self.kept_count(&view, upper.as_deref())?;
-        let before = merge.entries.len();
-        merge.page_and_run(&view, count, run)?;
-        let growth = match (count.checked_sub(1), run.first()) {
-            (Some(last), Some(first)) if before == 0 && view.entry(last)?.cmp_key(first.key).is_lt() => {
-                Growth::AtEnd
-            }
-            (None, Some(_)) if before == 0 => Growth::AtEnd,
-            _ => Growth::Inside,
-        };
-        let (entries, mut dropped) = (merge.entries, merge.dropped);
-        let (span, earlier) = span(image.key.clone(), upper, carry.as_ref());
-        dropped.extend(earlier);
-        self.settle(writer, span, &entries, dropped, growth, absorb)
+    /// Makes the one page of a new shard.
+    pub fn first_page(&self, writer: &mut Writer) -> Result<()> {
+        let mut window = Window::new(writer);
+        window.pages.push(self.put(writer, &[], None, &[], false)?);
+        self.swap(writer, window)
     }
 
     /// Removes every version of every key in `range`.
     pub fn remove_range(&self, range: &KeyRange) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.change(|writer| self.change_nodes(writer, &range.lo, Edit::Remove(range)).map(|_| ()))
+    }
+
+    fn change(&self, f: impl FnOnce(&mut Writer) -> Result<()>) -> Result<()> {
         self.check()?;
         let mut writer = self.writer.lock();
-        let result = self.remove_locked(&mut writer, range);
-        *self.figures.lock() = writer.figures;
+        let result = f(&mut writer);
+        *self.figures.lock() = writer.known();
         result
     }
 
-    fn remove_locked(&self, writer: &mut Writer, range: &KeyRange) -> Result<()> {
-        let mut at = bound::encode(&range.lo).into_owned();
-        let end = range.hi.as_deref().map(bound::encode);
-        let mut carry: Option<Carry> = None;
-        while carry.is_some() || end.as_deref().is_none_or(|end| at.as_slice() < end) {
-            let exact = carry.is_some();
-            let Loaded { image, upper } =
-                self.load(writer, carry.as_ref().map_or(&at, |carry| &carry.upper), exact)?;
-            let view = self.view(&image.key, &image.bytes)?;
-            let carried = carry.as_ref().map(|carry| self.view(&carry.lower, &carry.bytes)).transpose()?;
-            let mut spill = |key: &[u8], seq, value: &[u8]| self.write_value(key, seq, value);
-            let mut merge = Merge::new(view.len(), &[], self.inline_limit, &mut spill);
-            if let Some(carried) = &carried {
-                merge.page(carried, carried.len())?;
+    /// Changes the node that holds `key` and, while too little is left of it or the range goes on, the ones after it.
+    /// Returns the part of the run that lies beyond.
+    fn change_nodes<'e>(
+        &self,
+        writer: &mut Writer,
+        key: &[u8],
+        edit: Edit<'e>,
+    ) -> Result<&'e [RunRecord<'e>]> {
+        let mut window = Window::new(writer);
+        let rest = match self.fill(writer, &mut window, key, edit) {
+            Ok(rest) => rest,
+            Err(error) => {
+                self.abandon(writer, window);
+                return Err(error);
             }
-            let count = self.kept_count(&view, upper.as_deref())?;
-            let removed = merge.page_without(&view, count, range)?;
-            let next = upper.clone();
-            if removed || exact {
-                let (entries, mut dropped) = (merge.entries, merge.dropped);
-                let (span, earlier) = span(image.key.clone(), upper, carry.as_ref());
-                dropped.extend(earlier);
-                carry = self.settle(writer, span, &entries, dropped, Growth::Inside, true)?;
-            }
-            match next {
-                Some(next) => at = next,
-                None => break,
-            }
+        };
+        self.swap(writer, window)?;
+        if writer.freed_units > MAX_FREED_UNITS
+            || writer.dirty_bytes > MIN_DIRTY && writer.dirty_bytes as u64 > self.cache_bytes / 8
+        {
+            self.commit(writer, None)?;
         }
-        Ok(())
+        match rest {
+            Edit::Run { run, .. } => Ok(run),
+            Edit::Remove(_) => Ok(&[]),
+        }
     }
 
-    /// The page that holds `bound`, and starts there if `exact`.
-    fn load(&self, writer: &Writer, bound: &[u8], exact: bool) -> Result<Loaded> {
-        let image = self.floor(bound)?.ok_or_else(|| self.hole(bound))?;
-        let view = self.view(&image.key, &image.bytes)?;
-        if (exact && *image.key != *bound) || !reaches_over(view.upper(), bound) {
-            return Err(self.hole(bound));
+    /// Fills a window; returns what is left to be done beyond it.
+    fn fill<'e>(
+        &self,
+        writer: &mut Writer,
+        window: &mut Window,
+        key: &[u8],
+        mut edit: Edit<'e>,
+    ) -> Result<Edit<'e>> {
+        let mut next = key.to_vec();
+        loop {
+            let node = self.node(Which::Holds(&next))?.ok_or_else(|| self.hole(&next))?;
+            let lower: Box<[u8]> = node.lower(0).into();
+            let number =
+                self.root.slot(&lower).map(|(number, ..)| number).ok_or_else(|| self.hole(&lower))?;
+            window.old.push((lower, number));
+            window.upper = node.end().map(<[u8]>::to_vec);
+            edit = self.change_pages(writer, window, &node, edit)?;
+            let more = |upper: &Vec<u8>| match edit {
+                Edit::Run { .. } => false,
+                Edit::Remove(range) => range.hi.as_deref().is_none_or(|hi| upper.as_slice() < hi),
+            };
+            match &window.upper {
+                Some(upper) if more(upper) || window.pages.len() < MIN_PAGES => next.clone_from(upper),
+                _ => return Ok(edit),
+            }
         }
-        let mut upper = view.upper().map(<[u8]>::to_vec);
-        if writer.overlaps
-            && let Some(next) = self.after(&image.key)?
-            && reaches_over(upper.as_deref(), &next.key)
+    }
+
+    /// Adds the pages of a node to a window, changed where they are touched. Returns what is left to be done.
+    fn change_pages<'e>(
+        &self,
+        writer: &mut Writer,
+        window: &mut Window,
+        node: &Arc<Node>,
+        mut edit: Edit<'e>,
+    ) -> Result<Edit<'e>> {
+        let mut index = 0;
+        // The last page of the node before may have been left with little.
+        let mut join = window.pages.last().is_some_and(|last| self.is_underfull(last));
+        while index < node.len() {
+            if !join && !touches(&edit, node, index) {
+                window.pages.extend(self.listed(node, index));
+                index += 1;
+                continue;
+            }
+            let mut sources = Vec::new();
+            if join && let Some(listed) = window.pages.pop() {
+                let upper = node.lower(index).to_vec();
+                sources.push(Source { listed, upper: Some(upper), run_end: 0 });
+            }
+            join = false;
+            let mut bytes = 0;
+            while index < node.len()
+                && bytes < MAX_STRETCH
+                && (sources.is_empty() || bytes == 0 || touches(&rest_of(edit, &sources), node, index))
+            {
+                bytes += self.gather(&mut sources, edit, node, index);
+                index += 1;
+            }
+            index = self.change_stretch(writer, window, sources, edit, node, index)?.max(index);
+            edit = after(edit, node, index);
+        }
+        Ok(edit)
+    }
+
+    fn listed(&self, node: &Node, index: usize) -> Option<Listed> {
+        node.page(index).map(|page| Listed { lower: node.lower(index).to_vec(), page })
+    }
+
+    /// Adds a page and its part of the run to a stretch; returns its bytes.
+    fn gather(&self, sources: &mut Vec<Source>, edit: Edit<'_>, node: &Node, index: usize) -> u64 {
+        let Some(listed) = self.listed(node, index) else { return 0 };
+        let bytes = u64::from(listed.page.bytes);
+        let upper = node.upper(index).map(<[u8]>::to_vec);
+        let before = sources.last().map_or(0, |source| source.run_end);
+        let run_end = match (edit, &upper) {
+            (Edit::Run { run, .. }, Some(upper)) => before + run_below(&run[before..], upper),
+            (Edit::Run { run, .. }, None) => run.len(),
+            (Edit::Remove(_), _) => 0,
+        };
+        sources.push(Source { listed, upper, run_end });
+        bytes.max(1)
+    }
+
+    /// Merges a stretch and cuts it into pages anew. If little is left, the next page is taken in too; returns the index
+    /// of the first page of the node that was not.
+    fn change_stretch(
+        &self,
+        writer: &mut Writer,
+        window: &mut Window,
+        mut sources: Vec<Source>,
+        edit: Edit<'_>,
+        node: &Node,
+        mut index: usize,
+    ) -> Result<usize> {
+        let mut loaded: Vec<Option<Page>> = Vec::new();
+        loop {
+            for source in &sources[loaded.len()..] {
+                loaded.push(self.load_source(writer, source, edit)?);
+            }
+            let views: Vec<Option<PageView<'_>>> =
+                loaded.iter().map(|page| page.as_ref().map(Page::view).transpose()).collect::<Result<_>>()?;
+            let (entries, growth) = self.merge(&sources, &views, edit)?;
+            let (Some(first), Some(last)) = (sources.first(), sources.last()) else { return Ok(index) };
+            let lower = first.listed.lower.clone();
+            let upper = last.upper.clone();
+            let shared = page::shared(&entries);
+            let costs: Vec<u32> = entries.iter().map(|entry| page::cost(entry, shared) as u32).collect();
+            let overhead = super::frame::HEADER
+                + lower.len()
+                + page::FIXED_BYTES
+                + 4
+                + shared.prefix
+                + upper.as_ref().map_or(0, Vec::len);
+            let total: usize = overhead + costs.iter().map(|cost| *cost as usize).sum::<usize>();
+            if total < self.page_bytes / UNDERFULL && index < node.len() {
+                self.gather(&mut sources, edit, node, index);
+                index += 1;
+                continue;
+            }
+            let mut starts = Vec::new();
+            let cuttable = |index: usize| !entries[index].same_key(&entries[index - 1]);
+            cut(&costs, overhead, self.page_bytes, growth, cuttable, &mut starts);
+            // Pages that are in memory stay there in their new form.
+            let warm = sources.iter().any(|source| self.cache.peek(source.listed.page.id).is_some());
+            self.write_pieces(writer, window, (&lower, upper.as_deref()), &entries, &starts, warm)?;
+            window.gone.extend(sources.into_iter().map(|source| source.listed));
+            return Ok(index);
+        }
+    }
+
+    /// A page of a stretch; none if nothing of it will be left.
+    fn load_source(&self, writer: &mut Writer, source: &Source, edit: Edit<'_>) -> Result<Option<Page>> {
+        if let Edit::Remove(range) = edit
+            && range.lo <= source.listed.lower
+            && match (&range.hi, &source.upper) {
+                (None, _) => true,
+                (Some(hi), Some(upper)) => upper <= hi,
+                (Some(_), None) => false,
+            }
         {
-            upper = Some(next.key.to_vec());
+            return Ok(None);
         }
-        Ok(Loaded { image, upper })
+        if source.listed.page.id >= writer.uncommitted {
+            self.drain(writer)?;
+        }
+        // Not through the cache: a run that touches every page would leave nothing else in it.
+        match self.cache.peek(source.listed.page.id) {
+            Some(page) => Ok(Some(page)),
+            None => self.verify(&source.listed.page, self.read_frame(&source.listed.page)?).map(Some),
+        }
+    }
+
+    fn merge<'a>(
+        &self,
+        sources: &[Source],
+        views: &[Option<PageView<'a>>],
+        edit: Edit<'a>,
+    ) -> Result<(Vec<Entry<'a>>, Growth)> {
+        let live = match edit {
+            Edit::Run { live, .. } => live,
+            Edit::Remove(_) => &[],
+        };
+        let records: usize = views.iter().flatten().map(PageView::len).sum();
+        let mut merge = Merge::new(records, live);
+        let mut from = 0;
+        let mut growth = Growth::Inside;
+        for (source, view) in sources.iter().zip(views) {
+            let Some(view) = view else { continue };
+            let count = self.kept_count(view, source.upper.as_deref())?;
+            match edit {
+                Edit::Run { run, .. } => {
+                    let part = &run[from..source.run_end.max(from)];
+                    growth = match (count.checked_sub(1), part.first()) {
+                        _ if sources.len() > 1 => Growth::Inside,
+                        (Some(last), Some(first)) if view.entry(last)?.cmp_key(first.key).is_lt() => {
+                            Growth::AtEnd
+                        }
+                        (None, Some(_)) => Growth::AtEnd,
+                        _ => Growth::Inside,
+                    };
+                    merge.page_and_run(view, count, part)?;
+                    from = source.run_end.max(from);
+                }
+                Edit::Remove(range) => merge.page_without(view, count, range)?,
+            }
+        }
+        Ok((merge.entries, growth))
     }
 
     /// How many of a page's records lie below `upper`, which is its fence or, after a crash, something lower.
-    fn kept_count(&self, view: &page::PageView<'_>, upper: Option<&[u8]>) -> Result<usize> {
+    pub fn kept_count(&self, view: &PageView<'_>, upper: Option<&[u8]>) -> Result<usize> {
         match upper {
             Some(upper) if view.upper() != Some(upper) => {
-                view.lower_bound(&bound::decode(upper)?).map_err(|error| self.place.locate(error))
+                view.lower_bound(upper).map_err(|error| self.place.locate(error))
             }
             _ => Ok(view.len()),
         }
     }
 
-    /// Cuts records into pages and writes them, or hands them back to be carried into the next page.
-    fn settle(
-        &self,
-        writer: &mut Writer,
-        span: Span,
-        entries: &[Entry<'_>],
-        dropped: Vec<Dropped>,
-        growth: Growth,
-        absorb: bool,
-    ) -> Result<Option<Carry>> {
-        let shared = page::shared(entries);
-        let costs: Vec<u32> = entries.iter().map(|entry| page::cost(entry, shared) as u32).collect();
-        let overhead = page::FIXED_BYTES + 4 + shared.prefix + span.upper.as_ref().map_or(0, Vec::len);
-        let total: usize = overhead + costs.iter().map(|cost| *cost as usize).sum::<usize>();
-        if let Some(upper) = &span.upper
-            && absorb
-            && total < self.page_bytes / if span.replaced.is_empty() { UNDERFULL } else { MERGED }
-        {
-            let mut bytes = Vec::with_capacity(total);
-            page::encode(&span.lower, Some(upper), entries, &mut bytes);
-            let upper = upper.clone();
-            let carry = Carry { lower: span.lower, upper, bytes, replaced: span.replaced, dropped };
-            return self.bounded(writer, carry).map(Some);
-        }
-        let mut starts = Vec::new();
-        let cuttable = |index: usize| !entries[index].same_key(&entries[index - 1]);
-        cut(&costs, overhead, self.page_bytes, growth, cuttable, &mut starts);
-        self.write_pieces(writer, &span, entries, &starts)?;
-        for value in dropped {
-            self.remove_value(value)?;
-        }
-        Ok(None)
-    }
-
-    /// Writes a carried page out if much waits for it.
-    fn bounded(&self, writer: &mut Writer, mut carry: Carry) -> Result<Carry> {
-        if carry.replaced.len() >= MAX_REPLACED || carry.dropped.len() >= MAX_DROPPED {
-            self.put(writer, &carry.lower, &carry.bytes)?;
-            for key in carry.replaced.drain(..) {
-                self.delete(writer, &key)?;
-            }
-            for value in carry.dropped.drain(..) {
-                self.remove_value(value)?;
-            }
-        }
-        Ok(carry)
-    }
-
     fn write_pieces(
         &self,
         writer: &mut Writer,
-        span: &Span,
+        window: &mut Window,
+        (lower, upper): (&[u8], Option<&[u8]>),
         entries: &[Entry<'_>],
         starts: &[usize],
+        warm: bool,
     ) -> Result<()> {
-        let mut lowers: Vec<Vec<u8>> = Vec::with_capacity(starts.len());
-        for start in &starts[1..] {
-            lowers.push(bound::encode(&separator(&entries[start - 1], &entries[*start])).into_owned());
-        }
-        let mut page = std::mem::take(&mut writer.scratch);
-        let mut end = entries.len();
-        for (piece, start) in starts.iter().enumerate().rev() {
-            let lower = piece.checked_sub(1).map_or(&*span.lower, |before| &lowers[before]);
-            let upper = lowers.get(piece).map(Vec::as_slice).or(span.upper.as_deref());
-            page::encode(lower, upper, &entries[*start..end], &mut page);
-            self.put(writer, lower, &page)?;
-            end = *start;
-        }
-        writer.scratch = page;
-        for key in &span.replaced {
-            if lowers.binary_search_by(|lower| lower.as_slice().cmp(key)).is_err() {
-                self.delete(writer, key)?;
+        let mut lower = lower.to_vec();
+        for (piece, start) in starts.iter().enumerate() {
+            let end = starts.get(piece + 1).copied().unwrap_or(entries.len());
+            let between = (end < entries.len()).then(|| separator(&entries[end - 1], &entries[end]));
+            let listed =
+                self.put(writer, &lower, between.as_deref().or(upper), &entries[*start..end], warm)?;
+            window.pages.push(listed);
+            if let Some(next) = between {
+                lower = next;
             }
         }
         Ok(())
     }
+
+    fn is_underfull(&self, listed: &Listed) -> bool {
+        (listed.page.bytes as usize) < self.page_bytes / UNDERFULL
+    }
+
+    /// Puts a window in the place of the nodes that it was made from.
+    fn swap(&self, writer: &mut Writer, window: Window) -> Result<()> {
+        self.drain(writer)?;
+        let mut numbers = window.old.iter().cloned().collect::<std::collections::BTreeMap<_, _>>();
+        let mut nodes = Vec::new();
+        let mut rest = window.pages.as_slice();
+        while !rest.is_empty() {
+            let (part, others) = rest.split_at(node_end(rest));
+            let upper = others.first().map(|next| next.lower.as_slice()).or(window.upper.as_deref());
+            let node = Node::new(part, upper);
+            let lower: Box<[u8]> = node.lower(0).into();
+            let number = numbers.remove(&lower).unwrap_or_else(|| {
+                writer.next_node += 1;
+                writer.next_node - 1
+            });
+            writer.dirty_bytes += node.resident();
+            nodes.push((lower, number, node));
+            rest = others;
+        }
+        for (lower, _) in &window.old {
+            writer.dirty.remove(lower);
+        }
+        writer.dirty.extend(nodes.iter().map(|(lower, ..)| lower.clone()));
+        writer.removed.extend(numbers.values());
+        let old: Vec<Box<[u8]>> = window.old.into_iter().map(|(lower, _)| lower).collect();
+        self.root.replace(&old, nodes);
+        for listed in window.pages.iter().filter(|listed| listed.page.id >= window.first) {
+            writer.account(&listed.lower, &listed.page, true);
+        }
+        for listed in window.gone {
+            if listed.page.id < window.first {
+                writer.account(&listed.lower, &listed.page, false);
+            }
+            writer.free(&listed.page);
+            self.cache.remove(listed.page.id);
+        }
+        Ok(())
+    }
+
+    /// Forgets what was written for a window that will not be put in.
+    fn abandon(&self, writer: &mut Writer, window: Window) {
+        writer.forget_buffer();
+        for listed in window.pages.into_iter().chain(window.gone) {
+            if listed.page.id >= window.first {
+                writer.free(&listed.page);
+                self.cache.remove(listed.page.id);
+            }
+        }
+    }
 }
 
-/// The bounds of a page together with what is carried into it, and the values that were dropped on the way.
-fn span(key: IVec, upper: Option<Vec<u8>>, carry: Option<&Carry>) -> (Span, Vec<Dropped>) {
-    match carry {
-        None => (Span { lower: key, upper, replaced: Vec::new() }, Vec::new()),
-        Some(carry) => {
-            let mut replaced = carry.replaced.clone();
-            replaced.push(key);
-            (Span { lower: carry.lower.clone(), upper, replaced }, carry.dropped.clone())
+/// How many of `pages` make the next node: all if they fit, else about equal parts.
+fn node_end(pages: &[Listed]) -> usize {
+    let parts = pages.len().div_ceil(MAX_PAGES);
+    let count = pages.len().div_ceil(parts.max(1));
+    let mut bytes = 0;
+    let fit = pages.iter().take_while(|listed| {
+        bytes += listed.lower.len();
+        bytes <= MAX_BOUND_BYTES
+    });
+    fit.count().clamp(1, count.max(1))
+}
+
+fn touches(edit: &Edit<'_>, node: &Node, index: usize) -> bool {
+    let upper = node.upper(index);
+    match edit {
+        Edit::Run { run, .. } => run.first().is_some_and(|first| upper.is_none_or(|upper| first.key < upper)),
+        Edit::Remove(range) => {
+            upper.is_none_or(|upper| range.lo.as_slice() < upper)
+                && range.hi.as_deref().is_none_or(|hi| node.lower(index) < hi)
         }
+    }
+}
+
+/// The edit without the part of the run that the sources have.
+fn rest_of<'e>(edit: Edit<'e>, sources: &[Source]) -> Edit<'e> {
+    match edit {
+        Edit::Run { run, live } => {
+            Edit::Run { run: &run[sources.last().map_or(0, |source| source.run_end)..], live }
+        }
+        remove => remove,
+    }
+}
+
+/// The edit without the part of the run that lies below page `index` of the node.
+fn after<'e>(edit: Edit<'e>, node: &Node, index: usize) -> Edit<'e> {
+    let bound = index.checked_sub(1).and_then(|last| node.upper(last));
+    match (edit, bound) {
+        (Edit::Run { run, live }, Some(bound)) => Edit::Run { run: &run[run_below(run, bound)..], live },
+        (Edit::Run { live, .. }, None) => Edit::Run { run: &[], live },
+        (remove, _) => remove,
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn cut(
     }
     let pieces = match growth {
         Growth::AtEnd => 0,
-        Growth::Inside if total > 3 * room => total.div_ceil(room - room / 8),
+        Growth::Inside if total > 3 * room => total.div_ceil(room - room / 16),
         Growth::Inside => total.div_ceil(room),
     };
     let (mut piece, mut before) = (0, 0);

@@ -1,0 +1,105 @@
+//! Making what was applied durable: pages first, then the index that refers to them, then the word that it is complete.
+//!
+//! Invariants: a node reaches sled only after the pages it refers to are on the disk; the space of replaced pages is
+//! given up only after the index without them is. So whatever a crash leaves of the nodes of one commit, old or new, each
+//! of them refers to pages that are there, and any mixture of both holds every record that was committed before.
+//! Nothing is said to be durable before our own fsync of sled's files (it takes sync_file_range for durable, which
+//! it is not). A failed fsync is final: what it did not write is gone from the page cache, and asking again would only
+//! hide that.
+
+use super::core::Core;
+use super::node::stored_checksum;
+use super::open::sync_tree;
+use super::writer::Writer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Seq;
+use std::sync::atomic::Ordering;
+
+pub(super) const STATE_KEY: &[u8] = b"state";
+const STATE_VERSION: u8 = 1;
+/// How much may wait in sled's buffers: it puts no bound on that itself.
+const MAX_UNWRITTEN: usize = 8 << 20;
+
+impl Core {
+    /// Makes all writes so far durable, and `applied` with them.
+    pub fn sync(&self, applied: Seq) -> Result<()> {
+        self.check()?;
+        let mut writer = self.writer.lock();
+        self.relocate(&mut writer)?;
+        self.commit(&mut writer, Some(applied))
+    }
+
+    /// Makes all writes so far durable, and `applied` if there is news of it.
+    pub fn commit(&self, writer: &mut Writer, applied: Option<Seq>) -> Result<()> {
+        self.drain(writer)?;
+        if writer.unsynced {
+            self.write_file("sync", |file| file.sync_data())?;
+            writer.unsynced = false;
+        }
+        let mut unwritten = 0;
+        // From the right, since the right one of two nodes that reach over each other is the one that counts.
+        for lower in writer.dirty.iter().rev() {
+            let Some((number, _, Some(node))) = self.root.slot(lower) else { continue };
+            let bytes = node.encode(number);
+            let crc = stored_checksum(&bytes);
+            unwritten += bytes.len();
+            self.write("write the index", || self.index.insert(number.to_be_bytes(), bytes))?;
+            self.root.clean(lower, crc);
+            if unwritten > MAX_UNWRITTEN {
+                unwritten = 0;
+                self.write("flush the index", || self.db.flush())?;
+            }
+        }
+        writer.dirty.clear();
+        writer.dirty_bytes = 0;
+        for number in writer.removed.drain(..) {
+            self.write("write the index", || self.index.remove(number.to_be_bytes()))?;
+        }
+        if let Some(applied) = applied {
+            let mut state = vec![STATE_VERSION];
+            state.extend_from_slice(&applied.0.to_le_bytes());
+            state.extend_from_slice(&crc32fast::hash(&state).to_le_bytes());
+            self.write("write the shard's state", || self.meta.insert(STATE_KEY, state))?;
+        }
+        self.write("flush the index", || self.db.flush())?;
+        sync_tree(self.place.index_dir().as_path())
+            .map_err(|(path, error)| self.fail(Error::io("sync", path, error).on(self.place.shard)))?;
+        if let Some(applied) = applied {
+            self.applied.store(applied.0, Ordering::Release);
+        }
+        writer.uncommitted = writer.next_page;
+        for (unit, count) in writer.freed.drain(..) {
+            writer.space.release(unit, count);
+        }
+        writer.freed_units = 0;
+        if let Some(end) = writer.space.shrink() {
+            self.write_file("shorten", |file| file.set_len(end * super::space::UNIT))?;
+        }
+        self.balance();
+        Ok(())
+    }
+
+    pub(super) fn decode_state(&self, state: &[u8]) -> Result<Seq> {
+        let bad = |what: &str| {
+            self.place
+                .corruption(format!("expected the shard's state, found {} bytes with {what}", state.len()))
+        };
+        let (body, crc) = state.split_last_chunk::<4>().ok_or_else(|| bad("no checksum"))?;
+        if u32::from_le_bytes(*crc) != crc32fast::hash(body) {
+            return Err(bad("a wrong checksum"));
+        }
+        match body {
+            [STATE_VERSION, applied @ ..] => {
+                let applied = applied.try_into().map_err(|_| bad("a wrong length"))?;
+                Ok(Seq(u64::from_le_bytes(applied)))
+            }
+            _ => Err(self.place.locate(
+                Error::new(
+                    ErrorKind::Unsupported,
+                    "the shard's state has a format that this release does not read",
+                )
+                .remedy("use the release that wrote it, or a newer one"),
+            )),
+        }
+    }
+}

@@ -31,8 +31,8 @@ pub(crate) fn cost(entry: &Entry<'_>, shared: Shared) -> usize {
         Content::Value(value) => varint::len(value.len() as u64) + value.len(),
         Content::Tombstone => 0,
     };
-    // Two bytes of offset table; a page that needs four a record is over every size that a split aims at.
-    3 + varint::len(suffix as u64) + suffix + varint::len(entry.seq.0 - shared.min_seq.0) + content
+    // Two bytes each of the tables; a page that needs wider offsets is over every size that a split aims at.
+    5 + varint::len(suffix as u64) + suffix + varint::len(entry.seq.0 - shared.min_seq.0) + content
 }
 
 /// Appends to `out` the page of `entries`, which are sorted (key ascending, sequence descending), lie in the page's
@@ -67,18 +67,17 @@ pub fn encode(lower: &[u8], upper: Option<&[u8]>, entries: &[Entry<'_>], out: &m
         out.truncate(end);
     }
 
-    let start = out.len();
-    let mut offsets = Vec::with_capacity(entries.len() * if wide { 4 } else { 2 });
     for entry in entries {
-        let offset = (out.len() - start) as u32;
-        if wide {
-            offsets.extend_from_slice(&offset.to_le_bytes());
-        } else {
-            offsets.extend_from_slice(&(offset as u16).to_le_bytes());
-        }
+        out.extend_from_slice(&entry.stem(shared.prefix).to_le_bytes());
+    }
+    let (table, width) = (out.len(), if wide { 4 } else { 2 });
+    out.resize(table + width * entries.len(), 0);
+    let start = out.len();
+    for (index, entry) in entries.iter().enumerate() {
+        let offset = ((out.len() - start) as u32).to_le_bytes();
+        out[table + width * index..][..width].copy_from_slice(&offset[..width]);
         push_record(entry, shared, out);
     }
-    out.extend_from_slice(&offsets);
     let crc = checksum(lower, &out[page..]);
     out[page..page + 4].copy_from_slice(&crc.to_le_bytes());
 }

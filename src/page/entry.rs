@@ -62,6 +62,12 @@ impl<'a> Entry<'a> {
         self.head.get(at).or_else(|| self.tail.get(at.wrapping_sub(self.head.len()))).copied()
     }
 
+    /// The first two bytes of the key from its byte `skip` on, as a number that orders as they do.
+    pub(super) fn stem(&self, skip: usize) -> u16 {
+        let byte = |at| self.byte(at).unwrap_or_default();
+        u16::from_be_bytes([byte(skip), byte(skip + 1)])
+    }
+
     /// How many leading bytes two keys share.
     pub fn common_prefix(&self, other: &Entry<'_>) -> usize {
         let skip = if std::ptr::eq(self.head, other.head) { self.head.len() } else { 0 };

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!  0       4         5       6        10        18
-//!  +-------+---------+-------+--------+---------+----------------+---------+-----------+---------------+
-//!  | CRC32 | version | flags | count  | min seq | [upper fence]  | prefix  | records   | offset table  |
-//!  | u32   | u8      | u8    | u32    | u64     | varint + bytes | varint+ | count of  | count x u16   |
-//!  |       |         |       |        |         | unless last    | bytes   | them      | (or u32)      |
-//!  +-------+---------+-------+--------+---------+----------------+---------+-----------+---------------+
+//!  +-------+---------+-------+--------+---------+----------------+---------+-------------+---------------+----------+
+//!  | CRC32 | version | flags | count  | min seq | [upper fence]  | prefix  | stems       | offsets       | records  |
+//!  | u32   | u8      | u8    | u32    | u64     | varint + bytes | varint+ | count x u16 | count x u16   | count of |
+//!  |       |         |       |        |         | unless last    | bytes   |             | (or u32)      | them     |
+//!  +-------+---------+-------+--------+---------+----------------+---------+-------------+---------------+----------+
+//!  stem:   the first two bytes of the suffix, zeros where it is shorter, as a number (the first byte counts more)
 //!  record: kind u8 | suffix varint + bytes | seq - min seq varint | content
 //!  content: value: varint + bytes; tombstone: nothing
 //! ```
+//! A search runs through the stems, which lie together, and touches one or two records instead of one at every step.
 //! Little-endian. The checksum covers the key that the page is stored under and every byte after the checksum, and both
 //! it and the version byte stay where they are in every later version, so that a damaged page is told from a new one.
 //!

@@ -144,8 +144,8 @@ fn a_newer_page_is_unsupported_and_not_corrupt() {
     assert_eq!(PageView::open(b"k", &newer).unwrap_err().kind(), ErrorKind::Unsupported);
     let flagged = resealed(page.clone(), |page| page[5] |= 8);
     assert_eq!(PageView::open(b"k", &flagged).unwrap_err().kind(), ErrorKind::Unsupported);
-    // The first record follows the fixed fields, the length of the prefix and the prefix, "k".
-    let expiring = resealed(page, |page| page[FIXED_BYTES + 2] |= 0x80);
+    // The first record follows the fixed fields, the length of the prefix, the prefix, "k", and both tables.
+    let expiring = resealed(page, |page| page[FIXED_BYTES + 2 + 20 * 4] |= 0x80);
     let view = PageView::open(b"k", &expiring).unwrap();
     assert_eq!(view.entry(0).unwrap_err().kind(), ErrorKind::Unsupported);
 }
@@ -171,11 +171,14 @@ fn records_out_of_order_or_out_of_bounds_are_found() {
     let view = PageView::open(b"k", &page).unwrap();
     assert_eq!(view.check(b"k\x01", None).unwrap_err().kind(), ErrorKind::Corruption);
     assert_eq!(view.check(b"k", Some(b"k\x13")).unwrap_err().kind(), ErrorKind::Corruption);
-    let swapped = resealed(page, |page| {
-        let end = page.len();
-        page.swap(end - 2, end - 4);
-        page.swap(end - 1, end - 3);
+    let offsets = FIXED_BYTES + 2 + 20 * 2;
+    let swapped = resealed(page.clone(), |page| {
+        page.swap(offsets, offsets + 2);
+        page.swap(offsets + 1, offsets + 3);
     });
     let view = PageView::open(b"k", &swapped).unwrap();
+    assert_eq!(view.check(b"k", None).unwrap_err().kind(), ErrorKind::Corruption);
+    let stem = resealed(page, |page| page[FIXED_BYTES + 2] ^= 1);
+    let view = PageView::open(b"k", &stem).unwrap();
     assert_eq!(view.check(b"k", None).unwrap_err().kind(), ErrorKind::Corruption);
 }

@@ -12,8 +12,9 @@ use crate::ids::Seq;
 pub struct PageView<'a> {
     upper: Option<&'a [u8]>,
     prefix: &'a [u8],
-    records: &'a [u8],
+    stems: &'a [u8],
     offsets: &'a [u8],
+    records: &'a [u8],
     min_seq: u64,
     count: usize,
     wide: bool,
@@ -98,17 +99,9 @@ impl<'a> PageView<'a> {
         let upper = if flags & FLAG_UNBOUNDED == 0 { Some(take_counted(page, &mut at)?) } else { None };
         let prefix = take_counted(page, &mut at)?;
         let wide = flags & FLAG_WIDE != 0;
-        let table = count.checked_mul(if wide { 4 } else { 2 })?;
-        let end = page.len().checked_sub(table).filter(|end| *end >= at)?;
-        Some(PageView {
-            upper,
-            prefix,
-            records: page.get(at..end)?,
-            offsets: page.get(end..)?,
-            min_seq,
-            count,
-            wide,
-        })
+        let stems = take(page, &mut at, count.checked_mul(2)?)?;
+        let offsets = take(page, &mut at, count.checked_mul(if wide { 4 } else { 2 })?)?;
+        Some(PageView { upper, prefix, stems, offsets, records: page.get(at..)?, min_seq, count, wide })
     }
 
     pub fn len(&self) -> usize {
@@ -181,30 +174,78 @@ impl<'a> PageView<'a> {
             // Every key here starts with the prefix, so all of them are on the same side of a key that does not.
             return Ok(if self.prefix < key { self.count } else { 0 });
         };
-        self.partition(|index| Some(self.suffix(index)?.1 < rest))
+        let (low, high) = self.stem_range(rest);
+        self.partition(low, high, |index| Some(self.suffix(index)?.1 < rest))
     }
 
     /// The newest version of `key` at or below `at`.
     pub fn find(&self, key: &[u8], at: Seq) -> Result<Option<Entry<'a>>> {
         let Some(rest) = key.strip_prefix(self.prefix) else { return Ok(None) };
-        let index = self.partition(|index| {
+        let (low, high) = self.stem_range(rest);
+        let index = self.partition(low, high, |index| {
             let (_, suffix, mut next) = self.suffix(index)?;
             Some(match suffix.cmp(rest) {
                 std::cmp::Ordering::Equal => self.seq(&mut next)? > at,
                 order => order.is_lt(),
             })
         })?;
-        if index == self.count {
+        if index == high {
             return Ok(None);
         }
         let entry = self.entry(index)?;
         Ok((entry.tail == rest).then_some(entry))
     }
 
-    /// The first index for which `before` no longer holds.
+    fn stem(&self, index: usize) -> u16 {
+        self.stems.get(2 * index..).and_then(<[u8]>::first_chunk).map_or(0, |stem| u16::from_le_bytes(*stem))
+    }
+
+    /// The records whose suffix begins like `rest`: all before them are smaller, all after them greater.
     #[inline]
-    fn partition(&self, before: impl Fn(usize) -> Option<bool>) -> Result<usize> {
+    fn stem_range(&self, rest: &[u8]) -> (usize, usize) {
+        let byte = |at: usize| rest.get(at).copied().unwrap_or_default();
+        let stem = u16::from_be_bytes([byte(0), byte(1)]);
         let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.stem(middle) < stem {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        // Few share it: the end is near.
+        while high < self.count && self.stem(high) == stem {
+            high += 1;
+            if high - low > 8 {
+                return (low, self.stem_end(stem, high));
+            }
+        }
+        (low, high)
+    }
+
+    /// The first index from `low` on whose stem is above `stem`.
+    fn stem_end(&self, stem: u16, mut low: usize) -> usize {
+        let mut high = self.count;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.stem(middle) <= stem {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// The first index from `low` on for which `before` no longer holds.
+    #[inline]
+    fn partition(
+        &self,
+        mut low: usize,
+        mut high: usize,
+        before: impl Fn(usize) -> Option<bool>,
+    ) -> Result<usize> {
         while low < high {
             let middle = low + (high - low) / 2;
             if before(middle).ok_or_else(|| self.bad_record(middle))? {
@@ -226,7 +267,7 @@ impl<'a> PageView<'a> {
             });
             let inside =
                 entry.cmp_key(lower).is_ge() && upper.is_none_or(|upper| entry.cmp_key(upper).is_lt());
-            if !in_order || !inside {
+            if !in_order || !inside || entry.stem(entry.head.len()) != self.stem(index) {
                 return Err(bad(
                     &format!("record {index} in order and inside the page's bounds"),
                     self.offset(index).unwrap_or_default(),

@@ -13,7 +13,6 @@ use super::writer::Writer;
 use crate::disk::DiskFile;
 use crate::engine::{Figures, PowerLoss};
 use crate::error::{Error, Result};
-use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io;
 use std::path::PathBuf;
@@ -92,16 +91,18 @@ impl Core {
         error
     }
 
-    /// Reads the frame of a page from the file, without believing it.
-    pub fn read_frame(&self, page: &PageRef) -> Result<Bytes> {
-        let mut frame = vec![0; page.bytes as usize];
-        let read = page.unit.checked_mul(UNIT).map_or(Ok(0), |offset| self.file.read_at(offset, &mut frame));
-        let read = read.map_err(|e| Error::io("read a page", &self.path, e).on(self.place.shard))?;
-        frame.truncate(read);
-        Ok(Bytes::from(frame))
+    /// Reads the frame of a page from the file, without believing it. What lies beyond the file's end reads as zeros.
+    pub fn read_frame(&self, page: &PageRef) -> Result<Arc<[u8]>> {
+        let mut frame: Arc<[u8]> = std::iter::repeat_n(0, page.bytes as usize).collect();
+        if let (Some(offset), Some(bytes)) = (page.unit.checked_mul(UNIT), Arc::get_mut(&mut frame)) {
+            self.file
+                .read_at(offset, bytes)
+                .map_err(|e| Error::io("read a page", &self.path, e).on(self.place.shard))?;
+        }
+        Ok(frame)
     }
 
-    pub fn verify(&self, page: &PageRef, frame: Bytes) -> Result<Page> {
+    pub fn verify(&self, page: &PageRef, frame: Arc<[u8]>) -> Result<Page> {
         Page::verify(page, frame).map_err(|e| {
             e.at(&self.path).on(self.place.shard).remedy("repair the shard from its replicas or a checkpoint")
         })

@@ -36,7 +36,7 @@ pub(super) struct PageCursor {
     /// The node that the cursor is in, as it was then, and the page to be given out next.
     here: Option<(Arc<Node>, usize)>,
     /// Frames read ahead, in the order in which they are wanted.
-    ahead: VecDeque<(u64, Bytes)>,
+    ahead: VecDeque<(u64, Arc<[u8]>)>,
     /// How many pages to read at once.
     pages: usize,
 }
@@ -153,7 +153,7 @@ impl PageCursor {
             let start = ((page.unit - from) * UNIT) as usize;
             let frame = bytes.get(start..start + page.bytes as usize).unwrap_or(&[]);
             // Copied apart, so that a value that is kept holds on to its page alone.
-            self.ahead.push_back((page.id, Bytes::copy_from_slice(frame)));
+            self.ahead.push_back((page.id, Arc::from(frame)));
         }
         Ok(())
     }
@@ -211,11 +211,11 @@ impl PageCursor {
         for entry in &live {
             entry.push_key(0, &mut keys);
         }
-        let keys = Bytes::from(keys);
+        let (keys, values) = (Bytes::from(keys), page.share());
         out.reserve(live.len());
         let give = |entry: &Entry<'_>, start: usize| {
             let value = match entry.content {
-                Content::Value(value) if value.len() <= LARGE_VALUE => Some(page.share(value)),
+                Content::Value(value) if value.len() <= LARGE_VALUE => Some(values.slice_ref(value)),
                 _ => None,
             };
             out.push(Item { key: keys.slice(start..start + entry.key_len()), seq: entry.seq, value });

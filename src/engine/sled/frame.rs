@@ -17,20 +17,21 @@ use super::node::PageRef;
 use crate::error::{Error, Result};
 use crate::page::{self, PageView};
 use bytes::Bytes;
+use std::sync::Arc;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"APGF");
 pub(super) const HEADER: usize = 24;
 
-/// A verified page.
+/// A verified page. Its bytes lie beside the count of those who hold it, which a lookup touches anyway.
 #[derive(Debug, Clone)]
 pub(super) struct Page {
-    frame: Bytes,
+    frame: Arc<[u8]>,
     start: u32,
 }
 
 impl Page {
     /// Verifies the frame that was read where `wanted` lies.
-    pub fn verify(wanted: &PageRef, frame: Bytes) -> Result<Page> {
+    pub fn verify(wanted: &PageRef, frame: Arc<[u8]>) -> Result<Page> {
         let bad = |what: &str| {
             Error::corruption(format!(
                 "expected page {} of {} bytes with checksum {:08x} at unit {} of the page file, found {what}",
@@ -58,7 +59,7 @@ impl Page {
     }
 
     /// A page that was encoded a moment ago; it starts at `start` of its frame.
-    pub fn fresh(frame: Bytes, start: usize) -> Page {
+    pub fn fresh(frame: Arc<[u8]>, start: usize) -> Page {
         Page { frame, start: start as u32 }
     }
 
@@ -80,9 +81,9 @@ impl Page {
         PageView::verified(&self.frame[self.start as usize..])
     }
 
-    /// A part of the page without a copy: as long as it lives, so does the page.
-    pub fn share(&self, part: &[u8]) -> Bytes {
-        self.frame.slice_ref(part)
+    /// The page's bytes, of which parts can be handed out without a copy: as long as one lives, so does the page.
+    pub fn share(&self) -> Bytes {
+        Bytes::from_owner(Arc::clone(&self.frame))
     }
 }
 

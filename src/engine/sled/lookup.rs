@@ -23,7 +23,7 @@ impl Core {
         let value = match entry.content {
             Content::Tombstone => return Ok(None),
             Content::Value(value) if value.len() >= page.len() / SHARE && value.len() >= MIN_SHARED => {
-                page.share(value)
+                page.share().slice_ref(value)
             }
             Content::Value(value) => Bytes::copy_from_slice(value),
         };

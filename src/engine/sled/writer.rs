@@ -15,8 +15,8 @@ use crate::digest::page_digest;
 use crate::engine::Figures;
 use crate::error::{Error, ErrorKind, Result};
 use crate::page::{self, Entry};
-use bytes::Bytes;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// How much is gathered before it is written to the page file.
 const BUFFER: usize = 1 << 20;
@@ -127,7 +127,7 @@ impl Core {
         let page = PageRef { id, unit, bytes: len, records: entries.len() as u32, crc };
         writer.next_page += 1;
         if warm {
-            self.cache.insert(id, &Page::fresh(Bytes::copy_from_slice(&bytes[start..]), page_start - start));
+            self.cache.insert(id, &Page::fresh(Arc::from(&bytes[start..]), page_start - start));
         }
         if start > 0 && unit != writer.buffer_unit + (start as u64) / UNIT {
             let tail = bytes.split_off(start);

@@ -46,7 +46,7 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
     if flush {
         state.signals.want_flush();
     }
-    if handoff == Handoff::Buffered || state.journal.wants_provision() {
+    if handoff == Handoff::Buffered || state.journal.wants_provision() || state.memory_moved() {
         state.signals.want_tick();
     }
     if durability == Durability::Sync {

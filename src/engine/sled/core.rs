@@ -16,9 +16,7 @@ use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
-#[cfg(test)]
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub(super) struct Core {
@@ -32,7 +30,7 @@ pub(super) struct Core {
     pub root: Root,
     pub cache: PageCache,
     /// Memory for nodes and pages together.
-    pub cache_bytes: u64,
+    pub cache_bytes: AtomicU64,
     pub page_bytes: usize,
     /// One writer at a time. Readers never wait for it.
     pub writer: Mutex<Writer>,
@@ -198,8 +196,9 @@ impl Core {
 
     /// Shares the memory out again: what the index does not take is for pages.
     pub fn balance(&self) {
-        let nodes = self.root.resident().min(self.cache_bytes / 2);
-        self.cache.set_capacity(self.cache_bytes - nodes);
+        let bytes = self.cache_bytes.load(Ordering::Relaxed);
+        let nodes = self.root.resident().min(bytes / 2);
+        self.cache.set_capacity(bytes - nodes);
     }
 
     #[cold]

@@ -141,6 +141,13 @@ impl Engine for SledEngine {
         self.with(|core| core.recount(pages))
     }
 
+    fn set_cache(&self, bytes: u64) {
+        if let Some(core) = self.core.read_recursive().as_ref() {
+            core.cache_bytes.store(bytes, Ordering::Relaxed);
+            core.balance();
+        }
+    }
+
     fn disk_bytes(&self) -> Result<u64> {
         self.with(|core| core.disk_bytes())
     }

@@ -72,7 +72,7 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
         path,
         root: Root::new(BTreeMap::new(), 0),
         cache: PageCache::new(spec.cache_bytes),
-        cache_bytes: spec.cache_bytes,
+        cache_bytes: AtomicU64::new(spec.cache_bytes),
         page_bytes: spec.page_bytes,
         writer: Mutex::new(Writer::default()),
         figures: Mutex::new(None),

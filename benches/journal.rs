@@ -29,7 +29,7 @@ fn create(dir: &Path) -> Journal {
 
 fn append(journal: &Journal, handoff: Handoff) -> Seq {
     let payload = Payload::new(black_box(&PAYLOAD));
-    journal.lock().append(&payload, handoff).expect("an append")
+    journal.append(&payload, handoff).expect("an append")
 }
 
 /// Runs `each` `count` times on every thread, beside a thread that provisions and trims, and returns how long it took.

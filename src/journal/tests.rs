@@ -46,7 +46,12 @@ fn append(journal: &Journal, handoff: Handoff) -> Result<Seq> {
     let mut appender = journal.lock();
     let seq = appender.next_seq();
     let bytes = payload(seq.0);
-    assert_eq!(appender.append(&Payload::new(&bytes), handoff)?, seq);
+    assert_eq!(appender.append(&Payload::new(&bytes))?, seq);
+    let crowded = appender.crowded();
+    drop(appender);
+    if crowded || handoff == Handoff::Os {
+        journal.hand_to(seq)?;
+    }
     Ok(seq)
 }
 

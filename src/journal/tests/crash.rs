@@ -83,11 +83,10 @@ fn step(journal: &Journal, promises: &mut Promises, rng: &mut Rng) -> Result<()>
         }
         _ => {
             // One that needs a segment of its own.
-            let mut appender = journal.lock();
-            let seq = appender.next_seq().0;
+            let seq = journal.lock().next_seq().0;
             if is_large(seq) {
                 promises.appended += 1;
-                appender.append(&Payload::new(&payload(seq)), Handoff::Os)?;
+                journal.append(&Payload::new(&payload(seq)), Handoff::Os)?;
                 promises.handed = promises.appended;
             }
         }

@@ -104,7 +104,7 @@ fn frames_larger_than_a_segment_get_one_of_their_own_which_is_not_recycled() {
             if provision {
                 journal.provision().unwrap();
             }
-            journal.lock().append(&Payload::new(&vec![7; size]), Handoff::Os).unwrap();
+            journal.append(&Payload::new(&vec![7; size]), Handoff::Os).unwrap();
         }
     }
     let mut seen = Vec::new();
@@ -118,7 +118,7 @@ fn frames_larger_than_a_segment_get_one_of_their_own_which_is_not_recycled() {
     journal.trim(Seq::MAX).unwrap();
     let stats = journal.stats();
     assert!(stats.bytes <= (stats.segments + stats.spares) * CONFIG.segment_bytes, "{stats:?}");
-    let error = journal.lock().append(&Payload::new(&vec![0; frame_limit() + 1]), Handoff::Os).unwrap_err();
+    let error = journal.append(&Payload::new(&vec![0; frame_limit() + 1]), Handoff::Os).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
@@ -235,7 +235,7 @@ fn a_segment_that_lost_its_name_to_a_larger_one_is_not_written_to() {
         append(&journal, Handoff::Os).unwrap();
         journal.provision().unwrap();
         disk.inject(Fault::on(operation).times(1));
-        let error = journal.lock().append(&Payload::new(&[0; 50_000]), Handoff::Os).unwrap_err();
+        let error = journal.append(&Payload::new(&[0; 50_000]), Handoff::Os).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{operation:?}: {error}");
         let mut last = Seq(1);
         while journal.stats().segments < 4 {

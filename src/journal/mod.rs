@@ -112,6 +112,8 @@ pub struct JournalStats {
     pub durable: Seq,
     /// Calls of the disk's sync since the journal was opened, and writes that were one.
     pub syncs: u64,
+    /// Of these, the writes past the system's cache.
+    pub through: u64,
     /// Frames appended since the journal was opened.
     pub frames: u64,
     /// Bytes handed to the operating system since the journal was opened, markers and what was written again included.
@@ -148,6 +150,7 @@ struct Counters {
     /// Every frame up to this has been handed to the operating system.
     handed: AtomicU64,
     syncs: AtomicU64,
+    through: AtomicU64,
     frames: AtomicU64,
     bytes_written: AtomicU64,
 }
@@ -156,7 +159,7 @@ impl Counters {
     fn new(last: Seq) -> Self {
         let [last, handed] = [AtomicU64::new(last.0), AtomicU64::new(last.0)];
         let zero = || AtomicU64::new(0);
-        Counters { last, handed, syncs: zero(), frames: zero(), bytes_written: zero() }
+        Counters { last, handed, syncs: zero(), through: zero(), frames: zero(), bytes_written: zero() }
     }
 }
 
@@ -281,6 +284,7 @@ impl Journal {
             last: self.last(),
             durable: self.durable(),
             syncs: self.counters.syncs.load(Ordering::Relaxed),
+            through: self.counters.through.load(Ordering::Relaxed),
             frames: self.counters.frames.load(Ordering::Relaxed),
             bytes_written: self.counters.bytes_written.load(Ordering::Relaxed),
         }

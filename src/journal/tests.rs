@@ -26,6 +26,12 @@ fn create(disk: &SimDisk) -> Result<Journal> {
     Journal::create(Arc::new(disk.clone()), dir(), CONFIG, Seq(1))
 }
 
+/// With segments that are not full before a test ends.
+fn create_long(disk: &SimDisk) -> Result<Arc<Journal>> {
+    let config = JournalConfig { segment_bytes: 4 << 20, ..CONFIG };
+    Journal::create(Arc::new(disk.clone()), dir(), config, Seq(1)).map(Arc::new)
+}
+
 /// A payload that only this sequence has, of a length that varies.
 fn payload(seq: u64) -> Vec<u8> {
     let len = if is_large(seq) { 20_000 } else { (seq * 7919 % 2311) as usize };

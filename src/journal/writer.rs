@@ -28,6 +28,8 @@ const CALM: u32 = 2;
 /// How often one that wants to hand over looks whether another did it, before it sleeps: a write takes about a
 /// microsecond, sleeping and waking several.
 const LOOKS: u32 = 32;
+/// So many of the looks, the first ones, keep the processor.
+const SHORT_LOOKS: u32 = 6;
 
 /// What the writer's lock protects.
 #[derive(Debug)]
@@ -73,14 +75,18 @@ impl Journal {
     /// `Poisoned`: this write, or an earlier write or sync, failed; reopen. `Closed`.
     pub fn hand_to(&self, seq: Seq) -> Result<()> {
         let handed = || self.counters.handed.load(Ordering::Acquire) >= seq.0;
-        for _ in 0..LOOKS {
+        for look in 0..LOOKS {
             if handed() {
                 return Ok(());
             }
             if let Some(writer) = self.writer.try_lock() {
                 return self.hand_over(writer, seq);
             }
-            std::thread::yield_now();
+            if look < SHORT_LOOKS {
+                (0..1 << look).for_each(|_| std::hint::spin_loop());
+            } else {
+                std::thread::yield_now();
+            }
         }
         self.hand_over(self.writer.lock(), seq)
     }
@@ -186,6 +192,7 @@ impl Journal {
         let written = match &segment.through {
             Some(file) if through => {
                 self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+                self.counters.through.fetch_add(1, Ordering::Relaxed);
                 file.write_at(at, bytes).inspect_err(|_| {
                     // As after a failed sync: what is readable stays a prefix until the machine stops.
                     let _ = segment.file.write_at(at, bytes);

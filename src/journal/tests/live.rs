@@ -53,15 +53,12 @@ fn sync_until_it_fails(journal: &Arc<Journal>) -> (Vec<Error>, Seq) {
         });
     }
     let limit = std::time::Duration::from_secs(20);
-    let all: Vec<_> = (0..8)
-        .map(|_| {
-            ended.recv_timeout(limit).unwrap_or_else(|_| {
-                let s = journal.stats();
-                journal.poison(Error::invalid("end"));
-                panic!("a thread hangs: {s:?} {:?}", journal.group)
-            })
-        })
-        .collect();
+    let hangs = || {
+        // Ends those that do not.
+        journal.poison(Error::invalid("the test is over"));
+        panic!("a thread hangs: {:?}", journal.group)
+    };
+    let all: Vec<_> = (0..8).map(|_| ended.recv_timeout(limit).unwrap_or_else(|_| hangs())).collect();
     let acknowledged = all.iter().map(|(_, seq)| *seq).max().unwrap();
     (all.into_iter().map(|(e, _)| e).collect(), acknowledged)
 }
@@ -83,7 +80,7 @@ fn a_failed_sync_or_write_fails_every_member_of_its_group_and_nobody_hangs() {
         let (_, report) = reopen(&disk.crash(PowerCut { seed: round })).unwrap();
         assert!(report.last >= acknowledged, "{acknowledged} was acknowledged, {} came back", report.last);
     }
-    assert!(through[0] > 2 && through[1] > 20, "{through:?}: both ways must be tried");
+    assert!(through[0] > 0 && through[1] > 20, "{through:?}: both ways must be tried");
 }
 
 #[test]

@@ -82,10 +82,9 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let block = BLOCK as u64;
-        if self.through
-            && (offset % block != 0 || bytes.len() % BLOCK != 0 || bytes.as_ptr().align_offset(BLOCK) != 0)
-        {
+        let whole = |length: u64| length.is_multiple_of(BLOCK as u64);
+        let fits = whole(offset) && whole(bytes.len() as u64) && bytes.as_ptr().align_offset(BLOCK) == 0;
+        if self.through && !fits {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.write(offset, bytes)?;

@@ -6,8 +6,8 @@
 //!    the same order as the changes.
 //! 2. `flushing`: flushes and purges, one at a time. Held over I/O: it *is* the turn to write to the shards; neither
 //!    readers nor writers of records ever take it.
-//! 3. the journal's appender: the order of commits. Held over the handing of a frame to the operating system, since the
-//!    next frame must come after it; never over a sync.
+//! 3. the journal's appender: the order of commits. Held while a frame gets its place, never over a write or sync of
+//!    frames: those come after all locks of this list have been let go.
 //! 4. the memtables (`memory`): taken while the appender is still held, then the appender is released, so that commits
 //!    enter the memtable in the order of the journal while the next frame is written.
 //! 5. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `ring`, `cover`, the gate of `records`,

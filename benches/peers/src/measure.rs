@@ -1,0 +1,63 @@
+//! Memory, disk and bytes written, from what Linux tells of this process.
+
+use crate::outcome::Memory;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+pub const MIB: f64 = (1 << 20) as f64;
+
+/// Measures from its making on.
+pub struct Meter {
+    written: u64,
+}
+
+impl Meter {
+    /// Forgets the peak of resident memory so far.
+    pub fn start() -> Meter {
+        std::fs::write("/proc/self/clear_refs", "5")
+            .expect("/proc/self/clear_refs: reset the peak of memory");
+        Meter { written: written() }
+    }
+
+    pub fn memory(&self) -> Memory {
+        let status = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+        Memory {
+            peak: kib(&status, "VmHWM:") / 1024.0,
+            anon: kib(&status, "RssAnon:") / 1024.0,
+            file: kib(&status, "RssFile:") / 1024.0,
+        }
+    }
+
+    pub fn written_mib(&self) -> f64 {
+        (written() - self.written) as f64 / MIB
+    }
+}
+
+fn written() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").expect("/proc/self/io");
+    let line = io.lines().find_map(|l| l.strip_prefix("write_bytes: "));
+    line.and_then(|n| n.parse().ok()).expect("write_bytes in /proc/self/io")
+}
+
+fn kib(status: &str, name: &str) -> f64 {
+    let line =
+        status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in status"));
+    line.trim().trim_end_matches(" kB").parse().unwrap_or_else(|e| panic!("{name} in status: {e}"))
+}
+
+/// The blocks that the files below a directory hold, as `du` counts them.
+pub fn disk_mib(dir: &Path) -> f64 {
+    blocks(dir) as f64 * 512.0 / MIB
+}
+
+fn blocks(dir: &Path) -> u64 {
+    // A file may go while the directory is read: engines remove theirs in the background.
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(data) if data.is_dir() => blocks(&entry.path()),
+            Ok(data) => data.blocks(),
+            Err(_) => 0,
+        })
+        .sum()
+}

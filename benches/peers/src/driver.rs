@@ -150,7 +150,7 @@ fn make_root(config: &Config) -> Result<tempfile::TempDir, String> {
     };
     std::fs::create_dir_all(&parent).map_err(|e| format!("{}: {e}", parent.display()))?;
     let info = rustix::fs::statfs(&parent).map_err(|e| format!("{}: {e}", parent.display()))?;
-    if i64::from(info.f_type) == TMPFS {
+    if info.f_type == TMPFS {
         return Err(format!("{} is in memory (tmpfs): give a --dir on a disk", parent.display()));
     }
     tempfile::Builder::new()

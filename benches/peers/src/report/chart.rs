@@ -1,6 +1,6 @@
 //! Charts in SVG: a file a family of workloads; in it a group of bars a workload, a bar an engine, its length the ratio to
 //! Annulus with one copy (or to the first engine, if that was not measured). Longer is better everywhere: where less is
-//! better, the ratio is turned round.
+//! better, the ratio is turned round. A bar that would make all others invisible is cut.
 
 use super::table::{short, thousands};
 use super::{Row, Run};
@@ -8,17 +8,47 @@ use crate::engines::Kind;
 use crate::outcome::Unit;
 use std::fmt::Write;
 
-/// File, title, the workloads in it.
-const FAMILIES: [(&str, &str, &[&str]); 5] = [
-    (
-        "writes.svg",
-        "Loading, overwriting, deleting",
-        &["load", "load-sorted", "load-1k", "overwrite", "delete-all"],
-    ),
-    ("reads.svg", "Single reads", &["get", "miss", "zipf", "get-cold"]),
-    ("scans.svg", "Scans", &["scan", "scan-reverse", "scan-short"]),
-    ("durable.svg", "Durable writes and opening", &["durable", "durable-batch", "reopen", "reopen-killed"]),
-    ("ycsb.svg", "YCSB", &["ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-e-prefix", "ycsb-f"]),
+/// A ratio beyond which a bar is cut.
+const MOST: f64 = 8.0;
+
+struct Family {
+    file: &'static str,
+    title: &'static str,
+    remark: &'static str,
+    workloads: &'static [&'static str],
+}
+
+const FAMILIES: [Family; 5] = [
+    Family {
+        file: "writes.svg",
+        title: "Loading, overwriting, deleting",
+        remark: "",
+        workloads: &["load", "load-sorted", "load-1k", "overwrite", "delete-all"],
+    },
+    Family {
+        file: "reads.svg",
+        title: "Single reads",
+        remark: "",
+        workloads: &["get", "miss", "zipf", "get-cold"],
+    },
+    Family {
+        file: "scans.svg",
+        title: "Scans",
+        remark: "",
+        workloads: &["scan", "scan-reverse", "scan-short"],
+    },
+    Family {
+        file: "durable.svg",
+        title: "Durable writes and opening",
+        remark: "sled's flush does not wait for the disk's own cache: it promises less than the others",
+        workloads: &["durable", "durable-batch", "reopen", "reopen-killed"],
+    },
+    Family {
+        file: "ycsb.svg",
+        title: "YCSB",
+        remark: "",
+        workloads: &["ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-e-prefix", "ycsb-f"],
+    },
 ];
 
 const BAR: f64 = 15.0;
@@ -27,7 +57,7 @@ const LEFT: f64 = 150.0;
 const WIDTH: f64 = 900.0;
 /// Where the longest bar ends; figures stand after it.
 const RIGHT: f64 = 690.0;
-const TOP: f64 = 64.0;
+const TOP: f64 = 74.0;
 
 struct Bar {
     engine: Kind,
@@ -48,10 +78,10 @@ pub fn render(run: &Run) -> Vec<(&'static str, String)> {
     };
     FAMILIES
         .iter()
-        .filter_map(|(file, title, workloads)| {
-            let rows = run.rows().into_iter().filter(|row| workloads.contains(&row.workload.as_str()));
+        .filter_map(|family| {
+            let rows = run.rows().into_iter().filter(|row| family.workloads.contains(&row.workload.as_str()));
             let groups: Vec<Group> = rows.filter_map(|row| group(run, &row, base)).collect();
-            (!groups.is_empty()).then(|| (*file, draw(title, base, &groups)))
+            (!groups.is_empty()).then(|| (family.file, draw(family, base, &groups)))
         })
         .collect()
 }
@@ -70,7 +100,7 @@ fn group(run: &Run, row: &Row, base: Kind) -> Option<Group> {
     Some(Group { label: row.label(), bars: bars.collect() })
 }
 
-fn draw(title: &str, base: Kind, groups: &[Group]) -> String {
+fn draw(family: &Family, base: Kind, groups: &[Group]) -> String {
     let bars: usize = groups.iter().map(|g| g.bars.len()).sum();
     let height = TOP + bars as f64 * BAR + groups.len() as f64 * GAP + 10.0;
     let mut svg = format!(
@@ -78,10 +108,10 @@ fn draw(title: &str, base: Kind, groups: &[Group]) -> String {
          font-family=\"DejaVu Sans, Helvetica, Arial, sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
     );
-    text(&mut svg, (16.0, 26.0), "font-size=\"17\" font-weight=\"bold\" fill=\"#222\"", title);
-    let scale =
-        format!("speed as a ratio to {}; longer is better; each group has its own scale", base.label());
+    text(&mut svg, (16.0, 26.0), "font-size=\"17\" font-weight=\"bold\" fill=\"#222\"", family.title);
+    let scale = format!("speed as a ratio to {}; longer is better; bars over {MOST} are cut", base.label());
     text(&mut svg, (16.0, 46.0), "fill=\"#666\"", &scale);
+    text(&mut svg, (16.0, 63.0), "fill=\"#666\"", family.remark);
     let mut y = TOP;
     for group in groups {
         y = draw_group(&mut svg, group, y);
@@ -91,16 +121,22 @@ fn draw(title: &str, base: Kind, groups: &[Group]) -> String {
 }
 
 fn draw_group(svg: &mut String, group: &Group, top: f64) -> f64 {
-    let most = group.bars.iter().map(|b| b.ratio).fold(1.0, f64::max);
+    let most = group.bars.iter().map(|b| b.ratio).fold(1.0, f64::max).min(MOST);
     let x = |ratio: f64| LEFT + (RIGHT - LEFT) * ratio / most;
     let mut y = top + 18.0;
     text(svg, (16.0, y), "font-size=\"13\" font-weight=\"bold\" fill=\"#222\"", &group.label);
     y += 6.0;
     let bottom = y + group.bars.len() as f64 * BAR;
+    // Where the engine that all are compared with ends.
+    let _ = writeln!(
+        svg,
+        "<line x1=\"{0:.1}\" y1=\"{y:.1}\" x2=\"{0:.1}\" y2=\"{bottom:.1}\" stroke=\"#aaa\"/>",
+        x(1.0)
+    );
     for bar in &group.bars {
         let middle = y + BAR - 4.0;
         text(svg, (LEFT - 8.0, middle), "text-anchor=\"end\" fill=\"#333\"", &bar.engine.label());
-        let width = (x(bar.ratio) - LEFT).max(1.0);
+        let width = (x(bar.ratio.min(most)) - LEFT).max(1.0);
         let _ = writeln!(
             svg,
             "<rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
@@ -108,18 +144,27 @@ fn draw_group(svg: &mut String, group: &Group, top: f64) -> f64 {
             BAR - 3.0,
             colour(bar.engine)
         );
+        if bar.ratio > most {
+            cut(svg, LEFT + width, y);
+        }
         let figure = format!("{} \u{d7}  ({})", short(bar.ratio), bar.figure);
-        text(svg, (LEFT + width + 7.0, middle), "fill=\"#333\"", &figure);
+        let halo = "fill=\"#333\" stroke=\"#fff\" stroke-width=\"4\" paint-order=\"stroke\"";
+        text(svg, (LEFT + width + 7.0, middle), halo, &figure);
         y += BAR;
     }
-    // Where the engine that all are compared with ends. Drawn over the bars, so that it is seen on longer ones.
-    let _ = writeln!(
-        svg,
-        "<line x1=\"{0:.1}\" y1=\"{1:.1}\" x2=\"{0:.1}\" y2=\"{bottom:.1}\" stroke=\"#222\" stroke-dasharray=\"2 2\"/>",
-        x(1.0),
-        bottom - group.bars.len() as f64 * BAR
-    );
     top + group.bars.len() as f64 * BAR + GAP
+}
+
+/// Two white strokes through a bar that ends at `end`.
+fn cut(svg: &mut String, end: f64, top: f64) {
+    for x in [end - 22.0, end - 15.0] {
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{top:.1}\" stroke=\"#fff\" stroke-width=\"3\"/>",
+            top + BAR,
+            x + 6.0
+        );
+    }
 }
 
 fn text(svg: &mut String, (x, y): (f64, f64), attributes: &str, text: &str) {

@@ -132,10 +132,21 @@ fn bars_are_ratios_and_longer_is_better() {
     assert!(svg("writes.svg").contains("2.00 \u{d7}  (4,000/s)"));
     // Four times as long to open is a quarter as good.
     assert!(svg("durable.svg").contains("0.25 \u{d7}  (200 ms)"));
+    assert!(!svg("writes.svg").contains("stroke-width=\"3\""));
     for (_, svg) in &charts {
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
         assert!(svg.matches("<text").count() == svg.matches("</text>").count());
     }
+}
+
+#[test]
+fn a_bar_that_would_dwarf_all_others_is_cut() {
+    let mut run = run();
+    run.add(Kind::Redb, outcome("load", 1, 100_000.0));
+    let (_, svg) = &chart::render(&run)[0];
+    assert!(svg.contains("50.0 \u{d7}") && svg.matches("stroke-width=\"3\"").count() == 2);
+    // One eighth of what there is for bars.
+    assert!(svg.contains("width=\"67.5\""), "{svg}");
 }
 
 #[test]

@@ -109,8 +109,9 @@ impl Bench {
     fn run_small(&mut self) {
         self.load("load");
         self.reopen();
+        self.warm();
         for threads in [1, 2] {
-            self.get("get", threads);
+            self.get(threads);
         }
         for threads in [1, 2] {
             self.miss(threads);

@@ -4,7 +4,7 @@ use super::bench::{Bench, Job, Worker};
 use crate::engines::Reads;
 use crate::keys::{Permutation, Rng};
 use crate::measure::Meter;
-use crate::outcome::Unit;
+use crate::outcome::{Outcome, Unit};
 use crate::zipf::Zipf;
 use std::time::Instant;
 
@@ -36,15 +36,25 @@ impl Bench {
     }
 
     /// Reads of records that are there, uniformly.
-    pub fn get(&self, workload: &str, threads: u64) {
-        if self.wants(workload) {
-            let job = self.reading(workload, threads);
-            let step = |w: &mut Worker<'_>, _: &mut ()| {
-                let n = w.rng.below(self.total);
-                self.read(w, n);
-            };
-            self.report(self.drive(&job, || (), step).0);
+    pub fn get(&self, threads: u64) {
+        if self.wants("get") {
+            self.report(self.uniform("get", threads, self.plan.ops));
         }
+    }
+
+    /// Reads without measuring, so that caches hold what they can.
+    pub fn warm(&self) {
+        if ["get", "miss", "zipf"].iter().any(|w| self.wants(w)) {
+            self.uniform("warming", 1, self.plan.ops);
+        }
+    }
+
+    fn uniform(&self, workload: &str, threads: u64, ops: u64) -> Outcome {
+        let step = |w: &mut Worker<'_>, _: &mut ()| {
+            let n = w.rng.below(self.total);
+            self.read(w, n);
+        };
+        self.drive(&Job { ops, ..self.reading(workload, threads) }, || (), step).0
     }
 
     /// Reads of keys that are not there, between those that are.
@@ -82,11 +92,8 @@ impl Bench {
         let budget = (self.data_bytes() / 4).clamp(LEAST_BUDGET, self.plan.budget.max(LEAST_BUDGET));
         self.close();
         self.open_engine(budget);
-        let step = |w: &mut Worker<'_>, _: &mut ()| {
-            let n = w.rng.below(self.total);
-            self.read(w, n);
-        };
-        let (mut outcome, _) = self.drive(&self.reading("get-cold", 1), || (), step);
+        self.uniform("warming", 1, self.plan.ops / 4);
+        let mut outcome = self.uniform("get-cold", 1, self.plan.ops);
         let (data, budget) = (self.data_bytes() >> 20, budget >> 20);
         outcome.note = Some(format!("{data} MiB of keys and values, a budget of {budget} MiB"));
         self.report(outcome);

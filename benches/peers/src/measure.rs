@@ -1,8 +1,9 @@
 //! Memory, disk and bytes written, from what Linux tells of this process.
 
-use crate::outcome::Memory;
-use std::os::unix::fs::MetadataExt;
+use crate::outcome::{BareSync, Memory};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::time::Instant;
 
 pub const MIB: f64 = (1 << 20) as f64;
 
@@ -43,6 +44,30 @@ fn kib(status: &str, name: &str) -> f64 {
     let line =
         status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in status"));
     line.trim().trim_end_matches(" kB").parse().unwrap_or_else(|e| panic!("{name} in status: {e}"))
+}
+
+/// What an fdatasync costs beside the store, the median of 32: it differs between disks, and on a machine with other work
+/// from minute to minute.
+pub fn bare_sync(dir: &Path) -> BareSync {
+    let path = dir.with_extension("probe");
+    let block = [0x5a; 4096];
+    let file = std::fs::File::create(&path).expect("a file beside the store");
+    let run = |base: u64| {
+        let mut times: Vec<f64> = (0..32)
+            .map(|i| {
+                let started = Instant::now();
+                file.write_all_at(&block, (base + i) * 4096).expect("write beside the store");
+                file.sync_data().expect("sync beside the store");
+                started.elapsed().as_secs_f64() * 1e6
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        times[16]
+    };
+    let growing = run(0);
+    let written = run(0);
+    std::fs::remove_file(&path).expect("remove the file beside the store");
+    BareSync { written, growing }
 }
 
 /// The blocks that the files below a directory hold, as `du` counts them.

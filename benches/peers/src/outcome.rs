@@ -18,6 +18,8 @@ pub struct Outcome {
     pub disk_mib: f64,
     /// What was sent towards the disk meanwhile, settling included, in MiB.
     pub written_mib: f64,
+    /// What the disk could do just before, without any engine.
+    pub bare_sync: Option<BareSync>,
     /// What else is to be said of it.
     pub note: Option<String>,
 }
@@ -37,6 +39,15 @@ pub struct Latency {
     pub p99: f64,
     pub p999: f64,
     pub max: f64,
+}
+
+/// What one fdatasync of 4 KiB took, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BareSync {
+    /// Of a file that was written before.
+    pub written: f64,
+    /// Of a file that grows.
+    pub growing: f64,
 }
 
 /// MiB.

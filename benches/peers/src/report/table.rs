@@ -72,6 +72,7 @@ fn details(out: &mut String, run: &Run, row: &Row) {
     let has = |f: fn(&Cell) -> bool| cells.iter().any(|c| f(c));
     let settled = has(|c| c.outcomes.iter().any(|o| o.settled.is_some()));
     let latency = has(|c| c.outcomes.iter().any(|o| o.latency.is_some()));
+    let synced = has(|c| c.outcomes.iter().any(|o| o.bare_sync.is_some()));
     let notes = has(|c| c.outcomes.iter().any(|o| o.note.is_some()));
     let _ = writeln!(out, "### {}\n", row.label());
     let unit = if first.unit() == Unit::PerSecond { "ops/s" } else { "ms" };
@@ -86,6 +87,7 @@ fn details(out: &mut String, run: &Run, row: &Row) {
     column("settled ops/s", settled);
     ["p50 us", "p99 us", "p99.9 us", "max us"].into_iter().for_each(|name| column(name, latency));
     ["peak MiB", "anon MiB", "file MiB", "disk MiB", "written MiB"].into_iter().for_each(|n| column(n, true));
+    ["bare fdatasync us", "of a growing file"].into_iter().for_each(|name| column(name, synced));
     column("note", notes);
     let _ = writeln!(out, "\n{rule}");
     for cell in cells {
@@ -109,6 +111,8 @@ fn details(out: &mut String, run: &Run, row: &Row) {
         figure(true, Some(short(cell.median(|o| o.memory.file))));
         figure(true, Some(short(cell.median(|o| o.disk_mib))));
         figure(true, Some(short(cell.median(|o| o.written_mib))));
+        figure(synced, cell.median_of(|o| o.bare_sync.map(|s| s.written)).map(short));
+        figure(synced, cell.median_of(|o| o.bare_sync.map(|s| s.growing)).map(short));
         figure(notes, Some(cell.outcomes[0].note.clone().unwrap_or_default()));
         out.push('\n');
     }

@@ -3,7 +3,7 @@
 use super::{Machine, Run, chart, json, table};
 use crate::args::Config;
 use crate::engines::Kind;
-use crate::outcome::{Latency, Memory, Outcome, Unit};
+use crate::outcome::{BareSync, Latency, Memory, Outcome, Unit};
 
 fn outcome(workload: &str, threads: u64, value: f64) -> Outcome {
     Outcome {
@@ -16,6 +16,7 @@ fn outcome(workload: &str, threads: u64, value: f64) -> Outcome {
         memory: Memory { peak: 100.0, anon: 80.0, file: 20.0 },
         disk_mib: 7.5,
         written_mib: 12.25,
+        bare_sync: None,
         note: None,
     }
 }
@@ -47,6 +48,8 @@ fn run() -> Run {
         let load = Outcome { settled: Some(value / 2.0), latency, ..outcome("load", 1, value) };
         run.add(Kind::Annulus(1), load);
     }
+    let bare_sync = Some(BareSync { written: 50.0, growing: 4_000.0 });
+    run.add(Kind::Fjall, Outcome { bare_sync, ..outcome("durable", 8, 300.0) });
     run.add(Kind::Fjall, outcome("get", 2, 5_000_000.4));
     run.add(Kind::Annulus(1), outcome("get", 2, 2_500_000.0));
     run.add(Kind::Fjall, outcome("load", 1, 4_000.0));
@@ -88,6 +91,9 @@ fn details_have_the_columns_that_apply() {
         line(load, "| fjall"),
         "| fjall | 4,000 | - | - | - | - | - | 100 | 80.0 | 20.0 | 7.50 | 12.2 |"
     );
+    let durable = table.split("### durable, 8 threads").nth(1).unwrap();
+    assert!(line(durable, "| engine").ends_with("| written MiB | bare fdatasync us | of a growing file |"));
+    assert!(line(durable, "| fjall").ends_with("| 50.0 | 4000 |"));
     let killed = table.split("### reopen-killed").nth(1).unwrap();
     assert_eq!(
         line(killed, "| engine"),

@@ -213,6 +213,7 @@ impl Bench {
             memory: meter.memory(),
             disk_mib: disk_mib(&self.plan.dir),
             written_mib: meter.written_mib(),
+            bare_sync: None,
             note: None,
         }
     }

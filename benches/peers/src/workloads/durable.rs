@@ -4,6 +4,7 @@ use super::bench::{Bench, Job};
 use super::claims::Claims;
 use crate::engines::{Reads, Write};
 use crate::keys::Rng;
+use crate::measure::bare_sync;
 use crate::values;
 
 const BATCH: u64 = 100;
@@ -14,6 +15,7 @@ impl Bench {
             return;
         }
         let claims = Claims::new(self.total, threads);
+        let bare = bare_sync(&self.plan.dir);
         let (mut outcome, _) = self.drive(
             &self.durable_job("durable", threads, self.plan.durable_ops),
             || (),
@@ -24,7 +26,7 @@ impl Bench {
                 });
             },
         );
-        outcome.note = Some("each on the disk when it returns".into());
+        outcome.bare_sync = Some(bare);
         self.report(outcome);
         self.accept(&claims);
     }
@@ -35,6 +37,7 @@ impl Bench {
             return;
         }
         let claims = Claims::new(self.total, 1);
+        let bare = bare_sync(&self.plan.dir);
         let (mut outcome, _) = self.drive(
             &self.durable_job("durable-batch", 1, (self.plan.durable_ops / 4).max(1)),
             || -> Vec<Write> {
@@ -51,6 +54,7 @@ impl Bench {
             },
         );
         outcome.value *= BATCH as f64;
+        outcome.bare_sync = Some(bare);
         outcome.note = Some(format!("batches of {BATCH}: records a second, latency of a batch"));
         self.report(outcome);
         self.accept(&claims);

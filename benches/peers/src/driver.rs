@@ -1,4 +1,4 @@
-//! The parent: starts a child for each session, engine and round, engines by turns, and reports what they say.
+//! The parent: starts a child for each phase of each session, engine and round, engines by turns, and reports what they say.
 //!
 //! Invariant: every directory that it makes is gone when it ends, also after a child failed.
 
@@ -6,7 +6,7 @@ use crate::args::Config;
 use crate::engines::Kind;
 use crate::outcome::{Line, Outcome};
 use crate::report::{self, Run};
-use crate::workloads::{Bench, Plan, Session};
+use crate::workloads::{Bench, Phase, Plan, Session};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -16,15 +16,10 @@ use std::time::Instant;
 const SIGKILL: i32 = 9;
 const TMPFS: i64 = 0x0102_1994;
 
-/// What a child does: everything of one session with one store.
+/// What a child does: one phase of a session with one store.
 pub fn child(plan: Plan) {
     let session = plan.session;
-    let killed = plan.killed;
-    let mut bench = Bench::open(plan);
-    match killed {
-        None => session.run(&mut bench),
-        Some((settled, acknowledged)) => bench.after_kill(settled, acknowledged),
-    }
+    session.run(&mut Bench::open(plan));
 }
 
 pub fn run(config: &Config) -> ExitCode {
@@ -92,16 +87,20 @@ fn plan(
         max_seconds: config.max_seconds,
         budget: config.budget_mib << 20,
         round,
-        killed: None,
+        phase: Phase::Load,
     }
 }
 
-/// Runs a session in a child of its own, or in two if the first is to kill itself.
+/// Runs the phases of a session, each in a child of its own.
 fn run_session(plan: &Plan) -> Result<Vec<Outcome>, String> {
-    let (mut outcomes, killing) = run_child(plan)?;
-    if let Some(killed) = killing {
-        let plan = Plan { killed: Some(killed), ..plan.clone() };
-        outcomes.extend(run_child(&plan)?.0);
+    let mut outcomes = Vec::new();
+    for phase in plan.session.phases(&plan.workloads) {
+        let (found, killing) = run_child(&Plan { phase, ..plan.clone() })?;
+        outcomes.extend(found);
+        if let Some((settled, acknowledged)) = killing {
+            let phase = Phase::Killed { settled, acknowledged };
+            outcomes.extend(run_child(&Plan { phase, ..plan.clone() })?.0);
+        }
     }
     Ok(outcomes)
 }

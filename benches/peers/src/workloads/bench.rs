@@ -25,8 +25,21 @@ pub struct Plan {
     pub max_seconds: u64,
     pub budget: u64,
     pub round: u64,
-    /// Set for the second child, after the first has killed itself: what it said last.
-    pub killed: Option<(u64, u64)>,
+    pub phase: Phase,
+}
+
+/// A session's part that has a process of its own, so that what one leaves in the heap is not counted for the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Loads a new store and reads it; in sessions other than the first also all the rest.
+    Load,
+    /// Reads with a small budget.
+    Cold,
+    /// Writes; its last act may be to kill itself.
+    Write,
+    /// Opens what was left.
+    Killed { settled: u64, acknowledged: u64 },
 }
 
 pub struct Bench {
@@ -64,8 +77,9 @@ pub struct Worker<'a> {
 impl Bench {
     pub fn open(plan: Plan) -> Bench {
         let (layout, value_len) = (plan.session.layout(), plan.session.value_len());
-        let mut bench = Bench { plan, layout, value_len, total: 0, unchanged: true, engine: None };
-        if bench.plan.killed.is_none() {
+        let total = if plan.phase == Phase::Load { 0 } else { plan.records };
+        let mut bench = Bench { plan, layout, value_len, total, unchanged: true, engine: None };
+        if matches!(bench.plan.phase, Phase::Load | Phase::Write) {
             bench.open_engine(bench.plan.budget);
         }
         bench

@@ -13,7 +13,7 @@ mod point;
 mod scan;
 mod ycsb;
 
-pub use bench::{Bench, Plan};
+pub use bench::{Bench, Phase, Plan};
 
 use crate::keys::Layout;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,8 @@ const SMALL: [&str; 14] = [
     "reopen-killed",
     "delete-all",
 ];
+/// Those of the first session that write to what was loaded.
+const WRITES: [&str; 5] = ["durable", "durable-batch", "overwrite", "reopen-killed", "delete-all"];
 const LARGE: [&str; 7] = ["load-1k", "ycsb-a", "ycsb-b", "ycsb-c", "ycsb-f", "ycsb-d", "ycsb-e"];
 
 impl Session {
@@ -80,18 +82,34 @@ impl Session {
         if matches!(self, Session::Small | Session::Sorted) { 100 } else { 1000 }
     }
 
-    /// Runs the chosen workloads.
+    /// The phases that the chosen workloads need, each in a process of its own.
+    pub fn phases(self, chosen: &[String]) -> Vec<Phase> {
+        let wanted = |names: &[&str]| names.iter().any(|name| chosen.iter().any(|c| c == name));
+        let mut phases = vec![Phase::Load];
+        if self == Session::Small && wanted(&["get-cold"]) {
+            phases.push(Phase::Cold);
+        }
+        if self == Session::Small && wanted(&WRITES) {
+            phases.push(Phase::Write);
+        }
+        phases
+    }
+
+    /// Runs the chosen workloads of the plan's phase.
     pub fn run(self, bench: &mut Bench) {
-        match self {
-            Session::Small => bench.run_small(),
-            Session::Sorted => {
+        match (self, bench.plan.phase) {
+            (_, Phase::Cold) => bench.get_cold(),
+            (_, Phase::Write) => bench.write_small(),
+            (_, Phase::Killed { settled, acknowledged }) => bench.after_kill(settled, acknowledged),
+            (Session::Small, Phase::Load) => bench.read_small(),
+            (Session::Sorted, Phase::Load) => {
                 bench.load("load-sorted");
             }
-            Session::Large => {
+            (Session::Large, Phase::Load) => {
                 bench.load("load-1k");
                 bench.run_ycsb();
             }
-            Session::Grouped => {
+            (Session::Grouped, Phase::Load) => {
                 bench.load_quietly();
                 bench.ycsb_e(true);
             }
@@ -106,7 +124,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 impl Bench {
-    fn run_small(&mut self) {
+    fn read_small(&mut self) {
         self.load("load");
         self.reopen();
         self.warm();
@@ -120,7 +138,9 @@ impl Bench {
         self.scan("scan", false);
         self.scan("scan-reverse", true);
         self.scan_short();
-        self.get_cold();
+    }
+
+    fn write_small(&mut self) {
         for threads in [1, 2, 8, 16] {
             self.durable(threads);
         }
@@ -129,7 +149,7 @@ impl Bench {
             self.overwrite(threads);
         }
         if self.wants("reopen-killed") {
-            self.kill(); // Does not return: a second child goes on with `Bench::after_kill`.
+            self.kill(); // Does not return: another child goes on with `Phase::Killed`.
         }
         self.delete_all();
     }

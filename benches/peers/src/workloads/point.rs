@@ -86,19 +86,13 @@ impl Bench {
 
     /// Uniform reads with a memory budget of a quarter of the data. What the operating system caches it caches for all.
     pub fn get_cold(&mut self) {
-        if !self.wants("get-cold") {
-            return;
-        }
         let budget = (self.data_bytes() / 4).clamp(LEAST_BUDGET, self.plan.budget.max(LEAST_BUDGET));
-        self.close();
         self.open_engine(budget);
         self.uniform("warming", 1, self.plan.ops / 4);
         let mut outcome = self.uniform("get-cold", 1, self.plan.ops);
         let (data, budget) = (self.data_bytes() >> 20, budget >> 20);
         outcome.note = Some(format!("{data} MiB of keys and values, a budget of {budget} MiB"));
         self.report(outcome);
-        self.close();
-        self.open_engine(self.plan.budget);
     }
 
     /// Overwrites in random order, each record at most once, each thread its own; then sees that they are there.

@@ -6,8 +6,10 @@
 use super::State;
 use std::sync::atomic::Ordering;
 
-/// The share of the budget that caches keep however much memtables hold: these stop at half of it.
+/// The share of the budget that caches keep however much memtables hold (these stop at half of it), and the most that they
+/// get however little: buffers that caches give up are not all given back to the system at once.
 const LEAST_SHARE: u64 = 4;
+const MOST: (u64, u64) = (11, 16);
 /// The share of the budget that records asked for often may take.
 pub const RECORD_SHARE: u64 = 16;
 /// How finely memory is shared out, as a part of what memtables may hold: caches need not follow every write.
@@ -24,7 +26,8 @@ impl State {
             return;
         }
         let budget = self.settings.memory_budget;
-        let caches = (budget - budget / RECORD_SHARE).saturating_sub(held).max(budget / LEAST_SHARE);
+        let caches = (budget - budget / RECORD_SHARE).saturating_sub(held);
+        let caches = caches.clamp(budget / LEAST_SHARE, budget / MOST.1 * MOST.0);
         let each = caches / self.shards.len().max(1) as u64;
         for shard in &self.shards {
             if let Ok(engine) = shard.engine() {

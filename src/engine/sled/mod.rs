@@ -20,7 +20,8 @@
 //! | [`open`], [`index`], [`commit`] | files: opening and closing, reading the index, making all durable |
 //! | [`core`] | the open engine, and the only ways to touch its files |
 //! | [`node`], [`root`] | some hundred pages of the index; all of it, as far as it fits in memory |
-//! | [`frame`], [`space`], [`cache`] | pages in the file, the file's free space, pages in memory |
+//! | [`frame`], [`space`] | pages in the file, and the file's free space |
+//! | [`cache`], [`pool`] | pages in memory, and the buffers that they lie in |
 //! | [`lookup`], [`cursor`] | reading one record, reading many |
 //! | [`writer`] | what only the writer sees |
 //! | [`rewrite`], [`merge`], [`split`] | the writer: which pages, which records, where to cut |
@@ -39,6 +40,7 @@ mod merge;
 mod node;
 mod open;
 mod place;
+mod pool;
 mod recount;
 mod relocate;
 mod rewrite;

@@ -4,6 +4,7 @@ use super::cache::PageCache;
 use super::commit::STATE_KEY;
 use super::core::Core;
 use super::place::Place;
+use super::pool::Pool;
 use super::root::Root;
 use super::writer::Writer;
 use crate::disk::{Disk, DiskFile, OpenMode, RealDisk, power_loss};
@@ -63,6 +64,7 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
     let (index, meta) = (tree("index")?, tree("meta")?);
     let path = place.page_file();
     let file = open_page_file(&path, spec.create).map_err(|e| Error::io("open", &path, e).on(spec.shard))?;
+    let pool = Arc::new(Pool::default());
     let mut core = Core {
         place: place.clone(),
         index,
@@ -71,7 +73,8 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
         file,
         path,
         root: Root::new(BTreeMap::new(), 0),
-        cache: PageCache::new(spec.cache_bytes),
+        cache: PageCache::new(spec.cache_bytes, Arc::clone(&pool)),
+        pool,
         cache_bytes: AtomicU64::new(spec.cache_bytes),
         page_bytes: spec.page_bytes,
         writer: Mutex::new(Writer::default()),

@@ -395,7 +395,9 @@ impl Core {
                 writer.account(&listed.lower, &listed.page, false);
             }
             writer.free(&listed.page);
-            self.cache.remove(listed.page.id);
+            if let Some(page) = self.cache.remove(listed.page.id) {
+                self.pool.give_back(page.into_frame());
+            }
         }
         Ok(())
     }

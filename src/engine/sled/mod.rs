@@ -19,7 +19,7 @@
 //! |---|---|
 //! | [`open`], [`index`], [`commit`] | files: opening and closing, reading the index, making all durable |
 //! | [`core`] | the open engine, and the only ways to touch its files |
-//! | [`node`], [`root`] | some hundred pages of the index; all of it, as far as it fits in memory |
+//! | [`node`], [`root`], [`fences`] | a hundred pages of the index; all of it, as far as it fits in memory; their bounds |
 //! | [`frame`], [`space`] | pages in the file, and the file's free space |
 //! | [`cache`], [`pool`] | pages in memory, and the buffers that they lie in |
 //! | [`lookup`], [`cursor`] | reading one record, reading many |
@@ -31,6 +31,7 @@ mod cache;
 mod commit;
 mod core;
 mod cursor;
+mod fences;
 mod frame;
 mod index;
 mod lookup;

@@ -12,7 +12,6 @@ use crate::engine::{EngineSpec, PowerLoss};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -72,7 +71,7 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
         db,
         file,
         path,
-        root: Root::new(BTreeMap::new(), 0),
+        root: Root::new(Vec::new(), 0),
         cache: PageCache::new(spec.cache_bytes, Arc::clone(&pool)),
         pool,
         cache_bytes: AtomicU64::new(spec.cache_bytes),
@@ -135,7 +134,7 @@ impl Core {
     /// Makes a new shard: one empty page that holds every key.
     fn make(&mut self, limit: u64) -> Result<()> {
         self.place.call("clear the index", || self.index.clear())?;
-        self.root = Root::new(BTreeMap::new(), limit);
+        self.root = Root::new(Vec::new(), limit);
         let mut writer = Writer::default();
         writer.counted = true;
         self.first_page(&mut writer)?;

@@ -15,18 +15,18 @@ impl State {
     /// The newest version of an internal key.
     pub fn get_newest(&self, key: &[u8]) -> Result<Option<Found>> {
         // Before the memtables: a table that is forgotten after this ends the turn.
-        let turn = self.records.turn();
+        let asked = self.records.ask(key);
         match self.memory.get(key, Seq::MAX) {
             Recent::Value(found) => return Ok(Some(found)),
             Recent::Removed => return Ok(None),
             Recent::Unknown => {}
         }
-        if let Some(found) = self.records.get(key) {
+        if let Some(found) = self.records.get(key, asked) {
             return Ok(Some(found));
         }
         let found = self.get_in_shards(key, Seq::MAX)?;
         if let Some(found) = &found {
-            self.records.offer(key, found, turn);
+            self.records.offer(key, found, asked);
         }
         Ok(found)
     }

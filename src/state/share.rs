@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 /// The share of the budget that caches keep however much memtables hold (these stop at half of it), and the most that they
 /// get however little: buffers that caches give up are not all given back to the system at once.
 const LEAST_SHARE: u64 = 4;
-const MOST: (u64, u64) = (11, 16);
+const MOST: (u64, u64) = (13, 16);
 /// The share of the budget that records asked for often may take.
 pub const RECORD_SHARE: u64 = 16;
 /// How finely memory is shared out, as a part of what memtables may hold: caches need not follow every write.

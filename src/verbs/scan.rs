@@ -12,14 +12,12 @@ use crate::ids::Seq;
 use crate::record::{Item, KeyRange};
 use crate::state::State;
 use bytes::Bytes;
-use std::cmp::Ordering;
-use std::collections::binary_heap::PeekMut;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 const FIRST_CHUNK: usize = 16;
-const LARGEST_CHUNK: usize = 2048;
-const CHUNK_BYTES: usize = 512 << 10;
+const LARGEST_CHUNK: usize = 8192;
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// A double-ended scan over internal keys.
 pub struct Scan {
@@ -142,71 +140,103 @@ fn sources(state: &State, range: &KeyRange, except: &[usize]) -> Result<Arc<[usi
     state.cover(except)
 }
 
-/// A record at the front of a source.
+/// A record at the front of a source. No value: removed; Some(None): too large to carry.
 struct Head {
     key: Bytes,
     seq: Seq,
-    /// None: removed. Some(None): too large to carry.
     value: Option<Option<Bytes>>,
-    source: usize,
-    reverse: bool,
 }
-
-impl Ord for Head {
-    // The heap gives its greatest first: the next key in the scan's direction, and of one key the newest version.
-    fn cmp(&self, other: &Self) -> Ordering {
-        let keys = self.key.cmp(&other.key);
-        let keys = if self.reverse { keys } else { keys.reverse() };
-        keys.then(self.seq.cmp(&other.seq))
-    }
-}
-
-impl PartialOrd for Head {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Head {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Head {}
 
 type Recent<'a> = Box<dyn Iterator<Item = (Bytes, Seq, Option<Bytes>)> + 'a>;
 
 enum Source<'a> {
     Memory(Recent<'a>),
-    Shard { index: usize, cursor: Box<dyn Cursor + 'a>, block: VecDeque<Item>, spare: Vec<Item> },
+    Shard { index: usize, cursor: Box<dyn Cursor + 'a>, block: std::vec::IntoIter<Item> },
 }
 
 impl Source<'_> {
-    fn next(&mut self, source: usize, reverse: bool) -> Result<Option<Head>, (usize, crate::error::Error)> {
+    fn next(&mut self) -> Result<Option<Head>, (usize, crate::error::Error)> {
         match self {
-            Source::Memory(records) => Ok(records.next().map(|(key, seq, value)| Head {
-                key,
-                seq,
-                value: value.map(Some),
-                source,
-                reverse,
-            })),
-            Source::Shard { index, cursor, block, spare } => {
-                while block.is_empty() {
-                    let more = cursor.next_block(spare).map_err(|e| (*index, e))?;
-                    block.extend(spare.drain(..));
-                    if !more {
-                        break;
-                    }
+            Source::Memory(records) => {
+                Ok(records.next().map(|(key, seq, value)| Head { key, seq, value: value.map(Some) }))
+            }
+            Source::Shard { index, cursor, block } => loop {
+                if let Some(Item { key, seq, value }) = block.next() {
+                    return Ok(Some(Head { key, seq, value: Some(value) }));
                 }
-                Ok(block.pop_front().map(|item| Head {
-                    key: item.key,
-                    seq: item.seq,
-                    value: Some(item.value),
-                    source,
-                    reverse,
-                }))
+                let mut items = Vec::new();
+                if !cursor.next_block(&mut items).map_err(|e| (*index, e))? && items.is_empty() {
+                    return Ok(None);
+                }
+                *block = items.into_iter();
+            },
+        }
+    }
+}
+
+/// What the sources come to next, in the scan's direction. There are few of them, so each step looks at all: at eight
+/// bytes of each, which lie together, and at whole keys only where these are the same.
+struct Front<'a> {
+    reverse: bool,
+    /// The bytes after the keyspace, as a number; the least is next.
+    stems: Vec<u64>,
+    heads: Vec<Head>,
+    sources: Vec<Source<'a>>,
+}
+
+impl<'a> Front<'a> {
+    fn new(sources: Vec<Source<'a>>, reverse: bool) -> Result<Front<'a>, (usize, crate::error::Error)> {
+        let mut front = Front { reverse, stems: Vec::new(), heads: Vec::new(), sources: Vec::new() };
+        for mut source in sources {
+            if let Some(head) = source.next()? {
+                front.stems.push(front.stem(&head.key));
+                front.heads.push(head);
+                front.sources.push(source);
+            }
+        }
+        Ok(front)
+    }
+
+    fn stem(&self, key: &[u8]) -> u64 {
+        let rest = batch::user_key(key);
+        let stem = match rest.first_chunk() {
+            Some(whole) => u64::from_be_bytes(*whole),
+            None => rest.iter().chain(&[0; 8]).take(8).fold(0, |stem, byte| stem << 8 | u64::from(*byte)),
+        };
+        if self.reverse { !stem } else { stem }
+    }
+
+    /// The place of the next record: of one key, the newest version.
+    #[inline]
+    fn next(&self) -> Option<usize> {
+        let mut best = 0;
+        for place in 1..self.stems.len() {
+            if self.stems[place] < self.stems[best]
+                || (self.stems[place] == self.stems[best] && self.comes_before(place, best))
+            {
+                best = place;
+            }
+        }
+        (!self.stems.is_empty()).then_some(best)
+    }
+
+    fn comes_before(&self, place: usize, other: usize) -> bool {
+        let (a, b) = (&self.heads[place], &self.heads[other]);
+        let keys = if self.reverse { b.key.cmp(&a.key) } else { a.key.cmp(&b.key) };
+        keys.then(b.seq.cmp(&a.seq)).is_lt()
+    }
+
+    /// Takes the record at `place`; the source's next one takes its place.
+    fn take(&mut self, place: usize) -> Result<Head, (usize, crate::error::Error)> {
+        match self.sources[place].next()? {
+            Some(next) => {
+                self.stems[place] = self.stem(&next.key);
+                Ok(std::mem::replace(&mut self.heads[place], next))
+            }
+            None => {
+                self.stems.swap_remove(place);
+                self.sources.swap_remove(place);
+                Ok(self.heads.swap_remove(place))
             }
         }
     }
@@ -237,40 +267,40 @@ fn merge(
     }
     for (index, engine) in &engines {
         let cursor = engine.cursor(range, at, reverse).map_err(|e| (*index, e))?;
-        sources.push(Source::Shard { index: *index, cursor, block: VecDeque::new(), spare: Vec::new() });
+        sources.push(Source::Shard { index: *index, cursor, block: Vec::new().into_iter() });
     }
-    let mut heap = BinaryHeap::with_capacity(sources.len());
-    for (i, source) in sources.iter_mut().enumerate() {
-        heap.extend(source.next(i, reverse)?);
-    }
+    let mut front = Front::new(sources, reverse)?;
 
-    let mut items: Vec<Item> = Vec::with_capacity(limit.min(256));
+    let mut items: Vec<Item> = Vec::with_capacity(limit.min(2048));
     let mut bytes = 0;
-    let mut last: Option<Bytes> = None;
+    // The last key, where it was a removed one: it is no item.
+    let mut removed: Option<Bytes> = None;
     let passed = |key: &Bytes| bound.as_ref().is_some_and(|b| if reverse { key < b } else { key > b });
     let mut ended = bound.is_none();
-    while let Some(mut top) = heap.peek_mut() {
-        if items.len() >= limit || bytes >= CHUNK_BYTES || passed(&top.key) {
+    while let Some(place) = front.next() {
+        if items.len() >= limit || bytes >= CHUNK_BYTES || passed(&front.heads[place].key) {
             ended = false;
             break;
         }
-        let head = match sources[top.source].next(top.source, reverse)? {
-            Some(next) => std::mem::replace(&mut *top, next),
-            None => PeekMut::pop(top),
-        };
-        if last.as_ref() == Some(&head.key) {
+        let head = front.take(place)?;
+        let last = removed.as_ref().or_else(|| items.last().map(|item| &item.key));
+        if last == Some(&head.key) {
             continue;
         }
-        last = Some(head.key.clone());
-        if let Some(value) = head.value {
-            bytes += head.key.len() + value.as_ref().map_or(0, Bytes::len);
-            items.push(Item { key: head.key, seq: head.seq, value });
+        match head.value {
+            Some(value) => {
+                bytes += head.key.len() + value.as_ref().map_or(0, Bytes::len);
+                removed = None;
+                items.push(Item { key: head.key, seq: head.seq, value });
+            }
+            None => removed = Some(head.key),
         }
     }
+    let last = removed.as_ref().or_else(|| items.last().map(|item| &item.key));
     let rest = match last {
         _ if ended => None,
         Some(last) if reverse => Some(KeyRange { lo: range.lo.clone(), hi: Some(last.to_vec()) }),
-        Some(last) => Some(KeyRange { lo: after(&last), hi: range.hi.clone() }),
+        Some(last) => Some(KeyRange { lo: after(last), hi: range.hi.clone() }),
         None => Some(range.clone()),
     };
     Ok((items, rest))

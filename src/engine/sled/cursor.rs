@@ -19,7 +19,8 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How much is read at once, in bytes, at most.
+/// How much is read at once, at most, in pages and in bytes: what a scan does not come to is read in vain.
+const MAX_AHEAD: usize = 16;
 const MAX_READ: u64 = 256 << 10;
 /// A larger value is left out of a scan's items and fetched when it is asked for, so that a block stays small.
 const LARGE_VALUE: usize = 64 << 10;
@@ -130,7 +131,7 @@ impl PageCursor {
         } else {
             node.pages()[index..].iter().take(self.pages).copied().collect()
         };
-        self.pages = (self.pages * 2).min(64);
+        self.pages = (self.pages * 2).min(MAX_AHEAD);
         let (mut from, mut to) = (wanted[0].unit, wanted[0].unit + units(wanted[0].bytes));
         let mut count = 1;
         for page in &wanted[1..] {

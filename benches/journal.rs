@@ -1,15 +1,20 @@
 //! The journal on the disk of the machine: appends by hand-off and threads, group commit, replay; and, side by side,
 //! a sync of a recycled segment against a sync of a growing file.
+//!
+//! `cargo bench --bench journal -- commits` measures inserts into a whole store instead, by durability and threads, each
+//! measurement in a process of its own. `ANNULUS_BEFORE`: this benchmark as another version built it; both are run by
+//! turns. `ANNULUS_ROUNDS`: how often (5); the table has medians.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::Seq;
 use annulus::testing::{Disk, Handoff, Journal, JournalConfig, OpenMode, Payload, RealDisk};
+use annulus::{Durability, Options, Seq};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::Arc;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 const PAYLOAD: [u8; 120] = [0x5a; 120];
@@ -24,7 +29,7 @@ fn create(dir: &Path) -> Journal {
 
 fn append(journal: &Journal, handoff: Handoff) -> Seq {
     let payload = Payload::new(black_box(&PAYLOAD));
-    journal.lock().append(&payload, handoff).expect("an append")
+    journal.append(&payload, handoff).expect("an append")
 }
 
 /// Runs `each` `count` times on every thread, beside a thread that provisions and trims, and returns how long it took.
@@ -138,7 +143,115 @@ fn side_by_side() {
     );
 }
 
+const CHILD: &str = "ANNULUS_BENCH_COMMITS";
+
+/// What is measured: the durability, and how many threads insert.
+const COMMITS: [(&str, u64); 10] = [
+    ("sync", 1),
+    ("sync", 2),
+    ("sync", 4),
+    ("sync", 8),
+    ("sync", 16),
+    ("process", 1),
+    ("process", 2),
+    ("process", 8),
+    ("mixed", 2),
+    ("mixed", 8),
+];
+
+/// Thousand commits a second; median and 99th percentile of their latency in microseconds; commits a sync.
+type Figures = [f64; 4];
+
+/// Inserts of 20 + 100 bytes, in random order, for a second and a half. Mixed: the first thread syncs, the others do not;
+/// latencies are of those that do not.
+fn child(arguments: &str) {
+    let (name, threads) = arguments.split_once(' ').expect("a name and a number");
+    let threads: usize = threads.parse().expect("a number");
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = Options::new().shards(4).replication_factor(1).memory_budget(1 << 30);
+    let store = options.open(dir.path().join("store")).expect("a store");
+    let (done, barrier) = (AtomicBool::new(false), Barrier::new(threads + 1));
+    let work = |thread: usize| {
+        let durability = if name == "sync" || name == "mixed" && thread == 0 {
+            Durability::Sync
+        } else {
+            Durability::Process
+        };
+        let mut times = Vec::with_capacity(1 << 20);
+        let mut n = thread as u64;
+        barrier.wait();
+        while !done.load(Ordering::Relaxed) {
+            n = n.wrapping_add(threads as u64);
+            let mixed = (n ^ n >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(31);
+            let mut key = [0; 20];
+            key[..8].copy_from_slice(&mixed.wrapping_mul(0x94d0_49bb_1331_11eb).to_be_bytes());
+            key[8..16].copy_from_slice(&n.to_be_bytes());
+            let begin = Instant::now();
+            store.insert_with(key, [n as u8; 100], durability).expect("an insert");
+            times.push(begin.elapsed().as_nanos() as u32);
+        }
+        times
+    };
+    let (mut times, count, took) = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
+        barrier.wait();
+        let begin = Instant::now();
+        std::thread::sleep(Duration::from_millis(1500));
+        done.store(true, Ordering::Relaxed);
+        let times: Vec<_> = workers.into_iter().map(|worker| worker.join().expect("a worker")).collect();
+        let took = begin.elapsed();
+        let count: usize = times.iter().map(Vec::len).sum();
+        (times.into_iter().skip(usize::from(name == "mixed")).flatten().collect::<Vec<_>>(), count, took)
+    });
+    times.sort_unstable();
+    let at = |part: f64| f64::from(times[((times.len() - 1) as f64 * part) as usize]) / 1e3;
+    let syncs = store.stats().expect("figures").journal.syncs.max(1);
+    let rate = count as f64 / took.as_secs_f64() / 1e3;
+    println!("{rate} {} {} {}", at(0.5), at(0.99), count as f64 / syncs as f64);
+}
+
+fn commits() {
+    let rounds = std::env::var("ANNULUS_ROUNDS").map_or(5, |n| n.parse().expect("a number of rounds"));
+    let only = std::env::var("ANNULUS_ONLY").unwrap_or_default();
+    let mut sides = vec![std::env::current_exe().expect("this program")];
+    sides.extend(std::env::var_os("ANNULUS_BEFORE").map(Into::into));
+    sides.reverse();
+    println!(
+        "| durability, threads | version | thousand/s | p50 us | p99 us | commits a sync |\n|---|---|---:|---:|---:|---:|"
+    );
+    for (name, threads) in COMMITS.into_iter().filter(|(name, _)| name.contains(&only)) {
+        let mut found: Vec<Vec<Figures>> = vec![Vec::new(); sides.len()];
+        for _ in 0..rounds {
+            for (exe, found) in sides.iter().zip(&mut found) {
+                let out =
+                    Command::new(exe).env(CHILD, format!("{name} {threads}")).output().expect("a child");
+                assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+                let text = String::from_utf8(out.stdout).expect("text");
+                let figures: Vec<f64> =
+                    text.split_whitespace().map(|n| n.parse().expect("a figure")).collect();
+                found.push(figures.try_into().expect("four figures"));
+            }
+        }
+        for (side, found) in found.into_iter().enumerate() {
+            let version = if side + 1 == sides.len() { "now" } else { "before" };
+            let [rate, p50, p99, shared] = [0, 1, 2, 3].map(|figure| {
+                let mut all: Vec<f64> = found.iter().map(|figures| figures[figure]).collect();
+                all.sort_by(f64::total_cmp);
+                all[all.len() / 2]
+            });
+            let shared = if name == "process" { String::new() } else { format!("{shared:.2}") };
+            println!("| {name}, {threads} | {version} | {rate:.1} | {p50:.1} | {p99:.1} | {shared} |");
+        }
+    }
+}
+
 fn main() {
+    if let Ok(arguments) = std::env::var(CHILD) {
+        return child(&arguments);
+    }
+    if std::env::args().any(|argument| argument == "commits") {
+        return commits();
+    }
     let mut criterion = Criterion::default().configure_from_args();
     appends(&mut criterion);
     replay(&mut criterion);

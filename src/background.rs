@@ -68,6 +68,7 @@ fn ticker(state: &State) {
         if !state.signals.next_tick() {
             return;
         }
+        state.share_memory();
         state.signals.pause(TICK);
         if let Err(error) = state.journal.write_buffered() {
             log::error!("the journal could not be written: {error}");

@@ -172,3 +172,45 @@ fn many_threads_commit_at_once() {
     let stats = store.stats().unwrap();
     assert_eq!(stats.last_seq.0, 8 * 60, "every commit has a version of its own");
 }
+
+/// Records that are read over and over are kept in memory in front of the shards: every flush must take them along.
+#[test]
+fn a_record_that_is_read_often_is_never_old() {
+    const HOT: u64 = 16;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().shards(2).open(dir.path()).unwrap();
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut seen = [0; HOT as usize];
+                    while !stop.load(Ordering::Relaxed) {
+                        for key in 0..HOT {
+                            let low = done.load(Ordering::Acquire);
+                            let found = store.get(key.to_be_bytes()).unwrap().as_deref().map_or(0, number);
+                            let before = std::mem::replace(&mut seen[key as usize], found);
+                            assert!(
+                                found >= low && found >= before,
+                                "key {key}: {found} after {before} and {low}"
+                            );
+                        }
+                    }
+                })
+            })
+            .collect();
+        for round in 1..120 {
+            for key in 0..HOT {
+                store.insert(key.to_be_bytes(), value(round)).unwrap();
+            }
+            done.store(round, Ordering::Release);
+            store.flush().unwrap();
+            // Time for the readers to find everything in the shards.
+            std::thread::sleep(Duration::from_millis(2));
+            if readers.iter().any(|reader| reader.is_finished()) {
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}

@@ -31,7 +31,7 @@ static SAMPLE: LazyLock<SimDisk> = LazyLock::new(|| {
             journal = open(&disk).unwrap().0;
         }
         let bytes = vec![seq as u8; (seq * 389 % 2000) as usize];
-        journal.lock().append(&Payload::new(&bytes), Handoff::Os).unwrap();
+        journal.append(&Payload::new(&bytes), Handoff::Os).unwrap();
     }
     journal.provision().unwrap();
     disk.kill()
@@ -117,7 +117,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     for _ in 0..3 {
-        journal.lock().append(&Payload::new(&[1; 6000]), Handoff::Buffered).unwrap();
+        journal.append(&Payload::new(&[1; 6000]), Handoff::Buffered).unwrap();
     }
     journal.sync_to(Seq::MAX).unwrap();
     let disk = disk.crash(PowerCut { seed: data.len() as u64 });

@@ -25,7 +25,14 @@ pub enum OpenMode {
     Write,
     /// A new file, to read and write; an existing one is an error.
     CreateNew,
+    /// An existing file, to write past the system's cache: a write returns when its own bytes are durable, and says
+    /// nothing of others. Offset, length and place in memory are multiples of [`BLOCK`]. An error where the system
+    /// cannot; `InvalidInput` or `Unsupported` if that shows only when it is written to.
+    Through,
 }
+
+/// What writes past the system's cache are in multiples of, in bytes.
+pub const BLOCK: usize = 4096;
 
 /// A file system, or a simulation of one. Errors are bare `io::Error`s; the caller adds the path.
 pub trait Disk: Send + Sync + Debug {

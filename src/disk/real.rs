@@ -46,6 +46,7 @@ impl Disk for RealDisk {
             OpenMode::CreateNew => {
                 options.write(true).create_new(true);
             }
+            OpenMode::Through => write_through(options.write(true))?,
         }
         Ok(Arc::new(RealFile(options.open(path)?)))
     }
@@ -79,6 +80,20 @@ impl Disk for RealDisk {
         static BOOT: OnceLock<u128> = OnceLock::new();
         *BOOT.get_or_init(read_boot_id)
     }
+}
+
+/// O_DSYNC makes the system flush the disk's own cache with each write, or write around that as well.
+#[cfg(target_os = "linux")]
+fn write_through(options: &mut OpenOptions) -> io::Result<()> {
+    use rustix::fs::OFlags;
+    let flags = i32::try_from((OFlags::DIRECT | OFlags::DSYNC).bits()).map_err(io::Error::other)?;
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options, flags);
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_through(_: &mut OpenOptions) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(unix)]

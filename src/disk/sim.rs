@@ -257,7 +257,8 @@ impl Disk for SimDisk {
             (None, _) => return Err(io::ErrorKind::NotFound.into()),
         };
         let writable = mode != OpenMode::Read;
-        Ok(Arc::new(SimFile { disk: self.clone(), path: names::normal(path), number, writable }))
+        let through = mode == OpenMode::Through;
+        Ok(Arc::new(SimFile { disk: self.clone(), path: names::normal(path), number, writable, through }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

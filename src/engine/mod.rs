@@ -99,6 +99,9 @@ pub trait Engine: Send + Sync + Debug {
     /// were lost or went back in time unseen: it ends with `Corruption`, and the figures are what was counted.
     fn recount(&self, pages: usize) -> Result<bool>;
 
+    /// Sets the memory for caches anew, see [`EngineSpec::cache_bytes`].
+    fn set_cache(&self, bytes: u64);
+
     /// Bytes on disk.
     fn disk_bytes(&self) -> Result<u64>;
 

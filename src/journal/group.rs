@@ -1,31 +1,83 @@
-//! Group commit: one caller syncs for all that wait.
+//! Group commit: one caller syncs for all that wait (the write groups of LevelDB and RocksDB, in their shape).
 //!
 //! Invariants:
-//! - What is called durable is always a prefix: full segments are synced before the current one.
-//! - A waiter is woken when its own frames are durable, or to lead the next sync; not for other groups' ends.
+//! - What is called durable is always a prefix.
+//! - While anyone waits somebody leads. Whoever leads, even if it fails or panics, ends by passing the lead on or by
+//!   waking everybody; after a failure nobody is told that its frames are durable.
+//! - A waiter sleeps by itself, and is woken once: when its own frames are durable, or to lead.
 //! - The appender's lock is not held over a sync. A failed sync is never tried again.
 
 use super::Journal;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use parking_lot::{Condvar, Mutex};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// No leader waits longer for others to join it.
+const LONGEST_GATHERING: Duration = Duration::from_micros(200);
+/// After gatherings in vain, at most so many syncs go without one.
+const LONGEST_REST: u64 = 64;
 
 #[derive(Debug, Default)]
 pub struct Group {
     state: Mutex<State>,
-    /// Waiters for the sync that runs, and for the one after it, by the parity of its number.
-    lanes: [Condvar; 2],
     durable: AtomicU64,
+    /// How many sleep in the queue.
+    waiting: AtomicUsize,
+    /// How many wanted a sync at the end of the last one: those it served and those it did not.
+    crew: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     leading: bool,
-    /// The number of the sync that runs or runs next.
-    number: usize,
-    /// What the sync that runs will have made durable.
-    target: Seq,
+    queue: VecDeque<(Seq, Arc<Seat>)>,
+    habit: Habit,
+}
+
+/// What the leaders have learnt.
+#[derive(Debug, Default, Clone, Copy)]
+struct Habit {
+    /// What a sync takes, in nanoseconds.
+    sync: u64,
+    /// Syncs to go without gathering.
+    rest: u64,
+    /// The length of the last such rest.
+    rested: u64,
+}
+
+/// Where one waiter sleeps.
+#[derive(Debug, Default)]
+struct Seat {
+    call: Mutex<Option<Call>>,
+    woken: Condvar,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    /// Its frames are durable, or nothing will be any more.
+    Done,
+    Lead,
+}
+
+impl Seat {
+    fn wake(&self, call: Call) {
+        *self.call.lock() = Some(call);
+        self.woken.notify_one();
+    }
+
+    fn wait(&self) -> Call {
+        let mut call = self.call.lock();
+        loop {
+            match *call {
+                Some(call) => return call,
+                None => self.woken.wait(&mut call),
+            }
+        }
+    }
 }
 
 impl Group {
@@ -42,9 +94,99 @@ impl Group {
         self.durable.fetch_max(seq.0, Ordering::AcqRel);
     }
 
-    fn lane(&self, number: usize) -> &Condvar {
-        let [even, odd] = &self.lanes;
-        if number.is_multiple_of(2) { even } else { odd }
+    /// Waits until `seq` is durable, nothing will be any more, or it is the caller's turn to lead.
+    fn join(&self, seq: Seq) -> Call {
+        let seat = {
+            let mut state = self.state.lock();
+            if self.durable() >= seq {
+                return Call::Done;
+            }
+            if !state.leading {
+                state.leading = true;
+                return Call::Lead;
+            }
+            let seat = Arc::new(Seat::default());
+            state.queue.push_back((seq, seat.clone()));
+            self.waiting.store(state.queue.len(), Ordering::Relaxed);
+            seat
+        };
+        seat.wait()
+    }
+
+    /// Waits a little for those that were here a moment ago, if they are known to come back in that time: one sync for
+    /// all of them instead of two for a half each (PostgreSQL's `commit_delay` is for the same). Never for a lone writer.
+    fn gather(&self) {
+        let crew = self.crew.load(Ordering::Relaxed);
+        let missing = || self.waiting.load(Ordering::Relaxed) + 1 < crew;
+        if !missing() {
+            return;
+        }
+        let mut habit = self.state.lock().habit;
+        if habit.rest > 0 {
+            habit.rest -= 1;
+        } else {
+            let (begin, limit) =
+                (Instant::now(), Duration::from_nanos(habit.sync / 2).min(LONGEST_GATHERING));
+            while missing() && begin.elapsed() < limit {
+                std::thread::yield_now();
+            }
+            habit.rested = if missing() { (habit.rested * 2 + 1).min(LONGEST_REST) } else { 0 };
+            habit.rest = habit.rested;
+        }
+        self.state.lock().habit = habit;
+    }
+
+    /// Ends the caller's lead: everything up to `durable` is; none: it failed. `took`: the sync.
+    fn end(&self, durable: Option<Seq>, took: Option<Duration>) {
+        let (next, done) = {
+            let mut state = self.state.lock();
+            let queue = std::mem::take(&mut state.queue);
+            self.crew.store(queue.len() + 1, Ordering::Relaxed);
+            if let Some(took) = took {
+                let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+                state.habit.sync = state.habit.sync / 8 * 7 + took / 8;
+            }
+            let target = durable.unwrap_or(Seq::MAX);
+            if durable.is_some() {
+                self.raise(target);
+            }
+            let is_done = |(seq, _): &(Seq, _)| durable.is_none() || *seq <= target;
+            let (done, mut left): (VecDeque<_>, VecDeque<_>) = queue.into_iter().partition(is_done);
+            let next = left.pop_front();
+            state.queue = left;
+            state.leading = next.is_some();
+            self.waiting.store(state.queue.len(), Ordering::Relaxed);
+            (next, done)
+        };
+        // The next sync first: the disk is to rest as little as possible.
+        if let Some((_, seat)) = next {
+            seat.wake(Call::Lead);
+        }
+        for (_, seat) in done {
+            seat.wake(Call::Done);
+        }
+    }
+}
+
+/// The lead, while it lasts.
+struct Lead<'a> {
+    journal: &'a Journal,
+    ended: bool,
+}
+
+impl Lead<'_> {
+    fn end(mut self, durable: Option<Seq>, took: Option<Duration>) {
+        self.ended = true;
+        self.journal.group.end(durable, took);
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.journal.poison(Error::new(ErrorKind::Io, "a sync of the journal panicked"));
+            self.journal.group.end(None, None);
+        }
     }
 }
 
@@ -54,69 +196,39 @@ impl Journal {
     /// # Errors
     /// `Poisoned`: this sync, or an earlier write or sync, failed; reopen. `Closed`.
     pub fn sync_to(&self, seq: Seq) -> Result<()> {
-        let group = &self.group;
         let seq = seq.min(self.last());
-        if group.durable() >= seq {
-            return Ok(());
+        while self.durable() < seq {
+            self.health.check()?;
+            if self.group.join(seq) == Call::Lead {
+                return self.lead(|| {
+                    self.group.gather();
+                    let begin = Instant::now();
+                    (self.sync_now(), Some(begin.elapsed()))
+                });
+            }
         }
-        let mut state = group.state.lock();
-        let mut waited = None;
-        let outcome = loop {
-            if group.durable() >= seq {
-                break Ok(());
-            }
-            if let Err(e) = self.health.check() {
-                break Err(e);
-            }
-            if !state.leading {
-                state.leading = true;
-                drop(state);
-                let synced = self.sync_now();
-                state = group.state.lock();
-                if let Ok(durable) = &synced {
-                    group.raise(*durable);
-                }
-                state.leading = false;
-                group.lane(state.number).notify_all();
-                state.number = state.number.wrapping_add(1);
-                if synced.is_err() {
-                    group.lane(state.number).notify_all();
-                } else {
-                    group.lane(state.number).notify_one();
-                }
-                break synced.map(drop);
-            }
-            let number = if seq <= state.target { state.number } else { state.number.wrapping_add(1) };
-            waited = Some(number);
-            group.lane(number).wait(&mut state);
-        };
-        // One that was woken to lead and found nothing to do passes the call on to the next in its lane.
-        if let Some(number) = waited
-            && !state.leading
-        {
-            group.lane(number).notify_one();
-        }
-        outcome
+        Ok(())
     }
 
-    /// Hands over all that waits and syncs it; the appender's lock is free again while the disk works.
-    fn sync_now(&self) -> Result<Seq> {
-        let (files, target) = {
-            let mut appender = self.lock();
-            appender.hand_over()?;
-            let log = &mut *appender.log;
-            let mut files = std::mem::take(&mut log.unsynced);
-            files.push((log.segment.file.clone(), log.segment.path.clone()));
-            (files, Seq(log.next.0.saturating_sub(1)))
-        };
-        self.group.state.lock().target = target;
-        for (file, path) in files {
+    /// Makes everything durable, says so in the file, and refuses whatever comes later.
+    ///
+    /// # Errors
+    /// `Poisoned`: what was not durable before may be lost. `Closed`: it was closed before.
+    pub fn close(&self) -> Result<()> {
+        loop {
             self.health.check()?;
-            self.counters.syncs.fetch_add(1, Ordering::Relaxed);
-            if let Err(e) = file.sync_data() {
-                return Err(self.poison(Error::io("sync the journal", path, e)));
+            // No sequence is as high, so this waits for the lead.
+            if self.group.join(Seq::MAX) == Call::Lead {
+                return self.lead(|| (self.finish(), None));
             }
         }
-        Ok(target)
+    }
+
+    /// Does the work of the leader, which this caller is.
+    fn lead(&self, work: impl FnOnce() -> (Result<Seq>, Option<Duration>)) -> Result<()> {
+        let lead = Lead { journal: self, ended: false };
+        let (outcome, took) = work();
+        lead.end(outcome.as_ref().ok().copied(), took);
+        outcome.map(drop)
     }
 }

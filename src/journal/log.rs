@@ -1,26 +1,23 @@
-//! The end of the log that is being written: the current segment and what waits to be handed to the operating system.
+//! The end of the log as it grows in memory: the current segment, and what waits to be written.
 //!
 //! Invariants:
-//! - Frames are handed over in the order of their sequences, each write ending with markers, so that after the death
-//!   of the process what is readable is a prefix.
-//! - Once a write has failed nothing is written any more.
+//! - Frames get their places in the order of their sequences; nothing here touches a file's bytes, so the lock on it
+//!   is never held over one that works.
+//! - Once a write has failed nothing is appended any more.
 
-use super::Journal;
-use super::segment::{self, BODY, TRAILER_BYTES};
+use super::chunk::Chunk;
+use super::segment::{BODY, TRAILER_BYTES};
 use super::supply::Ready;
-use crate::disk::DiskFile;
+use super::{Journal, Retained};
 use crate::error::{Error, Result};
-use crate::frame::{self, Header, Kind, Payload};
+use crate::frame::{self, Header, Payload};
 use crate::ids::Seq;
 use parking_lot::MutexGuard;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Buffered bytes beyond this are handed over at once.
+/// Beyond so many bytes that wait, whoever appended hands them over.
 pub const BUFFER_BYTES: usize = 64 << 10;
-/// A buffer that one large frame has stretched beyond this is given back.
-const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// How far an append gets before it returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,35 +28,91 @@ pub enum Handoff {
     Os,
 }
 
+/// Frames of one segment that are to be written at once.
+#[derive(Debug)]
+pub struct Piece {
+    pub segment: Arc<Ready>,
+    pub chunk: Chunk,
+    /// The sequence that its markers carry: the one after its last frame.
+    pub next: Seq,
+    /// The segment that the log goes on in, if this one is full.
+    pub followed: Option<Retained>,
+}
+
+/// All that waited.
+#[derive(Debug)]
+pub struct Taken {
+    /// What full segments lack, oldest first.
+    pub full: Vec<Piece>,
+    pub last: Piece,
+}
+
+impl Taken {
+    /// Whether there are frames in it.
+    pub fn is_empty(&self) -> bool {
+        self.full.is_empty() && self.last.chunk.pending() == 0
+    }
+
+    pub fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        self.full.iter().chain([&self.last])
+    }
+
+    /// The last sequence that it covers.
+    pub fn target(&self) -> Seq {
+        Seq(self.last.next.0.saturating_sub(1))
+    }
+}
+
 /// What the appender's lock protects.
 #[derive(Debug)]
 pub struct Log {
-    pub segment: Ready,
-    /// Where the next write goes: where the last handed frame ends.
-    pub offset: u64,
-    /// Frames that were not handed over yet.
-    pub pending: Vec<u8>,
+    segment: Arc<Ready>,
+    chunk: Chunk,
+    full: Vec<Piece>,
     /// The sequence that the next frame gets.
-    pub next: Seq,
-    /// Full segments that no sync has covered yet, oldest first.
-    pub unsynced: Vec<(Arc<dyn DiskFile>, PathBuf)>,
-    /// What the last markers said is durable.
-    pub marked: Seq,
+    next: Seq,
 }
 
 impl Log {
     pub fn new(segment: Ready, next: Seq) -> Self {
-        let marked = Seq(next.0.saturating_sub(1));
-        Log { segment, offset: BODY, pending: Vec::new(), next, unsynced: Vec::new(), marked }
+        Log { segment: Arc::new(segment), chunk: Chunk::new(BODY), full: Vec::new(), next }
     }
 
     fn fits(&self, bytes: usize) -> bool {
-        let end = self.offset + (self.pending.len() + bytes + TRAILER_BYTES) as u64;
-        end <= self.segment.header.len
+        self.chunk.end() + (bytes + TRAILER_BYTES) as u64 <= self.segment.header.len
+    }
+
+    /// Takes out what waits; `spare` is the buffer that the next frames go to.
+    pub fn take(&mut self, spare: &mut Chunk) -> Taken {
+        let last = Piece {
+            segment: self.segment.clone(),
+            chunk: self.chunk.split(spare),
+            next: self.next,
+            followed: None,
+        };
+        Taken { full: std::mem::take(&mut self.full), last }
+    }
+
+    /// Whether a write has something to say beyond its markers.
+    pub fn waits(&self) -> bool {
+        !self.full.is_empty() || self.chunk.pending() > 0
+    }
+
+    /// Ends the current segment and begins the next one, with room for a frame of `bytes`.
+    fn rotate(&mut self, journal: &Journal, bytes: usize) -> Result<()> {
+        // The only step that may fail comes first: until there is a segment, nothing has changed.
+        let ready = Arc::new(journal.supply.take(BODY + (bytes + TRAILER_BYTES) as u64)?);
+        let (generation, len) = (ready.header.generation, ready.header.len);
+        let followed = Some(Retained { generation, first: self.next, len, start: false });
+        let segment = std::mem::replace(&mut self.segment, ready);
+        let chunk = std::mem::replace(&mut self.chunk, Chunk::new(BODY));
+        self.full.push(Piece { segment, chunk, next: self.next, followed });
+        Ok(())
     }
 }
 
-/// The right to append, held over the memtable's insert so that both keep one order.
+/// The right to append, held over the memtable's insert so that both keep one order. Nothing that waits for a file may
+/// be called by its holder.
 #[derive(Debug)]
 pub struct Appender<'a> {
     pub(super) journal: &'a Journal,
@@ -72,12 +125,18 @@ impl Appender<'_> {
         self.log.next
     }
 
-    /// Appends one frame.
+    /// Whether so much waits that it should be handed over, see [`Journal::hand_to`].
+    pub fn crowded(&self) -> bool {
+        !self.log.full.is_empty() || self.log.chunk.pending() >= BUFFER_BYTES
+    }
+
+    /// Appends one frame, into a buffer of the process. Let the appender go, then call [`Journal::hand_to`] or
+    /// [`Journal::sync_to`] with the sequence.
     ///
     /// # Errors
     /// `InvalidInput`: the payload is too long. `Io`: there was no room for another segment; nothing was appended, and
-    /// a later append may succeed. `Poisoned`: an earlier write or sync failed, or this one did. `Closed`.
-    pub fn append(&mut self, payload: &Payload<'_>, handoff: Handoff) -> Result<Seq> {
+    /// a later append may succeed. `Poisoned`: an earlier write or sync failed. `Closed`.
+    pub fn append(&mut self, payload: &Payload<'_>) -> Result<Seq> {
         let journal = self.journal;
         journal.health.check()?;
         let length = payload.bytes().len();
@@ -92,66 +151,17 @@ impl Appender<'_> {
         }
         let bytes = frame::frame_bytes(length);
         if !self.log.fits(bytes) {
-            self.rotate(bytes)?;
+            self.log.rotate(journal, bytes)?;
         }
         let log = &mut *self.log;
         let header = &log.segment.header;
         let seq = log.next;
         let frame = Header::commit(header.generation, seq, journal.durable(), payload)
             .ok_or_else(|| Error::invalid("the frame is too long"))?;
-        frame::encode(&mut log.pending, &frame, header.salt(), payload.bytes());
+        frame::encode(log.chunk.room(bytes), &frame, log.segment.salt, payload.bytes());
         log.next = seq.next();
         journal.counters.last.store(seq.0, Ordering::Release);
         journal.counters.frames.fetch_add(1, Ordering::Relaxed);
-        if handoff == Handoff::Os || log.pending.len() >= BUFFER_BYTES {
-            self.hand_over()?;
-        }
         Ok(seq)
-    }
-
-    /// Hands everything that waits to the operating system.
-    pub(super) fn hand_over(&mut self) -> Result<()> {
-        if self.log.pending.is_empty() {
-            return Ok(());
-        }
-        self.write(Kind::Tail)
-    }
-
-    /// Writes what waits, if anything does, and the markers that end the log as it is now.
-    pub(super) fn write(&mut self, kind: Kind) -> Result<()> {
-        let journal = self.journal;
-        journal.health.check()?;
-        let log = &mut *self.log;
-        let header = log.segment.header;
-        let durable = journal.durable();
-        let frames = log.pending.len();
-        segment::push_trailer(&mut log.pending, header.salt(), header.generation, kind, log.next, durable);
-        if let Err(e) = log.segment.file.write_at(log.offset, &log.pending) {
-            let cause = Error::io("write the journal", &log.segment.path, e).offset(log.offset);
-            return Err(journal.poison(cause));
-        }
-        journal.counters.bytes_written.fetch_add(log.pending.len() as u64, Ordering::Relaxed);
-        log.offset += frames as u64;
-        log.marked = durable;
-        log.pending.clear();
-        if log.pending.capacity() > KEPT_BUFFER_BYTES {
-            log.pending = Vec::new();
-        }
-        Ok(())
-    }
-
-    /// Ends the current segment and begins the next one, with room for a frame of `bytes`.
-    fn rotate(&mut self, bytes: usize) -> Result<()> {
-        let journal = self.journal;
-        // The only step that may fail cleanly comes first: until there is a segment, nothing has been written.
-        let ready = journal.supply.take(BODY + (bytes + TRAILER_BYTES) as u64)?;
-        self.write(Kind::End)?;
-        let log = &mut *self.log;
-        let (generation, len) = (ready.header.generation, ready.header.len);
-        let full = std::mem::replace(&mut log.segment, ready);
-        log.unsynced.push((full.file, full.path));
-        log.offset = BODY;
-        journal.retained.lock().push_back(super::Retained { generation, first: log.next, len });
-        Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! The journal: one log of commits for the whole store, in segment files, with group commit.
 //!
-//! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` (appending), `group` (syncing),
-//! `scan` and `recovery` (reading back), `cases` (what to do with damage), `open` (creating and opening).
+//! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
+//! `writer` (writing), `group` (syncing for many), `scan` and `recovery` (reading back), `cases` (what to do with
+//! damage), `open` (creating and opening).
 //!
 //! Invariants:
 //! - Sequences are consecutive. What is durable, and what is readable after a crash, is a prefix.
@@ -31,6 +32,7 @@
 //! removed. A spare: kept, up to the limit. Any other file: left alone. docs/FORMAT.md has the bytes.
 
 mod cases;
+mod chunk;
 mod group;
 mod log;
 mod open;
@@ -38,12 +40,13 @@ mod recovery;
 mod scan;
 pub(crate) mod segment;
 mod supply;
+mod writer;
 
 pub use log::{Appender, Handoff};
 
 use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
-use crate::frame::Kind;
+use crate::frame::Payload;
 use crate::ids::Seq;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -107,20 +110,24 @@ pub struct JournalStats {
     pub first: Seq,
     pub last: Seq,
     pub durable: Seq,
-    /// Calls of the disk's sync since the journal was opened.
+    /// Calls of the disk's sync since the journal was opened, and writes that were one.
     pub syncs: u64,
+    /// Of these, the writes past the system's cache.
+    pub through: u64,
     /// Frames appended since the journal was opened.
     pub frames: u64,
-    /// Bytes handed to the operating system since the journal was opened, markers included.
+    /// Bytes handed to the operating system since the journal was opened, markers and what was written again included.
     pub bytes_written: u64,
 }
 
-/// The journal. Lock order: appender, then the supply's stock; appender, then `retained`; `retained`, then the stock.
+/// The journal. Lock order: `writer`, `log` (the appender's), `retained`, the supply's stock; each may be skipped. The
+/// group's own is taken alone.
 #[derive(Debug)]
 pub struct Journal {
+    writer: Mutex<writer::Writer>,
     log: Mutex<log::Log>,
     supply: supply::Supply,
-    /// Oldest first; the last is the current one.
+    /// Oldest first; the last is the one that is written to.
     retained: Mutex<VecDeque<Retained>>,
     group: group::Group,
     health: Health,
@@ -133,20 +140,26 @@ struct Retained {
     /// No frame in it is below this.
     first: Seq,
     len: u64,
+    /// It begins a session, so its header says where.
+    start: bool,
 }
 
 #[derive(Debug)]
 struct Counters {
     last: AtomicU64,
+    /// Every frame up to this has been handed to the operating system.
+    handed: AtomicU64,
     syncs: AtomicU64,
+    through: AtomicU64,
     frames: AtomicU64,
     bytes_written: AtomicU64,
 }
 
 impl Counters {
     fn new(last: Seq) -> Self {
+        let [last, handed] = [AtomicU64::new(last.0), AtomicU64::new(last.0)];
         let zero = || AtomicU64::new(0);
-        Counters { last: AtomicU64::new(last.0), syncs: zero(), frames: zero(), bytes_written: zero() }
+        Counters { last, handed, syncs: zero(), through: zero(), frames: zero(), bytes_written: zero() }
     }
 }
 
@@ -177,6 +190,21 @@ impl Journal {
         Appender { journal: self, log: self.log.lock() }
     }
 
+    /// Appends one frame, for a caller that has nothing to keep in order beside the journal.
+    ///
+    /// # Errors
+    /// As [`Appender::append`] and [`hand_to`](Self::hand_to).
+    pub fn append(&self, payload: &Payload<'_>, handoff: Handoff) -> Result<Seq> {
+        let mut appender = self.lock();
+        let seq = appender.append(payload)?;
+        let crowded = appender.crowded();
+        drop(appender);
+        if crowded || handoff == Handoff::Os {
+            self.hand_to(seq)?;
+        }
+        Ok(seq)
+    }
+
     /// Every frame up to this is durable.
     pub fn durable(&self) -> Seq {
         self.group.durable()
@@ -190,20 +218,6 @@ impl Journal {
     /// The oldest sequence that is retained, or would be if there were a frame.
     pub fn first(&self) -> Seq {
         self.retained.lock().front().map_or(Seq::ZERO, |segment| segment.first)
-    }
-
-    /// Hands buffered frames to the operating system, and lets it know what has become durable. To be called every
-    /// 50 ms or so: it bounds what the death of the process can take of buffered frames.
-    ///
-    /// # Errors
-    /// `Poisoned`, `Closed`.
-    pub fn write_buffered(&self) -> Result<()> {
-        self.health.check()?;
-        let mut appender = self.lock();
-        if appender.log.pending.is_empty() && appender.log.marked >= self.durable() {
-            return Ok(());
-        }
-        appender.write(Kind::Tail)
     }
 
     /// Makes the next segment ready, so that no append has to; says whether there was something to do. Waits for the
@@ -222,13 +236,16 @@ impl Journal {
     /// `Io`: some were not freed; call again. `Poisoned`, `Closed`.
     pub fn trim(&self, below: Seq) -> Result<usize> {
         self.health.check()?;
-        let freeable =
-            |segments: &VecDeque<Retained>| segments.get(1).is_some_and(|next| next.first <= below);
+        // The segment that becomes the oldest one must say durably where it begins, which its first frame does, or the
+        // header of one that begins a session.
+        let last = self.last();
+        let freeable = |segments: &VecDeque<Retained>| {
+            segments.get(1).is_some_and(|next| next.first <= below && (next.start || next.first <= last))
+        };
         if !freeable(&self.retained.lock()) {
             return Ok(0);
         }
-        // The segment that becomes the oldest one must say durably where it begins, which its first frame does.
-        self.sync_to(self.last())?;
+        self.sync_to(last)?;
         let mut segments = self.retained.lock();
         let mut freed = 0;
         let mut spares = Vec::new();
@@ -267,35 +284,10 @@ impl Journal {
             last: self.last(),
             durable: self.durable(),
             syncs: self.counters.syncs.load(Ordering::Relaxed),
+            through: self.counters.through.load(Ordering::Relaxed),
             frames: self.counters.frames.load(Ordering::Relaxed),
             bytes_written: self.counters.bytes_written.load(Ordering::Relaxed),
         }
-    }
-
-    /// Makes everything durable, says so in the file, and refuses whatever comes later.
-    ///
-    /// # Errors
-    /// `Poisoned`: what was not durable before may be lost. `Closed`: it was closed before.
-    pub fn close(&self) -> Result<()> {
-        self.health.check()?;
-        self.sync_to(self.last())?;
-        let mut appender = self.lock();
-        appender.hand_over()?;
-        // Frames may have come in since the sync: this one is under the lock that keeps more from coming.
-        let sync = |appender: &Appender<'_>| {
-            let segment = &appender.log.segment;
-            let rotated = appender.log.unsynced.iter().map(|(file, path)| (file, path));
-            for (file, path) in rotated.chain([(&segment.file, &segment.path)]) {
-                file.sync_data().map_err(|e| self.poison(Error::io("sync the journal", path, e)))?;
-            }
-            Ok(())
-        };
-        sync(&appender)?;
-        self.group.raise(self.last());
-        appender.write(Kind::Tail)?;
-        sync(&appender)?;
-        self.health.closed.store(true, Ordering::Release);
-        Ok(())
     }
 
     /// Whether [`provision`](Self::provision) has something to do.

@@ -9,6 +9,7 @@ use super::recovery::{self, Segment, Survey, Walk, Walker};
 use super::scan::Item;
 use super::segment::{self, BODY, Origin, SegmentHeader};
 use super::supply::Supply;
+use super::writer::Writer;
 use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained};
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -176,7 +177,8 @@ fn go_on(
         let first = segment.first.unwrap_or(first_after).min(first_after);
         first_after = first;
         let SegmentHeader { generation, len, .. } = segment.header;
-        retained.push_front(Retained { generation, first, len });
+        let start = segment.header.origin != Origin::Continuation;
+        retained.push_front(Retained { generation, first, len, start });
     }
     let journal = begin(supply, generation, walk.end, retained)?;
     if let (Some(at), Some(segment)) = (anchor, segments.last()) {
@@ -234,9 +236,10 @@ fn begin(supply: Supply, generation: u64, first: Seq, mut retained: VecDeque<Ret
         len: supply.config.segment_bytes,
         origin: Origin::Start { first },
     })?;
-    retained.push_back(Retained { generation, first, len: ready.header.len });
+    retained.push_back(Retained { generation, first, len: ready.header.len, start: true });
     let durable = Seq(first.0.saturating_sub(1));
     Ok(Journal {
+        writer: Mutex::new(Writer::new(durable)),
         log: Mutex::new(Log::new(ready, first)),
         supply,
         retained: Mutex::new(retained),

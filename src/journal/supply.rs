@@ -4,12 +4,14 @@
 //! markers) are durable in it, and it is given out only after that name is durable.
 
 use super::JournalConfig;
+use super::chunk::Chunk;
 use super::segment::{self, Origin, SegmentHeader};
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{BLOCK, Disk, DiskFile, OpenMode};
 use crate::error::{Error, Result};
-use crate::frame::Kind;
+use crate::frame::{Kind, Salt};
 use crate::ids::Seq;
 use parking_lot::Mutex;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +23,19 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 #[derive(Debug, Clone)]
 pub struct Ready {
     pub file: Arc<dyn DiskFile>,
+    /// The same file, to be written past the system's cache; none where the system cannot.
+    pub through: Option<Arc<dyn DiskFile>>,
     pub path: PathBuf,
     pub header: SegmentHeader,
+    /// The header's.
+    pub salt: Salt,
+}
+
+/// A segment without its name yet.
+struct Filled {
+    file: Arc<dyn DiskFile>,
+    through: Option<Arc<dyn DiskFile>>,
+    source: PathBuf,
 }
 
 #[derive(Debug)]
@@ -118,23 +131,25 @@ impl Supply {
     }
 
     /// Gives a filled file its name, and makes that durable.
-    fn name(&self, (file, source): (Arc<dyn DiskFile>, PathBuf), header: SegmentHeader) -> Result<Ready> {
+    fn name(&self, filled: Filled, header: SegmentHeader) -> Result<Ready> {
+        let Filled { file, through, source } = filled;
         let path = self.path(&segment::name(header.generation));
         let io = |e| Error::io("name a journal segment", &path, e);
         self.disk.rename(&source, &path).map_err(io)?;
         self.disk.sync_dir(&self.dir).map_err(io)?;
-        Ok(Ready { file, path, header })
+        Ok(Ready { file, through, path, header, salt: header.salt() })
     }
 
     /// Takes a spare, or makes a new file, and writes what a segment begins with.
-    fn fill(&self, stock: &mut Stock, header: &SegmentHeader) -> Result<(Arc<dyn DiskFile>, PathBuf)> {
+    fn fill(&self, stock: &mut Stock, header: &SegmentHeader) -> Result<Filled> {
         let spare = if header.len == self.config.segment_bytes { stock.spares.pop() } else { None };
         let source = match spare {
             Some(number) => self.path(&segment::spare_name(number)),
             None => self.path(&segment::temporary_name(header.generation)),
         };
-        match self.write_head(&source, header, spare.is_none()) {
-            Ok(file) => Ok((file, source)),
+        let written = self.write_head(&source, header, spare.is_none());
+        match written.and_then(|file| Ok((file, self.open_through(&source, header)?))) {
+            Ok((file, through)) => Ok(Filled { file, through, source }),
             Err(e) => {
                 // Not to be used again: after a failed sync nobody knows what its bytes are.
                 let _ = self.disk.remove_file(&source);
@@ -168,6 +183,20 @@ impl Supply {
         file.write_at(0, &head).map_err(io)?;
         file.sync_all().map_err(io)?;
         Ok(file)
+    }
+
+    /// Opens a segment for writes past the system's cache, and tries one. Not every file system can, and some say so only
+    /// then.
+    fn open_through(&self, source: &Path, header: &SegmentHeader) -> Result<Option<Arc<dyn DiskFile>>> {
+        let Ok(file) = self.disk.open(source, OpenMode::Through) else { return Ok(None) };
+        let mut head = Chunk::new(0);
+        head.room(BLOCK).extend_from_slice(&header.encode_page());
+        let (at, bytes) = head.blocks();
+        match file.write_at(at, bytes) {
+            Ok(()) => Ok(Some(file)),
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(None),
+            Err(e) => Err(Error::io("make a journal segment", source, e)),
+        }
     }
 
     /// Frees a segment's file: renamed to a spare while `taken` and those in stock leave a place for it, else removed.

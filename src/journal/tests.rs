@@ -26,6 +26,12 @@ fn create(disk: &SimDisk) -> Result<Journal> {
     Journal::create(Arc::new(disk.clone()), dir(), CONFIG, Seq(1))
 }
 
+/// With segments that are not full before a test ends.
+fn create_long(disk: &SimDisk) -> Result<Arc<Journal>> {
+    let config = JournalConfig { segment_bytes: 4 << 20, ..CONFIG };
+    Journal::create(Arc::new(disk.clone()), dir(), config, Seq(1)).map(Arc::new)
+}
+
 /// A payload that only this sequence has, of a length that varies.
 fn payload(seq: u64) -> Vec<u8> {
     let len = if is_large(seq) { 20_000 } else { (seq * 7919 % 2311) as usize };
@@ -46,7 +52,12 @@ fn append(journal: &Journal, handoff: Handoff) -> Result<Seq> {
     let mut appender = journal.lock();
     let seq = appender.next_seq();
     let bytes = payload(seq.0);
-    assert_eq!(appender.append(&Payload::new(&bytes), handoff)?, seq);
+    assert_eq!(appender.append(&Payload::new(&bytes))?, seq);
+    let crowded = appender.crowded();
+    drop(appender);
+    if crowded || handoff == Handoff::Os {
+        journal.hand_to(seq)?;
+    }
     Ok(seq)
 }
 

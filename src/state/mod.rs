@@ -6,20 +6,24 @@
 //!    the same order as the changes.
 //! 2. `flushing`: flushes and purges, one at a time. Held over I/O: it *is* the turn to write to the shards; neither
 //!    readers nor writers of records ever take it.
-//! 3. the journal's appender: the order of commits. Held over the handing of a frame to the operating system, since the
-//!    next frame must come after it; never over a sync.
+//! 3. the journal's appender: the order of commits. Held while a frame gets its place, never over a write or sync of
+//!    frames: those come after all locks of this list have been let go.
 //! 4. the memtables (`memory`): taken while the appender is still held, then the appender is released, so that commits
 //!    enter the memtable in the order of the journal while the next frame is written.
-//! 5. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `ring`, `cover`, and each shard's own.
+//! 5. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `ring`, `cover`, the gate of `records`,
+//!    and each shard's own.
 
 mod cover;
 mod memory;
 mod pace;
 mod read;
+mod records;
+mod share;
 mod signals;
 
 pub use memory::{Memory, Recent, Tables};
 pub use pace::Pace;
+pub use records::Records;
 pub use signals::Signals;
 
 use crate::batch;
@@ -87,6 +91,9 @@ pub struct State {
     pub shards: Vec<Arc<Shard>>,
     pub workers: Vec<Worker>,
     pub flushes: AtomicU64,
+    pub records: Records,
+    // What the memtables held when the memory was shared out last.
+    shared: AtomicU64,
     keyspaces: RwLock<HashSet<KeyspaceId>>,
     ring: RwLock<Ring>,
     cover: Mutex<Cover>,
@@ -133,6 +140,7 @@ static INSTANCES: AtomicU64 = AtomicU64::new(1);
 impl State {
     pub fn new(parts: Parts) -> State {
         let live = parts.manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect();
+        let records = parts.settings.memory_budget / share::RECORD_SHARE;
         let state = State {
             dir: parts.dir,
             instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
@@ -148,6 +156,8 @@ impl State {
             shards: parts.shards,
             workers: parts.workers,
             flushes: AtomicU64::new(0),
+            records: Records::new(records),
+            shared: AtomicU64::new(0),
             keyspaces: RwLock::new(live),
             ring: RwLock::new(parts.ring),
             cover: Mutex::new(Cover::default()),
@@ -157,6 +167,7 @@ impl State {
             lock: Mutex::new(Some(Lock(parts.lock))),
         };
         state.health_changed();
+        state.share_memory();
         state
     }
 

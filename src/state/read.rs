@@ -12,6 +12,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl State {
+    /// The newest version of an internal key.
+    pub fn get_newest(&self, key: &[u8]) -> Result<Option<Found>> {
+        // Before the memtables: a table that is forgotten after this ends the turn.
+        let turn = self.records.turn();
+        match self.memory.get(key, Seq::MAX) {
+            Recent::Value(found) => return Ok(Some(found)),
+            Recent::Removed => return Ok(None),
+            Recent::Unknown => {}
+        }
+        if let Some(found) = self.records.get(key) {
+            return Ok(Some(found));
+        }
+        let found = self.get_in_shards(key, Seq::MAX)?;
+        if let Some(found) = &found {
+            self.records.offer(key, found, turn);
+        }
+        Ok(found)
+    }
+
     /// The newest version of an internal key at or below `at`.
     pub fn get_at(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
         match self.memory.get(key, at) {

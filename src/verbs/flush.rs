@@ -50,7 +50,9 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
         state.pace.stuck(&error);
         return Err(error);
     }
+    state.records.retire(&table);
     state.memory.pop_frozen();
+    state.share_memory();
     state.pace.flushed(table.bytes() as u64, started.elapsed());
     state.flushes.fetch_add(1, Ordering::Relaxed);
     state.log_slow("flushing a memtable", started);

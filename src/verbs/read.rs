@@ -12,7 +12,7 @@ const KEYS_PER_THREAD: usize = 64;
 /// The newest version of an internal key.
 pub fn get(state: &State, key: &[u8]) -> Result<Option<Found>> {
     state.check_open()?;
-    state.get_at(key, Seq::MAX)
+    state.get_newest(key)
 }
 
 /// The values of many internal keys, in their order, all as of one moment.

@@ -6,7 +6,6 @@ use crate::batch;
 use crate::error::Result;
 use crate::frame::Payload;
 use crate::ids::Seq;
-use crate::journal::Handoff;
 use crate::options::Durability;
 use crate::state::{State, Tables};
 
@@ -31,10 +30,10 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
         })?;
     }
     let payload = Payload::new(ops);
-    let handoff = if durability == Durability::Memory { Handoff::Buffered } else { Handoff::Os };
 
     let mut appender = state.journal.lock();
-    let seq = appender.append(&payload, handoff)?;
+    let seq = appender.append(&payload)?;
+    let crowded = appender.crowded();
     // Hand over hand: the next commit may be appended while this one enters the memtable, but not overtake it.
     let mut tables = state.memory.lock();
     drop(appender);
@@ -46,12 +45,16 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
     if flush {
         state.signals.want_flush();
     }
-    if handoff == Handoff::Buffered || state.journal.wants_provision() {
-        state.signals.want_tick();
+    match durability {
+        Durability::Sync => state.journal.sync_to(seq)?,
+        Durability::Process => state.journal.hand_to(seq)?,
+        Durability::Memory if crowded => state.journal.hand_to(seq)?,
+        Durability::Memory => {}
     }
-    if durability == Durability::Sync {
-        state.journal.sync_to(seq)?;
-        // The next tick leaves word of it in the journal, so that damage is told from a write that was never synced.
+    // After a sync the next tick leaves word of it in the journal, so that damage is told from a write that was never
+    // synced.
+    let word = durability != Durability::Process;
+    if word || state.journal.wants_provision() || state.memory_moved() {
         state.signals.want_tick();
     }
     Ok(seq)

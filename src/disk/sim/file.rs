@@ -1,9 +1,10 @@
 //! An open file of a simulated disk, and a lock on one.
 
 use super::{Machine, Operation, SimDisk};
-use crate::disk::DiskFile;
+use crate::disk::{BLOCK, DiskFile};
 use parking_lot::{Mutex, MutexGuard};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ pub struct SimFile {
     pub path: PathBuf,
     pub number: u64,
     pub writable: bool,
+    /// Each write is synced at once, by itself.
+    pub through: bool,
 }
 
 impl SimFile {
@@ -24,30 +27,24 @@ impl SimFile {
         Ok(m)
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn sync(&self, bytes: Range<u64>) -> io::Result<()> {
         match self.enter(Operation::Sync) {
             Ok(mut m) => {
-                m.inode(self.number)?.sync();
+                m.inode(self.number)?.sync(bytes);
                 Ok(())
             }
             Err(e) => {
                 let mut m = self.disk.machine.lock();
                 // A stopped or dead process did not reach the disk; only a sync that failed there drops dirty bytes.
                 if m.check(self.disk.process).is_ok() {
-                    m.inode(self.number)?.sync_failed();
+                    m.inode(self.number)?.sync_failed(bytes);
                 }
                 Err(e)
             }
         }
     }
-}
 
-impl DiskFile for SimFile {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        Ok(self.enter(Operation::Read)?.inode(self.number)?.read(offset, buf))
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let (mut m, failure) = match self.enter(Operation::Write) {
             Ok(m) => (m, None),
             Err(e) => {
@@ -77,13 +74,29 @@ impl DiskFile for SimFile {
             None => Ok(()),
         }
     }
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(self.enter(Operation::Read)?.inode(self.number)?.read(offset, buf))
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let whole = |length: u64| length.is_multiple_of(BLOCK as u64);
+        let fits = whole(offset) && whole(bytes.len() as u64) && bytes.as_ptr().align_offset(BLOCK) == 0;
+        if self.through && !fits {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.write(offset, bytes)?;
+        if self.through { self.sync(offset..offset + bytes.len() as u64) } else { Ok(()) }
+    }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.sync()
+        self.sync(0..u64::MAX)
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.sync()
+        self.sync(0..u64::MAX)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -4,6 +4,7 @@
 
 use super::{Mood, Rng};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 const SECTOR: usize = 512;
 
@@ -68,15 +69,26 @@ impl Inode {
         self.bytes.resize(len, 0);
     }
 
-    pub fn sync(&mut self) {
-        self.undo.clear();
-        self.durable_len = self.bytes.len();
+    /// Makes the sectors of these bytes durable; where they reach to the end, the length as well.
+    pub fn sync(&mut self, bytes: Range<u64>) {
+        self.take_dirty(&bytes);
+        if bytes.end >= self.len() {
+            self.durable_len = self.bytes.len();
+        }
     }
 
-    pub fn sync_failed(&mut self) {
-        for (sector, old) in std::mem::take(&mut self.undo) {
+    pub fn sync_failed(&mut self, bytes: Range<u64>) {
+        for (sector, old) in self.take_dirty(&bytes) {
             self.ghosts.entry(sector).or_insert(old);
         }
+    }
+
+    fn take_dirty(&mut self, bytes: &Range<u64>) -> BTreeMap<usize, [u8; SECTOR]> {
+        let sector = |at: u64| usize::try_from(at / SECTOR as u64).unwrap_or(usize::MAX);
+        let mut dirty = self.undo.split_off(&sector(bytes.start));
+        let behind = dirty.split_off(&sector(bytes.end));
+        self.undo.extend(behind);
+        dirty
     }
 
     pub fn lose(&mut self, rng: &mut Rng) {
@@ -117,7 +129,7 @@ impl Inode {
 
     pub fn damage(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
         change(&mut self.bytes);
-        self.sync();
+        self.sync(0..u64::MAX);
         self.ghosts.clear();
     }
 }

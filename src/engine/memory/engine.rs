@@ -141,6 +141,8 @@ impl Engine for MemoryEngine {
         })
     }
 
+    fn set_cache(&self, _: u64) {}
+
     fn disk_bytes(&self) -> Result<u64> {
         self.with(|shard| {
             let size = |versions: &Vec<Version>| {

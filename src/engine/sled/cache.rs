@@ -4,23 +4,25 @@
 //! holds is never wrong, only no longer asked for.
 
 use super::frame::Page;
-use quick_cache::Weighter;
-use quick_cache::sync::{Cache, DefaultLifecycle};
+use super::pool::Pool;
+use quick_cache::sync::Cache;
+use quick_cache::{Lifecycle, Weighter};
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 
 /// A page larger than this is read when it is needed: it would push out many.
 const MAX_PAGE: usize = 64 << 10;
 /// What a page usually takes.
 const USUAL: u64 = 4096;
 
-type Pages = Cache<u64, Page, Weigh, Spread, DefaultLifecycle<u64, Page>>;
+type Pages = Cache<u64, Page, Weigh, Spread, GiveBack>;
 
 pub(super) struct PageCache(Pages);
 
 impl PageCache {
-    pub fn new(bytes: u64) -> PageCache {
+    pub fn new(bytes: u64, pool: Arc<Pool>) -> PageCache {
         let items = (bytes / USUAL).max(16) as usize;
-        PageCache(Cache::with(items, bytes, Weigh, Spread, DefaultLifecycle::default()))
+        PageCache(Cache::with(items, bytes, Weigh, Spread, GiveBack(pool)))
     }
 
     /// The page, which counts as used.
@@ -40,13 +42,25 @@ impl PageCache {
         }
     }
 
-    /// Forgets a page; whether it was there.
-    pub fn remove(&self, id: u64) -> bool {
-        self.0.remove(&id).is_some()
+    /// Forgets a page.
+    pub fn remove(&self, id: u64) -> Option<Page> {
+        self.0.remove(&id).map(|(_, page)| page)
     }
 
     pub fn set_capacity(&self, bytes: u64) {
         self.0.set_capacity(bytes);
+    }
+}
+
+/// What is pushed out leaves its buffer for what comes in.
+#[derive(Clone)]
+struct GiveBack(Arc<Pool>);
+
+impl Lifecycle<u64, Page> for GiveBack {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _: u64, page: Page) {
+        self.0.give_back(page.into_frame());
     }
 }
 

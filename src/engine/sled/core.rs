@@ -7,6 +7,7 @@ use super::cache::PageCache;
 use super::frame::Page;
 use super::node::{Node, PageRef};
 use super::place::Place;
+use super::pool::{Frame, Pool};
 use super::root::{Absent, Root, Search, Which};
 use super::space::UNIT;
 use super::writer::Writer;
@@ -16,9 +17,7 @@ use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
-#[cfg(test)]
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub(super) struct Core {
@@ -31,8 +30,9 @@ pub(super) struct Core {
     pub path: PathBuf,
     pub root: Root,
     pub cache: PageCache,
+    pub pool: Arc<Pool>,
     /// Memory for nodes and pages together.
-    pub cache_bytes: u64,
+    pub cache_bytes: AtomicU64,
     pub page_bytes: usize,
     /// One writer at a time. Readers never wait for it.
     pub writer: Mutex<Writer>,
@@ -91,18 +91,20 @@ impl Core {
         error
     }
 
-    /// Reads the frame of a page from the file, without believing it. What lies beyond the file's end reads as zeros.
-    pub fn read_frame(&self, page: &PageRef) -> Result<Arc<[u8]>> {
-        let mut frame: Arc<[u8]> = std::iter::repeat_n(0, page.bytes as usize).collect();
-        if let (Some(offset), Some(bytes)) = (page.unit.checked_mul(UNIT), Arc::get_mut(&mut frame)) {
-            self.file
-                .read_at(offset, bytes)
-                .map_err(|e| Error::io("read a page", &self.path, e).on(self.place.shard))?;
-        }
-        Ok(frame)
+    /// Reads the frame of a page from the file, without believing it.
+    pub fn read_frame(&self, page: &PageRef) -> Result<Frame> {
+        let read = |bytes: &mut [u8]| {
+            let offset = page.unit.saturating_mul(UNIT);
+            let read = self.file.read_at(offset, bytes)?;
+            bytes[read..].fill(0);
+            Ok(())
+        };
+        self.pool
+            .frame(page.bytes as usize, read)
+            .map_err(|e| Error::io("read a page", &self.path, e).on(self.place.shard))
     }
 
-    pub fn verify(&self, page: &PageRef, frame: Arc<[u8]>) -> Result<Page> {
+    pub fn verify(&self, page: &PageRef, frame: Frame) -> Result<Page> {
         Page::verify(page, frame).map_err(|e| {
             e.at(&self.path).on(self.place.shard).remedy("repair the shard from its replicas or a checkpoint")
         })
@@ -198,8 +200,9 @@ impl Core {
 
     /// Shares the memory out again: what the index does not take is for pages.
     pub fn balance(&self) {
-        let nodes = self.root.resident().min(self.cache_bytes / 2);
-        self.cache.set_capacity(self.cache_bytes - nodes);
+        let bytes = self.cache_bytes.load(Ordering::Relaxed);
+        let nodes = self.root.resident().min(bytes / 2);
+        self.cache.set_capacity(bytes - nodes);
     }
 
     #[cold]

@@ -7,6 +7,7 @@
 use super::core::Core;
 use super::frame::Page;
 use super::node::{Node, PageRef};
+use super::pool::Frame;
 use super::root::Which;
 use super::space::{UNIT, units};
 use crate::engine::Cursor;
@@ -36,7 +37,7 @@ pub(super) struct PageCursor {
     /// The node that the cursor is in, as it was then, and the page to be given out next.
     here: Option<(Arc<Node>, usize)>,
     /// Frames read ahead, in the order in which they are wanted.
-    ahead: VecDeque<(u64, Arc<[u8]>)>,
+    ahead: VecDeque<(u64, Frame)>,
     /// How many pages to read at once.
     pages: usize,
 }
@@ -151,9 +152,15 @@ impl PageCursor {
         bytes.truncate(read);
         for page in &wanted[..count] {
             let start = ((page.unit - from) * UNIT) as usize;
-            let frame = bytes.get(start..start + page.bytes as usize).unwrap_or(&[]);
             // Copied apart, so that a value that is kept holds on to its page alone.
-            self.ahead.push_back((page.id, Arc::from(frame)));
+            let copy = |frame: &mut [u8]| {
+                let found = bytes.get(start..start + frame.len()).unwrap_or(&[]);
+                let (there, rest) = frame.split_at_mut(found.len());
+                there.copy_from_slice(found);
+                rest.fill(0);
+                Ok::<(), Error>(())
+            };
+            self.ahead.push_back((page.id, self.core.pool.frame(page.bytes as usize, copy)?));
         }
         Ok(())
     }

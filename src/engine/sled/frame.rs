@@ -14,6 +14,7 @@
 //! counts, so a lost index can be found again from the page file.
 
 use super::node::PageRef;
+use super::pool::Frame;
 use crate::error::{Error, Result};
 use crate::page::{self, PageView};
 use bytes::Bytes;
@@ -25,13 +26,13 @@ pub(super) const HEADER: usize = 24;
 /// A verified page. Its bytes lie beside the count of those who hold it, which a lookup touches anyway.
 #[derive(Debug, Clone)]
 pub(super) struct Page {
-    frame: Arc<[u8]>,
+    frame: Frame,
     start: u32,
 }
 
 impl Page {
     /// Verifies the frame that was read where `wanted` lies.
-    pub fn verify(wanted: &PageRef, frame: Arc<[u8]>) -> Result<Page> {
+    pub fn verify(wanted: &PageRef, frame: Frame) -> Result<Page> {
         let bad = |what: &str| {
             Error::corruption(format!(
                 "expected page {} of {} bytes with checksum {:08x} at unit {} of the page file, found {what}",
@@ -59,13 +60,17 @@ impl Page {
     }
 
     /// A page that was encoded a moment ago; it starts at `start` of its frame.
-    pub fn fresh(frame: Arc<[u8]>, start: usize) -> Page {
+    pub fn fresh(frame: Frame, start: usize) -> Page {
         Page { frame, start: start as u32 }
     }
 
     /// Bytes in memory.
     pub fn resident(&self) -> usize {
-        self.frame.len() + 96
+        self.frame.resident() + 160
+    }
+
+    pub fn into_frame(self) -> Frame {
+        self.frame
     }
 
     pub fn lower(&self) -> &[u8] {
@@ -83,7 +88,7 @@ impl Page {
 
     /// The page's bytes, of which parts can be handed out without a copy: as long as one lives, so does the page.
     pub fn share(&self) -> Bytes {
-        Bytes::from_owner(Arc::clone(&self.frame))
+        Bytes::from_owner(Arc::clone(self.frame.whole()))
     }
 }
 

@@ -10,7 +10,6 @@ use super::root::{Root, Slot};
 use super::space::{UNIT, units};
 use super::writer::Writer;
 use crate::error::{Error, Result};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A node as it was found.
@@ -39,7 +38,7 @@ impl Core {
                 .place
                 .corruption("expected the index to begin at the first key: nodes are lost"));
         }
-        let mut nodes = BTreeMap::new();
+        let mut nodes = Vec::new();
         let mut resident = 0;
         let mut stored = stored.into_iter().peekable();
         while let Some(mut found) = stored.next() {
@@ -69,7 +68,7 @@ impl Core {
                 resident += node.resident() as u64;
                 node
             });
-            nodes.insert(found.lower, Slot::new(found.number, found.crc, dirty, kept));
+            nodes.push((found.lower, Slot::new(found.number, found.crc, dirty, kept)));
         }
         writer.uncommitted = writer.next_page;
         Ok(Loaded { root: Root::new(nodes, limit), writer })

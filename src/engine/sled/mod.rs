@@ -19,8 +19,9 @@
 //! |---|---|
 //! | [`open`], [`index`], [`commit`] | files: opening and closing, reading the index, making all durable |
 //! | [`core`] | the open engine, and the only ways to touch its files |
-//! | [`node`], [`root`] | some hundred pages of the index; all of it, as far as it fits in memory |
-//! | [`frame`], [`space`], [`cache`] | pages in the file, the file's free space, pages in memory |
+//! | [`node`], [`root`], [`fences`] | a hundred pages of the index; all of it, as far as it fits in memory; their bounds |
+//! | [`frame`], [`space`] | pages in the file, and the file's free space |
+//! | [`cache`], [`pool`] | pages in memory, and the buffers that they lie in |
 //! | [`lookup`], [`cursor`] | reading one record, reading many |
 //! | [`writer`] | what only the writer sees |
 //! | [`rewrite`], [`merge`], [`split`] | the writer: which pages, which records, where to cut |
@@ -30,6 +31,7 @@ mod cache;
 mod commit;
 mod core;
 mod cursor;
+mod fences;
 mod frame;
 mod index;
 mod lookup;
@@ -39,6 +41,7 @@ mod merge;
 mod node;
 mod open;
 mod place;
+mod pool;
 mod recount;
 mod relocate;
 mod rewrite;
@@ -141,6 +144,13 @@ impl Engine for SledEngine {
 
     fn recount(&self, pages: usize) -> Result<bool> {
         self.with(|core| core.recount(pages))
+    }
+
+    fn set_cache(&self, bytes: u64) {
+        if let Some(core) = self.core.read_recursive().as_ref() {
+            core.cache_bytes.store(bytes, Ordering::Relaxed);
+            core.balance();
+        }
     }
 
     fn disk_bytes(&self) -> Result<u64> {

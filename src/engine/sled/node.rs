@@ -17,6 +17,7 @@
 //! Invariants: pages are in the order of their bounds; page i holds the keys from its lower bound up to that of page
 //! i + 1, the last up to the node's upper bound. A node has at least one page.
 
+use super::fences::Fences;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_INTERNAL_KEY_BYTES;
 use crate::page::varint;
@@ -51,9 +52,7 @@ pub struct Listed {
 /// Neighbouring pages.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Node {
-    /// All lower bounds, one after another: thousands of nodes are in memory, and a search runs through few lines of it.
-    bounds: Box<[u8]>,
-    ends: Box<[u32]>,
+    bounds: Fences,
     pages: Box<[PageRef]>,
     upper: Option<Box<[u8]>>,
 }
@@ -62,15 +61,8 @@ pub struct Node {
 #[allow(clippy::len_without_is_empty)]
 impl Node {
     pub fn new(listed: &[Listed], upper: Option<&[u8]>) -> Node {
-        let mut bounds = Vec::with_capacity(listed.iter().map(|listed| listed.lower.len()).sum());
-        let mut ends = Vec::with_capacity(listed.len());
-        for listed in listed {
-            bounds.extend_from_slice(&listed.lower);
-            ends.push(bounds.len() as u32);
-        }
         Node {
-            bounds: bounds.into(),
-            ends: ends.into(),
+            bounds: Fences::new(listed.iter().map(|listed| listed.lower.as_slice())),
             pages: listed.iter().map(|listed| listed.page).collect(),
             upper: upper.map(Box::from),
         }
@@ -89,10 +81,8 @@ impl Node {
     }
 
     /// The lower bound of page `index`.
-    #[inline]
     pub fn lower(&self, index: usize) -> &[u8] {
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
-        &self.bounds[start..self.ends[index] as usize]
+        self.bounds.get(index)
     }
 
     /// The bound up to which page `index` holds keys; none if it is the last page of all.
@@ -108,26 +98,12 @@ impl Node {
     /// The page that holds `key`, which is not below the node.
     #[inline]
     pub fn find(&self, key: &[u8]) -> usize {
-        self.partition(|lower| lower <= key).saturating_sub(1)
+        self.bounds.floor(key)
     }
 
     /// The last page that begins below `key`.
     pub fn find_below(&self, key: &[u8]) -> usize {
-        self.partition(|lower| lower < key).saturating_sub(1)
-    }
-
-    #[inline]
-    fn partition(&self, before: impl Fn(&[u8]) -> bool) -> usize {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if before(self.lower(middle)) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        self.bounds.below(key)
     }
 
     pub fn listed(&self) -> Vec<Listed> {
@@ -139,12 +115,12 @@ impl Node {
     /// Bytes in memory.
     pub fn resident(&self) -> usize {
         let upper = self.upper.as_ref().map_or(0, |upper| upper.len());
-        128 + self.bounds.len() + upper + self.len() * (4 + size_of::<PageRef>())
+        192 + self.bounds.resident() + upper + self.len() * size_of::<PageRef>()
     }
 
     /// The bytes to be stored under `number`.
     pub fn encode(&self, number: u64) -> Vec<u8> {
-        let mut out = Vec::with_capacity(FIXED_BYTES + self.bounds.len() + self.len() * 24);
+        let mut out = Vec::with_capacity(FIXED_BYTES + self.bounds.resident() + self.len() * 24);
         out.extend_from_slice(&[0; 4]);
         out.push(VERSION);
         out.push(if self.upper.is_none() { FLAG_UNBOUNDED } else { 0 });

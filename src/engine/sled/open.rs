@@ -4,6 +4,7 @@ use super::cache::PageCache;
 use super::commit::STATE_KEY;
 use super::core::Core;
 use super::place::Place;
+use super::pool::Pool;
 use super::root::Root;
 use super::writer::Writer;
 use crate::disk::{Disk, DiskFile, OpenMode, RealDisk, power_loss};
@@ -11,7 +12,6 @@ use crate::engine::{EngineSpec, PowerLoss};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -63,6 +63,7 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
     let (index, meta) = (tree("index")?, tree("meta")?);
     let path = place.page_file();
     let file = open_page_file(&path, spec.create).map_err(|e| Error::io("open", &path, e).on(spec.shard))?;
+    let pool = Arc::new(Pool::default());
     let mut core = Core {
         place: place.clone(),
         index,
@@ -70,9 +71,10 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
         db,
         file,
         path,
-        root: Root::new(BTreeMap::new(), 0),
-        cache: PageCache::new(spec.cache_bytes),
-        cache_bytes: spec.cache_bytes,
+        root: Root::new(Vec::new(), 0),
+        cache: PageCache::new(spec.cache_bytes, Arc::clone(&pool)),
+        pool,
+        cache_bytes: AtomicU64::new(spec.cache_bytes),
         page_bytes: spec.page_bytes,
         writer: Mutex::new(Writer::default()),
         figures: Mutex::new(None),
@@ -132,7 +134,7 @@ impl Core {
     /// Makes a new shard: one empty page that holds every key.
     fn make(&mut self, limit: u64) -> Result<()> {
         self.place.call("clear the index", || self.index.clear())?;
-        self.root = Root::new(BTreeMap::new(), limit);
+        self.root = Root::new(Vec::new(), limit);
         let mut writer = Writer::default();
         writer.counted = true;
         self.first_page(&mut writer)?;

@@ -7,7 +7,6 @@ use super::root::Which;
 use super::space::{UNIT, units};
 use super::writer::Writer;
 use crate::error::Result;
-use std::sync::Arc;
 
 /// Below this a file is not worth the trouble, in bytes.
 const MIN_FILE: u64 = 256 << 10;
@@ -50,7 +49,7 @@ impl Core {
         for page in listed.iter_mut().map(|listed| &mut listed.page).filter(|page| page.unit >= far) {
             // One that is damaged stays where it is, for whoever repairs it.
             let Ok(frame) = self.read_frame(page) else { continue };
-            if self.verify(page, Arc::clone(&frame)).is_err() {
+            if self.verify(page, frame.clone()).is_err() {
                 continue;
             }
             let count = units(page.bytes);

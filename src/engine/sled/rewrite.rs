@@ -20,6 +20,7 @@ use crate::ids::Seq;
 use crate::page::{self, Entry, PageView};
 use crate::record::{KeyRange, RunRecord};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A page with less than this share of its size is joined with a neighbour.
 const UNDERFULL: usize = 4;
@@ -122,7 +123,8 @@ impl Core {
         };
         self.swap(writer, window)?;
         if writer.freed_units > MAX_FREED_UNITS
-            || writer.dirty_bytes > MIN_DIRTY && writer.dirty_bytes as u64 > self.cache_bytes / 8
+            || writer.dirty_bytes > MIN_DIRTY
+                && writer.dirty_bytes as u64 > self.cache_bytes.load(Ordering::Relaxed) / 8
         {
             self.commit(writer, None)?;
         }
@@ -393,7 +395,9 @@ impl Core {
                 writer.account(&listed.lower, &listed.page, false);
             }
             writer.free(&listed.page);
-            self.cache.remove(listed.page.id);
+            if let Some(page) = self.cache.remove(listed.page.id) {
+                self.pool.give_back(page.into_frame());
+            }
         }
         Ok(())
     }

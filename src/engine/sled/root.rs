@@ -6,27 +6,38 @@
 //!
 //! The lock is held for a search or a swap, never over I/O.
 
+use super::fences::Fences;
 use super::node::{Node, PageRef};
 use parking_lot::RwLock;
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// How many nodes one loading looks at for one that may go.
-const LOOKS: usize = 32;
 /// What a node that is not loaded takes, beside its bound.
 const SLOT_BYTES: usize = 112;
 
-type Nodes = BTreeMap<Box<[u8]>, Slot>;
+/// Nodes in a group, at most; as many are moved when one comes or goes.
+const GROUP: usize = 256;
 
 pub(super) struct Root {
     nodes: RwLock<Nodes>,
     /// Bytes of nodes in memory, and how many there may be.
     resident: AtomicU64,
     limit: u64,
-    /// Where the next search for a node that may go begins.
-    hand: parking_lot::Mutex<Vec<u8>>,
+    /// The group from which the next search for nodes that may go begins.
+    hand: AtomicUsize,
+}
+
+/// All nodes: groups of neighbours, and the groups' own first bounds.
+#[derive(Default)]
+struct Nodes {
+    fences: Fences,
+    groups: Vec<Group>,
+}
+
+/// Neighbouring nodes.
+struct Group {
+    fences: Fences,
+    slots: Vec<Slot>,
 }
 
 /// What is known of a node.
@@ -70,17 +81,81 @@ pub(super) enum Which<'a> {
     Below(Option<&'a [u8]>),
 }
 
-impl Root {
-    pub fn new(nodes: Nodes, limit: u64) -> Root {
-        let root = Root {
-            nodes: RwLock::new(nodes),
-            resident: AtomicU64::new(0),
-            limit,
-            hand: parking_lot::Mutex::new(Vec::new()),
+impl Group {
+    fn new(list: Vec<(Box<[u8]>, Slot)>) -> Group {
+        let fences = Fences::new(list.iter().map(|(lower, _)| &**lower));
+        Group { fences, slots: list.into_iter().map(|(_, slot)| slot).collect() }
+    }
+
+    fn into_list(self) -> Vec<(Box<[u8]>, Slot)> {
+        let lowers: Vec<Box<[u8]>> =
+            (0..self.fences.len()).map(|index| self.fences.get(index).into()).collect();
+        lowers.into_iter().zip(self.slots).collect()
+    }
+}
+
+impl Nodes {
+    fn new(list: Vec<(Box<[u8]>, Slot)>) -> Nodes {
+        let mut nodes = Nodes { fences: Fences::default(), groups: grouped(list) };
+        nodes.fence();
+        nodes
+    }
+
+    fn fence(&mut self) {
+        self.fences = Fences::new(self.groups.iter().map(|group| group.fences.get(0)));
+    }
+
+    /// The group and the place in it of the node that is looked for.
+    #[inline]
+    fn find(&self, which: Which<'_>) -> Option<(usize, usize)> {
+        let (group, bound) = match which {
+            Which::Holds(key) => (self.fences.floor(key), Some(key)),
+            Which::Below(Some(bound)) => (self.fences.below(bound), Some(bound)),
+            Which::Below(None) => (self.groups.len().checked_sub(1)?, None),
         };
-        let resident = root.nodes.read().iter().map(|(lower, slot)| resident(lower, slot)).sum();
-        root.resident.store(resident, Ordering::Relaxed);
-        root
+        let fences = &self.groups.get(group)?.fences;
+        let place = match (which, bound) {
+            (Which::Holds(_), Some(key)) => fences.floor(key),
+            (_, Some(bound)) => fences.below(bound),
+            (_, None) => fences.len() - 1,
+        };
+        Some((group, place))
+    }
+
+    /// The node that begins at `lower`.
+    fn exact(&self, lower: &[u8]) -> Option<(usize, usize)> {
+        let (group, place) = self.find(Which::Holds(lower))?;
+        (self.groups[group].fences.get(place) == lower).then_some((group, place))
+    }
+
+    fn exact_mut(&mut self, lower: &[u8]) -> Option<&mut Slot> {
+        let (group, place) = self.exact(lower)?;
+        self.groups[group].slots.get_mut(place)
+    }
+}
+
+/// Sorted nodes in groups of about equal size.
+fn grouped(list: Vec<(Box<[u8]>, Slot)>) -> Vec<Group> {
+    let parts = list.len().div_ceil(GROUP).max(1);
+    let each = list.len().div_ceil(parts).max(1);
+    let mut groups = Vec::with_capacity(parts);
+    let mut rest = list.into_iter().peekable();
+    while rest.peek().is_some() {
+        groups.push(Group::new(rest.by_ref().take(each).collect()));
+    }
+    groups
+}
+
+impl Root {
+    /// An index of these nodes, sorted by their bounds.
+    pub fn new(nodes: Vec<(Box<[u8]>, Slot)>, limit: u64) -> Root {
+        let resident = nodes.iter().map(|(lower, slot)| resident(lower, slot)).sum();
+        Root {
+            nodes: RwLock::new(Nodes::new(nodes)),
+            resident: AtomicU64::new(resident),
+            limit,
+            hand: AtomicUsize::new(0),
+        }
     }
 
     /// Bytes in memory.
@@ -106,13 +181,9 @@ impl Root {
     #[inline]
     fn search<T>(&self, which: Which<'_>, f: impl FnOnce(&Arc<Node>) -> Option<T>) -> Option<Search<T>> {
         let nodes = self.nodes.read();
-        let (lower, slot) = match which {
-            Which::Holds(key) => nodes.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back(),
-            Which::Below(Some(bound)) => {
-                nodes.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(bound))).next_back()
-            }
-            Which::Below(None) => nodes.last_key_value(),
-        }?;
+        let (group, place) = nodes.find(which)?;
+        let group = &nodes.groups[group];
+        let slot = group.slots.get(place)?;
         match &slot.node {
             Some(node) => {
                 // Read first: a line that only one core writes is not shared by all that read.
@@ -121,21 +192,25 @@ impl Root {
                 }
                 f(node).map(Search::Found)
             }
-            None => Some(Search::Load(Absent { lower: lower.clone(), number: slot.number, crc: slot.crc })),
+            None => {
+                let lower = group.fences.get(place).into();
+                Some(Search::Load(Absent { lower, number: slot.number, crc: slot.crc }))
+            }
         }
     }
 
     /// The slot of the node that begins at `lower`: its number, its checksum, and it, if it is dirty.
     pub fn slot(&self, lower: &[u8]) -> Option<(u64, u32, Option<Arc<Node>>)> {
         let nodes = self.nodes.read();
-        let slot = nodes.get(lower)?;
+        let (group, place) = nodes.exact(lower)?;
+        let slot = nodes.groups[group].slots.get(place)?;
         Some((slot.number, slot.crc, slot.node.clone().filter(|_| slot.dirty)))
     }
 
     /// Keeps a node that has been loaded, unless it has changed meanwhile, and lets others go if there are too many.
     pub fn keep(&self, absent: &Absent, node: Arc<Node>) {
         let mut nodes = self.nodes.write();
-        if let Some(slot) = nodes.get_mut(&absent.lower)
+        if let Some(slot) = nodes.exact_mut(&absent.lower)
             && slot.node.is_none()
             && (slot.number, slot.crc) == (absent.number, absent.crc)
         {
@@ -148,50 +223,75 @@ impl Root {
         }
     }
 
-    /// Lets nodes go that have not been used since the hand passed them (a clock).
+    /// Lets nodes go that have not been used since the hand passed them (a clock), a group at a time.
     fn let_go(&self, nodes: &mut Nodes) {
-        let mut hand = self.hand.lock();
+        let hand = self.hand.fetch_add(1, Ordering::Relaxed);
+        let count = nodes.groups.len().max(1);
+        let Some(group) = nodes.groups.get_mut(hand % count) else { return };
         let mut freed = 0;
-        let mut last: Option<&[u8]> = None;
-        for (lower, slot) in
-            nodes.range_mut::<[u8], _>((Bound::Excluded(hand.as_slice()), Bound::Unbounded)).take(LOOKS)
-        {
+        for slot in &mut group.slots {
             if let Some(node) = slot.node.take_if(|_| !slot.dirty && !*slot.used.get_mut()) {
                 freed += node.resident() as u64;
             }
             *slot.used.get_mut() = false;
-            last = Some(lower);
         }
-        let next = last.map(<[u8]>::to_vec).unwrap_or_default();
-        *hand = next;
         self.resident.fetch_sub(freed, Ordering::Relaxed);
     }
 
-    /// Puts changed nodes in the place of the ones that begin at `old`, in one step for readers.
+    /// Puts changed nodes in the place of the neighbours that begin at `old`, in one step for readers.
     pub fn replace(&self, old: &[Box<[u8]>], new: Vec<(Box<[u8]>, u64, Node)>) {
         let mut nodes = self.nodes.write();
-        let (mut freed, mut added) = (0, 0);
-        for lower in old {
-            if let Some(slot) = nodes.remove(lower) {
-                freed += resident(lower, &slot);
-            }
-        }
-        for (lower, number, node) in new {
-            let slot = Slot::new(number, 0, true, Some(Arc::new(node)));
-            added += resident(&lower, &slot);
-            nodes.insert(lower, slot);
-        }
-        self.resident.fetch_add(added, Ordering::Relaxed);
+        let added: Vec<(Box<[u8]>, Slot)> = new
+            .into_iter()
+            .map(|(lower, number, node)| (lower, Slot::new(number, 0, true, Some(Arc::new(node)))))
+            .collect();
+        let grown: u64 = added.iter().map(|(lower, slot)| resident(lower, slot)).sum();
+        self.resident.fetch_add(grown, Ordering::Relaxed);
+        let same = old.iter().eq(added.iter().map(|(lower, _)| lower));
+        let freed = if same { swap(&mut nodes, added) } else { splice(&mut nodes, old, added) };
         self.resident.fetch_sub(freed, Ordering::Relaxed);
     }
 
     /// Notes that sled has the node that begins at `lower`, with this checksum.
     pub fn clean(&self, lower: &[u8], crc: u32) {
-        if let Some(slot) = self.nodes.write().get_mut(lower) {
+        if let Some(slot) = self.nodes.write().exact_mut(lower) {
             slot.dirty = false;
             slot.crc = crc;
         }
     }
+}
+
+/// Replaces nodes by others with the same bounds; returns the bytes that went.
+fn swap(nodes: &mut Nodes, new: Vec<(Box<[u8]>, Slot)>) -> u64 {
+    let mut freed = 0;
+    for (lower, slot) in new {
+        if let Some(place) = nodes.exact_mut(&lower) {
+            freed += resident(&lower, &std::mem::replace(place, slot));
+        }
+    }
+    freed
+}
+
+/// Replaces neighbours by others, building the groups they are in anew; returns the bytes that went.
+fn splice(nodes: &mut Nodes, old: &[Box<[u8]>], new: Vec<(Box<[u8]>, Slot)>) -> u64 {
+    let at = |lower: &Box<[u8]>| nodes.find(Which::Holds(lower)).map_or(0, |(group, _)| group);
+    let ends = old.first().map(at).zip(old.last().map(at));
+    let (first, last) = ends.unwrap_or((0, 0));
+    let last = last.min(nodes.groups.len().saturating_sub(1));
+    let range = if nodes.groups.is_empty() { 0..0 } else { first..last + 1 };
+    let mut list: Vec<(Box<[u8]>, Slot)> =
+        nodes.groups.drain(range.clone()).flat_map(Group::into_list).collect();
+    let mut freed = 0;
+    list.retain(|(lower, slot)| {
+        let goes = old.binary_search(lower).is_ok();
+        freed += if goes { resident(lower, slot) } else { 0 };
+        !goes
+    });
+    list.extend(new);
+    list.sort_by(|a, b| a.0.cmp(&b.0));
+    nodes.groups.splice(range.start..range.start, grouped(list));
+    nodes.fence();
+    freed
 }
 
 fn resident(lower: &[u8], slot: &Slot) -> u64 {

@@ -16,7 +16,6 @@ use crate::engine::Figures;
 use crate::error::{Error, ErrorKind, Result};
 use crate::page::{self, Entry};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// How much is gathered before it is written to the page file.
 const BUFFER: usize = 1 << 20;
@@ -127,7 +126,12 @@ impl Core {
         let page = PageRef { id, unit, bytes: len, records: entries.len() as u32, crc };
         writer.next_page += 1;
         if warm {
-            self.cache.insert(id, &Page::fresh(Arc::from(&bytes[start..]), page_start - start));
+            let copy = |frame: &mut [u8]| {
+                frame.copy_from_slice(&bytes[start..]);
+                Ok::<(), Error>(())
+            };
+            self.cache
+                .insert(id, &Page::fresh(self.pool.frame(bytes.len() - start, copy)?, page_start - start));
         }
         if start > 0 && unit != writer.buffer_unit + (start as u64) / UNIT {
             let tail = bytes.split_off(start);

@@ -1,0 +1,45 @@
+//! Sharing the memory budget out: what memtables do not hold now, caches may.
+//!
+//! Invariant: memtables and caches together stay inside the budget, but for what is written between two looks, for which
+//! some room is left free.
+
+use super::State;
+use std::sync::atomic::Ordering;
+
+/// The share of the budget that caches keep however much memtables hold (these stop at half of it), and the most that they
+/// get however little: buffers that caches give up are not all given back to the system at once.
+const LEAST_SHARE: u64 = 4;
+const MOST: (u64, u64) = (11, 16);
+/// The share of the budget that records asked for often may take.
+pub const RECORD_SHARE: u64 = 16;
+/// How finely memory is shared out, as a part of what memtables may hold: caches need not follow every write.
+const STEPS: u64 = 16;
+
+impl State {
+    /// Gives the shards' caches what the memtables leave.
+    pub fn share_memory(&self) {
+        let step = (self.settings.memtable_bytes / STEPS).max(1);
+        let (active, frozen) = self.memory.bytes();
+        // What is held, rounded up, and two steps of what may come before the next look.
+        let held = ((active + frozen) / step + 3) * step;
+        if self.shared.swap(held, Ordering::AcqRel) == held {
+            return;
+        }
+        let budget = self.settings.memory_budget;
+        let caches = (budget - budget / RECORD_SHARE).saturating_sub(held);
+        let caches = caches.clamp(budget / LEAST_SHARE, budget / MOST.1 * MOST.0);
+        let each = caches / self.shards.len().max(1) as u64;
+        for shard in &self.shards {
+            if let Ok(engine) = shard.engine() {
+                engine.set_cache(each);
+            }
+        }
+    }
+
+    /// Whether the memtables have grown or shrunk by a step since the memory was shared out.
+    pub fn memory_moved(&self) -> bool {
+        let step = (self.settings.memtable_bytes / STEPS).max(1);
+        let (active, frozen) = self.memory.bytes();
+        self.shared.load(Ordering::Relaxed) != ((active + frozen) / step + 3) * step
+    }
+}

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use annulus::{Durability, Options, Store};
+use common::key;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::path::Path;
@@ -11,15 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const RECORDS: u64 = 400_000;
-
-fn key(n: u64) -> [u8; 20] {
-    // Spread like a hash, so that neighbours in time are strangers in order.
-    let mixed = (n.wrapping_add(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(31);
-    let mut key = [0; 20];
-    key[..8].copy_from_slice(&mixed.wrapping_mul(0x94d0_49bb_1331_11eb).to_be_bytes());
-    key[8..16].copy_from_slice(&n.to_be_bytes());
-    key
-}
 
 fn options() -> Options {
     Options::new().shards(4).replication_factor(2)

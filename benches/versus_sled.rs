@@ -8,7 +8,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use annulus::{Durability, Options, Store};
+use common::key;
 use std::process::Command;
 use std::time::Instant;
 
@@ -17,14 +20,6 @@ const SIDES: [&str; 4] = ["sled", "annulus R=1", "annulus R=2", "annulus R=3"];
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |v| v.parse().expect("a number"))
-}
-
-fn key(n: u64) -> [u8; 20] {
-    let mixed = (n.wrapping_add(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(31);
-    let mut key = [0; 20];
-    key[..8].copy_from_slice(&mixed.wrapping_mul(0x94d0_49bb_1331_11eb).to_be_bytes());
-    key[8..16].copy_from_slice(&n.to_be_bytes());
-    key
 }
 
 fn value(n: u64, round: u8) -> [u8; 100] {

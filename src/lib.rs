@@ -1,5 +1,6 @@
 //! Annulus is an embedded key-value store for data that must not be lost: it spreads keys over a ring of virtual nodes
-//! onto local [sled](https://docs.rs/sled/0.34) shards, keeps replicas, and survives kills, power cuts and dead disks.
+//! onto local shards, whose pages are indexed by [sled](https://docs.rs/sled/0.34), keeps replicas, and survives kills, power
+//! cuts and dead disks.
 //! One process, no server.
 //!
 //! ```

@@ -140,7 +140,8 @@ impl Options {
         self
     }
 
-    /// Sets the memory for memtables and caches of all shards together, in bytes; at least 8 MiB, 256 MiB unless set.
+    /// Sets the memory for memtables and for caches (pages and the index over them) of all shards together, in bytes; at
+    /// least 8 MiB, 256 MiB unless set.
     /// The process's resident size stays within 1.3 times this and 64 MiB, values in flight not counted.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = Some(bytes);
@@ -153,7 +154,8 @@ impl Options {
         self
     }
 
-    /// Sets the size that records are packed to in a shard, in bytes, from 256 to 32,768. Fixed at creation.
+    /// Sets the size of the pages that records are packed to in a shard, in bytes, from 256 to 32,768; 4,096 unless set. A
+    /// larger value has a page of its own. Fixed at creation.
     pub fn page_bytes(mut self, bytes: usize) -> Self {
         self.page_bytes = Some(bytes);
         self

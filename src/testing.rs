@@ -32,6 +32,11 @@ pub mod page {
     pub use crate::page::{Content, Entry, PageView, checksum, encode};
 }
 
+/// A node of the index over a shard's pages.
+pub mod node {
+    pub use crate::engine::{Listed, Node, PageRef};
+}
+
 /// The small files of a store and its shards.
 pub mod small_file {
     use crate::envelope::{self, Kind};

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use annulus::{ErrorKind, Health, Options, Store};
+use common::copy;
 use std::path::{Path, PathBuf};
 
 const RECORDS: u32 = 3000;
@@ -121,20 +124,6 @@ fn damage(path: &Path, kind: u32, seed: u64) -> bool {
     }
     std::fs::write(path, bytes).unwrap();
     true
-}
-
-fn copy(from: &Path, to: &Path) {
-    let _ = std::fs::remove_dir_all(to);
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).unwrap();
-        }
-    }
 }
 
 #[test]

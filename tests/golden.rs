@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use annulus::{Durability, Options, Partitioner, WriteBatch};
+use common::copy;
 use std::path::{Path, PathBuf};
 
 const RECORDS: u32 = 400;
@@ -46,19 +49,6 @@ fn write(place: &Path) {
     batch.insert(key(1), b"overwritten").remove(key(2)).insert("tail", b"in the journal");
     batch.remove_in(&notes, 3u32.to_be_bytes());
     store.commit_with(batch, Durability::Sync).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::testing::{self, Fault, MemoryFactory, Operation, Seams, SimDisk};
-use annulus::{ErrorKind, Options};
+use annulus::testing::{self, EngineOperation, Fault, MemoryFactory, Operation, PowerCut, Seams, SimDisk};
+use annulus::{Durability, ErrorKind, Health, Options};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,6 +46,84 @@ fn a_drop_that_failed_half_way_takes_no_later_write_with_it() {
     assert_eq!(store.keyspace("orders").unwrap().get("k").unwrap().as_deref(), Some(&b"v"[..]));
 }
 
+/// Where neither the new manifest nor the old one can be made durable, a power cut chooses between them: what was written
+/// after that might belong to a keyspace that is gone, so nothing more is acknowledged, though the disk is well again.
+#[test]
+fn a_drop_that_cannot_be_taken_back_stops_all_writes() {
+    for seed in 0..16 {
+        let (disk, factory) = (SimDisk::new(7), MemoryFactory::new());
+        let dir = Path::new("/store");
+        let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+        let orders = store.keyspace("orders").unwrap();
+        orders.insert_with("before", b"v", Durability::Sync).unwrap();
+        disk.inject(Fault::on(Operation::SyncDir).at(|p| p == Path::new("/store")).times(2));
+        let error = store.drop_keyspace("orders").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}");
+        for durability in [Durability::Memory, Durability::Process, Durability::Sync] {
+            for keyspace in [&*store, &orders] {
+                let written = keyspace.insert_with("after", b"v", durability);
+                assert_eq!(written.map_err(|e| e.kind()), Err(ErrorKind::Poisoned), "{durability:?}");
+            }
+        }
+        assert_eq!(orders.get("before").unwrap().as_deref(), Some(&b"v"[..]));
+        assert_eq!((orders.get("after").unwrap(), store.get("after").unwrap()), (None, None));
+        let disk = disk.crash(PowerCut { seed });
+        factory.crash(seed);
+        drop((orders, store));
+        let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+        let dropped = !store.list_keyspaces().unwrap().contains(&"orders".to_owned());
+        let found = store.keyspace("orders").unwrap().get("before").unwrap();
+        assert_eq!(found.is_none(), dropped, "a power cut took half of a keyspace");
+        store.insert_with("again", b"v", Durability::Sync).unwrap();
+    }
+}
+
+/// Replaying for a shard that is behind gives the others only what they lack: they need not even be able to read what
+/// they have. And a record that was removed meanwhile comes back in none of them.
+#[test]
+fn a_shard_is_not_given_again_what_it_has() {
+    let (disk, factory) = (SimDisk::new(7), MemoryFactory::new());
+    let dir = Path::new("/store");
+    let options = options().shards(2).replication_factor(2);
+    let store = testing::open(dir, &options, seams(&disk, &factory)).unwrap();
+    store.insert("first", b"1").unwrap();
+    store.flush().unwrap();
+    let [behind, ahead] = [0, 1].map(|n| store.stats().unwrap().shards[n].id);
+    factory.fail(behind, EngineOperation::Apply);
+    for key in ["kept", "removed", "replaced"] {
+        store.insert(key, b"old").unwrap();
+    }
+    store.flush().unwrap();
+    store.remove("removed").unwrap();
+    store.insert("replaced", b"new").unwrap();
+    store.flush().unwrap();
+    store.insert("last", b"in the journal").unwrap();
+    let disk = disk.kill();
+    drop(store);
+    factory.heal(behind);
+
+    let store = testing::open(dir, &options, seams(&disk, &factory)).unwrap();
+    // The internal key: the number of the keyspace, then the user's key.
+    factory.corrupt(ahead, b"\0\0\0\0kept");
+    store.flush().unwrap();
+    let stats = store.stats().unwrap();
+    assert!(stats.shards.iter().all(|shard| shard.health == Health::Online), "{:?}", stats.warnings);
+    factory.heal(ahead);
+    let (mut disk, mut store) = (disk, Some(store));
+    for lost in [behind, ahead] {
+        drop(store.take());
+        disk = disk.kill();
+        factory.fail(lost, EngineOperation::Open);
+        let opened = store.insert(testing::open(dir, &options, seams(&disk, &factory)).unwrap());
+        for (key, value) in [("kept", "old"), ("replaced", "new"), ("last", "in the journal")] {
+            assert_eq!(opened.get(key).unwrap().as_deref(), Some(value.as_bytes()), "{key} without {lost}");
+        }
+        assert_eq!(opened.get("removed").unwrap(), None, "a removed record came back without {lost}");
+        assert_eq!(opened.len().unwrap(), 4);
+        factory.heal(lost);
+    }
+}
+
 #[test]
 fn a_scan_of_a_keyspace_that_is_dropped_ends_with_an_error() {
     let (disk, factory) = (SimDisk::new(7), MemoryFactory::new());
@@ -81,10 +159,10 @@ fn figures_are_counted_again_after_a_flush_that_was_cut_off() {
     let shard = store.stats().unwrap().shards[0].clone();
     assert!(shard.records.is_some());
     store.insert("more", b"1").unwrap();
-    factory.fail(shard.id, testing::EngineOperation::Apply);
+    factory.fail(shard.id, EngineOperation::Apply);
     testing::freeze(&store);
     testing::flush_oldest(&store).unwrap();
-    assert!(matches!(store.stats().unwrap().shards[0].health, annulus::Health::Offline(_)));
+    assert!(matches!(store.stats().unwrap().shards[0].health, Health::Offline(_)));
     let disk = disk.kill();
     drop(store);
     factory.heal(shard.id);

@@ -2,7 +2,9 @@
 //! has gone: with all that was promised, and nothing but a beginning of what was written.
 //!
 //! The first two bytes of the input shape the store and seed the power cuts; the rest is a list of steps. The same is
-//! tried with random steps in `tests/model.rs`; here the fuzzer looks for steps that reach new code.
+//! tried with random steps in `tests/model.rs`; here the fuzzer looks for steps that reach new code. What is looked for is wrong
+//! answers, in code that is safe: without the address sanitizer (`cargo +nightly fuzz run -s none store`) several times as
+//! many inputs are tried.
 #![no_main]
 
 use annulus::testing::{self, MemoryFactory, PowerCut, Seams, SimDisk};

@@ -12,7 +12,7 @@ mod sled;
 mod tests;
 
 pub use memory::{MemoryFactory, Operation as MemoryOperation};
-pub use sled::SledFactory;
+pub use sled::{Listed, Node, PageRef, SledFactory};
 
 use crate::error::Result;
 use crate::ids::{Seq, ShardId};

@@ -1,7 +1,8 @@
 //! A run: one frozen memtable on its way to its owners.
 //!
 //! Invariants:
-//! - A shard skips what it has applied already, so that replaying an old table after a crash takes nothing back.
+//! - A shard is given no table that it has applied whole, so that replaying an old one after a crash takes nothing back; of
+//!   one that it has in part, only what it lacks.
 //! - Records of keyspaces that have been dropped go nowhere.
 //! - Shards whose file system does not order their writes are flushed one after another, so that of the owners of a
 //!   virtual node all but one rest, synced, at any moment.
@@ -50,6 +51,8 @@ impl Run {
         let mut bytes = 0;
         for (record, node) in self.table.records().zip(&self.nodes) {
             bytes += (record.key.len() + record.value.map_or(0, <[u8]>::len)) as u64;
+            // What the shard has is, in a table that reaches beyond it, still its key's newest version up to there:
+            // applying it again would change nothing, but read and write pages that nobody has to touch.
             if record.seq <= applied || !self.owns(index, *node) || !self.exists(record.key) {
                 continue;
             }

@@ -52,6 +52,8 @@ mod split;
 mod tests;
 mod writer;
 
+pub use self::node::{Listed, Node, PageRef};
+
 use self::core::Core;
 use super::{Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss};
 use crate::error::{Error, ErrorKind, Result};

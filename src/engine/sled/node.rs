@@ -30,7 +30,7 @@ const MIN_REFERENCE: usize = 10;
 
 /// Where a page lies, and what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PageRef {
+pub struct PageRef {
     /// Given out in order and never twice while a shard is open.
     pub id: u64,
     /// Where its frame begins in the page file, in units.
@@ -44,19 +44,21 @@ pub(super) struct PageRef {
 
 /// A page with its lower bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listed {
+pub struct Listed {
     pub lower: Vec<u8>,
     pub page: PageRef,
 }
 
 /// Neighbouring pages.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Node {
+pub struct Node {
     bounds: Fences,
     pages: Box<[PageRef]>,
     upper: Option<Box<[u8]>>,
 }
 
+// It is never empty.
+#[allow(clippy::len_without_is_empty)]
 impl Node {
     pub fn new(listed: &[Listed], upper: Option<&[u8]>) -> Node {
         Node {

@@ -17,6 +17,8 @@ use std::sync::atomic::Ordering;
 
 pub(super) const STATE_KEY: &[u8] = b"state";
 const STATE_VERSION: u8 = 1;
+/// More page ids than can have been given out between two commits.
+const SKIPPED_IDS: u64 = 1 << 32;
 /// How much may wait in sled's buffers: it puts no bound on that itself.
 const MAX_UNWRITTEN: usize = 8 << 20;
 
@@ -52,15 +54,12 @@ impl Core {
         }
         writer.dirty.clear();
         writer.dirty_bytes = 0;
-        for number in writer.removed.drain(..) {
+        // From the left: where one that is still there ends, the one that it met is still there, too.
+        writer.removed.sort();
+        for (_, number) in writer.removed.drain(..) {
             self.write("write the index", || self.index.remove(number.to_be_bytes()))?;
         }
-        if let Some(applied) = applied {
-            let mut state = vec![STATE_VERSION];
-            state.extend_from_slice(&applied.0.to_le_bytes());
-            state.extend_from_slice(&crc32fast::hash(&state).to_le_bytes());
-            self.write("write the shard's state", || self.meta.insert(STATE_KEY, state))?;
-        }
+        self.write_state(writer, applied)?;
         self.write("flush the index", || self.db.flush())?;
         sync_tree(self.place.index_dir().as_path())
             .map_err(|(path, error)| self.fail(Error::io("sync", path, error).on(self.place.shard)))?;
@@ -72,6 +71,7 @@ impl Core {
             writer.space.release(unit, count);
         }
         writer.freed_units = 0;
+        self.root.trim();
         if let Some(end) = writer.space.shrink() {
             self.write_file("shorten", |file| file.set_len(end * super::space::UNIT))?;
         }
@@ -79,7 +79,25 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn decode_state(&self, state: &[u8]) -> Result<Seq> {
+    fn write_state(&self, writer: &Writer, applied: Option<Seq>) -> Result<()> {
+        let applied = applied.map_or_else(|| self.applied.load(Ordering::Acquire), |applied| applied.0);
+        let mut state = vec![STATE_VERSION];
+        state.extend_from_slice(&applied.to_le_bytes());
+        state.extend_from_slice(&writer.next_page.to_le_bytes());
+        state.extend_from_slice(&crc32fast::hash(&state).to_le_bytes());
+        self.write("write the shard's state", || self.meta.insert(STATE_KEY, state)).map(|_| ())
+    }
+
+    /// After an end that was not in order: nothing says that what sled and the page file show has reached the disk, or which
+    /// page ids were given out since. Makes the one true, and leaves out the others for ever.
+    pub fn settle(&self, writer: &mut Writer) -> Result<()> {
+        writer.next_page = writer.next_page.saturating_add(SKIPPED_IDS);
+        writer.unsynced = true;
+        self.commit(writer, None)
+    }
+
+    /// What was applied, and the least page id that was not given out.
+    pub(super) fn decode_state(&self, state: &[u8]) -> Result<(Seq, u64)> {
         let bad = |what: &str| {
             self.place
                 .corruption(format!("expected the shard's state, found {} bytes with {what}", state.len()))
@@ -89,10 +107,12 @@ impl Core {
             return Err(bad("a wrong checksum"));
         }
         match body {
-            [STATE_VERSION, applied @ ..] => {
-                let applied = applied.try_into().map_err(|_| bad("a wrong length"))?;
-                Ok(Seq(u64::from_le_bytes(applied)))
-            }
+            [STATE_VERSION, fields @ ..] => match fields.as_chunks::<8>() {
+                ([applied, next_page], []) => {
+                    Ok((Seq(u64::from_le_bytes(*applied)), u64::from_le_bytes(*next_page)))
+                }
+                _ => Err(bad("a wrong length")),
+            },
             _ => Err(self.place.locate(
                 Error::new(
                     ErrorKind::Unsupported,

@@ -38,6 +38,10 @@ impl Core {
                 .place
                 .corruption("expected the index to begin at the first key: nodes are lost"));
         }
+        let len = self
+            .file
+            .len()
+            .map_err(|e| Error::io("read the length of", &self.path, e).on(self.place.shard))?;
         let mut nodes = Vec::new();
         let mut resident = 0;
         let mut stored = stored.into_iter().peekable();
@@ -61,7 +65,7 @@ impl Core {
                 writer.dirty.insert(found.lower.clone());
                 found.crc = 0;
             }
-            self.enter(&mut writer, &node)?;
+            self.enter(&mut writer, &node, len)?;
             let dirty = over;
             let room = resident + node.resident() as u64 <= limit;
             let kept = (dirty || room).then(|| {
@@ -97,7 +101,7 @@ impl Core {
         found.dedup_by(|older, younger| {
             let same = older.lower == younger.lower;
             if same {
-                writer.removed.push(older.number);
+                writer.removed.push((older.lower.clone(), older.number));
             }
             same
         });
@@ -115,12 +119,8 @@ impl Core {
         Ok(Node::new(&listed, Some(upper)))
     }
 
-    /// Takes note of what the pages of a node take.
-    fn enter(&self, writer: &mut Writer, node: &Node) -> Result<()> {
-        let len = self
-            .file
-            .len()
-            .map_err(|e| Error::io("read the length of", &self.path, e).on(self.place.shard))?;
+    /// Takes note of what the pages of a node take in the file of `len` bytes.
+    fn enter(&self, writer: &mut Writer, node: &Node, len: u64) -> Result<()> {
         for (index, page) in node.pages().iter().enumerate() {
             let end = page.unit.checked_mul(UNIT).and_then(|start| start.checked_add(u64::from(page.bytes)));
             if end.is_none_or(|end| end > len) {

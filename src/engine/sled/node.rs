@@ -25,6 +25,8 @@ use crate::page::varint;
 const VERSION: u8 = 1;
 const FLAG_UNBOUNDED: u8 = 1;
 const FIXED_BYTES: usize = 10;
+/// The most bytes of bounds that a node is believed to have: shared beginnings must not take memory without end.
+const MAX_DECODED: usize = 1 << 20;
 /// The fewest bytes that a page reference takes.
 const MIN_REFERENCE: usize = 10;
 
@@ -158,19 +160,21 @@ impl Node {
             return Err(Error::new(ErrorKind::Unsupported, text)
                 .remedy("use the release that wrote it, or a newer one"));
         }
-        let node = Self::parse(bytes).ok_or_else(|| bad(number, "no such fields"))?;
-        let ordered = (1..node.len()).all(|index| node.lower(index - 1) < node.lower(index))
-            && node.upper.as_deref().is_none_or(|upper| node.lower(node.len() - 1) < upper);
-        if ordered { Ok(node) } else { Err(bad(number, "its pages out of order")) }
+        let (listed, upper) = Self::parse(bytes).ok_or_else(|| bad(number, "no such fields"))?;
+        // Before a node is made of them: what searches it may rely on their order.
+        let ordered = listed.windows(2).all(|pair| pair[0].lower < pair[1].lower)
+            && upper.is_none_or(|upper| listed.last().is_none_or(|last| last.lower.as_slice() < upper));
+        if ordered { Ok(Node::new(&listed, upper)) } else { Err(bad(number, "its pages out of order")) }
     }
 
-    fn parse(bytes: &[u8]) -> Option<Node> {
+    fn parse(bytes: &[u8]) -> Option<(Vec<Listed>, Option<&[u8]>)> {
         let count = u32::from_le_bytes(*bytes.get(6..)?.first_chunk()?) as usize;
         let mut at = FIXED_BYTES;
         let upper = if bytes[5] & FLAG_UNBOUNDED == 0 { Some(take(bytes, &mut at)?) } else { None };
         // A count from a disk is never trusted with memory beyond what the bytes can hold.
         (1..=bytes.len() / MIN_REFERENCE).contains(&count).then_some(())?;
         let mut listed: Vec<Listed> = Vec::with_capacity(count);
+        let mut total = 0;
         for _ in 0..count {
             let before = listed.last().map_or(&[][..], |listed| &listed.lower);
             let shared = usize::try_from(varint::take(bytes, &mut at)?).ok()?;
@@ -184,10 +188,11 @@ impl Node {
                 crc: u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?),
             };
             at += 4;
-            (lower.len() <= MAX_INTERNAL_KEY_BYTES).then_some(())?;
+            total += lower.len();
+            (lower.len() <= MAX_INTERNAL_KEY_BYTES && total <= MAX_DECODED).then_some(())?;
             listed.push(Listed { lower, page });
         }
-        (at == bytes.len()).then(|| Node::new(&listed, upper))
+        (at == bytes.len()).then_some((listed, upper))
     }
 }
 

@@ -107,8 +107,10 @@ impl Core {
         let state = self.place.call("read the shard's state", || self.meta.get(STATE_KEY))?;
         match state {
             Some(state) => {
-                self.applied.store(self.decode_state(&state)?.0, Ordering::Release);
+                let (applied, next_page) = self.decode_state(&state)?;
+                self.applied.store(applied.0, Ordering::Release);
                 let mut loaded = self.read_index(limit)?;
+                loaded.writer.next_page = loaded.writer.next_page.max(next_page);
                 if let Some(sealed) = spec.resume
                     && sealed != loaded.writer.figures
                 {
@@ -120,6 +122,9 @@ impl Core {
                 }
                 loaded.writer.counted = spec.resume.is_some();
                 self.root = loaded.root;
+                if spec.resume.is_none() {
+                    self.settle(&mut loaded.writer)?;
+                }
                 *self.figures.lock() = loaded.writer.known();
                 self.writer = Mutex::new(loaded.writer);
                 self.balance();

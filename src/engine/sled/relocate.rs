@@ -54,6 +54,10 @@ impl Core {
             }
             let count = units(page.bytes);
             let unit = writer.space.allocate(count);
+            if unit >= page.unit {
+                writer.space.release(unit, count);
+                break;
+            }
             let mut padded = frame.to_vec();
             padded.resize((count * UNIT) as usize, 0);
             self.write_file("write pages to", |file| file.write_at(unit * UNIT, &padded))?;

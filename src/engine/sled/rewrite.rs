@@ -193,7 +193,13 @@ impl Core {
                 bytes += self.gather(&mut sources, edit, node, index);
                 index += 1;
             }
-            index = self.change_stretch(writer, window, sources, edit, node, index)?.max(index);
+            let joined = sources.first().map(|source| source.listed.clone());
+            let changed = self.change_stretch(writer, window, sources, edit, node, index);
+            if changed.is_err() {
+                // It may be one that was written for this window, whose space is given back with the window's.
+                window.gone.extend(joined);
+            }
+            index = changed?.max(index);
             edit = after(edit, node, index);
         }
         Ok(edit)
@@ -384,7 +390,7 @@ impl Core {
             writer.dirty.remove(lower);
         }
         writer.dirty.extend(nodes.iter().map(|(lower, ..)| lower.clone()));
-        writer.removed.extend(numbers.values());
+        writer.removed.extend(numbers);
         let old: Vec<Box<[u8]>> = window.old.into_iter().map(|(lower, _)| lower).collect();
         self.root.replace(&old, nodes);
         for listed in window.pages.iter().filter(|listed| listed.page.id >= window.first) {

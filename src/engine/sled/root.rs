@@ -223,6 +223,17 @@ impl Root {
         }
     }
 
+    /// Lets nodes go until there are no more than there may be, or all that are left are used or dirty.
+    pub fn trim(&self) {
+        let rounds = 2 * self.nodes.read().groups.len();
+        for _ in 0..rounds {
+            if !self.over_limit() {
+                return;
+            }
+            self.let_go(&mut self.nodes.write());
+        }
+    }
+
     /// Lets nodes go that have not been used since the hand passed them (a clock), a group at a time.
     fn let_go(&self, nodes: &mut Nodes) {
         let hand = self.hand.fetch_add(1, Ordering::Relaxed);
@@ -274,8 +285,8 @@ fn swap(nodes: &mut Nodes, new: Vec<(Box<[u8]>, Slot)>) -> u64 {
 
 /// Replaces neighbours by others, building the groups they are in anew; returns the bytes that went.
 fn splice(nodes: &mut Nodes, old: &[Box<[u8]>], new: Vec<(Box<[u8]>, Slot)>) -> u64 {
-    let at = |lower: &Box<[u8]>| nodes.find(Which::Holds(lower)).map_or(0, |(group, _)| group);
-    let ends = old.first().map(at).zip(old.last().map(at));
+    let at = |lower: &[u8]| nodes.find(Which::Holds(lower)).map_or(0, |(group, _)| group);
+    let ends = old.first().map(|lower| at(lower)).zip(old.last().map(|lower| at(lower)));
     let (first, last) = ends.unwrap_or((0, 0));
     let last = last.min(nodes.groups.len().saturating_sub(1));
     let range = if nodes.groups.is_empty() { 0..0 } else { first..last + 1 };

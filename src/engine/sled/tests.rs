@@ -744,3 +744,73 @@ proptest! {
         prop_assert_eq!(recount(&engine).unwrap(), counted(&core(&engine)));
     }
 }
+
+fn few_left(range: std::ops::Range<u64>, every: u64) -> Run {
+    range.filter(|n| n % every != 0).map(|n| (key(n), Seq(2), None)).collect()
+}
+
+fn nodes(core: &Core) -> usize {
+    core.index.len()
+}
+
+/// Runs that make many nodes of the index into few, cut off anywhere in the commit that follows.
+fn nodes_go(applies: &[Run]) {
+    let before = numbers(0..3000, 1, 100);
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 256);
+    apply(&engine, &before, &[]).unwrap();
+    engine.sync(Seq(1)).unwrap();
+    let many = nodes(&core(&engine));
+    applies.iter().for_each(|run| apply(&engine, run, &[]).unwrap());
+    engine.sync(Seq(2)).unwrap();
+    assert!(nodes(&core(&engine)) + 2 < many, "{many} nodes became {}", nodes(&core(&engine)));
+    let (mut old, mut new) = (Model::default(), Model::default());
+    old.apply(&before);
+    new.apply(&before);
+    applies.iter().for_each(|run| new.apply(run));
+    let change = |engine: &SledEngine| applies.iter().try_for_each(|run| apply(engine, run, &[]));
+    stop_everywhere(256, &before, change, (&old, &new));
+}
+
+#[test]
+fn a_crash_while_nodes_are_removed_leaves_no_hole() {
+    nodes_go(&[few_left(200..2600, 40)]);
+    // The right ones first, then their left neighbours, into one node in the end.
+    nodes_go(&[few_left(1000..1300, 100), few_left(500..1000, 100)]);
+    nodes_go(&[few_left(1100..1360, 100), few_left(600..1100, 100)]);
+}
+
+#[test]
+fn nodes_that_were_only_written_leave_memory_too() {
+    let dir = scratch();
+    let mut spec = spec(dir.path(), 256);
+    (spec.create, spec.cache_bytes) = (true, 64 << 10);
+    let engine = open(&spec);
+    for round in 0..3u64 {
+        apply(&engine, &numbers(round * 10_000..(round + 1) * 10_000, 1, 100), &[]).unwrap();
+        engine.sync(Seq(round + 1)).unwrap();
+    }
+    let (resident, nodes) = (core(&engine).root.resident(), nodes(&core(&engine)) as u64);
+    assert!(resident < nodes * 200 + spec.cache_bytes, "{resident} bytes for {nodes} nodes");
+}
+
+/// Whoever looks for the index in the page file goes by page ids: of the frames that hold a key, the one with the greatest
+/// is never older than the one that the index has, also after a crash.
+#[test]
+fn page_ids_are_never_given_out_again() {
+    let dir = scratch();
+    let (spec, engine) = created(dir.path(), 1024);
+    apply(&engine, &numbers(0..2000, 1, 50), &[]).unwrap();
+    engine.sync(Seq(1)).unwrap();
+    apply(&engine, &numbers(0..2000, 2, 50), &[]).unwrap();
+    let given_out = core(&engine).writer.lock().next_page;
+    core(&engine).writes_left.store(0, Ordering::Relaxed);
+    engine.sync(Seq(2)).unwrap_err();
+    engine.close().unwrap();
+    for _ in 0..2 {
+        let engine = open(&spec);
+        let next = core(&engine).writer.lock().next_page;
+        assert!(next > given_out, "{next} after {given_out}");
+        engine.close().unwrap();
+    }
+}

@@ -29,8 +29,8 @@ pub(super) struct Writer {
     /// Lower bounds of the nodes that sled does not have yet.
     pub dirty: BTreeSet<Box<[u8]>>,
     pub dirty_bytes: usize,
-    /// Numbers of nodes that sled still has and that are no more.
-    pub removed: Vec<u64>,
+    /// Bounds and numbers of nodes that sled still has and that are no more.
+    pub removed: Vec<(Box<[u8]>, u64)>,
     pub next_page: u64,
     /// The least page id that no committed index refers to.
     pub uncommitted: u64,

@@ -87,9 +87,9 @@ impl Scan {
 
     fn fetch(&mut self, reverse: bool) -> Result<()> {
         let Some(range) = self.rest.take() else { return Ok(()) };
-        let (items, rest) = chunk(&self.state, &range, self.at, reverse, self.chunk)?;
+        let items = if reverse { &mut self.back } else { &mut self.front };
+        let rest = chunk(&self.state, &range, self.at, reverse, self.chunk, items)?;
         self.chunk = (self.chunk * 4).min(LARGEST_CHUNK);
-        if reverse { &mut self.back } else { &mut self.front }.extend(items);
         self.rest = rest.filter(|range| !range.is_empty());
         Ok(())
     }
@@ -101,19 +101,25 @@ impl Drop for Scan {
     }
 }
 
-type Chunk = (Vec<Item>, Option<KeyRange>);
-
-/// Up to `limit` records from one end of `range`, and what is left of it.
-fn chunk(state: &State, range: &KeyRange, at: Seq, reverse: bool, limit: usize) -> Result<Chunk> {
+/// Fetches up to `limit` records from one end of `range` into `items`, which are empty; returns what is left of it.
+fn chunk(
+    state: &State,
+    range: &KeyRange,
+    at: Seq,
+    reverse: bool,
+    limit: usize,
+    items: &mut VecDeque<Item>,
+) -> Result<Option<KeyRange>> {
     let mut except = Vec::new();
     loop {
         state.check_open()?;
         let shards = sources(state, range, &except)?;
-        match merge(state, range, at, reverse, limit, &shards) {
-            Ok(chunk) => {
+        items.clear();
+        match merge(state, range, at, reverse, limit, &shards, items) {
+            Ok(rest) => {
                 // Looked at after reading: a keyspace that still exists had not lost a record by then.
                 state.check_keyspace(batch::keyspace_of(&range.lo))?;
-                return Ok(chunk);
+                return Ok(rest);
             }
             Err((index, error)) => {
                 state.read_failed(index, &error);
@@ -249,7 +255,8 @@ fn merge(
     reverse: bool,
     limit: usize,
     shards: &[usize],
-) -> Result<Chunk, (usize, crate::error::Error)> {
+    items: &mut VecDeque<Item>,
+) -> Result<Option<KeyRange>, (usize, crate::error::Error)> {
     let view = state.memory.view(range, at, reverse, limit, CHUNK_BYTES);
     let frozen = view.frozen;
     let mut engines = Vec::with_capacity(shards.len());
@@ -271,7 +278,6 @@ fn merge(
     }
     let mut front = Front::new(sources, reverse)?;
 
-    let mut items: Vec<Item> = Vec::with_capacity(limit.min(2048));
     let mut bytes = 0;
     // The last key, where it was a removed one: it is no item.
     let mut removed: Option<Bytes> = None;
@@ -283,7 +289,7 @@ fn merge(
             break;
         }
         let head = front.take(place)?;
-        let last = removed.as_ref().or_else(|| items.last().map(|item| &item.key));
+        let last = removed.as_ref().or_else(|| items.back().map(|item| &item.key));
         if last == Some(&head.key) {
             continue;
         }
@@ -291,19 +297,19 @@ fn merge(
             Some(value) => {
                 bytes += head.key.len() + value.as_ref().map_or(0, Bytes::len);
                 removed = None;
-                items.push(Item { key: head.key, seq: head.seq, value });
+                items.push_back(Item { key: head.key, seq: head.seq, value });
             }
             None => removed = Some(head.key),
         }
     }
-    let last = removed.as_ref().or_else(|| items.last().map(|item| &item.key));
+    let last = removed.as_ref().or_else(|| items.back().map(|item| &item.key));
     let rest = match last {
         _ if ended => None,
         Some(last) if reverse => Some(KeyRange { lo: range.lo.clone(), hi: Some(last.to_vec()) }),
         Some(last) => Some(KeyRange { lo: after(last), hi: range.hi.clone() }),
         None => Some(range.clone()),
     };
-    Ok((items, rest))
+    Ok(rest)
 }
 
 /// The least key above `key`.

@@ -22,6 +22,8 @@ use std::sync::Arc;
 /// How much is read at once, at most, in pages and in bytes: what a scan does not come to is read in vain.
 const MAX_AHEAD: usize = 16;
 const MAX_READ: u64 = 256 << 10;
+/// A smaller value is copied beside its key: with a page's buffer free for the next one, that is cheaper than to share it.
+const SHARED_VALUE: usize = 1024;
 /// A larger value is left out of a scan's items and fetched when it is asked for, so that a block stays small.
 const LARGE_VALUE: usize = 64 << 10;
 
@@ -184,6 +186,7 @@ impl PageCursor {
             upper: until.filter(|until| view.upper() != Some(until)),
         };
         self.give_out(&page, &view, clamp, out)?;
+        self.core.pool.give_back(page.into_frame());
         if self.reverse {
             self.done = lower <= self.lo.as_slice();
             replace(&mut self.edge, lower);
@@ -214,38 +217,35 @@ impl PageCursor {
             let to = clamp.upper.map_or(Ok(view.len()), index)?;
             visible(view, from, to, self.at)
         };
-        let live = clamped().map_err(|error| self.core.place.locate(error))?;
-        let mut keys = Vec::with_capacity(live.iter().map(Entry::key_len).sum());
-        for entry in &live {
-            entry.push_key(0, &mut keys);
+        let mut live = clamped().map_err(|error| self.core.place.locate(error))?;
+        if self.reverse {
+            live.reverse();
         }
-        let (keys, values) = (Bytes::from(keys), page.share());
+        let copied = |entry: &Entry<'_>| match entry.content {
+            Content::Value(value) if value.len() < SHARED_VALUE => value.len(),
+            _ => 0,
+        };
+        let mut bytes = Vec::with_capacity(live.iter().map(|entry| entry.key_len() + copied(entry)).sum());
+        for entry in &live {
+            entry.push_key(0, &mut bytes);
+            if let Content::Value(value) = entry.content
+                && value.len() < SHARED_VALUE
+            {
+                bytes.extend_from_slice(value);
+            }
+        }
+        let mut bytes = Bytes::from(bytes);
         out.reserve(live.len());
-        let give = |entry: &Entry<'_>, start: usize| {
+        for entry in &live {
+            let key = bytes.split_to(entry.key_len());
             let value = match entry.content {
-                Content::Value(value) if value.len() <= LARGE_VALUE => Some(values.slice_ref(value)),
+                Content::Value(value) if value.len() < SHARED_VALUE => Some(bytes.split_to(value.len())),
+                Content::Value(value) if value.len() <= LARGE_VALUE => Some(page.share().slice_ref(value)),
                 _ => None,
             };
-            out.push(Item { key: keys.slice(start..start + entry.key_len()), seq: entry.seq, value });
-        };
-        in_order(&live, self.reverse, give);
+            out.push(Item { key, seq: entry.seq, value });
+        }
         Ok(())
-    }
-}
-/// Calls `f` for each entry with where its key starts among all of them.
-fn in_order(live: &[Entry<'_>], reverse: bool, mut f: impl FnMut(&Entry<'_>, usize)) {
-    let mut at = 0;
-    if reverse {
-        at = live.iter().map(Entry::key_len).sum();
-        for entry in live.iter().rev() {
-            at -= entry.key_len();
-            f(entry, at);
-        }
-    } else {
-        for entry in live {
-            f(entry, at);
-            at += entry.key_len();
-        }
     }
 }
 

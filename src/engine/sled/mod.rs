@@ -169,9 +169,10 @@ impl Engine for SledEngine {
 
 impl Drop for SledEngine {
     fn drop(&mut self) {
-        // sled flushes when it is dropped, and a panic of its threads may surface there.
-        if let Some(core) = self.core.get_mut().take() {
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || drop(core)));
+        if let Some(core) = self.core.get_mut().take()
+            && let Err(error) = open::close(core)
+        {
+            log::warn!("shard {} was dropped, and is not free yet: {error}", self.shard);
         }
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-const FIRST_CHUNK: usize = 16;
+const FIRST_CHUNK: usize = 128;
 const LARGEST_CHUNK: usize = 8192;
 const CHUNK_BYTES: usize = 1 << 20;
 

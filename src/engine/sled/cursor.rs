@@ -119,6 +119,11 @@ impl PageCursor {
                 return self.core.verify(wanted, frame);
             }
         }
+        if self.pages == 1 {
+            // Where a scan begins, others begin again: the first page is kept as one that a get reads is.
+            self.pages = 2;
+            return self.core.load(wanted);
+        }
         self.read_ahead(node, index)?;
         match self.ahead.pop_front() {
             Some((_, frame)) => self.core.verify(wanted, frame),

@@ -26,7 +26,7 @@ pub enum OpenMode {
     /// A new file, to read and write; an existing one is an error.
     CreateNew,
     /// An existing file, to write past the system's cache: a write returns when its own bytes are durable, and says
-    /// nothing of others. Offset, length and place in memory are multiples of [`BLOCK`]. An error where the system
+    /// nothing of others. Offset, length and place in memory are multiples of `BLOCK`. An error where the system
     /// cannot; `InvalidInput` or `Unsupported` if that shows only when it is written to.
     Through,
 }

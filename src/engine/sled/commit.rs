@@ -123,3 +123,67 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::disk::DiskFile;
+    use crate::engine::sled::SledEngine;
+    use crate::engine::tests::{apply, scratch, spec};
+    use crate::engine::{Engine, EngineSpec};
+    use crate::error::ErrorKind;
+    use crate::ids::Seq;
+    use std::io;
+    use std::sync::Arc;
+
+    /// A page file whose syncs fail.
+    #[derive(Debug)]
+    struct Unsyncable(Arc<dyn DiskFile>);
+
+    impl DiskFile for Unsyncable {
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+            self.0.read_at(offset, buf)
+        }
+
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            self.0.write_at(offset, bytes)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            Err(io::Error::other("no sync"))
+        }
+
+        fn sync_all(&self) -> io::Result<()> {
+            self.sync_data()
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+    }
+
+    #[test]
+    fn the_index_never_refers_to_pages_that_are_not_synced() {
+        let dir = scratch();
+        let engine = SledEngine::open(&EngineSpec { create: true, ..spec(dir.path(), 512) }).unwrap();
+        {
+            let mut core = engine.core.write();
+            let core = Arc::get_mut(core.as_mut().unwrap()).unwrap();
+            core.file = Arc::new(Unsyncable(Arc::clone(&core.file)));
+        }
+        let index = || {
+            let core = engine.core.read();
+            let pairs = core.as_ref().unwrap().index.iter();
+            pairs.map(|pair| pair.unwrap()).collect::<Vec<_>>()
+        };
+        let before = index();
+        apply(&engine, &vec![(b"k".to_vec(), Seq(1), Some(vec![1; 30]))], &[]).unwrap();
+        assert_eq!(engine.sync(Seq(1)).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(index(), before, "a node was written before the page that it refers to was synced");
+        assert_eq!(engine.applied(), Seq::ZERO);
+        assert_eq!(engine.sync(Seq(1)).unwrap_err().kind(), ErrorKind::Io, "a failed sync is final");
+    }
+}

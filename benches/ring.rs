@@ -87,8 +87,8 @@ fn movement(_: &mut Criterion) {
         ("one replica more", members(64), 4),
     ] {
         let after = ring.replan(next, replicas).expect("a valid cluster");
-        let changes = ring.changes_to(&after).expect("as many virtual nodes");
-        let copies: usize = changes.iter().map(|change| change.gained.len()).sum();
+        let moves = ring.moves_to(&after).expect("as many virtual nodes");
+        let copies: usize = moves.iter().map(|step| step.gained.len()).sum();
         let (before, balance) = (ring.balance(), after.balance());
         let all = (replicas as u32 * virtual_nodes) as f64;
         // What must come to somebody, and what cannot stay with anybody.

@@ -76,7 +76,7 @@ pub use ids::{Epoch, KeyspaceId, Seq, ShardId, VirtualNode};
 pub use keyspace::Keyspace;
 pub use options::{Durability, Options, ShardOptions};
 pub use range::Range;
-pub use ring::{Balance, Change, LoadLimit, Member, Partitioner, Ring, ShardBalance};
+pub use ring::{Balance, LoadLimit, Member, Move, Partitioner, Ring, ShardBalance};
 pub use shard::Health;
 pub use store::Store;
 pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};

@@ -2,9 +2,10 @@
 
 use super::share::LoadLimit;
 use crate::ids::ShardId;
+use serde::{Deserialize, Serialize};
 
 /// How evenly a [`Ring`](super::Ring) loads its shards.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Balance {
     /// One entry for each member, in their order.
@@ -16,7 +17,7 @@ pub struct Balance {
 }
 
 /// What one shard holds, in virtual nodes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ShardBalance {
     /// The shard.

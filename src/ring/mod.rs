@@ -37,7 +37,7 @@ mod tests;
 pub use balance::{Balance, ShardBalance};
 pub use partitioner::Partitioner;
 pub use share::LoadLimit;
-pub use table::{Change, Ring};
+pub use table::{Move, Ring};
 pub use topology::Member;
 
 pub(crate) use topology::Topology;

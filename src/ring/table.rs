@@ -13,6 +13,7 @@ use super::topology::{Member, Topology};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, ShardId, VirtualNode};
 use crate::limits::{MAX_SHARDS, MAX_VIRTUAL_NODES};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Which shards own which keys.
@@ -55,9 +56,9 @@ struct Inner {
 }
 
 /// What the next ring changes at one virtual node. Who is the primary may change without this: it moves no data.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Change {
+pub struct Move {
     /// A virtual node of the next ring.
     pub virtual_node: VirtualNode,
     /// The shards that must get a copy.
@@ -96,7 +97,7 @@ impl Ring {
     /// let wider = ring.replan((0..4).map(|id| Member::new(ShardId(id))), 2)?;
     ///
     /// // The fourth shard gets a quarter of the 2 * 1024 replicas, and nothing moves between the others.
-    /// let gained: Vec<ShardId> = ring.changes_to(&wider)?.into_iter().flat_map(|change| change.gained).collect();
+    /// let gained: Vec<ShardId> = ring.moves_to(&wider)?.into_iter().flat_map(|step| step.gained).collect();
     /// assert_eq!(gained, vec![ShardId(3); 512]);
     /// # Ok(()) }
     /// ```
@@ -214,7 +215,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if it has fewer.
-    pub fn changes_to(&self, next: &Ring) -> Result<Vec<Change>> {
+    pub fn moves_to(&self, next: &Ring) -> Result<Vec<Move>> {
         if next.virtual_nodes() < self.virtual_nodes() {
             return Err(Error::invalid(format!(
                 "the next ring has {} virtual nodes, but this one has {} already",
@@ -224,7 +225,7 @@ impl Ring {
             .remedy("compare the older ring with the newer one"));
         }
         let children = (next.virtual_nodes() / self.virtual_nodes()).trailing_zeros();
-        let mut changes = Vec::new();
+        let mut moves = Vec::new();
         for virtual_node in (0..next.virtual_nodes()).map(VirtualNode) {
             let (before, after) =
                 (self.owners(VirtualNode(virtual_node.0 >> children)), next.owners(virtual_node));
@@ -232,10 +233,10 @@ impl Ring {
                 after.iter().filter(|owner| !before.contains(owner)).copied().collect();
             let lost: Vec<ShardId> = before.iter().filter(|owner| !after.contains(owner)).copied().collect();
             if !gained.is_empty() || !lost.is_empty() {
-                changes.push(Change { virtual_node, gained, lost });
+                moves.push(Move { virtual_node, gained, lost });
             }
         }
-        Ok(changes)
+        Ok(moves)
     }
 
     /// How evenly the shards are loaded, and what keeps loads from the proportion of the weights.

@@ -6,7 +6,7 @@ mod placement;
 mod shares;
 mod topology;
 
-use super::{Change, Member, Partitioner, Ring};
+use super::{Move, Member, Partitioner, Ring};
 use crate::ids::{ShardId, VirtualNode};
 use proptest::prelude::*;
 
@@ -36,8 +36,8 @@ fn primaries(ring: &Ring) -> Vec<u32> {
     ring.balance().shards.iter().map(|shard| shard.primaries).collect()
 }
 
-fn copies(changes: &[Change]) -> u64 {
-    changes.iter().map(|change| change.gained.len() as u64).sum()
+fn copies(moves: &[Move]) -> u64 {
+    moves.iter().map(|step| step.gained.len() as u64).sum()
 }
 
 /// The least number of copies that any placement with the next ring's shares needs, whatever the zones say.

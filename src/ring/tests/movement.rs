@@ -4,30 +4,30 @@ use super::oracle::assert_least_movement;
 use super::*;
 use std::collections::BTreeSet;
 
-/// Replans, checks every rule, and returns the next ring with its changes.
-fn changed(before: &Ring, members: Vec<Member>, replicas: usize) -> (Ring, Vec<Change>) {
+/// Replans, checks every rule, and returns the next ring with what moved.
+fn changed(before: &Ring, members: Vec<Member>, replicas: usize) -> (Ring, Vec<Move>) {
     let after = before.replan(members, replicas).unwrap();
     assert_sound(&after);
     assert_least_movement(before, &after);
     assert_eq!(after.epoch().0, before.epoch().0 + 1);
-    let changes = before.changes_to(&after).unwrap();
-    (after, changes)
+    let moves = before.moves_to(&after).unwrap();
+    (after, moves)
 }
 
-fn gained(changes: &[Change]) -> BTreeSet<ShardId> {
-    changes.iter().flat_map(|change| change.gained.iter().copied()).collect()
+fn gained(moves: &[Move]) -> BTreeSet<ShardId> {
+    moves.iter().flat_map(|step| step.gained.iter().copied()).collect()
 }
 
-fn lost(changes: &[Change]) -> BTreeSet<ShardId> {
-    changes.iter().flat_map(|change| change.lost.iter().copied()).collect()
+fn lost(moves: &[Move]) -> BTreeSet<ShardId> {
+    moves.iter().flat_map(|step| step.lost.iter().copied()).collect()
 }
 
 #[test]
 fn nothing_moves_when_nothing_changes() {
     for (members, replicas) in [(equal(7), 3), (zoned(10, 3), 2), (weighted(&[1.0, 5.0, 2.0, 2.5]), 2)] {
         let ring = plan(members.clone(), replicas, 1024);
-        let (after, changes) = changed(&ring, members, replicas);
-        assert!(changes.is_empty());
+        let (after, moves) = changed(&ring, members, replicas);
+        assert!(moves.is_empty());
         assert_eq!(after.topology().assignment, ring.topology().assignment, "not even a primary");
     }
 }
@@ -37,12 +37,12 @@ fn a_new_shard_gets_its_share_and_nothing_else_moves() {
     for zones in [1, 3, 64] {
         for shards in 3..=20 {
             let ring = plan(zoned(shards, zones), 3, 1024);
-            let (after, changes) = changed(&ring, zoned(shards + 1, zones), 3);
+            let (after, moves) = changed(&ring, zoned(shards + 1, zones), 3);
             let newcomer = ShardId(shards);
             if zones == 1 || zones == 64 {
-                assert_eq!(gained(&changes), BTreeSet::from([newcomer]), "{shards} shards");
+                assert_eq!(gained(&moves), BTreeSet::from([newcomer]), "{shards} shards");
             }
-            let moved = copies(&changes);
+            let moved = copies(&moves);
             assert_eq!(moved, lower_bound(&ring, &after), "{shards} shards, {zones} zones");
             if zones == 1 || zones == 64 {
                 assert!(moved <= u64::from((3 * 1024_u32).div_ceil(shards + 1)));
@@ -58,9 +58,9 @@ fn a_shard_that_goes_moves_only_what_it_held() {
             let ring = plan(equal(shards), 3, 1024);
             let held = loads(&ring)[gone as usize];
             let members = equal(shards).into_iter().filter(|member| member.id.0 != gone).collect();
-            let (_, changes) = changed(&ring, members, 3);
-            assert_eq!(lost(&changes), BTreeSet::from([ShardId(gone)]));
-            assert_eq!(copies(&changes), u64::from(held));
+            let (_, moves) = changed(&ring, members, 3);
+            assert_eq!(lost(&moves), BTreeSet::from([ShardId(gone)]));
+            assert_eq!(copies(&moves), u64::from(held));
         }
     }
 }
@@ -71,12 +71,12 @@ fn a_replaced_shard_hands_over_everything_to_its_successor() {
     let held = loads(&ring)[4];
     let mut members = zoned(9, 3);
     members[4].id = ShardId(77);
-    let (_, changes) = changed(&ring, members, 3);
+    let (_, moves) = changed(&ring, members, 3);
     assert_eq!(
-        (lost(&changes), gained(&changes)),
+        (lost(&moves), gained(&moves)),
         (BTreeSet::from([ShardId(4)]), BTreeSet::from([ShardId(77)]))
     );
-    assert_eq!(copies(&changes), u64::from(held));
+    assert_eq!(copies(&moves), u64::from(held));
 }
 
 #[test]
@@ -90,10 +90,10 @@ fn weights_move_the_difference_and_no_more() {
     ] {
         for replicas in 1..=3 {
             let ring = plan(equal(6), replicas, 1024);
-            let (after, changes) = changed(&ring, weighted(&weights), replicas);
-            assert_eq!(copies(&changes), lower_bound(&ring, &after), "{weights:?}");
-            let (back, changes) = changed(&after, equal(6), replicas);
-            assert_eq!(copies(&changes), lower_bound(&after, &back), "{weights:?} and back");
+            let (after, moves) = changed(&ring, weighted(&weights), replicas);
+            assert_eq!(copies(&moves), lower_bound(&ring, &after), "{weights:?}");
+            let (back, moves) = changed(&after, equal(6), replicas);
+            assert_eq!(copies(&moves), lower_bound(&after, &back), "{weights:?} and back");
         }
     }
 }
@@ -103,14 +103,14 @@ fn more_replicas_leave_the_owners_where_they_are() {
     for members in [equal(8), zoned(8, 4), weighted(&[1.0, 2.0, 1.0, 3.0, 2.0, 1.0, 2.0, 2.0])] {
         let mut ring = plan(members.clone(), 1, 1024);
         for replicas in 2..=4 {
-            let (after, changes) = changed(&ring, members.clone(), replicas);
-            assert!(lost(&changes).is_empty());
-            assert_eq!(copies(&changes), 1024);
+            let (after, moves) = changed(&ring, members.clone(), replicas);
+            assert!(lost(&moves).is_empty());
+            assert_eq!(copies(&moves), 1024);
             ring = after;
         }
         for replicas in (1..=3).rev() {
-            let (after, changes) = changed(&ring, members.clone(), replicas);
-            assert!(gained(&changes).is_empty(), "fewer replicas copy nothing");
+            let (after, moves) = changed(&ring, members.clone(), replicas);
+            assert!(gained(&moves).is_empty(), "fewer replicas copy nothing");
             ring = after;
         }
     }
@@ -120,7 +120,7 @@ fn more_replicas_leave_the_owners_where_they_are() {
 fn zones_that_appear_move_the_least_that_spreads_the_owners() {
     // All in one zone, then in three: about a ninth of all sets of owners happens to lie in three zones already.
     let ring = plan(equal(9), 3, 1024);
-    let (_, changes) = changed(&ring, zoned(9, 3), 3);
+    let (_, moves) = changed(&ring, zoned(9, 3), 3);
     let in_three = (0..1024)
         .filter(|node| {
             let zones: BTreeSet<u32> =
@@ -138,9 +138,9 @@ fn zones_that_appear_move_the_least_that_spreads_the_owners() {
         .sum();
     assert!(in_three < 1024 && missing > 0);
     assert!(
-        copies(&changes) <= missing + missing / 100 + 4,
+        copies(&moves) <= missing + missing / 100 + 4,
         "{} copies, {missing} missing",
-        copies(&changes)
+        copies(&moves)
     );
 }
 
@@ -149,7 +149,7 @@ fn doubling_moves_nothing() {
     let ring = plan(zoned(7, 3), 3, 64);
     let doubled = ring.doubled().unwrap().doubled().unwrap();
     assert_eq!((doubled.virtual_nodes(), doubled.epoch().0), (256, 3));
-    assert!(ring.changes_to(&doubled).unwrap().is_empty());
+    assert!(ring.moves_to(&doubled).unwrap().is_empty());
     for node in 0..256 {
         assert_eq!(doubled.owners(VirtualNode(node)), ring.owners(VirtualNode(node / 4)));
     }
@@ -159,11 +159,11 @@ fn doubling_moves_nothing() {
         assert_eq!(doubled.preference_list(key), ring.preference_list(key));
     }
     doubled.check().unwrap();
-    assert!(doubled.changes_to(&ring).is_err());
+    assert!(doubled.moves_to(&ring).is_err());
     // From then on loads are as fine as the new number allows, for a few copies.
-    let (after, changes) = changed(&doubled, zoned(7, 3), 3);
-    assert_eq!(copies(&changes), lower_bound(&doubled, &after));
-    assert!(copies(&changes) <= 3 * 7);
+    let (after, moves) = changed(&doubled, zoned(7, 3), 3);
+    assert_eq!(copies(&moves), lower_bound(&doubled, &after));
+    assert!(copies(&moves) <= 3 * 7);
     let mut largest = plan(equal(2), 1, crate::limits::MAX_VIRTUAL_NODES / 2).doubled().unwrap();
     assert!(largest.doubled().is_err());
     largest = largest.replan(equal(3), 1).unwrap();
@@ -248,8 +248,8 @@ proptest! {
         let mut ring = plan(members.clone(), replicas, 256);
         for step in steps {
             take(&step, &mut members, &mut replicas, &mut next, 1);
-            let (after, changes) = changed(&ring, members.clone(), replicas);
-            let (moved, bound) = (copies(&changes), lower_bound(&ring, &after));
+            let (after, moves) = changed(&ring, members.clone(), replicas);
+            let (moved, bound) = (copies(&moves), lower_bound(&ring, &after));
             prop_assert!(moved >= bound);
             // Only few heavy shards, which must join where they are not yet, force more than loads alone ask for.
             let heavy = after.balance().shards.iter().any(|shard| shard.share > 64.0);
@@ -271,8 +271,8 @@ proptest! {
         let mut ring = plan(members.clone(), replicas, 128);
         for step in steps {
             take(&step, &mut members, &mut replicas, &mut next, zones);
-            let (after, changes) = changed(&ring, members.clone(), replicas);
-            prop_assert!(copies(&changes) >= lower_bound(&ring, &after));
+            let (after, moves) = changed(&ring, members.clone(), replicas);
+            prop_assert!(copies(&moves) >= lower_bound(&ring, &after));
             ring = after;
         }
     }

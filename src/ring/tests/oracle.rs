@@ -196,7 +196,7 @@ fn no_placement_moves_less() {
                 let after = before.replan(members.clone(), replicas).unwrap();
                 assert_sound(&after);
                 assert_least_movement(&before, &after);
-                let moved = copies(&before.changes_to(&after).unwrap());
+                let moved = copies(&before.moves_to(&after).unwrap());
                 prop_assert_eq!(moved as i64, least_copies(&before, &members, replicas));
                 prop_assert!(moved >= lower_bound(&before, &after));
                 forced.set(forced.get() + u32::from(moved > lower_bound(&before, &after)));

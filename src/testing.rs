@@ -37,6 +37,22 @@ pub mod node {
     pub use crate::engine::{Listed, Node, PageRef};
 }
 
+/// Plans of a ring in all that can be asked at once.
+pub mod ring {
+    use crate::error::Result;
+    pub use crate::ring::Next;
+    use crate::ring::Ring;
+
+    /// What a next ring that is to be like this one is asked to be.
+    pub fn next(ring: &Ring) -> Next {
+        ring.next()
+    }
+
+    pub fn replan(ring: &Ring, next: Next) -> Result<Ring> {
+        ring.replan_with(next)
+    }
+}
+
 /// The small files of a store and its shards.
 pub mod small_file {
     use crate::envelope::{self, Kind};

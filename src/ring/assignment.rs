@@ -12,7 +12,8 @@
 
 use super::check::check;
 use super::cluster::Cluster;
-use super::topology::{Member, inconsistent};
+use super::next::Next;
+use super::topology::inconsistent;
 use super::{draw, flow, primary, share};
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
@@ -85,29 +86,37 @@ impl Assignment {
     }
 }
 
-/// Plans a placement of `virtual_nodes` virtual nodes, each on `replication_factor` of the members.
+/// Plans the placement that is asked for.
 ///
 /// With a previous placement, the data that moves is the least that any placement within the rules could move. It
 /// must have as many virtual nodes, or fewer by a power of two; then it is doubled first.
-pub(crate) fn assign(
-    previous: Option<&Assignment>,
-    members: &[Member],
-    replication_factor: usize,
-    virtual_nodes: u32,
-) -> Result<Assignment> {
-    let cluster = Cluster::new(members, replication_factor, virtual_nodes)?;
+///
+/// A successor begins with the virtual nodes of the member that it replaces, so that with the same weight and zone nothing
+/// else moves. Where these are in the way, in another zone for example, it begins with nothing if that moves less.
+pub(super) fn assign(previous: Option<&Assignment>, next: &Next) -> Result<Assignment> {
+    let cluster = Cluster::new(&next.members, next.replication_factor, next.virtual_nodes)?;
     let shares = share::shares(&cluster);
+    let place = |kept: &Previous| flow::least_movement(&cluster, &shares, next.tolerance, kept);
     let previous = match previous {
-        Some(previous) => survivors(&grown(previous, virtual_nodes)?, &cluster),
+        Some(previous) => Some(grown(previous, next.virtual_nodes)?),
         None => None,
     };
-    let mut owners = match &previous {
-        Some(kept) => flow::least_movement(&cluster, &shares, kept)?,
+    let survivors =
+        |replacements| previous.as_ref().and_then(|previous| survivors(previous, &cluster, replacements));
+    let (mut kept, plain) = (survivors(&next.replacements), survivors(&[]));
+    let mut owners = match &kept {
+        Some(kept) => place(kept),
         None => draw::draw(&cluster, &share::rounded(&cluster, &shares)),
     };
-    primary::elect(&cluster, &mut owners, previous.as_ref());
+    if let Some(plain) = plain.filter(|_| !next.replacements.is_empty()) {
+        let other = place(&plain);
+        if plain.copies(&cluster, &other) < plain.copies(&cluster, &owners) {
+            (owners, kept) = (other, Some(plain));
+        }
+    }
+    primary::elect(&cluster, &mut owners, kept.as_ref());
     let assignment = numbered(&cluster, &owners);
-    check(&assignment, members)?;
+    check(&assignment, &next.members, next.tolerance)?;
     Ok(assignment)
 }
 
@@ -151,13 +160,24 @@ impl Previous {
     pub fn owners(&self, virtual_node: usize) -> &[u16] {
         &self.owners[virtual_node * self.replicas..][..self.replicas]
     }
+
+    /// How many owners there are that were none before.
+    fn copies(&self, cluster: &Cluster, owners: &[u16]) -> usize {
+        let lists = owners.chunks_exact(cluster.replicas).zip(self.owners.chunks_exact(self.replicas));
+        lists.map(|(now, before)| now.iter().filter(|owner| !before.contains(owner)).count()).sum()
+    }
 }
 
-/// What is left of a placement; none if nothing is.
-fn survivors(previous: &Assignment, cluster: &Cluster) -> Option<Previous> {
+/// What is left of a placement, successors in the place of those that they replace; none if nothing is.
+fn survivors(
+    previous: &Assignment,
+    cluster: &Cluster,
+    replacements: &[(ShardId, ShardId)],
+) -> Option<Previous> {
     let mut number = vec![VACANT; previous.shards.len()];
     for (member, id) in cluster.ids.iter().enumerate() {
-        if let Ok(old) = previous.shards.binary_search(id) {
+        let replaced = replacements.iter().find(|(_, successor)| successor == id).map(|(old, _)| old);
+        if let Ok(old) = previous.shards.binary_search(replaced.unwrap_or(id)) {
             number[old] = member as u16;
         }
     }

@@ -3,16 +3,17 @@
 
 use super::assignment::Assignment;
 use super::cluster::Cluster;
-use super::share::shares;
+use super::share::{shares, tolerated};
 use super::topology::{Member, inconsistent};
 use crate::error::Result;
 use crate::limits::MIN_VIRTUAL_NODES;
 
 /// An error if the placement breaks a rule: distinct owners, all of them members; spread over the zones; every load its
-/// share, rounded down or up; and if all loads are in proportion to the weights, all primaries too.
+/// share, rounded down or up, or as far from it as the tolerance says; and if all loads are in proportion to the weights,
+/// all primaries too.
 ///
 /// A ring that was doubled passes by what it was before: each parent's children count as one virtual node.
-pub(super) fn check(assignment: &Assignment, members: &[Member]) -> Result<()> {
+pub(super) fn check(assignment: &Assignment, members: &[Member], tolerance: f64) -> Result<()> {
     assignment.validate()?;
     let mut lists: Vec<&[u16]> = assignment.lists().collect();
     while lists.len() > MIN_VIRTUAL_NODES as usize && lists.chunks_exact(2).all(|pair| pair[0] == pair[1]) {
@@ -41,17 +42,20 @@ pub(super) fn check(assignment: &Assignment, members: &[Member]) -> Result<()> {
         primaries[owners[0]] += 1;
     }
     let shares = shares(&cluster);
-    for (member, share) in shares.iter().enumerate() {
+    for (member, share) in tolerated(&shares, cluster.virtual_nodes, tolerance).iter().enumerate() {
         if !(share.least..=share.most).contains(&loads[member]) {
             return Err(inconsistent(format!(
-                "it holds {} virtual nodes, but should hold {:.2}",
+                "it holds {} virtual nodes, but should hold {:.2}, so {} to {}",
                 loads[member],
-                share.exact.as_f64()
+                share.exact.as_f64(),
+                share.least,
+                share.most
             ))
             .on(cluster.ids[member]));
         }
     }
-    if shares.iter().all(|share| share.limit.is_none()) {
+    // Loads that may differ bring primaries with them: with one replica they are the same.
+    if tolerance == 0.0 && shares.iter().all(|share| share.limit.is_none()) {
         check_primaries(&cluster, &primaries)?;
     }
     Ok(())

@@ -14,34 +14,53 @@
 //!
 //! What must change (vacancies, members above their share; members below theirs) outweighs every cost, so the rounding of
 //! the shares is free to follow the previous loads.
+//!
+//! Where a tolerance lets loads lie farther from their shares, further searches bring them as near as swaps can that cost
+//! nothing: they must not undo what the tolerance saved. They draw the bounds closer step by step, so that what is
+//! left of the imbalance is spread over all, not left with a few.
 
 use super::assignment::Previous;
 use super::cluster::Cluster;
-use super::share::Share;
+use super::share::{Share, tolerated};
 use super::swaps::{COSTS, Swaps};
-use crate::error::Result;
 use std::collections::VecDeque;
 
 /// A path of dearer swaps is longer than any of cheaper ones: there are fewer members than this.
 const COST: i64 = 1 << 12;
 /// Longer than any path.
 const MUST: i64 = 1 << 32;
+/// Longer than any path without a copy, and from both ends together no longer than one copy.
+const MAY: i64 = COST / 2;
+/// The steps from a tolerance to none.
+const STEPS: u32 = 32;
 const FAR: i64 = i64::MAX;
 
 /// The owners of all virtual nodes, `replicas` of each, within the bounds of shares and zones, that leave the most
 /// previous owners in place. A table that breaks them (which would be a defect) is left to the caller's check.
-pub(super) fn least_movement(cluster: &Cluster, shares: &[Share], previous: &Previous) -> Result<Vec<u16>> {
-    let mut flow = Flow { shares, swaps: Swaps::new(cluster, shares, previous) };
-    while let Some(round) = flow.label() {
-        if flow.push(round) == 0 {
-            break;
-        }
+pub(super) fn least_movement(
+    cluster: &Cluster,
+    shares: &[Share],
+    tolerance: f64,
+    previous: &Previous,
+) -> Vec<u16> {
+    let bounds = tolerated(shares, cluster.virtual_nodes, tolerance);
+    let mut flow = Flow { bounds, pull: MUST, swaps: Swaps::new(cluster, shares, previous) };
+    flow.run();
+    let mut swaps = flow.swaps;
+    for step in (0..STEPS).rev().filter(|_| tolerance > 0.0) {
+        let closer = tolerance * f64::from(step) / f64::from(STEPS);
+        let bounds = tolerated(shares, cluster.virtual_nodes, closer);
+        let mut flow = Flow { bounds, pull: MAY, swaps };
+        flow.run();
+        swaps = flow.swaps;
     }
-    Ok(flow.swaps.owners)
+    swaps.owners
 }
 
 struct Flow<'a> {
-    shares: &'a [Share],
+    bounds: Vec<Share>,
+    /// What it is worth to bring a load within its bounds by one.
+    pull: i64,
     swaps: Swaps<'a>,
 }
 
@@ -57,16 +76,24 @@ struct Round {
 }
 
 impl Flow<'_> {
+    fn run(&mut self) {
+        while let Some(round) = self.label() {
+            if self.push(round) == 0 {
+                break;
+            }
+        }
+    }
+
     fn members(&self) -> usize {
-        self.shares.len()
+        self.bounds.len()
     }
 
     /// The distance that a path starts with; none where none may start.
     fn source(&self, from: usize) -> Option<i64> {
         let load = self.swaps.load(from);
-        match self.shares.get(from) {
-            None => (load > 0).then_some(-MUST),
-            Some(share) if load > share.most => Some(-MUST),
+        match self.bounds.get(from) {
+            None => (load > 0).then_some(-self.pull),
+            Some(share) if load > share.most => Some(-self.pull),
             Some(share) => (load > share.least).then_some(0),
         }
     }
@@ -74,8 +101,8 @@ impl Flow<'_> {
     /// What is added to the distance where a path ends; none where none may end.
     fn sink(&self, to: usize) -> Option<i64> {
         let load = self.swaps.load(to);
-        match self.shares.get(to) {
-            Some(share) if load < share.least => Some(-MUST),
+        match self.bounds.get(to) {
+            Some(share) if load < share.least => Some(-self.pull),
             Some(share) => (load < share.most).then_some(0),
             None => None,
         }

@@ -5,6 +5,7 @@
 //! | `partitioner` | which part of a key decides where it lives |
 //! | `position` | the point on the ring that a routing part is hashed to |
 //! | `table` | [`Ring`]: from a position to its virtual node and owners |
+//! | `next` | what a next ring is asked to be: members, replicas, virtual nodes, replacements, tolerance |
 //! | `topology` | what the manifest remembers: members and assignment, and the limits of both |
 //! | `assignment` | planning a placement, and its four steps: |
 //! | `cluster`, `share` | how much each member should hold |
@@ -21,6 +22,7 @@ mod check;
 mod cluster;
 mod draw;
 mod flow;
+mod next;
 mod pairs;
 mod partitioner;
 mod position;
@@ -40,4 +42,8 @@ pub use share::LoadLimit;
 pub use table::{Move, Ring};
 pub use topology::Member;
 
+pub use next::Next;
+
+#[allow(unused_imports)] // Whoever asks two rings keeps one.
+pub(crate) use position::Position;
 pub(crate) use topology::Topology;

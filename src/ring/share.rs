@@ -76,13 +76,13 @@ impl Ratio {
     }
 }
 
-/// What one member should hold, in virtual nodes.
+/// What one member should hold, in virtual nodes, and the bounds of what it may.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
     pub exact: Ratio,
-    /// The share rounded down.
+    /// The share rounded down, or what is tolerated below it.
     pub least: u32,
-    /// The share rounded up.
+    /// The share rounded up, or what is tolerated above it.
     pub most: u32,
     pub limit: Option<LoadLimit>,
 }
@@ -113,6 +113,24 @@ pub(super) fn shares(cluster: &Cluster) -> Vec<Share> {
         shares.push(Share { exact, least: exact.floor() as u32, most: exact.ceil() as u32, limit });
     }
     shares
+}
+
+/// A tolerance in units of this part is exact enough, and its products are.
+const TOLERANCE_UNIT: u128 = 1_000_000_000;
+
+/// The bounds of the loads if each may lie so far from its share, as a part of it. A member with a share of a virtual
+/// node or more is never left empty, unless the tolerance is the whole share.
+pub(super) fn tolerated(shares: &[Share], virtual_nodes: u32, tolerance: f64) -> Vec<Share> {
+    // Between 0 and 1 it fits; anything else was refused before.
+    let part = ((tolerance * TOLERANCE_UNIT as f64).round() as u128).min(TOLERANCE_UNIT);
+    let widened = |share: &Share| {
+        let times = |factor: u128| Ratio::new(share.exact.num * factor, share.exact.den * TOLERANCE_UNIT);
+        let least = times(TOLERANCE_UNIT - part).floor() as u32;
+        let most = times(TOLERANCE_UNIT + part).ceil().min(u128::from(virtual_nodes)) as u32;
+        let occupied = u32::from(part < TOLERANCE_UNIT).min(share.least);
+        Share { least: least.max(occupied), most, ..*share }
+    };
+    shares.iter().map(widened).collect()
 }
 
 fn heaviest_first(weights: &[u128]) -> Vec<u128> {

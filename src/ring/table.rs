@@ -6,6 +6,7 @@
 use super::balance::{Balance, ShardBalance};
 use super::check::check;
 use super::cluster::Cluster;
+use super::next::Next;
 use super::partitioner::Partitioner;
 use super::position::Position;
 use super::share::{Share, shares};
@@ -109,7 +110,21 @@ impl Ring {
         members: impl IntoIterator<Item = Member>,
         replication_factor: usize,
     ) -> Result<Ring> {
-        Ring::new(self.0.topology.next(members.into_iter().collect(), replication_factor)?)
+        self.replan_with(Next { members: members.into_iter().collect(), replication_factor, ..self.next() })
+    }
+
+    /// What a next ring that is to be like this one is asked to be.
+    pub(crate) fn next(&self) -> Next {
+        Next::like(&self.0.topology)
+    }
+
+    /// Plans the next ring for everything that is asked of it at once, with the least movement of data from this one.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan); and if there are to be fewer virtual nodes, if the tolerance is no part of a whole, or if
+    /// a replacement does not lead from a member that goes to one that comes.
+    pub(crate) fn replan_with(&self, next: Next) -> Result<Ring> {
+        Ring::new(self.0.topology.next(next)?)
     }
 
     /// The next ring with twice the virtual nodes: each child has the owners of its parent, so no data moves.
@@ -164,6 +179,11 @@ impl Ring {
         self.0.topology.virtual_nodes
     }
 
+    /// How far a load may lie from its share, as a part of it, where that saved movement.
+    pub fn tolerance(&self) -> f64 {
+        self.0.topology.tolerance
+    }
+
     /// Which part of a key is hashed.
     pub fn partitioner(&self) -> Partitioner {
         self.0.topology.partitioner
@@ -177,19 +197,44 @@ impl Ring {
     /// The virtual node that a key belongs to.
     #[inline]
     pub fn virtual_node(&self, key: impl AsRef<[u8]>) -> VirtualNode {
-        self.virtual_node_of(self.0.topology.partitioner.routing_part(key.as_ref()))
+        self.virtual_node_at(self.position(key))
     }
 
+    /// Where a key lies. All rings of a store share its partitioner, so that one position asks several of them.
     #[inline]
-    fn virtual_node_of(&self, routing_part: &[u8]) -> VirtualNode {
+    pub(crate) fn position(&self, key: impl AsRef<[u8]>) -> Position {
+        Position::of(self.0.topology.partitioner.routing_part(key.as_ref()))
+    }
+
+    /// The virtual node that a position belongs to.
+    #[inline]
+    pub(crate) fn virtual_node_at(&self, position: Position) -> VirtualNode {
         // The shift leaves as many bits as there are in the number of virtual nodes: at most 20.
-        VirtualNode((Position::of(routing_part).0 >> self.0.shift) as u32)
+        VirtualNode((position.0 >> self.0.shift) as u32)
+    }
+
+    /// The shards that own a position, as indexes into [`members`](Self::members).
+    #[allow(dead_code)] // What asks two rings does.
+    #[inline]
+    pub(crate) fn owner_indexes_at(&self, position: Position) -> &[u16] {
+        self.owner_indexes(self.virtual_node_at(position))
+    }
+
+    /// Whether the member at this index owns a position.
+    #[allow(dead_code)] // What asks two rings does.
+    #[inline]
+    pub(crate) fn owns(&self, index: usize, position: Position) -> bool {
+        self.owner_indexes_at(position).iter().any(|owner| usize::from(*owner) == index)
     }
 
     /// The one virtual node that all keys from `lo` up to, and without, `hi` (none: to the end) belong to; none if they
     /// may belong to several.
     pub(crate) fn single_virtual_node(&self, lo: &[u8], hi: Option<&[u8]>) -> Option<VirtualNode> {
-        self.0.topology.partitioner.single_route(lo, hi).map(|route| self.virtual_node_of(route))
+        self.0
+            .topology
+            .partitioner
+            .single_route(lo, hi)
+            .map(|route| self.virtual_node_at(Position::of(route)))
     }
 
     /// The shards that own a virtual node, in order of preference: the first is the primary. Empty if there is no
@@ -280,12 +325,12 @@ impl Ring {
     }
 
     /// Verifies every rule of the placement again: distinct owners, spread over the zones, each load its share rounded
-    /// down or up.
+    /// down or up, or as far from it as the [tolerance](Self::tolerance) says.
     ///
     /// # Errors
     /// [`Corruption`](crate::ErrorKind::Corruption), with the rule and where it is broken.
     pub fn check(&self) -> Result<()> {
-        check(&self.0.topology.assignment, self.members())
+        check(&self.0.topology.assignment, self.members(), self.tolerance())
     }
 }
 

@@ -4,6 +4,7 @@
 //! was read back has been validated (deserializing an inconsistent one fails).
 
 use super::assignment::{self, Assignment};
+use super::next::Next;
 use super::partitioner::Partitioner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, ShardId};
@@ -60,7 +61,15 @@ pub(crate) struct Topology {
     pub virtual_nodes: u32,
     pub partitioner: Partitioner,
     pub members: Vec<Member>,
+    /// How far loads may lie from their shares; topologies written before there was one had none.
+    #[serde(skip_serializing_if = "is_none")]
+    pub tolerance: f64,
     pub assignment: Assignment,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref)] // It is called so.
+fn is_none(tolerance: &f64) -> bool {
+    *tolerance == 0.0
 }
 
 #[derive(Deserialize)]
@@ -70,6 +79,8 @@ struct Unchecked {
     virtual_nodes: u32,
     partitioner: Partitioner,
     members: Vec<Member>,
+    #[serde(default)]
+    tolerance: f64,
     assignment: Assignment,
 }
 
@@ -77,9 +88,15 @@ impl TryFrom<Unchecked> for Topology {
     type Error = Error;
 
     fn try_from(raw: Unchecked) -> Result<Topology> {
-        let Unchecked { epoch, replication_factor, virtual_nodes, partitioner, members, assignment } = raw;
-        let topology =
-            Topology { epoch, replication_factor, virtual_nodes, partitioner, members, assignment };
+        let topology = Topology {
+            epoch: raw.epoch,
+            replication_factor: raw.replication_factor,
+            virtual_nodes: raw.virtual_nodes,
+            partitioner: raw.partitioner,
+            members: raw.members,
+            tolerance: raw.tolerance,
+            assignment: raw.assignment,
+        };
         topology.validate()?;
         Ok(topology)
     }
@@ -94,29 +111,27 @@ impl Topology {
         partitioner: Partitioner,
     ) -> Result<Topology> {
         partitioner.validate()?;
-        let assignment = assignment::assign(None, &members, replication_factor, virtual_nodes)?;
-        Ok(Self::assemble(Epoch(1), members, assignment, partitioner))
+        let replacements = Vec::new();
+        let next = Next { members, replication_factor, virtual_nodes, replacements, tolerance: 0.0 };
+        let assignment = assignment::assign(None, &next)?;
+        Ok(Self::assemble(Epoch(1), next, assignment, partitioner))
     }
 
-    /// The next topology: these members and this replication factor, placed with the least movement of data.
-    pub fn next(&self, members: Vec<Member>, replication_factor: usize) -> Result<Topology> {
-        let assignment =
-            assignment::assign(Some(&self.assignment), &members, replication_factor, self.virtual_nodes)?;
-        Ok(Self::assemble(self.next_epoch(), members, assignment, self.partitioner))
+    /// The next topology, placed with the least movement of data.
+    pub fn next(&self, next: Next) -> Result<Topology> {
+        next.validate(&self.members)?;
+        let assignment = assignment::assign(Some(&self.assignment), &next)?;
+        Ok(Self::assemble(self.next_epoch(), next, assignment, self.partitioner))
     }
 
     /// The next topology: twice the virtual nodes, and no data moved.
     pub fn doubled(&self) -> Result<Topology> {
         let assignment = assignment::double(&self.assignment)?;
-        Ok(Self::assemble(self.next_epoch(), self.members.clone(), assignment, self.partitioner))
+        Ok(Self::assemble(self.next_epoch(), Next::like(self), assignment, self.partitioner))
     }
 
-    fn assemble(
-        epoch: Epoch,
-        mut members: Vec<Member>,
-        assignment: Assignment,
-        partitioner: Partitioner,
-    ) -> Topology {
+    fn assemble(epoch: Epoch, next: Next, assignment: Assignment, partitioner: Partitioner) -> Topology {
+        let Next { mut members, tolerance, .. } = next;
         members.sort_by_key(|member| member.id);
         Topology {
             epoch,
@@ -124,6 +139,7 @@ impl Topology {
             virtual_nodes: assignment.virtual_nodes(),
             partitioner,
             members,
+            tolerance,
             assignment,
         }
     }
@@ -136,6 +152,7 @@ impl Topology {
     /// [`check`](super::check::check) to say.
     pub fn validate(&self) -> Result<()> {
         validate(&self.members, self.replication_factor, self.virtual_nodes)?;
+        validate_tolerance(self.tolerance)?;
         self.partitioner.validate()?;
         self.assignment.validate()?;
         let placed = (self.assignment.replication_factor(), self.assignment.virtual_nodes());
@@ -189,6 +206,17 @@ pub(super) fn validate(members: &[Member], replication_factor: usize, virtual_no
             .remedy("give every member an id of its own"));
     }
     members.iter().try_for_each(validate_member)
+}
+
+/// An error if the tolerance is no part of a whole.
+pub(super) fn validate_tolerance(tolerance: f64) -> Result<()> {
+    match (0.0..=1.0).contains(&tolerance) {
+        true => Ok(()),
+        false => Err(Error::invalid(format!("the tolerance is {tolerance}, but must be from 0 to 1"))
+            .remedy(
+                "give the part of its share by which a load may lie above or below it, 0.05 for example",
+            )),
+    }
 }
 
 fn validate_member(member: &Member) -> Result<()> {

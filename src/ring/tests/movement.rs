@@ -72,10 +72,7 @@ fn a_replaced_shard_hands_over_everything_to_its_successor() {
     let mut members = zoned(9, 3);
     members[4].id = ShardId(77);
     let (_, moves) = changed(&ring, members, 3);
-    assert_eq!(
-        (lost(&moves), gained(&moves)),
-        (BTreeSet::from([ShardId(4)]), BTreeSet::from([ShardId(77)]))
-    );
+    assert_eq!((lost(&moves), gained(&moves)), (BTreeSet::from([ShardId(4)]), BTreeSet::from([ShardId(77)])));
     assert_eq!(copies(&moves), u64::from(held));
 }
 
@@ -137,11 +134,7 @@ fn zones_that_appear_move_the_least_that_spreads_the_owners() {
         })
         .sum();
     assert!(in_three < 1024 && missing > 0);
-    assert!(
-        copies(&moves) <= missing + missing / 100 + 4,
-        "{} copies, {missing} missing",
-        copies(&moves)
-    );
+    assert!(copies(&moves) <= missing + missing / 100 + 4, "{} copies, {missing} missing", copies(&moves));
 }
 
 #[test]
@@ -182,7 +175,7 @@ fn a_primary_stays_if_it_is_still_an_owner_and_not_overloaded() {
 
 /// One step in the life of a cluster.
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Add(f64, u32),
     Remove(prop::sample::Index),
     Reweigh(prop::sample::Index, f64),
@@ -191,7 +184,7 @@ enum Step {
     Replicas(usize),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let at = any::<prop::sample::Index>;
     prop_oneof![
         3 => (any_weight(), 0_u32..8).prop_map(|(weight, zone)| Step::Add(weight, zone)),
@@ -203,7 +196,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn take(step: &Step, members: &mut Vec<Member>, replicas: &mut usize, next: &mut u32, zones: u32) {
+pub(super) fn take(step: &Step, members: &mut Vec<Member>, replicas: &mut usize, next: &mut u32, zones: u32) {
     let mut fresh = || {
         *next += 1;
         ShardId(*next)

@@ -40,8 +40,8 @@ pub mod node {
 /// Plans of a ring in all that can be asked at once.
 pub mod ring {
     use crate::error::Result;
-    pub use crate::ring::Next;
     use crate::ring::Ring;
+    pub use crate::ring::{Next, least_copies};
 
     /// What a next ring that is to be like this one is asked to be.
     pub fn next(ring: &Ring) -> Next {

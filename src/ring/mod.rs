@@ -14,10 +14,13 @@
 //! | `primary` | which owner comes first |
 //! | `check` | all rules again, from the result alone |
 //! | `balance` | what a placement came to |
+//! | `bound` | how little any placement could move, to measure the planner by |
+//! | `svg` | the ring, and what a next one moves, as pictures |
 //! | `pairs`, `random` | helpers of the planners |
 
 mod assignment;
 mod balance;
+mod bound;
 mod check;
 mod cluster;
 mod draw;
@@ -29,6 +32,7 @@ mod position;
 mod primary;
 mod random;
 mod share;
+mod svg;
 mod swaps;
 mod table;
 mod topology;
@@ -42,6 +46,7 @@ pub use share::LoadLimit;
 pub use table::{Move, Ring};
 pub use topology::Member;
 
+pub use bound::least_copies;
 pub use next::Next;
 
 #[allow(unused_imports)] // Whoever asks two rings keeps one.

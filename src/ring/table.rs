@@ -10,6 +10,7 @@ use super::next::Next;
 use super::partitioner::Partitioner;
 use super::position::Position;
 use super::share::{Share, shares};
+use super::svg;
 use super::topology::{Member, Topology};
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, ShardId, VirtualNode};
@@ -322,6 +323,28 @@ impl Ring {
             zones.len() < enough
         };
         (0..self.virtual_nodes()).map(VirtualNode).filter(in_fewer).collect()
+    }
+
+    /// A picture of the ring in SVG: a circle of primaries and one for each further replica, and how much each shard
+    /// holds. It needs nothing but itself, and is at most a few hundred kilobytes long.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # use annulus::{Member, Partitioner, Ring, ShardId};
+    /// let ring = Ring::plan((0..3).map(|id| Member::new(ShardId(id))), 2, 1024, Partitioner::Whole)?;
+    /// assert!(ring.to_svg().starts_with("<svg"));
+    /// # Ok(()) }
+    /// ```
+    pub fn to_svg(&self) -> String {
+        svg::ring_picture(self)
+    }
+
+    /// A picture of what must move to get to the `next` ring: where, from whom, to whom, and the loads before and after.
+    ///
+    /// # Errors
+    /// As [`moves_to`](Self::moves_to).
+    pub fn to_svg_of_moves(&self, next: &Ring) -> Result<String> {
+        svg::moves_picture(self, next)
     }
 
     /// Verifies every rule of the placement again: distinct owners, spread over the zones, each load its share rounded

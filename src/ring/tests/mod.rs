@@ -8,7 +8,7 @@ mod shares;
 mod tolerance;
 mod topology;
 
-use super::{Member, Move, Next, Partitioner, Ring};
+use super::{Member, Move, Next, Partitioner, Ring, least_copies};
 use crate::ids::{ShardId, VirtualNode};
 use proptest::prelude::*;
 
@@ -42,21 +42,9 @@ fn copies(moves: &[Move]) -> u64 {
     moves.iter().map(|step| step.gained.len() as u64).sum()
 }
 
-/// The least number of copies that any placement with the next ring's shares needs, whatever the zones say.
+/// No placement with the next ring's loads and zones makes fewer copies.
 fn lower_bound(before: &Ring, after: &Ring) -> u64 {
-    let children = u64::from(after.virtual_nodes() / before.virtual_nodes());
-    let held = |shard: ShardId| {
-        let count = before.balance().shards.iter().find(|s| s.shard == shard).map_or(0, |s| s.load);
-        u64::from(count) * children
-    };
-    let (mut gains, mut kept) = (0, 0);
-    for shard in after.balance().shards {
-        let held = held(shard.shard);
-        gains += ((shard.share * (1.0 + 1e-12)).floor() as u64).saturating_sub(held);
-        kept += held.min((shard.share * (1.0 - 1e-12)).ceil() as u64);
-    }
-    let total = after.replication_factor() as u64 * u64::from(after.virtual_nodes());
-    gains.max(total - kept.min(total))
+    least_copies(before, after).unwrap()
 }
 
 /// Every rule, verified without the planner's own check.

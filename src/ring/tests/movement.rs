@@ -274,7 +274,6 @@ proptest! {
 /// The cases of benches/movement.rs, smaller.
 #[test]
 fn common_changes_move_no_more_than_a_hundredth_above_what_any_placement_must() {
-    let (mut cases, mut loose) = (0, Vec::new());
     for (replicas, zones) in (1..=3).flat_map(|replicas| [1, 3, 4, 64].map(|zones| (replicas, zones))) {
         for shards in 3..=12 {
             let ring = plan(zoned(shards, zones), replicas, 1024);
@@ -300,18 +299,11 @@ fn common_changes_move_no_more_than_a_hundredth_above_what_any_placement_must() 
                 }
                 let after = ring.replan_with(next).unwrap();
                 let (moved, bound) = (copies(&ring.moves_to(&after).unwrap()), lower_bound(&ring, &after));
-                let words = format!(
-                    "{what}, {shards} shards, {replicas} replicas, {zones} zones: {moved} of {bound}"
+                assert!(
+                    moved >= bound && moved * 100 <= bound * 101,
+                    "{what}: {moved} copies, {bound} are needed ({shards} shards, {replicas} replicas, {zones} zones)"
                 );
-                assert!(moved >= bound, "{words}");
-                cases += 1;
-                if moved * 100 > bound * 101 {
-                    // The bound is not the truth everywhere; the residual network is.
-                    assert_least_movement(&ring, &after);
-                    loose.push(words);
-                }
             }
         }
     }
-    assert!(loose.len() * 100 <= cases, "of {cases} cases {loose:#?}");
 }

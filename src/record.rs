@@ -28,6 +28,62 @@ pub struct Item {
     pub value: Option<Bytes>,
 }
 
+/// Versions copied out of an engine, in the order of a run (key ascending, then sequence descending), tombstones included.
+/// Their bytes lie one after another in one buffer.
+#[derive(Debug, Default)]
+pub struct Copied {
+    bytes: Vec<u8>,
+    spans: Vec<Span>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    start: usize,
+    key: usize,
+    value: Option<usize>,
+    seq: Seq,
+}
+
+impl Copied {
+    /// Adds a version of the key that `head` and `tail` make together.
+    pub fn push(&mut self, head: &[u8], tail: &[u8], seq: Seq, value: Option<&[u8]>) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(head);
+        self.bytes.extend_from_slice(tail);
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        self.spans.push(Span { start, key: head.len() + tail.len(), value: value.map(<[u8]>::len), seq });
+    }
+
+    pub fn records(&self) -> impl DoubleEndedIterator<Item = RunRecord<'_>> + ExactSizeIterator {
+        self.spans.iter().map(|span| {
+            let end = span.start + span.key;
+            RunRecord {
+                key: &self.bytes[span.start..end],
+                seq: span.seq,
+                value: span.value.map(|length| &self.bytes[end..end + length]),
+            }
+        })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Takes back what was added from `key` on.
+    pub fn truncate(&mut self, key: &[u8]) {
+        let keep = self.spans.partition_point(|s| &self.bytes[s.start..s.start + s.key] < key);
+        if let Some(first) = self.spans.get(keep) {
+            self.bytes.truncate(first.start);
+            self.spans.truncate(keep);
+        }
+    }
+}
+
 /// Whether a snapshot still needs a version at `old` although the key's next newer version is at `newer`.
 /// `live` holds the sequences of the live snapshots, ascending.
 pub fn is_needed(live: &[Seq], old: Seq, newer: Seq) -> bool {
@@ -56,6 +112,26 @@ impl KeyRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copied_versions_come_back_as_they_went_in_and_are_cut_by_key() {
+        let mut copied = Copied::default();
+        copied.push(b"a", b"1", Seq(5), Some(b"x"));
+        copied.push(b"", b"a1", Seq(3), None);
+        copied.push(b"a", b"2", Seq(4), Some(b""));
+        let all = [
+            RunRecord { key: b"a1", seq: Seq(5), value: Some(b"x") },
+            RunRecord { key: b"a1", seq: Seq(3), value: None },
+            RunRecord { key: b"a2", seq: Seq(4), value: Some(b"") },
+        ];
+        assert!(copied.records().eq(all));
+        copied.truncate(b"a3");
+        assert!(copied.records().eq(all));
+        copied.truncate(b"a2");
+        assert!(copied.records().eq(all[..2].iter().copied()));
+        copied.truncate(b"");
+        assert!(copied.is_empty() && copied.bytes() == 0);
+    }
 
     #[test]
     fn a_version_is_needed_only_between_itself_and_the_next() {

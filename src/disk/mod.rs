@@ -31,6 +31,13 @@ pub enum OpenMode {
     Through,
 }
 
+/// A file system's number, the same for all paths on it, and its free bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreeSpace {
+    pub device: u64,
+    pub free: u64,
+}
+
 /// What writes past the system's cache are in multiples of, in bytes.
 pub const BLOCK: usize = 4096;
 
@@ -53,6 +60,13 @@ pub trait Disk: Send + Sync + Debug {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// A value that changes with every start of the machine. While it stays the same, no power cut has happened.
     fn boot_id(&self) -> u128;
+
+    /// The file system that a path lies on, which need not exist yet, and how much is free there; none where that is not
+    /// known.
+    fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
+        let _ = path;
+        Ok(None)
+    }
 
     /// Creates a directory and those above it that do not exist, durably: a name is safe only once the directory that
     /// holds it has been synced.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every call is positioned (no shared cursor), so that one handle serves many threads. Nothing is cached.
 
-use super::{Disk, DiskFile, OpenMode};
+use super::{Disk, DiskFile, FreeSpace, OpenMode};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,6 +49,12 @@ impl Disk for RealDisk {
             OpenMode::Through => write_through(options.write(true))?,
         }
         Ok(Arc::new(RealFile(options.open(path)?)))
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
+        let absolute = std::path::absolute(path)?;
+        let there = absolute.ancestors().find(|ancestor| ancestor.exists());
+        there.map_or(Ok(None), free_space)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -181,6 +187,18 @@ fn read_once(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
 #[cfg(windows)]
 fn write_once(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_write(file, bytes, offset)
+}
+
+#[cfg(unix)]
+fn free_space(path: &Path) -> io::Result<Option<FreeSpace>> {
+    let system = rustix::fs::statvfs(path)?;
+    let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(path)?);
+    Ok(Some(FreeSpace { device, free: system.f_bavail.saturating_mul(system.f_frsize) }))
+}
+
+#[cfg(not(unix))]
+fn free_space(_: &Path) -> io::Result<Option<FreeSpace>> {
+    Ok(None)
 }
 
 #[cfg(test)]

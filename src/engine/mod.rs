@@ -16,7 +16,7 @@ pub use sled::{Listed, Node, PageRef, SledFactory};
 
 use crate::error::Result;
 use crate::ids::{Seq, ShardId};
-use crate::record::{Found, Item, KeyRange, RunRecord};
+use crate::record::{Copied, Found, Item, KeyRange, RunRecord};
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -75,6 +75,16 @@ pub trait Engine: Send + Sync + Debug {
     /// The live records of `range` as of `at`, ascending or (`reverse`) descending.
     fn cursor<'a>(&'a self, range: &KeyRange, at: Seq, reverse: bool) -> Result<Box<dyn Cursor + 'a>>;
 
+    /// Copies out every version, tombstones included, of the records from `from` on whose key is `wanted`, until about
+    /// `bytes` have been read. Returns the key where to go on; none at the end. Leaves no trace in caches.
+    fn versions(
+        &self,
+        from: &[u8],
+        bytes: usize,
+        wanted: &mut dyn FnMut(&[u8]) -> bool,
+        out: &mut Copied,
+    ) -> Result<Option<Vec<u8>>>;
+
     /// Merges a sorted run (key ascending, sequence descending). Of each key the newest version is kept, and the older
     /// ones that a snapshot in `live` (ascending) still sees. Not durable before [`sync`](Self::sync). After an error a
     /// part may have been applied; after one in writing, every later call fails until the shard is opened again.
@@ -101,6 +111,9 @@ pub trait Engine: Send + Sync + Debug {
 
     /// Sets the memory for caches anew, see [`EngineSpec::cache_bytes`].
     fn set_cache(&self, bytes: u64);
+
+    /// Bytes on disk that records take, without free space.
+    fn live_bytes(&self) -> Result<u64>;
 
     /// Bytes on disk.
     fn disk_bytes(&self) -> Result<u64>;

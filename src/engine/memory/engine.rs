@@ -5,7 +5,7 @@ use super::{MemoryFactory, Operation};
 use crate::engine::{Cursor, Engine, Figures, PowerLoss};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
-use crate::record::{Found, Item, KeyRange, RunRecord};
+use crate::record::{Copied, Found, Item, KeyRange, RunRecord};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::ops::Bound;
@@ -75,6 +75,33 @@ impl Engine for MemoryEngine {
         }))
     }
 
+    fn versions(
+        &self,
+        from: &[u8],
+        bytes: usize,
+        wanted: &mut dyn FnMut(&[u8]) -> bool,
+        out: &mut Copied,
+    ) -> Result<Option<Vec<u8>>> {
+        self.with(|shard| {
+            self.world.fault(self.id, Operation::Cursor)?;
+            let mut read = 0;
+            for (key, versions) in shard.records.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+                if read >= bytes {
+                    return Ok(Some(key.clone()));
+                }
+                self.world.check_range(self.id, key, Bound::Included(key))?;
+                let is_wanted = wanted(key);
+                for (seq, value) in versions {
+                    read += key.len() + value.as_ref().map_or(0, Bytes::len);
+                    if is_wanted {
+                        out.push(&[], key, *seq, value.as_deref());
+                    }
+                }
+            }
+            Ok(None)
+        })
+    }
+
     fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
         self.with(|shard| {
             let fault = self.last_fault(shard, Operation::Apply);
@@ -142,6 +169,10 @@ impl Engine for MemoryEngine {
     }
 
     fn set_cache(&self, _: u64) {}
+
+    fn live_bytes(&self) -> Result<u64> {
+        self.disk_bytes()
+    }
 
     fn disk_bytes(&self) -> Result<u64> {
         self.with(|shard| {

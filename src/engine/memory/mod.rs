@@ -133,7 +133,12 @@ impl EngineFactory for MemoryFactory {
         let shard = {
             let mut world = self.0.lock();
             if spec.create {
-                Arc::clone(world.shards.entry(spec.dir.clone()).or_default())
+                let shard = world.shards.entry(spec.dir.clone()).or_default();
+                // What was there has been cleared away, as the files of another engine would have been.
+                if !shard.lock().open {
+                    *shard = Arc::default();
+                }
+                Arc::clone(shard)
             } else {
                 let missing = || Error::corruption("expected the files of a shard, found none").at(&spec.dir);
                 Arc::clone(world.shards.get(&spec.dir).ok_or_else(|| missing().on(spec.shard))?)

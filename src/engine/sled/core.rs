@@ -39,6 +39,8 @@ pub(super) struct Core {
     /// The writer's figures as of its last completed call, so that asking for them does not wait for a long one.
     pub figures: Mutex<Option<Figures>>,
     pub applied: AtomicU64,
+    /// What records took when it could last be asked without waiting for the writer.
+    pub live_bytes: AtomicU64,
     pub power_loss: PowerLoss,
     pub failed: OnceLock<Error>,
     /// How many writes may still happen, so that a test can stop in the middle of any of them.

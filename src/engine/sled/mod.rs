@@ -22,7 +22,7 @@
 //! | [`node`], [`root`], [`fences`] | a hundred pages of the index; all of it, as far as it fits in memory; their bounds |
 //! | [`frame`], [`space`] | pages in the file, and the file's free space |
 //! | [`cache`], [`pool`] | pages in memory, and the buffers that they lie in |
-//! | [`lookup`], [`cursor`] | reading one record, reading many |
+//! | [`lookup`], [`cursor`], [`versions`] | reading one record, reading many, copying all versions out |
 //! | [`writer`] | what only the writer sees |
 //! | [`rewrite`], [`merge`], [`split`] | the writer: which pages, which records, where to cut |
 //! | [`recount`], [`relocate`] | verifying everything and finding the figures again; giving space back |
@@ -50,6 +50,7 @@ mod space;
 mod split;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod writer;
 
 pub use self::node::{Listed, Node, PageRef};
@@ -58,7 +59,7 @@ use self::core::Core;
 use super::{Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
-use crate::record::{Found, KeyRange, RunRecord};
+use crate::record::{Copied, Found, KeyRange, RunRecord};
 use parking_lot::{RwLock, RwLockReadGuard};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -119,6 +120,16 @@ impl Engine for SledEngine {
         })
     }
 
+    fn versions(
+        &self,
+        from: &[u8],
+        bytes: usize,
+        wanted: &mut dyn FnMut(&[u8]) -> bool,
+        out: &mut Copied,
+    ) -> Result<Option<Vec<u8>>> {
+        self.with(|core| core.versions(from, bytes, wanted, out))
+    }
+
     fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
         self.with(|core| core.apply(run, live))
     }
@@ -151,6 +162,10 @@ impl Engine for SledEngine {
             core.cache_bytes.store(bytes, Ordering::Relaxed);
             core.balance();
         }
+    }
+
+    fn live_bytes(&self) -> Result<u64> {
+        self.with(|core| core.live_bytes())
     }
 
     fn disk_bytes(&self) -> Result<u64> {

@@ -85,6 +85,7 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
         } else {
             PowerLoss::OneOwnerAtRest
         },
+        live_bytes: AtomicU64::new(0),
         failed: OnceLock::new(),
         #[cfg(test)]
         writes_left: std::sync::atomic::AtomicI64::new(i64::MAX),

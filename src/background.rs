@@ -3,15 +3,20 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::State;
 use crate::verbs;
+use crate::verbs::reshard::Step;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a write of `Durability::Memory` stays in this process: half of what is promised.
 const TICK: Duration = Duration::from_millis(50);
 /// How long a failed flush rests before it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How soon readers of before a change are looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How often the latency of reads and writes decides anew how much a change of the topology rests.
+const LOOK_AT_FOREGROUND: Duration = Duration::from_millis(200);
 /// Pages counted in one slice of a recount, so that a flush never waits long for it.
 const RECOUNT_PAGES: usize = 256;
 
@@ -27,7 +32,11 @@ pub fn start(state: &Arc<State>) -> Result<Vec<JoinHandle<()>>> {
             .spawn(move || work(&state))
             .map_err(|e| Error::new(ErrorKind::Io, "cannot start a background thread").caused_by(e))
     };
-    Ok(vec![spawn("annulus-flush", flusher)?, spawn("annulus-journal", ticker)?])
+    Ok(vec![
+        spawn("annulus-flush", flusher)?,
+        spawn("annulus-journal", ticker)?,
+        spawn("annulus-change", mover)?,
+    ])
 }
 
 fn flusher(state: &State) {
@@ -73,5 +82,61 @@ fn ticker(state: &State) {
         if let Err(error) = state.journal.write_buffered() {
             log::error!("the journal could not be written: {error}");
         }
+    }
+}
+
+fn mover(state: &State) {
+    // An opening may find a change to go on with, or old copies to be removed.
+    let mut limit = Some(Duration::ZERO);
+    let mut effort = Effort { rest: 1.0, looked: Instant::now() };
+    while state.signals.next_change(limit) {
+        let foreground = &state.change.foreground;
+        let begun = Instant::now();
+        foreground.set_working(true);
+        let outcome = catch_unwind(AssertUnwindSafe(|| move_round(state))).unwrap_or_else(|_| {
+            let error = Error::new(ErrorKind::Io, "a step of a change of the topology panicked")
+                .remedy("see the log; cancel the change, or reopen the store");
+            state.change.failed(&error);
+            Err(error)
+        });
+        foreground.set_working(false);
+        limit = match outcome {
+            Ok(Step::Worked(bytes)) => Some(effort.after(state, bytes, begun.elapsed())),
+            Ok(Step::Waiting | Step::NeedsFlush) => Some(LOOK_AGAIN),
+            Ok(Step::Idle) => None,
+            Err(error) => {
+                log::error!("a step of a change of the topology failed, and is tried again: {error}");
+                Some(RETRY)
+            }
+        };
+    }
+}
+
+fn move_round(state: &State) -> Result<Step> {
+    let step = verbs::reshard::step(state)?;
+    if step == Step::NeedsFlush {
+        verbs::flush::flush(state)?;
+    }
+    Ok(step)
+}
+
+/// How hard the mover works.
+struct Effort {
+    /// Rest in relation to work, where no rate is set.
+    rest: f64,
+    looked: Instant,
+}
+
+impl Effort {
+    /// How long to rest after a step.
+    fn after(&mut self, state: &State, bytes: u64, worked: Duration) -> Duration {
+        if let Some(rate) = state.change.rate() {
+            return Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64).saturating_sub(worked);
+        }
+        if self.looked.elapsed() >= LOOK_AT_FOREGROUND {
+            self.rest = state.change.foreground.rest(self.rest);
+            self.looked = Instant::now();
+        }
+        worked.mul_f64(self.rest)
     }
 }

@@ -14,7 +14,10 @@ const HEADER: usize = 20;
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
     pub magic: &'static [u8; 8],
+    /// The version that is written.
     pub version: u32,
+    /// The oldest version that is still read.
+    pub oldest: u32,
     /// What to call it in an error.
     pub name: &'static str,
     /// What to do about a damaged one.
@@ -60,9 +63,11 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, path: &Path, bytes: &[u8]) -> Res
         )));
     }
     // After the checksum, so that a flipped bit is never mistaken for another release's format.
-    if version != kind.version {
-        let text =
-            format!("the {} has format version {version}; this release reads {}", kind.name, kind.version);
+    if !(kind.oldest..=kind.version).contains(&version) {
+        let text = format!(
+            "the {} has format version {version}; this release reads {} to {}",
+            kind.name, kind.oldest, kind.version
+        );
         return Err(Error::new(ErrorKind::Unsupported, text)
             .at(path)
             .remedy("open it with the release that wrote it, or a newer one"));
@@ -99,7 +104,8 @@ pub mod hex128 {
 mod tests {
     use super::*;
 
-    const KIND: Kind = Kind { magic: b"ANNULUST", version: 3, name: "test file", remedy: "restore it" };
+    const KIND: Kind =
+        Kind { magic: b"ANNULUST", version: 3, oldest: 2, name: "test file", remedy: "restore it" };
 
     #[test]
     fn every_flip_and_every_cut_is_found() {
@@ -133,5 +139,9 @@ mod tests {
         let error = decode::<u32>(KIND, Path::new("x"), &bytes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("version 4"));
+        let bytes = encode(Kind { version: 1, ..KIND }, &0u32).unwrap();
+        assert_eq!(decode::<u32>(KIND, Path::new("x"), &bytes).unwrap_err().kind(), ErrorKind::Unsupported);
+        let bytes = encode(Kind { version: 2, ..KIND }, &7u32).unwrap();
+        assert_eq!(decode::<u32>(KIND, Path::new("x"), &bytes).unwrap(), 7);
     }
 }

@@ -34,6 +34,13 @@ pub enum ErrorKind {
     Poisoned,
     /// The store has been closed through this or another handle. Open it again.
     Closed,
+    /// Another change of the topology is under way. Wait for it, or cancel it, then try again.
+    Busy,
+    /// A plan was made for a topology that has changed since. Nothing was changed. Plan again.
+    Stale,
+    /// What was asked for cannot be had in full: the plan says what is in the way. Nothing was changed. Remove the cause,
+    /// or accept it.
+    Refused,
     /// A thing that was named does not exist (a keyspace, a shard).
     NotFound,
 }

@@ -56,6 +56,7 @@ mod memtable;
 mod options;
 #[allow(missing_docs)] // Exported to tests alone.
 mod page;
+mod plan;
 mod range;
 #[allow(missing_docs)] // Exported to tests alone.
 mod record;
@@ -66,6 +67,7 @@ mod state;
 mod store;
 #[doc(hidden)]
 pub mod testing;
+mod topology;
 mod verbs;
 
 pub use batch::WriteBatch;
@@ -75,10 +77,13 @@ pub use error::{Error, ErrorKind, Result};
 pub use ids::{Epoch, KeyspaceId, Seq, ShardId, VirtualNode};
 pub use keyspace::Keyspace;
 pub use options::{Durability, Options, ShardOptions};
+pub use plan::{Plan, PlannedShard, Problem, Request, Role};
 pub use range::Range;
 pub use ring::{Balance, LoadLimit, Member, Move, Partitioner, Ring, ShardBalance};
 pub use shard::Health;
+pub use state::change::{Phase, Progress};
 pub use store::Store;
+pub use topology::{Planner, ShardPlace, ShardRole, TopologyChange, TopologyView};
 pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};
 
 /// The examples of the README and the guides are compiled with the tests.

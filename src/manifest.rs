@@ -21,7 +21,8 @@ pub const DEFAULT_KEYSPACE: &str = "default";
 
 pub const KIND: Kind = Kind {
     magic: b"ANNULUSM",
-    version: 1,
+    version: 2,
+    oldest: 1,
     name: "manifest",
     remedy: "restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written",
 };
@@ -43,6 +44,55 @@ pub struct Manifest {
     pub next_keyspace: u32,
     pub next_shard: u32,
     pub topology: Topology,
+    /// The change of the topology that is under way. Since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<ChangeEntry>,
+}
+
+/// How far a change of the topology has got. What is found of it at an opening is taken up from here, or rolled back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeEntry {
+    pub next: Topology,
+    pub step: ChangeStep,
+    /// While copying: records below this internal key are on their new owners, durably; in hexadecimal digits.
+    #[serde(default, with = "hex_bytes", skip_serializing_if = "Vec::is_empty")]
+    pub position: Vec<u8>,
+    /// Versions of records, and bytes of keys and values, that were copied up to there.
+    #[serde(default)]
+    pub records: u64,
+    #[serde(default)]
+    pub bytes: u64,
+    /// The bytes that the plan foresaw.
+    #[serde(default)]
+    pub planned: u64,
+}
+
+/// What a change of the topology is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeStep {
+    /// The directories of shards that join are being made. Found at an opening, it is rolled back.
+    Preparing,
+    /// New owners get what they gain, and every write.
+    Copying,
+    /// All has been copied, and is compared.
+    Verifying,
+}
+
+/// What a shard is to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShardState {
+    /// A member of the ring.
+    #[default]
+    Member,
+    /// A member of the ring that a change leads to.
+    Joining,
+    /// No longer a member; its directory is kept until it is dropped.
+    Retired,
+    /// It was joining when the change was cancelled: its directory is to be cleared.
+    Abandoned,
 }
 
 /// Where a shard lies.
@@ -52,6 +102,42 @@ pub struct ShardEntry {
     pub id: ShardId,
     /// Relative to the store's directory if it lies inside it, so that the whole store can be moved.
     pub path: PathBuf,
+    /// Since version 2.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub state: ShardState,
+    /// Whether it may hold records that it does not own and that nobody keeps up. Since version 2.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stale: bool,
+}
+
+impl ShardEntry {
+    /// A member with nothing in it.
+    pub fn new(id: ShardId, path: PathBuf) -> ShardEntry {
+        ShardEntry { id, path, state: ShardState::Member, stale: false }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Bytes as hexadecimal digits.
+mod hex_bytes {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&bytes.iter().map(|b| format!("{b:02x}")).collect::<String>())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digit = |c: &u8| (*c as char).to_digit(16).map(|d| d as u8);
+        let digits: Option<Vec<u8>> = text.as_bytes().iter().map(digit).collect();
+        match digits {
+            Some(digits) if digits.len() % 2 == 0 => Ok(digits.chunks(2).map(|d| d[0] << 4 | d[1]).collect()),
+            _ => Err(D::Error::custom("expected an even number of hexadecimal digits")),
+        }
+    }
 }
 
 /// A keyspace, or one that was dropped and still has records in the shards.
@@ -118,6 +204,7 @@ impl Manifest {
         if members.iter().any(|id| shards.binary_search(id).is_err()) {
             return Err("the ring names a shard that has no directory".into());
         }
+        self.check_states(&members)?;
         if shards.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err("two shards have the same number".into());
         }
@@ -141,6 +228,43 @@ impl Manifest {
             return Err(format!("page_bytes is {}", self.page_bytes));
         }
         Ok(())
+    }
+}
+
+impl Manifest {
+    /// The shards of the ring, and those that are joining, agree with what the entries say.
+    fn check_states(&self, members: &[ShardId]) -> Result<(), String> {
+        let next: Vec<ShardId> = match &self.change {
+            Some(change) => {
+                change.next.validate().map_err(|e| e.to_string())?;
+                if change.next.epoch <= self.topology.epoch {
+                    return Err("the change under way leads to an older epoch".into());
+                }
+                change.next.members.iter().map(|m| m.id).collect()
+            }
+            None => Vec::new(),
+        };
+        for entry in &self.shards {
+            let expected = match entry.state {
+                ShardState::Member => members.contains(&entry.id),
+                ShardState::Joining => next.contains(&entry.id) && !members.contains(&entry.id),
+                ShardState::Retired | ShardState::Abandoned => {
+                    !members.contains(&entry.id) && !next.contains(&entry.id)
+                }
+            };
+            if !expected {
+                return Err(format!("shard {} is {:?}, but the ring says otherwise", entry.id, entry.state));
+            }
+        }
+        match next.iter().find(|id| !self.shards.iter().any(|s| s.id == **id)) {
+            Some(id) => Err(format!("the change under way names shard {id}, which has no directory")),
+            None => Ok(()),
+        }
+    }
+
+    /// The directory of a shard.
+    pub fn entry(&self, id: ShardId) -> Option<&ShardEntry> {
+        self.shards.iter().find(|entry| entry.id == id)
     }
 }
 

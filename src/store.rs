@@ -5,12 +5,14 @@ use crate::disk::RealDisk;
 use crate::engine::SledFactory;
 use crate::error::{Error, Result};
 use crate::handle::Handle;
-use crate::ids::{KeyspaceId, Seq};
+use crate::ids::{KeyspaceId, Seq, ShardId};
 use crate::keyspace::Keyspace;
 use crate::manifest::DEFAULT_KEYSPACE;
 use crate::options::{Durability, Options};
+use crate::plan::Plan;
 use crate::ring::Ring;
 use crate::state::Seams;
+use crate::topology::{Planner, TopologyChange, TopologyView};
 use crate::verbs;
 use crate::verbs::stats::Stats;
 use std::ops::Deref;
@@ -146,6 +148,42 @@ impl Store {
     /// The ring as it is now: which shards a key lives on, and how even the load is.
     pub fn ring(&self) -> Ring {
         self.handle().state.ring()
+    }
+
+    /// Who is in the ring, who is joining, who has left.
+    pub fn topology(&self) -> TopologyView {
+        TopologyView::of(self.handle())
+    }
+
+    /// Begins to plan a change of the topology: other shards, weights, zones, another number of copies. See [`Planner`].
+    pub fn plan(&self) -> Planner {
+        Planner::new(self.default.handle.clone())
+    }
+
+    /// Begins to carry a plan out, and returns when every write goes to old and new owners: after a flush. The rest is done
+    /// in the background, beside reads and writes; progress is kept over closings, kills and power cuts.
+    ///
+    /// # Errors
+    /// `Busy` while another change is under way, or while copies of an earlier one are still being removed from a shard that
+    /// gains some. `Stale` if the topology has changed since the plan was made. `Refused` if the plan has
+    /// [problems](Plan::problems) that were not accepted. `Foreign` or `InvalidInput` for the directory of a new shard.
+    /// `Unavailable` if a shard that gains something is offline, `Io`. None of them has changed anything.
+    pub fn apply(&self, plan: Plan) -> Result<TopologyChange> {
+        TopologyChange::begin(&self.default.handle, &plan)
+    }
+
+    /// The change of the topology that is under way, if one is: also one that an earlier opening began.
+    pub fn change(&self) -> Option<TopologyChange> {
+        TopologyChange::current(&self.default.handle)
+    }
+
+    /// Removes the files of a shard that has left the ring, and forgets it. Its directory itself stays.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such shard, `InvalidInput` if it has not left, `Busy` while it is still being read,
+    /// `Foreign` if its directory holds something else by now, `Io`.
+    pub fn drop_shard(&self, shard: ShardId) -> Result<()> {
+        verbs::reshard::drop_shard(&self.handle().state, shard)
     }
 
     /// Figures about the store at this moment, and warnings.

@@ -2,9 +2,11 @@
 
 #![allow(missing_docs)]
 
-use crate::error::Result;
-use crate::ids::ShardId;
+use crate::batch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{KeyspaceId, Seq, ShardId};
 use crate::options::Options;
+use crate::record::Copied;
 use crate::store::Store;
 use crate::verbs;
 use std::path::Path;
@@ -132,11 +134,41 @@ pub fn recount(store: &Store) -> Result<bool> {
     verbs::recount::recount(&store.handle.state, 2)
 }
 
+/// One step of a change of the topology, flushing where that must come first. Returns whether there is more to do.
+pub fn change_step(store: &Store) -> Result<bool> {
+    match verbs::reshard::step(&store.handle.state)? {
+        verbs::reshard::Step::Idle => Ok(false),
+        verbs::reshard::Step::NeedsFlush => store.flush().map(|()| true),
+        _ => Ok(true),
+    }
+}
+
+/// The keys of a keyspace that a shard holds, whoever owns them, with the versions of their newest values.
+pub fn held_by(store: &Store, keyspace: KeyspaceId, shard: ShardId) -> Result<Vec<(Vec<u8>, Seq)>> {
+    let layout = store.handle.state.layout();
+    let index = layout.index_of(shard).unwrap_or(usize::MAX);
+    let missing = || Error::new(ErrorKind::NotFound, "no such shard").on(shard);
+    let engine = layout.shards.get(index).ok_or_else(missing)?.engine()?;
+    let mut copied = Copied::default();
+    let mut of_keyspace = |key: &[u8]| batch::keyspace_of(key) == keyspace;
+    engine.versions(&[], usize::MAX, &mut of_keyspace, &mut copied)?;
+    let mut held: Vec<(Vec<u8>, Seq)> = Vec::new();
+    let mut last: Option<Vec<u8>> = None;
+    for record in copied.records() {
+        if last.as_deref() != Some(record.key) && record.value.is_some() {
+            held.push((batch::user_key(record.key).to_vec(), record.seq));
+        }
+        last = Some(record.key.to_vec());
+    }
+    Ok(held)
+}
+
 /// Takes a shard offline, as a failed write to it would.
 pub fn fail_shard(store: &Store, shard: ShardId) {
     let state = &store.handle.state;
-    if let Some(index) = state.shards.iter().position(|s| s.id == shard) {
-        let error = crate::error::Error::new(crate::error::ErrorKind::Io, "a test took the shard offline");
-        state.shard_failed(index, &error);
+    let layout = state.layout();
+    if let Some(index) = layout.index_of(shard) {
+        let error = Error::new(ErrorKind::Io, "a test took the shard offline");
+        state.shard_failed(&layout.shards[index], &error);
     }
 }

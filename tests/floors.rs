@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("frame", 1),
     ("options", 1),
     ("page", 1),
+    ("plan", 1),
     ("record", 1),
     ("ring", 1),
     ("allocator", 2),
@@ -33,6 +34,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("range", 6),
     ("store", 6),
     ("testing", 6),
+    ("topology", 6),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

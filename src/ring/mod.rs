@@ -49,6 +49,5 @@ pub use topology::Member;
 pub use bound::least_copies;
 pub use next::Next;
 
-#[allow(unused_imports)] // Whoever asks two rings keeps one.
 pub(crate) use position::Position;
 pub(crate) use topology::Topology;

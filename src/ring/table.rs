@@ -215,14 +215,12 @@ impl Ring {
     }
 
     /// The shards that own a position, as indexes into [`members`](Self::members).
-    #[allow(dead_code)] // What asks two rings does.
     #[inline]
     pub(crate) fn owner_indexes_at(&self, position: Position) -> &[u16] {
         self.owner_indexes(self.virtual_node_at(position))
     }
 
     /// Whether the member at this index owns a position.
-    #[allow(dead_code)] // What asks two rings does.
     #[inline]
     pub(crate) fn owns(&self, index: usize, position: Position) -> bool {
         self.owner_indexes_at(position).iter().any(|owner| usize::from(*owner) == index)

@@ -14,7 +14,8 @@ pub const FILE: &str = "IDENTITY";
 
 pub const KIND: Kind = Kind {
     magic: b"ANNULUSI",
-    version: 1,
+    version: 2,
+    oldest: 1,
     name: "identity file",
     remedy: "the directory cannot be trusted without it: rebuild the shard from its replicas",
 };

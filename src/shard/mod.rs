@@ -7,10 +7,13 @@
 //! - After an error that leaves the engine behind, nothing more is applied to it.
 
 pub mod identity;
+pub mod layout;
+pub mod paths;
 mod run;
 pub mod seal;
 mod worker;
 
+pub use layout::Layout;
 pub use run::{Run, apply_to_all};
 pub use worker::{Worker, outcome};
 
@@ -18,6 +21,7 @@ use crate::disk::Disk;
 use crate::engine::{Engine, EngineFactory, EngineSpec, Figures};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
+use crate::manifest::{Manifest, ShardEntry};
 use crate::record::{KeyRange, RunRecord};
 use identity::Identity;
 use parking_lot::{Mutex, RwLock};
@@ -41,6 +45,8 @@ pub enum Health {
     Degraded(String),
     /// It neither serves nor is flushed to; its replicas do.
     Offline(String),
+    /// It is being filled by a change of the topology: it is written to, and not read yet.
+    Joining,
     /// It is being filled from its replicas and does not serve yet.
     Rebuilding,
     /// It has been drained and will not be opened again.
@@ -64,6 +70,19 @@ pub struct ShardSpec {
     pub page_bytes: usize,
 }
 
+impl ShardSpec {
+    /// What is needed to open the shard of that entry, of the store in `dir`.
+    pub fn of(dir: &Path, manifest: &Manifest, entry: &ShardEntry, cache_bytes: u64) -> ShardSpec {
+        ShardSpec {
+            id: entry.id,
+            dir: dir.join(&entry.path),
+            store: manifest.store,
+            cache_bytes,
+            page_bytes: manifest.page_bytes,
+        }
+    }
+}
+
 /// One shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -72,6 +91,8 @@ pub struct Shard {
     store: u128,
     disk: Arc<dyn Disk>,
     applied: AtomicU64,
+    // How many are changing the engine at the moment. Held over the writing of a seal, which must say what holds then.
+    sessions: Mutex<u32>,
     // Locked for the length of a clone or a swap, never over I/O.
     engine: RwLock<Option<Arc<dyn Engine>>>,
     health: Mutex<Health>,
@@ -100,9 +121,28 @@ impl Shard {
         }
     }
 
-    /// Makes the shard's directory, its identity and an empty engine. Only for a store that has no manifest yet: what an
-    /// interrupted creation has left is made anew.
-    pub fn create(disk: &Arc<dyn Disk>, factory: &dyn EngineFactory, spec: &ShardSpec) -> Result<()> {
+    /// Errors, and changes nothing, if the directory cannot become this very shard of a store that exists: unlike in
+    /// [`check_vacant`](Self::check_vacant), another shard of the store is another shard.
+    pub fn check_joinable(disk: &dyn Disk, spec: &ShardSpec) -> Result<()> {
+        match Identity::load(disk, &spec.dir)? {
+            Some(found) if found.store == spec.store && found.shard != spec.id => {
+                let text = format!("the directory holds shard {} of this store", found.shard);
+                Err(Error::new(ErrorKind::Foreign, text).at(&spec.dir).remedy(
+                    "name another directory; one of a retired shard is free when that shard has been dropped",
+                ))
+            }
+            _ => Self::check_vacant(disk, spec),
+        }
+    }
+
+    /// Makes the shard's directory, its identity and an empty engine that is complete up to `applied`. Only for a shard
+    /// that no ring names yet: what an interrupted creation has left is made anew.
+    pub fn create(
+        disk: &Arc<dyn Disk>,
+        factory: &dyn EngineFactory,
+        spec: &ShardSpec,
+        applied: Seq,
+    ) -> Result<()> {
         let dir = &spec.dir;
         Self::check_vacant(disk.as_ref(), spec)?;
         disk.create_dir_durably(dir).map_err(|e| Error::io("create the shard's directory", dir, e))?;
@@ -115,11 +155,34 @@ impl Shard {
             disk.remove_dir_all(&engine_dir).map_err(|e| Error::io("clear the directory", &engine_dir, e))?;
         }
         let engine = factory.open(&engine_spec(spec, true, None))?;
-        engine.sync(Seq::ZERO)?;
+        engine.sync(applied)?;
         let figures = engine.figures().map(Into::into);
         engine.close()?;
-        let seal = Seal { store: spec.store, shard: spec.id, applied: Seq::ZERO, applying: false, figures };
+        let seal = Seal { store: spec.store, shard: spec.id, applied, applying: false, figures };
         seal.store(disk.as_ref(), dir)
+    }
+
+    /// Clears the directory of a shard that is not open and belongs to no ring. The directory itself stays: a disk may be
+    /// mounted there. Its identity goes last, so that what an interrupted call leaves is still known for what it is.
+    pub fn clear(disk: &dyn Disk, spec: &ShardSpec) -> Result<()> {
+        let dir = &spec.dir;
+        let Some(found) = Identity::load(disk, dir)? else { return Ok(()) };
+        found.expect(dir, spec.store, spec.id)?;
+        let engine = dir.join(ENGINE_DIR);
+        if disk.exists(&engine).map_err(|e| Error::io("look for the engine's directory", &engine, e))? {
+            disk.remove_dir_all(&engine).map_err(|e| Error::io("clear the directory", &engine, e))?;
+        }
+        let temporary = |file: &str| format!("{file}.tmp");
+        for file in [&temporary(seal::FILE), seal::FILE, &temporary(identity::FILE), identity::FILE] {
+            let path = dir.join(file);
+            match disk.remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove the file", path, e));
+                }
+                _ => disk.sync_dir(dir).map_err(|e| Error::io("sync the shard's directory", dir, e))?,
+            }
+        }
+        Ok(())
     }
 
     /// Opens a shard that exists. One that cannot be trusted comes back offline, with the cause.
@@ -130,6 +193,7 @@ impl Shard {
             store: spec.store,
             disk: disk.clone(),
             applied: AtomicU64::new(0),
+            sessions: Mutex::new(0),
             engine: RwLock::new(None),
             health: Mutex::new(Health::Online),
         };
@@ -228,9 +292,15 @@ impl Shard {
         }
     }
 
-    /// Says in the seal that the engine is about to change.
+    /// Says in the seal that the engine is about to change. Several may be at it at once, a flush and a move of records: the
+    /// seal says so until the last of them has called [`seal`](Self::seal).
     pub fn begin_apply(&self, engine: &dyn Engine) -> Result<()> {
-        self.write_seal(self.applied(), true, engine.figures())
+        let mut sessions = self.sessions.lock();
+        if *sessions == 0 {
+            self.write_seal(self.applied(), true, engine.figures())?;
+        }
+        *sessions += 1;
+        Ok(())
     }
 
     /// Applies a part of a run; [`begin_apply`](Self::begin_apply) came before, [`seal`](Self::seal) comes after.
@@ -246,10 +316,14 @@ impl Shard {
         self.seal(engine.as_ref(), self.applied())
     }
 
-    /// Makes everything applied durable and says so in the seal.
+    /// Makes everything applied durable and says so in the seal: the shard is complete up to `applied` at least.
     pub fn seal(&self, engine: &dyn Engine, applied: Seq) -> Result<()> {
+        let mut sessions = self.sessions.lock();
+        let applied = applied.max(self.applied());
         engine.sync(applied)?;
-        self.write_seal(applied, false, engine.figures())?;
+        let others = sessions.saturating_sub(1);
+        self.write_seal(applied, others > 0, engine.figures())?;
+        *sessions = others;
         self.applied.store(applied.0, Ordering::Release);
         Ok(())
     }
@@ -261,7 +335,7 @@ impl Shard {
     }
 
     /// Writes the identity file anew, with the manifest as it is now.
-    pub fn write_identity(&self, manifest: &crate::manifest::Manifest) -> Result<()> {
+    pub fn write_identity(&self, manifest: &Manifest) -> Result<()> {
         let identity = Identity { store: self.store, shard: self.id, manifest: Some(manifest.clone()) };
         identity.store(self.disk.as_ref(), &self.dir)
     }

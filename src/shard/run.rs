@@ -7,14 +7,14 @@
 //! - Shards whose file system does not order their writes are flushed one after another, so that of the owners of a
 //!   virtual node all but one rest, synced, at any moment.
 
-use super::{Shard, Worker, outcome};
+use super::{Layout, Shard, outcome};
 use crate::batch;
 use crate::engine::PowerLoss;
 use crate::error::{Error, Result};
-use crate::ids::{KeyspaceId, Seq, VirtualNode};
+use crate::ids::{KeyspaceId, Seq};
 use crate::memtable::Table;
 use crate::record::RunRecord;
-use crate::ring::Ring;
+use crate::ring::Position;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -25,17 +25,22 @@ const RUN_RECORDS: usize = 4096;
 /// One memtable on its way to the shards.
 pub struct Run {
     table: Arc<Table>,
-    ring: Ring,
+    layout: Arc<Layout>,
     live: Vec<Seq>,
     keyspaces: HashSet<KeyspaceId>,
     // Of each record of the table, in its order: hashed once, though every shard looks.
-    nodes: Vec<VirtualNode>,
+    positions: Vec<Position>,
 }
 
 impl Run {
-    pub fn new(table: Arc<Table>, ring: Ring, live: Vec<Seq>, keyspaces: HashSet<KeyspaceId>) -> Run {
-        let nodes = table.records().map(|r| ring.virtual_node(batch::user_key(r.key))).collect();
-        Run { table, ring, live, keyspaces, nodes }
+    pub fn new(
+        table: Arc<Table>,
+        layout: Arc<Layout>,
+        live: Vec<Seq>,
+        keyspaces: HashSet<KeyspaceId>,
+    ) -> Run {
+        let positions = table.records().map(|r| layout.ring.position(batch::user_key(r.key))).collect();
+        Run { table, layout, live, keyspaces, positions }
     }
 
     /// Applies to one shard what it owns of the table and has not applied before, and seals it.
@@ -49,11 +54,12 @@ impl Run {
         shard.begin_apply(engine.as_ref())?;
         let mut run: Vec<RunRecord<'_>> = Vec::with_capacity(RUN_RECORDS);
         let mut bytes = 0;
-        for (record, node) in self.table.records().zip(&self.nodes) {
+        for (record, position) in self.table.records().zip(&self.positions) {
             bytes += (record.key.len() + record.value.map_or(0, <[u8]>::len)) as u64;
             // What the shard has is, in a table that reaches beyond it, still its key's newest version up to there:
             // applying it again would change nothing, but read and write pages that nobody has to touch.
-            if record.seq <= applied || !self.owns(index, *node) || !self.exists(record.key) {
+            if record.seq <= applied || !self.layout.is_written(index, *position) || !self.exists(record.key)
+            {
                 continue;
             }
             // Versions of one key stay in one run, since an engine weighs them against each other.
@@ -71,23 +77,18 @@ impl Run {
         shard.seal(engine.as_ref(), target)
     }
 
-    fn owns(&self, index: usize, node: VirtualNode) -> bool {
-        self.ring.owner_indexes(node).iter().any(|owner| usize::from(*owner) == index)
-    }
-
     fn exists(&self, key: &[u8]) -> bool {
         self.keyspaces.contains(&batch::keyspace_of(key))
     }
 }
 
-/// Applies a run to every serving shard; returns the shards that failed, with the cause.
+/// Applies a run to every serving shard of its layout; returns the indexes of those that failed, with the cause.
 /// `progress` makes, of the number of shards, what each worker calls with the bytes it has got through.
 pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
-    shards: &[Arc<Shard>],
-    workers: &[Worker],
     run: &Arc<Run>,
     progress: impl Fn(u64) -> P,
 ) -> Vec<(usize, Error)> {
+    let Layout { shards, workers, .. } = &*run.layout;
     let start = |index: usize| -> Option<(usize, Receiver<Result<()>>)> {
         let (shard, worker) = (shards.get(index)?.clone(), workers.get(index)?);
         let run = run.clone();

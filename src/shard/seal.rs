@@ -15,6 +15,7 @@ pub const FILE: &str = "SEAL";
 pub const KIND: Kind = Kind {
     magic: b"ANNULUSS",
     version: 1,
+    oldest: 1,
     name: "seal",
     remedy: "the shard cannot be trusted without it: rebuild it from its replicas",
 };

@@ -20,12 +20,12 @@ pub struct Worker {
 
 impl Worker {
     /// A worker that runs jobs in the caller.
-    pub fn by_hand(shard: ShardId) -> Worker {
+    fn by_hand(shard: ShardId) -> Worker {
         Worker { shard, thread: None }
     }
 
     /// A worker with a thread of its own.
-    pub fn spawn(shard: ShardId) -> Result<Worker> {
+    fn spawn(shard: ShardId) -> Result<Worker> {
         let (sender, jobs) = channel::<Job>();
         let thread = std::thread::Builder::new()
             .name(format!("annulus-shard-{shard}"))
@@ -34,6 +34,11 @@ impl Worker {
                 Error::new(ErrorKind::Io, "cannot start a flush worker's thread").on(shard).caused_by(e)
             })?;
         Ok(Worker { shard, thread: Some((sender, thread)) })
+    }
+
+    /// A worker with a thread of its own, or one that is driven by hand.
+    pub fn start(shard: ShardId, background: bool) -> Result<Worker> {
+        if background { Worker::spawn(shard) } else { Ok(Worker::by_hand(shard)) }
     }
 
     /// Starts a job; the receiver gets its outcome.
@@ -77,6 +82,10 @@ impl Drop for Worker {
     fn drop(&mut self) {
         if let Some((sender, thread)) = self.thread.take() {
             drop(sender);
+            // The last to hold a layout may be the worker itself, which must not wait for its own end.
+            if thread.thread().id() == std::thread::current().id() {
+                return;
+            }
             // Jobs catch their panics, so the thread ends in order.
             let _ = thread.join();
         }

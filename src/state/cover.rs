@@ -5,21 +5,30 @@
 
 use crate::ids::VirtualNode;
 use crate::ring::Ring;
-use std::sync::Arc;
+use crate::shard::Layout;
+use std::sync::{Arc, Weak};
 
 /// The cover computed last, and what it was computed from.
 #[derive(Default)]
 pub struct Cover {
     version: u64,
+    // Not held: what a layout alone refers to must go when nobody reads by it any more.
+    layout: Weak<Layout>,
     shards: Option<Arc<[usize]>>,
 }
 
 impl Cover {
-    /// The cover for this version of the shards' health, from `make` if it is not the one at hand.
-    pub fn get(&mut self, version: u64, make: impl FnOnce() -> Option<Vec<usize>>) -> Option<Arc<[usize]>> {
-        if self.version != version {
+    /// The cover for this layout and version of the shards' health, from `make` if it is not the one at hand.
+    pub fn get(
+        &mut self,
+        layout: &Arc<Layout>,
+        version: u64,
+        make: impl FnOnce() -> Option<Vec<usize>>,
+    ) -> Option<Arc<[usize]>> {
+        if self.version != version || self.layout.as_ptr() != Arc::as_ptr(layout) {
             self.shards = make().map(Arc::from);
             self.version = version;
+            self.layout = Arc::downgrade(layout);
         }
         self.shards.clone()
     }

@@ -116,6 +116,17 @@ impl Memory {
         self.frozen_bytes.store(tables.frozen.iter().map(|t| t.bytes() as u64).sum(), Ordering::Relaxed);
     }
 
+    /// The tables on their way to the shards, oldest first.
+    pub fn frozen_tables(&self) -> Arc<[Arc<Table>]> {
+        self.tables.read().frozen.clone()
+    }
+
+    /// Whether no table holds anything.
+    pub fn is_empty(&self) -> bool {
+        let tables = self.tables.read();
+        tables.active.is_empty() && tables.frozen.is_empty()
+    }
+
     /// The table to be flushed next.
     pub fn oldest_frozen(&self) -> Option<Arc<Table>> {
         self.tables.read().frozen.first().cloned()

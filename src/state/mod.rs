@@ -2,18 +2,25 @@
 //!
 //! **Lock order.** A thread takes locks only downwards in this list, and may skip any:
 //!
-//! 1. `manifest`: changes of the manifest, one at a time. Held over the writing of the file, since the file must follow
+//! 1. `change.mover`: the turn to take a step of a change of the topology. Held over its I/O: nobody else wants it but who
+//!    begins, cancels or sweeps up after one.
+//! 2. `manifest`: changes of the manifest, one at a time. Held over the writing of the file, since the file must follow
 //!    the same order as the changes.
-//! 2. `flushing`: flushes and purges, one at a time. Held over I/O: it *is* the turn to write to the shards; neither
+//! 3. `flushing`: flushes and purges, one at a time. Held over I/O: it *is* the turn to write to the shards; neither
 //!    readers nor writers of records ever take it.
-//! 3. the journal's appender: the order of commits. Held while a frame gets its place, never over a write or sync of
+//! 4. `moving`: the beginning of a flush, a purge, and one chunk of records on its way from shard to shard exclude each other,
+//!    so that a chunk never brings back what a flush has just removed. Held over the I/O of a chunk, some tens of
+//!    milliseconds; a flush that has begun does not hold it.
+//! 5. the journal's appender: the order of commits. Held while a frame gets its place, never over a write or sync of
 //!    frames: those come after all locks of this list have been let go.
-//! 4. the memtables (`memory`): taken while the appender is still held, then the appender is released, so that commits
+//! 6. the memtables (`memory`): taken while the appender is still held, then the appender is released, so that commits
 //!    enter the memtable in the order of the journal while the next frame is written.
-//! 5. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `ring`, `cover`, the gate of `records`,
-//!    and each shard's own.
+//! 7. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, the gate of
+//!    `records`, and each shard's own.
 
+pub mod change;
 mod cover;
+pub mod foreground;
 mod memory;
 mod pace;
 mod read;
@@ -35,7 +42,8 @@ use crate::journal::Journal;
 use crate::manifest::Manifest;
 use crate::options::Durability;
 use crate::ring::Ring;
-use crate::shard::{Shard, Worker};
+use crate::shard::{Layout, Shard};
+use change::Control;
 use cover::Cover;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
@@ -87,15 +95,15 @@ pub struct State {
     pub memory: Memory,
     pub pace: Pace,
     pub signals: Signals,
-    /// In the order of the ring's member indexes.
-    pub shards: Vec<Arc<Shard>>,
-    pub workers: Vec<Worker>,
+    pub moving: Mutex<()>,
+    /// The change of the topology that is under way, if one is.
+    pub change: Control,
     pub flushes: AtomicU64,
     pub records: Records,
     // What the memtables held when the memory was shared out last.
     shared: AtomicU64,
     keyspaces: RwLock<HashSet<KeyspaceId>>,
-    ring: RwLock<Ring>,
+    layout: RwLock<Arc<Layout>>,
     cover: Mutex<Cover>,
     // Counts changes of shards' health, so that what was derived from it is known to be old.
     health_version: AtomicU64,
@@ -123,9 +131,7 @@ pub struct Parts {
     pub manifest: Manifest,
     pub journal: Journal,
     pub memory: Memory,
-    pub shards: Vec<Arc<Shard>>,
-    pub workers: Vec<Worker>,
-    pub ring: Ring,
+    pub layout: Arc<Layout>,
     pub lock: Box<dyn Send + Sync>,
 }
 
@@ -148,23 +154,23 @@ impl State {
             pace: Pace::new(parts.settings.memtable_bytes),
             settings: parts.settings,
             opening: parts.opening,
-            manifest: Mutex::new(parts.manifest),
             flushing: Mutex::new(()),
             journal: parts.journal,
             memory: parts.memory,
             signals: Signals::default(),
-            shards: parts.shards,
-            workers: parts.workers,
+            moving: Mutex::new(()),
+            change: Control::new(parts.manifest.change.as_ref()),
             flushes: AtomicU64::new(0),
             records: Records::new(records),
             shared: AtomicU64::new(0),
             keyspaces: RwLock::new(live),
-            ring: RwLock::new(parts.ring),
+            layout: RwLock::new(parts.layout),
             cover: Mutex::new(Cover::default()),
             health_version: AtomicU64::new(1),
             gaps: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             lock: Mutex::new(Some(Lock(parts.lock))),
+            manifest: Mutex::new(parts.manifest),
         };
         state.health_changed();
         state.share_memory();
@@ -173,7 +179,24 @@ impl State {
 
     /// The ring as it is now.
     pub fn ring(&self) -> Ring {
-        self.ring.read().clone()
+        self.layout.read().ring.clone()
+    }
+
+    /// The shards, and who owns what, as of now. A read takes it after it has looked into the memtables: what is in none of
+    /// them is in the owners of the layout of that moment, and of every later one.
+    pub fn layout(&self) -> Arc<Layout> {
+        self.layout.read().clone()
+    }
+
+    /// Puts another layout in the place of the one at hand, which it returns: those who hold that one may go on for a
+    /// while. The caller has the turn to flush.
+    pub fn replace_layout(&self, layout: Layout) -> Arc<Layout> {
+        let before = std::mem::replace(&mut *self.layout.write(), Arc::new(layout));
+        self.health_changed();
+        // Another number of shards has other shares.
+        self.shared.store(0, Ordering::Release);
+        self.share_memory();
+        before
     }
 
     /// Errors once the store has been closed.
@@ -219,16 +242,22 @@ impl State {
     }
 
     /// Makes `next` the manifest: durable in the store's directory first, then copied to the shards, then in memory.
-    pub fn replace_manifest(&self, manifest: &mut Manifest, mut next: Manifest) -> Result<()> {
+    pub fn replace_manifest(&self, manifest: &mut Manifest, next: Manifest) -> Result<()> {
+        self.save_progress(manifest, next)?;
+        for shard in self.layout().shards.iter().filter(|s| s.serves()) {
+            // The copies are for the day the store's own directory is lost; one that is behind is still a good one.
+            if let Err(error) = shard.write_identity(manifest) {
+                log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for what only says how far a change has got: the shards' copies do without it.
+    pub fn save_progress(&self, manifest: &mut Manifest, mut next: Manifest) -> Result<()> {
         next.generation += 1;
         if let Err(error) = next.store(self.seams.disk.as_ref(), &self.dir) {
             return Err(self.keep_manifest(manifest, error));
-        }
-        for shard in self.shards.iter().filter(|s| s.serves()) {
-            // The copies are for the day the store's own directory is lost; one that is behind is still a good one.
-            if let Err(error) = shard.write_identity(&next) {
-                log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
-            }
         }
         *manifest = next;
         Ok(())
@@ -250,11 +279,9 @@ impl State {
     }
 
     /// A shard failed: it goes offline and its replicas take over.
-    pub fn shard_failed(&self, index: usize, error: &Error) {
-        if let Some(shard) = self.shards.get(index) {
-            shard.fail(error);
-            self.health_changed();
-        }
+    pub fn shard_failed(&self, shard: &Shard, error: &Error) {
+        shard.fail(error);
+        self.health_changed();
     }
 
     /// Recomputes what depends on which shards serve.
@@ -266,9 +293,9 @@ impl State {
 
     /// A virtual node that no serving shard holds, if there is one.
     pub fn first_uncovered(&self) -> Option<crate::ids::VirtualNode> {
-        let ring = self.ring();
-        let serves: Vec<bool> = self.shards.iter().map(|s| s.serves()).collect();
-        cover::first_uncovered(&ring, &serves)
+        let layout = self.layout();
+        let serves: Vec<bool> = layout.shards.iter().map(|s| s.serves()).collect();
+        cover::first_uncovered(&layout.ring, &serves)
     }
 
     /// Errors if no serving shard holds the internal key, so that a write is not taken that could never be flushed.
@@ -276,29 +303,12 @@ impl State {
         if !self.gaps.load(Ordering::Acquire) {
             return Ok(());
         }
-        let ring = self.ring();
-        let node = ring.virtual_node(batch::user_key(key));
-        let owners = ring.owner_indexes(node);
-        if owners.iter().any(|i| self.shards.get(usize::from(*i)).is_some_and(|s| s.serves())) {
+        let layout = self.layout();
+        let owners = layout.owners_at(layout.ring.position(batch::user_key(key)));
+        if owners.iter().any(|i| layout.shards.get(usize::from(*i)).is_some_and(|s| s.serves())) {
             return Ok(());
         }
-        Err(self.unavailable(owners, None))
-    }
-
-    /// The error for a key none of whose owners can answer.
-    fn unavailable(&self, owners: &[u16], cause: Option<Error>) -> Error {
-        let names: Vec<String> = owners
-            .iter()
-            .filter_map(|i| self.shards.get(usize::from(*i)))
-            .map(|s| format!("shard {} at {}", s.id, s.dir.display()))
-            .collect();
-        let text = format!("no shard that holds the key can answer: {}", names.join(", "));
-        let error =
-            Error::new(ErrorKind::Unavailable, text).remedy("bring one of them back and reopen the store");
-        match cause {
-            Some(cause) => error.caused_by(cause),
-            None => error,
-        }
+        Err(unavailable(&layout, owners, None))
     }
 
     /// Records a duration in the log when it is long enough to be asked about.
@@ -307,5 +317,21 @@ impl State {
         if took.as_secs() >= 5 {
             log::warn!("{what} took {:.1} s at {}", took.as_secs_f64(), self.dir.display());
         }
+    }
+}
+
+/// The error for a key none of whose owners can answer.
+fn unavailable(layout: &Layout, owners: &[u16], cause: Option<Error>) -> Error {
+    let names: Vec<String> = owners
+        .iter()
+        .filter_map(|i| layout.shards.get(usize::from(*i)))
+        .map(|s| format!("shard {} at {}", s.id, s.dir.display()))
+        .collect();
+    let text = format!("no shard that holds the key can answer: {}", names.join(", "));
+    let error =
+        Error::new(ErrorKind::Unavailable, text).remedy("bring one of them back and reopen the store");
+    match cause {
+        Some(cause) => error.caused_by(cause),
+        None => error,
     }
 }

@@ -3,11 +3,12 @@
 //! Invariants: the memtables are asked before the shards, so a record that moves from one to the other meanwhile is
 //! found in at least one; an owner that fails is reported, and the next is asked within the same call.
 
-use super::{Recent, State, cover};
+use super::{Recent, State, cover, unavailable};
 use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, VirtualNode};
 use crate::record::Found;
+use crate::shard::{Layout, Shard};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -42,12 +43,11 @@ impl State {
 
     /// The same from the shards alone; the caller has seen that no memtable has a version.
     pub fn get_in_shards(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
-        let ring = self.ring();
-        let owners = ring.owner_indexes(ring.virtual_node(batch::user_key(key)));
+        let layout = self.layout();
+        let owners = layout.owners_at(layout.ring.position(batch::user_key(key)));
         let mut cause = None;
         for index in owners {
-            let index = usize::from(*index);
-            let Some(shard) = self.shards.get(index) else { continue };
+            let Some(shard) = layout.shards.get(usize::from(*index)) else { continue };
             let answer = match shard.engine() {
                 Ok(engine) => engine.get(key, at),
                 Err(error) => Err(error),
@@ -55,7 +55,7 @@ impl State {
             match answer {
                 Ok(found) => return Ok(found),
                 Err(error) => {
-                    self.read_failed(index, &error);
+                    self.read_failed(shard, &error);
                     cause = worse(cause, error);
                 }
             }
@@ -64,46 +64,43 @@ impl State {
         match cause {
             // The bytes are damaged in every copy: that is the news, not that a shard did not answer.
             Some(error) if error.kind() == ErrorKind::Corruption => Err(error),
-            cause => Err(self.unavailable(owners, cause)),
+            cause => Err(unavailable(&layout, owners, cause)),
         }
     }
 
     /// A read from a shard failed: its state says so from now on.
-    pub fn read_failed(&self, index: usize, error: &Error) {
+    pub fn read_failed(&self, shard: &Shard, error: &Error) {
         match error.kind() {
-            ErrorKind::Corruption | ErrorKind::Unsupported => {
-                if let Some(shard) = self.shards.get(index) {
-                    shard.degrade(error);
-                }
-            }
+            ErrorKind::Corruption | ErrorKind::Unsupported => shard.degrade(error),
             // It was offline, or closed, already.
             ErrorKind::Unavailable | ErrorKind::Closed => {}
-            _ => self.shard_failed(index, error),
+            _ => self.shard_failed(shard, error),
         }
     }
 
-    /// The shards that a scan of the whole store reads, without those in `except`.
-    pub fn cover(&self, except: &[usize]) -> Result<Arc<[usize]>> {
-        let ring = self.ring();
+    /// The shards of the layout at hand that a scan of the whole store reads, without those in `except`.
+    pub fn cover(&self, layout: &Arc<Layout>, except: &[usize]) -> Result<Arc<[usize]>> {
         let serves = || {
-            let mut serves: Vec<bool> = self.shards.iter().map(|s| s.serves()).collect();
+            let mut serves: Vec<bool> = layout.shards.iter().map(|s| s.serves()).collect();
             for index in except {
                 if let Some(serves) = serves.get_mut(*index) {
                     *serves = false;
                 }
             }
+            // Those that are only joining hold copies of what the others have.
+            serves.truncate(layout.ring.members().len());
             serves
         };
         let found = if except.is_empty() {
             let version = self.health_version.load(Ordering::Acquire);
-            self.cover.lock().get(version, || cover::cover(&ring, &serves()))
+            self.cover.lock().get(layout, version, || cover::cover(&layout.ring, &serves()))
         } else {
-            cover::cover(&ring, &serves()).map(Arc::from)
+            cover::cover(&layout.ring, &serves()).map(Arc::from)
         };
         found.ok_or_else(|| {
             let serves = serves();
-            match cover::first_uncovered(&ring, &serves) {
-                Some(node) => self.unavailable(ring.owner_indexes(node), None),
+            match cover::first_uncovered(&layout.ring, &serves) {
+                Some(node) => unavailable(layout, layout.ring.owner_indexes(node), None),
                 None => {
                     Error::new(ErrorKind::Unavailable, "the shards changed while a scan chose among them")
                 }
@@ -112,11 +109,11 @@ impl State {
     }
 
     /// The first serving shard, not in `except`, among the owners of a virtual node.
-    pub fn owner_of(&self, node: VirtualNode, except: &[usize]) -> Result<usize> {
-        let ring = self.ring();
-        let owners = ring.owner_indexes(node);
-        let serves = |i: &usize| !except.contains(i) && self.shards.get(*i).is_some_and(|s| s.serves());
-        owners.iter().map(|i| usize::from(*i)).find(serves).ok_or_else(|| self.unavailable(owners, None))
+    pub fn owner_of(&self, layout: &Layout, node: VirtualNode, except: &[usize]) -> Result<usize> {
+        let owners = layout.ring.owner_indexes(node);
+        let serves = |i: &usize| !except.contains(i) && layout.shards.get(*i).is_some_and(|s| s.serves());
+        let found = owners.iter().map(|i| usize::from(*i)).find(serves);
+        found.ok_or_else(|| unavailable(layout, owners, None))
     }
 }
 

@@ -28,8 +28,9 @@ impl State {
         let budget = self.settings.memory_budget;
         let caches = (budget - budget / RECORD_SHARE).saturating_sub(held);
         let caches = caches.clamp(budget / LEAST_SHARE, budget / MOST.1 * MOST.0);
-        let each = caches / self.shards.len().max(1) as u64;
-        for shard in &self.shards {
+        let layout = self.layout();
+        let each = caches / layout.shards.len().max(1) as u64;
+        for shard in &layout.shards {
             if let Ok(engine) = shard.engine() {
                 engine.set_cache(each);
             }

@@ -11,12 +11,14 @@ pub struct Signals {
     wishes: Mutex<Wishes>,
     flush: Condvar,
     tick: Condvar,
+    change: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Wishes {
     flush: bool,
     tick: bool,
+    change: bool,
     stop: bool,
 }
 
@@ -39,27 +41,46 @@ impl Signals {
         }
     }
 
+    /// There is something to do for a change of the topology, or it is to be done otherwise.
+    pub fn want_change(&self) {
+        let mut wishes = self.wishes.lock();
+        if !wishes.change {
+            wishes.change = true;
+            self.change.notify_one();
+        }
+    }
+
     /// All background threads are to end.
     pub fn stop(&self) {
         self.wishes.lock().stop = true;
         self.flush.notify_all();
         self.tick.notify_all();
+        self.change.notify_all();
     }
 
     /// Waits for a wish to flush, or for `limit`; false once the threads are to end.
     pub fn next_flush(&self, limit: Option<Duration>) -> bool {
+        self.next(&self.flush, |wishes| &mut wishes.flush, limit)
+    }
+
+    /// Waits for a wish that concerns a change of the topology, or for `limit`; false once the threads are to end.
+    pub fn next_change(&self, limit: Option<Duration>) -> bool {
+        self.next(&self.change, |wishes| &mut wishes.change, limit)
+    }
+
+    fn next(&self, waker: &Condvar, wish: fn(&mut Wishes) -> &mut bool, limit: Option<Duration>) -> bool {
         let mut wishes = self.wishes.lock();
-        while !wishes.flush && !wishes.stop {
+        while !*wish(&mut wishes) && !wishes.stop {
             match limit {
                 Some(limit) => {
-                    if self.flush.wait_for(&mut wishes, limit).timed_out() {
+                    if waker.wait_for(&mut wishes, limit).timed_out() {
                         break;
                     }
                 }
-                None => self.flush.wait(&mut wishes),
+                None => waker.wait(&mut wishes),
             }
         }
-        wishes.flush = false;
+        *wish(&mut wishes) = false;
         !wishes.stop
     }
 

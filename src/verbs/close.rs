@@ -15,7 +15,7 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
         }
     };
     note(state.journal.close());
-    for shard in &state.shards {
+    for shard in &state.layout().shards {
         note(shard.close());
     }
     state.release_lock();

@@ -36,12 +36,15 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     let Some(table) = state.memory.oldest_frozen() else { return Ok(false) };
     let started = Instant::now();
     state.journal.sync_to(table.max_seq().unwrap_or_default()).inspect_err(|e| state.pace.stuck(e))?;
-    let job = Run::new(table.clone(), state.ring(), state.memory.live(), state.live_keyspaces());
+    // A chunk of records that is on its way between shards was chosen without regard to this table.
+    drop(state.moving.lock());
+    let layout = state.layout();
+    let job = Run::new(table.clone(), layout.clone(), state.memory.live(), state.live_keyspaces());
     let progress = |shares: u64| state.pace.share(shares);
-    let failed = apply_to_all(&state.shards, &state.workers, &Arc::new(job), progress);
-    for (index, error) in failed {
-        state.shard_failed(index, &error);
+    for (index, error) in apply_to_all(&Arc::new(job), progress) {
+        state.shard_failed(&layout.shards[index], &error);
     }
+    drop(layout);
     if let Some(node) = state.first_uncovered() {
         let text = format!("no shard that serves virtual node {node} is left to flush to");
         let error = Error::new(ErrorKind::Unavailable, text).remedy(
@@ -65,8 +68,8 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
 
 /// Frees the part of the journal that every shard has applied. Shards that are offline hold it back, up to a bound.
 fn trim(state: &State) -> Result<()> {
-    let shards = &state.shards;
-    let oldest = |all: bool| shards.iter().filter(|s| all || s.serves()).map(|s| s.applied()).min();
+    let layout = state.layout();
+    let oldest = |all: bool| layout.shards.iter().filter(|s| all || s.serves()).map(|s| s.applied()).min();
     let within = state.journal.stats().bytes <= state.settings.journal_retention;
     match oldest(within) {
         Some(applied) => state.journal.trim(applied.next()).map(|_| ()),

@@ -8,6 +8,7 @@ pub mod open;
 pub mod purge;
 pub mod read;
 pub mod recount;
+pub mod reshard;
 pub mod scan;
 pub mod stats;
 pub mod write;

@@ -14,16 +14,17 @@ pub fn purge(state: &State) -> Result<bool> {
     let dropped: Vec<KeyspaceId> =
         state.manifest.lock().keyspaces.iter().filter(|k| k.dropped).map(|k| k.id).collect();
     // A shard that is offline would bring the records back: the entries wait for it.
-    if dropped.is_empty() || !state.shards.iter().all(|s| s.serves()) {
+    if dropped.is_empty() || !state.layout().shards.iter().all(|s| s.serves()) {
         return Ok(false);
     }
     {
         let _turn = state.flushing.lock();
+        let _chunk = state.moving.lock();
         // Tables that were frozen before the drop may still hold records of it; flushes leave those out.
-        for (index, shard) in state.shards.iter().enumerate() {
+        for shard in &state.layout().shards {
             for id in &dropped {
                 if let Err(error) = shard.remove_range(&range_of(*id)) {
-                    state.shard_failed(index, &error);
+                    state.shard_failed(shard, &error);
                     return Err(error);
                 }
             }

@@ -4,6 +4,7 @@ use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::record::Found;
+use crate::state::foreground::Operation;
 use crate::state::{Recent, State};
 
 /// From how many keys a shard on its own thread is worth that thread.
@@ -12,7 +13,10 @@ const KEYS_PER_THREAD: usize = 64;
 /// The newest version of an internal key.
 pub fn get(state: &State, key: &[u8]) -> Result<Option<Found>> {
     state.check_open()?;
-    state.get_newest(key)
+    let begun = state.change.foreground.begin();
+    let found = state.get_newest(key);
+    state.change.foreground.end(Operation::Read, begun);
+    found
 }
 
 /// The values of many internal keys, in their order, all as of one moment.
@@ -35,7 +39,7 @@ type Part = Vec<(usize, Option<Found>)>;
 fn get_many_at(state: &State, keys: &[Vec<u8>], at: Seq) -> Result<Vec<Option<Found>>> {
     let mut found: Vec<Option<Found>> = vec![None; keys.len()];
     let ring = state.ring();
-    let mut by_shard: Vec<Vec<usize>> = vec![Vec::new(); state.shards.len()];
+    let mut by_shard: Vec<Vec<usize>> = vec![Vec::new(); ring.members().len()];
     for (i, key) in keys.iter().enumerate() {
         match state.memory.get(key, at) {
             Recent::Value(value) => found[i] = Some(value),

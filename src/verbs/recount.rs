@@ -6,14 +6,14 @@ use crate::state::State;
 /// One slice for each shard that needs it. Returns whether any is left to do.
 pub fn recount(state: &State, pages: usize) -> Result<bool> {
     let mut left = false;
-    for (index, shard) in state.shards.iter().enumerate() {
+    for shard in &state.layout().shards {
         let Ok(engine) = shard.engine() else { continue };
         if engine.figures().is_some() {
             continue;
         }
         match engine.recount(pages) {
             Ok(done) => left |= !done,
-            Err(error) => state.read_failed(index, &error),
+            Err(error) => state.read_failed(shard, &error),
         }
     }
     Ok(left)

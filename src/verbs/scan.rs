@@ -10,6 +10,7 @@ use crate::engine::Cursor;
 use crate::error::Result;
 use crate::ids::Seq;
 use crate::record::{Item, KeyRange};
+use crate::shard::Layout;
 use crate::state::State;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -110,22 +111,32 @@ fn chunk(
     limit: usize,
     items: &mut VecDeque<Item>,
 ) -> Result<Option<KeyRange>> {
+    let mut layout = state.layout();
     let mut except = Vec::new();
     loop {
         state.check_open()?;
-        let shards = sources(state, range, &except)?;
+        let shards = sources(state, &layout, range, &except)?;
         items.clear();
-        match merge(state, range, at, reverse, limit, &shards, items) {
+        let merged = merge(state, &layout, range, at, reverse, limit, &shards, items);
+        // The memtables were looked into after the layout was taken: what left them meanwhile may have gone to the owners
+        // of another one.
+        let newest = state.layout();
+        if !Arc::ptr_eq(&layout, &newest) {
+            layout = newest;
+            except.clear();
+            continue;
+        }
+        match merged {
             Ok(rest) => {
                 // Looked at after reading: a keyspace that still exists had not lost a record by then.
                 state.check_keyspace(batch::keyspace_of(&range.lo))?;
                 return Ok(rest);
             }
             Err((index, error)) => {
-                state.read_failed(index, &error);
+                state.read_failed(&layout.shards[index], &error);
                 except.push(index);
                 // Without a replica to turn to, the cause is the answer.
-                if sources(state, range, &except).is_err() {
+                if sources(state, &layout, range, &except).is_err() {
                     state.check_open()?;
                     return Err(error);
                 }
@@ -135,15 +146,15 @@ fn chunk(
 }
 
 /// The shards that hold every key of `range` between them.
-fn sources(state: &State, range: &KeyRange, except: &[usize]) -> Result<Arc<[usize]>> {
+fn sources(state: &State, layout: &Arc<Layout>, range: &KeyRange, except: &[usize]) -> Result<Arc<[usize]>> {
     let lo = batch::user_key(&range.lo);
     let same_keyspace = |hi: &Vec<u8>| batch::keyspace_of(hi) == batch::keyspace_of(&range.lo);
     if let Some(hi) = range.hi.as_ref().filter(|hi| same_keyspace(hi))
-        && let Some(node) = state.ring().single_virtual_node(lo, Some(batch::user_key(hi)))
+        && let Some(node) = layout.ring.single_virtual_node(lo, Some(batch::user_key(hi)))
     {
-        return Ok(Arc::new([state.owner_of(node, except)?]));
+        return Ok(Arc::new([state.owner_of(layout, node, except)?]));
     }
-    state.cover(except)
+    state.cover(layout, except)
 }
 
 /// A record at the front of a source. No value: removed; Some(None): too large to carry.
@@ -157,7 +168,13 @@ type Recent<'a> = Box<dyn Iterator<Item = (Bytes, Seq, Option<Bytes>)> + 'a>;
 
 enum Source<'a> {
     Memory(Recent<'a>),
-    Shard { index: usize, cursor: Box<dyn Cursor + 'a>, block: std::vec::IntoIter<Item> },
+    Shard {
+        index: usize,
+        cursor: Box<dyn Cursor + 'a>,
+        block: std::vec::IntoIter<Item>,
+        /// Set where the shard may hold records that it does not own, and that nobody keeps up.
+        stale: Option<&'a Layout>,
+    },
 }
 
 impl Source<'_> {
@@ -166,8 +183,13 @@ impl Source<'_> {
             Source::Memory(records) => {
                 Ok(records.next().map(|(key, seq, value)| Head { key, seq, value: value.map(Some) }))
             }
-            Source::Shard { index, cursor, block } => loop {
+            Source::Shard { index, cursor, block, stale } => loop {
                 if let Some(Item { key, seq, value }) = block.next() {
+                    let owned =
+                        |layout: &Layout| layout.owns(*index, layout.ring.position(batch::user_key(&key)));
+                    if stale.is_some_and(|layout| !owned(layout)) {
+                        continue;
+                    }
                     return Ok(Some(Head { key, seq, value: Some(value) }));
                 }
                 let mut items = Vec::new();
@@ -248,8 +270,10 @@ impl<'a> Front<'a> {
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 fn merge(
     state: &State,
+    layout: &Layout,
     range: &KeyRange,
     at: Seq,
     reverse: bool,
@@ -261,7 +285,7 @@ fn merge(
     let frozen = view.frozen;
     let mut engines = Vec::with_capacity(shards.len());
     for index in shards {
-        engines.push((*index, state.shards[*index].engine().map_err(|e| (*index, e))?));
+        engines.push((*index, layout.shards[*index].engine().map_err(|e| (*index, e))?));
     }
     let mut sources = Vec::with_capacity(1 + frozen.len() + shards.len());
     let bound = if view.truncated { view.active.last().map(|(key, ..)| key.clone()) } else { None };
@@ -274,7 +298,8 @@ fn merge(
     }
     for (index, engine) in &engines {
         let cursor = engine.cursor(range, at, reverse).map_err(|e| (*index, e))?;
-        sources.push(Source::Shard { index: *index, cursor, block: Vec::new().into_iter() });
+        let stale = layout.stale.get(*index).copied().unwrap_or_default().then_some(layout);
+        sources.push(Source::Shard { index: *index, cursor, block: Vec::new().into_iter(), stale });
     }
     let mut front = Front::new(sources, reverse)?;
 

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::ids::{Epoch, Seq, ShardId};
 use crate::shard::Health;
 use crate::state::State;
+use crate::state::change::Progress;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -37,8 +38,10 @@ pub struct Stats {
     pub snapshots: usize,
     /// The journal.
     pub journal: JournalFigures,
-    /// The shards, in the order of the ring's members.
+    /// The shards, in the order of the ring's members, and then those that are joining.
     pub shards: Vec<ShardStats>,
+    /// The change of the topology that is under way, if one is.
+    pub change: Option<Progress>,
     /// What the last opening took.
     pub opening: OpeningFigures,
     /// What a user should know and may not: offline shards, file systems that do not survive a power cut, flushes that
@@ -102,6 +105,8 @@ pub struct ShardStats {
     pub records: Option<u64>,
     /// Its size on disk.
     pub disk_bytes: u64,
+    /// What of that its pages of records take; the rest is free space within its files, and the index.
+    pub live_bytes: u64,
     /// How it survives a power cut; none while it is offline.
     pub power_loss: Option<PowerLoss>,
 }
@@ -109,30 +114,38 @@ pub struct ShardStats {
 /// Collects the figures.
 pub fn stats(state: &State) -> Result<Stats> {
     state.check_open()?;
-    let ring = state.ring();
+    let layout = state.layout();
+    let ring = &layout.ring;
     let (memtable_bytes, frozen_bytes) = state.memory.bytes();
     let journal = state.journal.stats();
     let loads = ring.balance();
-    let shards: Vec<ShardStats> = state
+    let shards: Vec<ShardStats> = layout
         .shards
         .iter()
         .enumerate()
         .map(|(index, shard)| {
             let engine = shard.engine().ok();
+            let joining = index >= ring.members().len();
             let figures = engine.as_ref().and_then(|e| e.figures());
-            let member = ring.members().get(index);
+            // One that is joining is found among the members to be.
+            let next = layout.next.iter().flat_map(|next| next.ring.members());
+            let member = ring.members().iter().chain(next).find(|member| member.id == shard.id);
             let load = loads.shards.get(index);
             ShardStats {
                 id: shard.id,
                 path: shard.dir.clone(),
                 zone: member.map(|m| m.zone.clone()).unwrap_or_default(),
                 weight: member.map_or(1.0, |m| m.weight),
-                health: shard.health(),
+                health: match shard.health() {
+                    Health::Online if joining => Health::Joining,
+                    health => health,
+                },
                 applied: shard.applied(),
                 virtual_nodes: load.map_or(0, |l| u64::from(l.load)),
                 primaries: load.map_or(0, |l| u64::from(l.primaries)),
                 pages: figures.map(|f| f.pages),
                 records: figures.map(|f| f.records),
+                live_bytes: engine.as_ref().and_then(|e| e.live_bytes().ok()).unwrap_or(0),
                 disk_bytes: engine.as_ref().and_then(|e| e.disk_bytes().ok()).unwrap_or(0),
                 power_loss: engine.as_ref().map(|e| e.power_loss()),
             }
@@ -159,6 +172,7 @@ pub fn stats(state: &State) -> Result<Stats> {
             poisoned: state.journal.poisoned().map(|e| e.to_string()),
         },
         warnings: warnings(state, &shards, ring.replication_factor()),
+        change: state.change.current().map(|epoch| state.change.progress(epoch)),
         shards,
         opening: OpeningFigures {
             replayed_commits: state.opening.replayed_frames,
@@ -172,7 +186,7 @@ fn warnings(state: &State, shards: &[ShardStats], replicas: usize) -> Vec<String
     let mut warnings = Vec::new();
     for shard in shards {
         match &shard.health {
-            Health::Online => {}
+            Health::Online | Health::Joining => {}
             Health::Degraded(cause) => warnings.push(format!("shard {} is degraded: {cause}", shard.id)),
             Health::Offline(cause) => warnings.push(format!("shard {} is offline: {cause}", shard.id)),
             other => warnings.push(format!("shard {} is {other:?}", shard.id)),
@@ -184,6 +198,9 @@ fn warnings(state: &State, shards: &[ShardStats], replicas: usize) -> Vec<String
                 shard.id
             ));
         }
+    }
+    if let Some(error) = state.change.current().and_then(|epoch| state.change.progress(epoch).error) {
+        warnings.push(format!("the change of the topology cannot go on: {error}"));
     }
     if let Some(cause) = state.pace.cause() {
         warnings.push(format!("memtables cannot be flushed: {cause}"));

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::frame::Payload;
 use crate::ids::Seq;
 use crate::options::Durability;
+use crate::state::foreground::Operation;
 use crate::state::{State, Tables};
 
 /// Commits encoded operations as one, and returns their version. No operations: nothing is written, and the newest
@@ -19,6 +20,7 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
         }
         return Ok(state.memory.last());
     }
+    let begun = state.change.foreground.begin();
     for op in batch::decode(ops) {
         state.check_writable(op?.key)?;
     }
@@ -57,6 +59,7 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
     if word || state.journal.wants_provision() || state.memory_moved() {
         state.signals.want_tick();
     }
+    state.change.foreground.end(Operation::Write, begun);
     Ok(seq)
 }
 

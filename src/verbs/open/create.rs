@@ -12,13 +12,13 @@ use crate::journal::{Journal, JournalConfig};
 use crate::manifest::{DEFAULT_KEYSPACE, FILE as MANIFEST, KeyspaceEntry, Manifest, ShardEntry};
 use crate::options::{Options, ShardOptions};
 use crate::ring::{Member, Ring};
+use crate::shard::paths::{self, JOURNAL_DIR};
 use crate::shard::{Shard, ShardSpec, identity::Identity};
 use crate::state::Seams;
 use serde::{Deserialize, Serialize};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-pub const JOURNAL_DIR: &str = "journal";
 pub const LOCK: &str = "LOCK";
 const SHARDS_DIR: &str = "shards";
 const MARKER: &str = "CREATING";
@@ -30,6 +30,7 @@ const DEFAULT_PAGE_BYTES: usize = 4096;
 const KIND: Kind = Kind {
     magic: b"ANNULUSC",
     version: 1,
+    oldest: 1,
     name: "creation marker",
     remedy: "no store was completed here: remove the directory and create it anew",
 };
@@ -76,7 +77,8 @@ pub fn create(dir: &Path, options: &Options, seams: &Seams) -> Result<Manifest> 
         None => random(),
     };
     let manifest = plan(disk, dir, options, store)?;
-    let specs: Vec<ShardSpec> = manifest.shards.iter().map(|entry| spec(dir, &manifest, entry, 0)).collect();
+    let specs: Vec<ShardSpec> =
+        manifest.shards.iter().map(|entry| ShardSpec::of(dir, &manifest, entry, 0)).collect();
     for spec in &specs {
         Shard::check_vacant(disk, spec)?;
     }
@@ -117,20 +119,9 @@ pub fn journal_config(manifest: &Manifest, options: &Options) -> JournalConfig {
     }
 }
 
-/// What is needed to open a shard of the store in `dir`.
-pub fn spec(dir: &Path, manifest: &Manifest, entry: &ShardEntry, cache_bytes: u64) -> ShardSpec {
-    ShardSpec {
-        id: entry.id,
-        dir: dir.join(&entry.path),
-        store: manifest.store,
-        cache_bytes,
-        page_bytes: manifest.page_bytes,
-    }
-}
-
 // Each new engine waits for its disk a few times; side by side they wait together.
 fn create_shards(seams: &Seams, specs: &[ShardSpec]) -> Result<()> {
-    let create = |spec: &ShardSpec| Shard::create(&seams.disk, seams.factory.as_ref(), spec);
+    let create = |spec: &ShardSpec| Shard::create(&seams.disk, seams.factory.as_ref(), spec, Seq::ZERO);
     if !seams.background {
         return specs.iter().try_for_each(create);
     }
@@ -153,7 +144,7 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
     } else {
         options.shard.clone()
     };
-    let paths = resolve_all(disk, dir, &shards)?;
+    let paths = paths::resolve_all(disk, dir, [], shards.iter().map(|s| s.path.as_path()))?;
     let factor = options.replication_factor.unwrap_or(DEFAULT_REPLICATION_FACTOR.min(shards.len()));
     if factor > shards.len() {
         let most = shards.len();
@@ -173,7 +164,7 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
         engine: "sled-0.34".to_owned(),
         page_bytes: options.page_bytes.unwrap_or(DEFAULT_PAGE_BYTES),
         next_shard: shards.len() as u32,
-        shards: (0..).zip(paths).map(|(i, path)| ShardEntry { id: ShardId(i), path }).collect(),
+        shards: (0..).zip(paths).map(|(i, path)| ShardEntry::new(ShardId(i), path)).collect(),
         keyspaces: vec![KeyspaceEntry {
             id: KeyspaceId(0),
             name: DEFAULT_KEYSPACE.to_owned(),
@@ -181,49 +172,8 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
         }],
         next_keyspace: 1,
         topology: ring.topology().clone(),
+        change: None,
     })
-}
-
-/// The shards' directories as the manifest keeps them: absolute, or relative to the store's where they lie inside it.
-fn resolve_all(disk: &dyn Disk, dir: &Path, shards: &[ShardOptions]) -> Result<Vec<PathBuf>> {
-    let base = resolve(disk, dir)?;
-    let mut resolved: Vec<PathBuf> = Vec::with_capacity(shards.len());
-    for shard in shards {
-        let path = resolve(disk, &shard.path)?;
-        if path == base || path.starts_with(base.join(JOURNAL_DIR)) || base.starts_with(&path) {
-            let text = "a shard's directory cannot be, or hold, the store's own";
-            return Err(Error::invalid(text)
-                .at(&shard.path)
-                .remedy("name a directory beside it, or below it"));
-        }
-        if let Some(other) = resolved.iter().find(|o| path.starts_with(o) || o.starts_with(&path)) {
-            let text = if *other == path {
-                "the same directory is named for two shards".to_owned()
-            } else {
-                format!("one shard's directory lies inside another's, {}", other.display())
-            };
-            return Err(Error::invalid(text)
-                .at(&shard.path)
-                .remedy("give each shard a directory of its own"));
-        }
-        resolved.push(path);
-    }
-    Ok(resolved.into_iter().map(|p| p.strip_prefix(&base).map(Path::to_path_buf).unwrap_or(p)).collect())
-}
-
-/// The absolute path with links resolved, of a directory that need not exist yet.
-pub fn resolve(disk: &dyn Disk, path: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve the path", path, e))?;
-    for ancestor in absolute.ancestors() {
-        if let Ok(real) = disk.canonicalize(ancestor) {
-            let rest = absolute.strip_prefix(ancestor).unwrap_or(Path::new(""));
-            if rest.components().any(|c| c == std::path::Component::ParentDir) {
-                return Err(Error::invalid("the path has .. after a directory that does not exist").at(path));
-            }
-            return Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) });
-        }
-    }
-    Ok(absolute)
 }
 
 /// 128 bits from the operating system's random numbers, by way of the standard library's hash keys.

@@ -4,7 +4,7 @@
 //! a serving owner, and says in the log what is missing; replay starts at the oldest write that some serving shard lacks,
 //! and a shard that lacks what the journal no longer has stays offline.
 
-use super::create::{self, JOURNAL_DIR, LOCK};
+use super::create::{self, LOCK};
 use crate::allocator;
 use crate::batch;
 use crate::disk::Disk;
@@ -12,10 +12,10 @@ use crate::engine::PowerLoss;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Journal;
-use crate::manifest::Manifest;
+use crate::manifest::{ChangeStep, Manifest, ShardEntry, ShardState};
 use crate::options::Options;
-use crate::ring::Ring;
-use crate::shard::{self, Run, Shard, ShardSpec, Worker, apply_to_all};
+use crate::shard::paths::{self, JOURNAL_DIR};
+use crate::shard::{self, Layout, Run, Shard, ShardSpec, Worker, apply_to_all};
 use crate::state::{Memory, Opening, Parts, Seams, Settings, State};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -40,31 +40,23 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
                 manifest.store(disk, dir)?;
             }
             create::end_creation(disk, dir)?;
-            manifest
+            take_up(disk, dir, manifest)?
         }
         None => create::create(dir, options, &seams)?,
     };
     let settings = settings(options);
-    let shards = open_shards(dir, &manifest, &settings, &seams);
-    let ring = Ring::new(manifest.topology.clone())?;
-    let workers: Result<Vec<Worker>> = shards
-        .iter()
-        .map(|s| if seams.background { Worker::spawn(s.id) } else { Ok(Worker::by_hand(s.id)) })
-        .collect();
-    let workers = workers?;
+    let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
         limit: settings.memtable_bytes,
         keyspaces: manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect(),
-        shards: &shards,
-        workers: &workers,
-        ring: &ring,
+        layout: layout.clone(),
     };
     let journal_dir = dir.join(JOURNAL_DIR);
     let config = create::journal_config(&manifest, options);
     let first = Journal::first_retained(disk, &journal_dir, manifest.store)?;
-    let from = replay_from(first, &shards, &ring)?;
-    let at_least = shards.iter().map(|s| s.applied()).max().unwrap_or_default();
+    let from = replay_from(first, &layout)?;
+    let at_least = layout.shards.iter().map(|s| s.applied()).max().unwrap_or_default();
     let (journal, report) =
         Journal::open(seams.disk.clone(), &journal_dir, config, from, at_least, &mut |seq, ops| {
             replay.visit(seq, ops)
@@ -73,20 +65,9 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     memory.lock().last = journal.last();
     let opening =
         Opening { replayed_frames: report.frames, replayed_bytes: report.bytes, took: started.elapsed() };
-    state_limits(&shards, &ring);
-    let parts = Parts {
-        dir: dir.to_path_buf(),
-        seams,
-        settings,
-        opening,
-        manifest,
-        journal,
-        memory,
-        shards,
-        workers,
-        ring,
-        lock,
-    };
+    state_limits(&layout);
+    let parts =
+        Parts { dir: dir.to_path_buf(), seams, settings, opening, manifest, journal, memory, layout, lock };
     Ok(State::new(parts))
 }
 
@@ -146,7 +127,7 @@ fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Opti
     if let Some(asked) = options.page_bytes.filter(|b| *b != manifest.page_bytes) {
         return contradicts("page_bytes", asked.to_string(), manifest.page_bytes.to_string());
     }
-    let count = manifest.shards.len();
+    let count = topology.members.len();
     if let Some(asked) = options.shards.filter(|n| *n != count) {
         return contradicts("shards:", asked.to_string(), count.to_string());
     }
@@ -154,11 +135,11 @@ fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Opti
         return contradicts("shards:", options.shard.len().to_string(), count.to_string());
     }
     let known: Vec<PathBuf> =
-        manifest.shards.iter().map(|s| create::resolve(disk, &dir.join(&s.path))).collect::<Result<_>>()?;
-    let base = create::resolve(disk, dir)?;
+        manifest.shards.iter().map(|s| paths::resolve(disk, &dir.join(&s.path))).collect::<Result<_>>()?;
+    let base = paths::resolve(disk, dir)?;
     let mut taken = HashSet::new();
     for asked in &options.shard {
-        let path = create::resolve(disk, &asked.path)?;
+        let path = paths::resolve(disk, &asked.path)?;
         let index = match known.iter().position(|k| *k == path) {
             Some(index) => index,
             // Not where it was: the directory itself says which shard it is.
@@ -174,7 +155,15 @@ fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Opti
                 _ => return contradicts("a shard at", path.display().to_string(), "none there".into()),
             },
         };
-        let id = manifest.shards[index].id;
+        let entry = &manifest.shards[index];
+        if matches!(entry.state, ShardState::Retired | ShardState::Abandoned) {
+            let text = format!("shard {} has left the store, and is kept until it is dropped", entry.id);
+            return Err(Error::new(ErrorKind::Mismatch, text)
+                .at(&asked.path)
+                .on(entry.id)
+                .remedy("leave it out of the options"));
+        }
+        let id = entry.id;
         if !taken.insert(id) {
             let text = "the same directory is named for two shards";
             return Err(Error::invalid(text).at(&asked.path).remedy("name each shard's directory once"));
@@ -190,25 +179,58 @@ fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Opti
     Ok(manifest)
 }
 
-/// Opens all shards, in the order of the ring's members.
-fn open_shards(dir: &Path, manifest: &Manifest, settings: &Settings, seams: &Seams) -> Vec<Arc<Shard>> {
-    let members = &manifest.topology.members;
-    let cache = (settings.memory_budget - settings.memtable_bytes) / members.len().max(1) as u64;
-    let entries = members.iter().filter_map(|m| manifest.shards.iter().find(|s| s.id == m.id));
-    let specs: Vec<ShardSpec> = entries.map(|entry| create::spec(dir, manifest, entry, cache)).collect();
-    let open = |spec: &ShardSpec| Arc::new(Shard::open(&seams.disk, seams.factory.as_ref(), spec));
-    if !seams.background {
-        return specs.iter().map(open).collect();
+/// Rolls a change back whose shards were still being made, and clears the directories of shards that were given up.
+fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> Result<Manifest> {
+    let mut next = manifest.clone();
+    if next.change.as_ref().is_some_and(|change| change.step == ChangeStep::Preparing) {
+        next.change = None;
+        let joining = next.shards.iter_mut().filter(|entry| entry.state == ShardState::Joining);
+        joining.for_each(|entry| entry.state = ShardState::Abandoned);
     }
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = specs.iter().map(|spec| (spec, scope.spawn(move || open(spec)))).collect();
-        // Engines catch their panics; should one slip through, opening again here shows it as an error.
-        threads.into_iter().map(|(spec, t)| t.join().unwrap_or_else(|_| open(spec))).collect()
+    next.shards.retain(|entry| {
+        if entry.state != ShardState::Abandoned {
+            return true;
+        }
+        let cleared = Shard::clear(disk, &ShardSpec::of(dir, &manifest, entry, 0));
+        // Its disk may be away: it is tried again at the next opening.
+        cleared
+            .inspect_err(|e| log::warn!("shard {} did not join and is not cleared: {e}", entry.id))
+            .is_err()
+    });
+    if next != manifest {
+        next.generation += 1;
+        next.store(disk, dir)?;
+    }
+    Ok(next)
+}
+
+/// Opens all shards of the ring, and those that a change under way brings.
+fn open_shards(dir: &Path, manifest: &Manifest, settings: &Settings, seams: &Seams) -> Result<Layout> {
+    let here = |entry: &&ShardEntry| matches!(entry.state, ShardState::Member | ShardState::Joining);
+    let entries: Vec<&ShardEntry> = manifest.shards.iter().filter(here).collect();
+    let cache = (settings.memory_budget - settings.memtable_bytes) / entries.len().max(1) as u64;
+    let specs: Vec<ShardSpec> =
+        entries.iter().map(|entry| ShardSpec::of(dir, manifest, entry, cache)).collect();
+    let open = |spec: &ShardSpec| Arc::new(Shard::open(&seams.disk, seams.factory.as_ref(), spec));
+    let shards: Vec<Arc<Shard>> = if seams.background {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = specs.iter().map(|spec| (spec, scope.spawn(move || open(spec)))).collect();
+            // Engines catch their panics; should one slip through, opening again here shows it as an error.
+            threads.into_iter().map(|(spec, t)| t.join().unwrap_or_else(|_| open(spec))).collect()
+        })
+    } else {
+        specs.iter().map(open).collect()
+    };
+    Layout::of(manifest, |entry| {
+        let missing = || Error::corruption("the ring names a shard that has no directory").on(entry.id);
+        let shard = shards.iter().find(|shard| shard.id == entry.id).ok_or_else(missing)?;
+        Ok((shard.clone(), Arc::new(Worker::start(entry.id, seams.background)?)))
     })
 }
 
 /// The newest write that every serving shard holds. Shards that lack what the journal has lost go offline.
-fn replay_from(first: Seq, shards: &[Arc<Shard>], ring: &Ring) -> Result<Seq> {
+fn replay_from(first: Seq, layout: &Layout) -> Result<Seq> {
+    let shards = &layout.shards;
     let stale = |shard: &Arc<Shard>| shard.applied().next() < first;
     // Where no shard is left otherwise, it is the journal that lacks something, and opening it says what.
     if shards.iter().any(|s| s.serves() && !stale(s)) {
@@ -222,12 +244,13 @@ fn replay_from(first: Seq, shards: &[Arc<Shard>], ring: &Ring) -> Result<Seq> {
             );
         }
     }
-    check_covered(shards, ring)?;
+    check_covered(layout)?;
     Ok(shards.iter().filter(|s| s.serves()).map(|s| s.applied()).min().unwrap_or_default())
 }
 
 /// Errors, naming the shards and their causes, if some virtual node has no serving owner.
-fn check_covered(shards: &[Arc<Shard>], ring: &Ring) -> Result<()> {
+fn check_covered(layout: &Layout) -> Result<()> {
+    let Layout { ring, shards, .. } = layout;
     let serves = |i: &u16| shards.get(usize::from(*i)).is_some_and(|s| s.serves());
     let nodes = (0..ring.virtual_nodes()).map(crate::ids::VirtualNode);
     let uncovered = nodes.filter(|n| !ring.owner_indexes(*n).iter().any(serves)).count();
@@ -251,16 +274,14 @@ fn check_covered(shards: &[Arc<Shard>], ring: &Ring) -> Result<()> {
 }
 
 /// Takes the journal's frames back into memtables, and into the shards when there are more than fit.
-struct Replay<'a> {
+struct Replay {
     memory: Memory,
     limit: u64,
     keyspaces: HashSet<KeyspaceId>,
-    shards: &'a [Arc<Shard>],
-    workers: &'a [Worker],
-    ring: &'a Ring,
+    layout: Arc<Layout>,
 }
 
-impl Replay<'_> {
+impl Replay {
     fn visit(&mut self, seq: Seq, ops: &[u8]) -> Result<()> {
         let mut tables = self.memory.lock();
         for op in batch::decode(ops) {
@@ -279,21 +300,21 @@ impl Replay<'_> {
 
     fn flush(&mut self) -> Result<()> {
         let Some(table) = self.memory.oldest_frozen() else { return Ok(()) };
-        let run = Run::new(table, self.ring.clone(), Vec::new(), self.keyspaces.clone());
-        for (index, error) in apply_to_all(self.shards, self.workers, &Arc::new(run), |_| |_: u64| ()) {
-            self.shards[index].fail(&error);
+        let run = Run::new(table, self.layout.clone(), Vec::new(), self.keyspaces.clone());
+        for (index, error) in apply_to_all(&Arc::new(run), |_| |_: u64| ()) {
+            self.layout.shards[index].fail(&error);
         }
-        check_covered(self.shards, self.ring)?;
+        check_covered(&self.layout)?;
         self.memory.pop_frozen();
         Ok(())
     }
 }
 
 /// Says loudly what this store does not survive.
-fn state_limits(shards: &[Arc<Shard>], ring: &Ring) {
-    for shard in shards {
+fn state_limits(layout: &Layout) {
+    for shard in &layout.shards {
         let Ok(engine) = shard.engine() else { continue };
-        if engine.power_loss() == PowerLoss::OneOwnerAtRest && ring.replication_factor() == 1 {
+        if engine.power_loss() == PowerLoss::OneOwnerAtRest && layout.ring.replication_factor() == 1 {
             log::warn!(
                 "shard {} at {} lies on a file system that does not keep its writes in order, and there is no replica: \
                  a power cut is not survived there; use ext4 or xfs, or a replication factor of 2 or more",

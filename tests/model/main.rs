@@ -1,10 +1,12 @@
-//! The whole store against a `BTreeMap`: random operations, batches, scans, flushes, reopenings, kills, power cuts and
-//! shard losses, on a simulated disk and in-memory engines that lose what was not synced. Every step is driven by hand,
+//! The whole store against a `BTreeMap`: random operations, batches, scans, flushes, reopenings, kills, power cuts, shard
+//! losses and changes of the topology, on a simulated disk and in-memory engines that lose what was not synced. Every step is driven by hand,
 //! so a failure replays from its seed.
 //!
 //! `PROPTEST_CASES` sets the number of cases.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod topology;
 
 use annulus::testing::{self, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{Bytes, Durability, Keyspace, Options, Partitioner, Range, Seq, Store, WriteBatch};
@@ -12,6 +14,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+use topology::Wish;
 
 const DIR: &str = "/store";
 
@@ -24,10 +27,21 @@ enum Step {
     Commit(Vec<Op>, u8),
     Get(u8),
     GetMany(Vec<u8>),
-    Scan { lo: u8, hi: u8, ends: u8 },
+    Scan {
+        lo: u8,
+        hi: u8,
+        ends: u8,
+    },
     Prefix(u8, bool),
-    OpenIter { lo: u8, hi: u8 },
-    AdvanceIter { which: u8, steps: u8, back: bool },
+    OpenIter {
+        lo: u8,
+        hi: u8,
+    },
+    AdvanceIter {
+        which: u8,
+        steps: u8,
+        back: bool,
+    },
     CloseIter(u8),
     Freeze,
     FlushOldest,
@@ -41,6 +55,22 @@ enum Step {
     LoseShard(u8),
     DropKeyspace,
     Recount,
+    /// Topology: begins a change; takes so many steps of it; gives it up; drops what has left.
+    Change(Vec<Wish>),
+    ChangeSteps(u8),
+    CancelChange,
+    DropRetired,
+}
+
+/// The steps with changes of the topology among them.
+fn elastic_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => step(),
+        1 => prop::collection::vec(topology::wish(), 1..4).prop_map(Step::Change),
+        3 => prop_oneof![3 => 1..5u8, 1 => Just(100)].prop_map(Step::ChangeSteps),
+        1 => Just(Step::CancelChange),
+        1 => Just(Step::DropRetired),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -128,8 +158,9 @@ struct World {
     synced: usize,
     content: BTreeMap<usize, Content>,
     iters: Vec<(Range, Expected)>,
-    replicas: usize,
     lost: usize,
+    /// Directories that shards have been added in.
+    added: usize,
 }
 
 impl World {
@@ -153,10 +184,12 @@ impl World {
             synced: 0,
             content: BTreeMap::new(),
             iters: Vec::new(),
-            replicas: shape.replicas,
             lost: 0,
+            added: 0,
         };
         world.open();
+        // What the topology is from here on is not for the options to say.
+        world.options = Options::new().memory_budget(8 << 20).journal_segment_bytes(64 << 10);
         world
     }
 
@@ -365,7 +398,7 @@ impl World {
             Step::PowerCut(seed) => self.crash(Some(*seed)),
             Step::LoseShard(which) => {
                 // Any R - 1 shards may go; the store heals when it is reopened, since they fail only while it is open.
-                if self.lost + 1 < self.replicas {
+                if self.lost + 1 < self.store().topology().replication_factor {
                     let shards = self.store().stats().unwrap().shards;
                     let shard = &shards[usize::from(*which) % shards.len()];
                     if shard.health == annulus::Health::Online {
@@ -383,6 +416,10 @@ impl World {
                 self.named = Some(self.store().keyspace("named").unwrap());
                 testing::purge(self.store()).unwrap();
             }
+            Step::Change(wishes) => self.change(wishes),
+            Step::ChangeSteps(count) => self.change_steps(*count),
+            Step::CancelChange => self.cancel_change(),
+            Step::DropRetired => self.drop_retired(),
             other => unreachable!("{other:?}"),
         }
     }
@@ -419,6 +456,7 @@ fn run(shape: &Shape, seed: u64, steps: &[Step]) {
     }
     world.check_all();
     world.crash(Some(seed));
+    world.settle_change();
 }
 
 proptest! {
@@ -426,6 +464,17 @@ proptest! {
 
     #[test]
     fn the_store_is_a_map(shape in shape(), seed in any::<u64>(), steps in prop::collection::vec(step(), 1..120)) {
+        run(&shape, seed, &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(1500), max_shrink_iters: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_is_a_map_while_its_topology_changes(
+        shape in shape(), seed in any::<u64>(), steps in prop::collection::vec(elastic_step(), 1..120)
+    ) {
         run(&shape, seed, &steps);
     }
 }

@@ -1,0 +1,295 @@
+//! The change of the topology that is under way: what it is at, what its handles ask of it, and how hard it may work.
+//!
+//! Invariants: one change at a time; what has become of the last ones is remembered, so that a handle that waits late still
+//! learns it; a step that failed leaves its cause here until one succeeds.
+
+use super::foreground::Foreground;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Epoch, ShardId};
+use crate::manifest::ChangeEntry;
+use crate::shard::{Layout, Shard};
+use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How many ended changes are remembered.
+const REMEMBERED: usize = 64;
+
+/// What a change of the topology is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// New owners get copies of what they gain, and every write.
+    Copying,
+    /// The copies are compared with their sources, by digest.
+    Verifying,
+    /// The new placement serves; what its shards no longer own is removed from them.
+    Cleaning,
+    /// All is done.
+    Completed,
+    /// It was cancelled, and the old placement stands.
+    Cancelled,
+}
+
+/// How far a change of the topology has got.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Progress {
+    /// The epoch that the change leads to.
+    pub epoch: Epoch,
+    /// What it is at.
+    pub phase: Phase,
+    /// Whether it rests until it is resumed.
+    pub paused: bool,
+    /// Keys and values copied so far, in bytes, over all target shards.
+    pub bytes_copied: u64,
+    /// Versions of records copied so far.
+    pub records_copied: u64,
+    /// What is to be copied in all, in bytes, as estimated by the plan.
+    pub bytes_planned: u64,
+    /// How much of all work has been done, from 0 to 1; an estimate.
+    pub fraction: f64,
+    /// The limit that was set, in bytes a second; none: it gives way to reads and writes by itself.
+    pub rate: Option<u64>,
+    /// Why it cannot go on at the moment, if so; it is tried again.
+    pub error: Option<String>,
+}
+
+/// What is remembered of the change under way.
+#[derive(Debug)]
+pub struct Control {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    /// The turn to take a step: the first lock of all. Held over its I/O.
+    pub mover: Mutex<Mover>,
+    pub foreground: Foreground,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    current: Option<Epoch>,
+    phase: Option<Phase>,
+    paused: bool,
+    rate: Option<u64>,
+    bytes: u64,
+    records: u64,
+    planned: u64,
+    compared: u64,
+    /// Which part of the old copies is gone.
+    cleaned: f64,
+    error: Option<Error>,
+    ended: BTreeMap<Epoch, Phase>,
+}
+
+/// What only the one who takes the steps sees.
+#[derive(Debug, Default)]
+pub struct Mover {
+    /// Where to go on in the phase at hand.
+    pub position: Vec<u8>,
+    /// Bytes copied since the targets were sealed last.
+    pub unsealed: u64,
+    /// Whether the targets' seals say that they are being changed.
+    pub begun: bool,
+    /// Whether all shards have been seen to be complete up to one sequence, since the store was opened.
+    pub level: bool,
+    /// Whether all copies have been found equal to their sources.
+    pub compared: bool,
+    /// Layouts that were replaced and may still be read by.
+    pub grace: Vec<Grace>,
+    /// The shard that is being rid of what it does not own.
+    pub sweep: Option<Sweep>,
+}
+
+/// A layout that was replaced, and the shards that only it names: they are closed when nobody reads by it any more.
+#[derive(Debug)]
+pub struct Grace {
+    pub layout: Weak<Layout>,
+    pub leaving: Vec<Arc<Shard>>,
+}
+
+/// How far a shard has been rid of what it does not own.
+#[derive(Debug)]
+pub struct Sweep {
+    pub shard: ShardId,
+    /// Where to go on; none at the end.
+    pub position: Option<Vec<u8>>,
+}
+
+impl Control {
+    /// With the change that was found at an opening, if there was one.
+    pub fn new(found: Option<&ChangeEntry>) -> Control {
+        let control = Control {
+            inner: Mutex::default(),
+            changed: Condvar::new(),
+            mover: Mutex::new(Mover::default()),
+            foreground: Foreground::default(),
+        };
+        if let Some(change) = found {
+            control.begin(change.next.epoch, (change.records, change.bytes), change.planned);
+        }
+        control
+    }
+
+    /// The epoch that the change under way leads to.
+    pub fn current(&self) -> Option<Epoch> {
+        self.inner.lock().current
+    }
+
+    /// A change begins, or goes on after an opening, with so much copied and in all to copy.
+    pub fn begin(&self, epoch: Epoch, (records, bytes): (u64, u64), planned: u64) {
+        let mut inner = self.inner.lock();
+        let ended = std::mem::take(&mut inner.ended);
+        let phase = Some(Phase::Copying);
+        *inner = Inner { current: Some(epoch), phase, records, bytes, planned, ended, ..Inner::default() };
+        self.foreground.watch(true);
+        self.changed.notify_all();
+    }
+
+    /// So many versions of records, and bytes of them, have been copied.
+    pub fn copied_more(&self, records: u64, bytes: u64) {
+        self.worked(Phase::Copying, |inner| {
+            inner.records += records;
+            inner.bytes += bytes;
+        });
+    }
+
+    /// So many bytes have been compared.
+    pub fn compared_more(&self, bytes: u64) {
+        self.worked(Phase::Verifying, |inner| inner.compared += bytes);
+    }
+
+    /// Old copies are being removed, and such a part of them is gone.
+    pub fn clean(&self, part: f64) {
+        self.worked(Phase::Cleaning, |inner| inner.cleaned = part);
+    }
+
+    fn worked(&self, phase: Phase, f: impl FnOnce(&mut Inner)) {
+        let mut inner = self.inner.lock();
+        if inner.current.is_some() {
+            inner.phase = Some(phase);
+            inner.error = None;
+            f(&mut inner);
+        }
+    }
+
+    /// Versions of records, and bytes of them, copied so far.
+    pub fn copied(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (inner.records, inner.bytes)
+    }
+
+    /// A step failed.
+    pub fn failed(&self, error: &Error) {
+        self.inner.lock().error = Some(error.clone());
+        self.changed.notify_all();
+    }
+
+    /// The change is over, one way or the other.
+    pub fn end(&self, phase: Phase) {
+        let mut inner = self.inner.lock();
+        if let Some(epoch) = inner.current.take() {
+            inner.ended.insert(epoch, phase);
+            while inner.ended.len() > REMEMBERED {
+                inner.ended.pop_first();
+            }
+        }
+        (inner.phase, inner.error) = (None, None);
+        self.foreground.watch(false);
+        self.changed.notify_all();
+    }
+
+    pub fn pause(&self, epoch: Epoch, paused: bool) -> Result<()> {
+        self.with_current(epoch, |inner| inner.paused = paused)
+    }
+
+    pub fn set_rate(&self, epoch: Epoch, rate: Option<u64>) -> Result<()> {
+        self.with_current(epoch, |inner| inner.rate = rate)
+    }
+
+    fn with_current(&self, epoch: Epoch, f: impl FnOnce(&mut Inner)) -> Result<()> {
+        let mut inner = self.inner.lock();
+        if inner.current != Some(epoch) {
+            return Err(over(epoch, inner.ended.get(&epoch)));
+        }
+        f(&mut inner);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Errors unless the change that leads to `epoch` is under way.
+    pub fn check_current(&self, epoch: Epoch) -> Result<()> {
+        self.with_current(epoch, |_| ())
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.inner.lock().paused
+    }
+
+    pub fn rate(&self) -> Option<u64> {
+        self.inner.lock().rate
+    }
+
+    /// How far the change that leads, or led, to `epoch` has got.
+    pub fn progress(&self, epoch: Epoch) -> Progress {
+        let inner = self.inner.lock();
+        let ended = inner.ended.get(&epoch).copied();
+        let phase = match ended {
+            Some(phase) => phase,
+            None => inner.phase.unwrap_or(Phase::Completed),
+        };
+        Progress {
+            epoch,
+            phase,
+            paused: inner.paused && ended.is_none(),
+            bytes_copied: inner.bytes,
+            records_copied: inner.records,
+            bytes_planned: inner.planned,
+            fraction: fraction(phase, &inner),
+            rate: inner.rate,
+            error: inner.error.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// Waits until the change that leads to `epoch` is over, or `limit` has passed: then none. An error if a step failed;
+    /// the change is then still under way.
+    pub fn wait(&self, epoch: Epoch, limit: Option<Duration>) -> Result<Option<Phase>> {
+        let end = limit.map(|limit| std::time::Instant::now() + limit);
+        let mut inner = self.inner.lock();
+        loop {
+            if inner.current != Some(epoch) {
+                return Ok(Some(inner.ended.get(&epoch).copied().unwrap_or(Phase::Completed)));
+            }
+            if let Some(error) = &inner.error {
+                return Err(error.clone());
+            }
+            match end {
+                None => self.changed.wait(&mut inner),
+                Some(end) if self.changed.wait_until(&mut inner, end).timed_out() => return Ok(None),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// Copying is about two thirds of the work, comparing and removing a sixth each.
+fn fraction(phase: Phase, inner: &Inner) -> f64 {
+    let part = |done: u64, of: u64| (done as f64 / of.max(1) as f64).min(1.0);
+    match phase {
+        Phase::Copying => part(inner.bytes, inner.planned) * 0.66,
+        Phase::Verifying => 0.66 + part(inner.compared, inner.bytes) * 0.17,
+        Phase::Cleaning => 0.83 + inner.cleaned * 0.17,
+        Phase::Completed => 1.0,
+        Phase::Cancelled => 0.0,
+    }
+}
+
+fn over(epoch: Epoch, ended: Option<&Phase>) -> Error {
+    let text = match ended {
+        Some(Phase::Cancelled) => format!("the change to epoch {epoch} was cancelled"),
+        _ => format!("the change to epoch {epoch} is over"),
+    };
+    Error::new(ErrorKind::NotFound, text)
+}

@@ -1,0 +1,162 @@
+//! The beginning of a change: shards that join are made, and from then on writes go to old and new owners.
+
+use super::finish::not_open;
+use super::level::{level, uneven};
+use super::preview::{busy, check_ready, work_out};
+use super::retire;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Epoch, Seq};
+use crate::manifest::{ChangeEntry, ChangeStep, Manifest, ShardEntry, ShardState};
+use crate::plan::{Plan, Problem};
+use crate::shard::{Layout, Shard, ShardSpec, Worker, paths};
+use crate::state::State;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Begins the change that a plan shows; returns the epoch that it leads to. Nothing has been changed after an error.
+pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
+    state.check_open()?;
+    let mut mover = state.change.mover.lock();
+    // Held while the turn to flush is waited for: keyspaces are made or dropped before the change or after.
+    let mut manifest = state.manifest.lock();
+    let worked = recheck(state, &manifest, plan)?;
+    check_ready(&state.layout(), &worked.ring)?;
+    let _turn = state.flushing.lock();
+    let _chunk = state.moving.lock();
+    let applied = level(state)?.ok_or_else(uneven)?;
+
+    let mut next = manifest.clone();
+    let disk = state.seams.disk.as_ref();
+    let taken: Vec<_> = next.shards.iter().map(|entry| entry.path.clone()).collect();
+    let asked = worked.joining.iter().map(|(_, path)| path.as_path());
+    let resolved = paths::resolve_all(disk, &state.dir, taken.iter().map(|p| p.as_path()), asked)?;
+    for ((id, _), path) in worked.joining.iter().zip(resolved) {
+        next.shards.push(ShardEntry { state: ShardState::Joining, ..ShardEntry::new(*id, path) });
+        next.next_shard = next.next_shard.max(id.0.saturating_add(1));
+    }
+    let specs = specs(&state.dir, &next);
+    for spec in &specs {
+        Shard::check_joinable(disk, spec)?;
+    }
+    let topology = worked.ring.topology().clone();
+    let planned = worked.plan.bytes;
+    let entry = |step| {
+        Some(ChangeEntry {
+            next: topology.clone(),
+            step,
+            position: Vec::new(),
+            records: 0,
+            bytes: 0,
+            planned,
+        })
+    };
+    next.change = entry(ChangeStep::Preparing);
+    let before = manifest.clone();
+    state.replace_manifest(&mut manifest, next.clone())?;
+    let installed = join(state, &specs, applied).and_then(|joined| {
+        next.change = entry(ChangeStep::Copying);
+        let layout = Layout::of(&next, |entry| found(state, &joined, entry))?;
+        next.generation = manifest.generation;
+        state.replace_manifest(&mut manifest, next)?;
+        Ok(layout)
+    });
+    let layout = match installed {
+        Ok(layout) => layout,
+        Err(error) => {
+            // The numbers of these shards are not given out again: what is left of them is told from other shards by that.
+            let undone =
+                Manifest { next_shard: manifest.next_shard, generation: manifest.generation, ..before };
+            retire::roll_back(state, &mut manifest, undone, &specs);
+            return Err(error);
+        }
+    };
+    state.replace_layout(layout);
+    (mover.position, mover.level, mover.compared) = (Vec::new(), true, false);
+    state.change.begin(worked.ring.epoch(), (0, 0), planned);
+    Ok(worked.ring.epoch())
+}
+
+/// The plan worked out again, unless what it was made for has changed or stands in its way.
+fn recheck(state: &State, manifest: &Manifest, plan: &Plan) -> Result<super::preview::Worked> {
+    if let Some(epoch) = manifest.change.as_ref().map(|c| c.next.epoch).or(state.change.current()) {
+        return Err(busy(epoch.0));
+    }
+    if plan.store != manifest.store {
+        return Err(Error::new(ErrorKind::Mismatch, "the plan was made for another store"));
+    }
+    let stale =
+        |why: &str| Error::new(ErrorKind::Stale, format!("the plan is stale: {why}")).remedy("plan again");
+    if plan.epoch != manifest.topology.epoch {
+        return Err(stale(&format!(
+            "it was made for epoch {}, the store is at {}",
+            plan.epoch, manifest.topology.epoch
+        )));
+    }
+    let worked = work_out(state, manifest, &plan.requests)?;
+    if (&worked.plan.moves, worked.plan.next_epoch) != (&plan.moves, plan.next_epoch) {
+        return Err(stale("it now comes to other moves"));
+    }
+    let new = |problem: &&Problem| !plan.accepted || !plan.problems.iter().any(|p| same_kind(p, problem));
+    if let Some(problem) = worked.plan.problems.iter().find(new) {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            format!("the plan cannot be carried out in full: {problem}"),
+        )
+        .remedy("remove the cause, or accept the plan's problems"));
+    }
+    if let Some(entry) = manifest.shards.iter().find(|entry| entry.state == ShardState::Abandoned) {
+        let text = "the directory of a shard of a change that was cancelled is being cleared";
+        return Err(Error::new(ErrorKind::Busy, text)
+            .at(state.dir.join(&entry.path))
+            .on(entry.id)
+            .remedy("try again when that is over"));
+    }
+    // Copies that nobody keeps up would pass for records where they are gained again.
+    let gains = |entry: &&ShardEntry| worked.plan.moves.iter().any(|m| m.gained.contains(&entry.id));
+    if let Some(entry) = manifest.shards.iter().find(|e| e.stale && gains(e)) {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            "the shard still holds records of an earlier change, which are being removed",
+        )
+        .on(entry.id)
+        .remedy("try again when that is over; bring the shard back if it is offline"));
+    }
+    Ok(worked)
+}
+
+/// Figures within a problem change from one moment to the next; what was accepted is the problem.
+fn same_kind(a: &Problem, b: &Problem) -> bool {
+    match (a, b) {
+        (Problem::Unbalanced { shard: a, .. }, Problem::Unbalanced { shard: b, .. })
+        | (Problem::Offline { shard: a }, Problem::Offline { shard: b }) => a == b,
+        (Problem::TooSmall { shards: a, .. }, Problem::TooSmall { shards: b, .. }) => a == b,
+        _ => std::mem::discriminant(a) == std::mem::discriminant(b),
+    }
+}
+
+fn specs(dir: &Path, manifest: &Manifest) -> Vec<ShardSpec> {
+    let joining = manifest.shards.iter().filter(|entry| entry.state == ShardState::Joining);
+    // Memory is shared out when the layout that names them is in place.
+    joining.map(|entry| ShardSpec::of(dir, manifest, entry, 1 << 20)).collect()
+}
+
+type Joined = Vec<(Arc<Shard>, Arc<Worker>)>;
+
+/// Makes and opens the shards that join.
+fn join(state: &State, specs: &[ShardSpec], applied: Seq) -> Result<Joined> {
+    let factory = state.seams.factory.as_ref();
+    let make = |spec: &ShardSpec| {
+        Shard::create(&state.seams.disk, factory, spec, applied)?;
+        let shard = Arc::new(Shard::open(&state.seams.disk, factory, spec));
+        shard.engine()?;
+        Ok((shard, Arc::new(Worker::start(spec.id, state.seams.background)?)))
+    };
+    specs.iter().map(make).collect()
+}
+
+fn found(state: &State, joined: &Joined, entry: &ShardEntry) -> Result<(Arc<Shard>, Arc<Worker>)> {
+    let layout = state.layout();
+    let known = layout.shards.iter().zip(&layout.workers).map(|(s, w)| (s.clone(), w.clone()));
+    let mut all = known.chain(joined.iter().cloned());
+    all.find(|(shard, _)| shard.id == entry.id).ok_or_else(|| not_open(entry.id))
+}

@@ -1,0 +1,37 @@
+//! Seeing to it that all shards are complete up to one sequence.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Seq;
+use crate::state::State;
+
+/// Returns the sequence that every serving shard is complete up to; none if a flush must come first. Under the turn to
+/// flush.
+///
+/// Shards differ only between an opening after a crash and the first flush. What one of them lacks is in the memtables then,
+/// and a copy taken from it would lack it for good on a shard that is past it.
+pub fn level(state: &State) -> Result<Option<Seq>> {
+    let layout = state.layout();
+    let serving = || layout.shards.iter().filter(|shard| shard.serves());
+    let most = serving().map(|shard| shard.applied()).max().unwrap_or_default();
+    if serving().all(|shard| shard.applied() == most) {
+        return Ok(Some(most));
+    }
+    if !state.memory.is_empty() {
+        return Ok(None);
+    }
+    // Nothing waits in memory: what lies between was nobody's, as the records of a dropped keyspace are.
+    for shard in serving().filter(|shard| shard.applied() < most) {
+        let engine = shard.engine()?;
+        shard
+            .begin_apply(engine.as_ref())
+            .and_then(|()| shard.seal(engine.as_ref(), most))
+            .inspect_err(|error| state.shard_failed(shard, error))?;
+    }
+    Ok(Some(most))
+}
+
+/// The error of one who cannot wait for a flush.
+pub fn uneven() -> Error {
+    Error::new(ErrorKind::Unavailable, "the shards are not level: some have applied more than others")
+        .remedy("flush, then try again")
+}

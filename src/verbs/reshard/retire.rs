@@ -1,0 +1,66 @@
+//! Shards that have left: their directories are kept until the user drops them; those of a change that was given up are
+//! cleared.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::ShardId;
+use crate::manifest::{Manifest, ShardState};
+use crate::shard::{Shard, ShardSpec};
+use crate::state::State;
+
+/// Clears the directory of a shard that has left, and forgets it.
+pub fn drop_shard(state: &State, id: ShardId) -> Result<()> {
+    state.check_open()?;
+    let mover = state.change.mover.lock();
+    if mover.grace.iter().any(|grace| grace.leaving.iter().any(|shard| shard.id == id)) {
+        return Err(Error::new(ErrorKind::Busy, "the shard has just left, and is still being read")
+            .on(id)
+            .remedy("wait until the change is over"));
+    }
+    let mut manifest = state.manifest.lock();
+    let entry = manifest.entry(id).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "there is no such shard")
+            .on(id)
+            .remedy("see topology() for the shards")
+    })?;
+    if entry.state != ShardState::Retired {
+        return Err(Error::invalid("only a shard that has left the ring can be dropped")
+            .on(id)
+            .remedy("plan to drain it, or to replace it, first"));
+    }
+    let spec = ShardSpec::of(&state.dir, &manifest, entry, 0);
+    Shard::clear(state.seams.disk.as_ref(), &spec)?;
+    let mut next = manifest.clone();
+    next.shards.retain(|entry| entry.id != id);
+    state.replace_manifest(&mut manifest, next)
+}
+
+/// Clears what is left of shards that were to join when their change was cancelled, and forgets them.
+pub fn settle(state: &State) -> Result<()> {
+    let mut manifest = state.manifest.lock();
+    let abandoned = |manifest: &Manifest| -> Vec<ShardSpec> {
+        let entries = manifest.shards.iter().filter(|entry| entry.state == ShardState::Abandoned);
+        entries.map(|entry| ShardSpec::of(&state.dir, manifest, entry, 0)).collect()
+    };
+    let specs = abandoned(&manifest);
+    if specs.is_empty() {
+        return Ok(());
+    }
+    for spec in &specs {
+        Shard::clear(state.seams.disk.as_ref(), spec)?;
+    }
+    let mut next = manifest.clone();
+    next.shards.retain(|entry| entry.state != ShardState::Abandoned);
+    state.replace_manifest(&mut manifest, next)
+}
+
+/// Goes back to the manifest of before a change that could not begin.
+pub fn roll_back(state: &State, manifest: &mut Manifest, before: Manifest, specs: &[ShardSpec]) {
+    for spec in specs {
+        if let Err(error) = Shard::clear(state.seams.disk.as_ref(), spec) {
+            log::warn!("the directory of a shard that did not join could not be cleared: {error}");
+        }
+    }
+    if let Err(error) = state.replace_manifest(manifest, before) {
+        log::warn!("a change that did not begin is rolled back at the next opening: {error}");
+    }
+}

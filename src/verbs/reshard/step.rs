@@ -1,0 +1,70 @@
+//! One step of the change that is under way, or of what the last one has left to be done.
+
+use super::compare::compare;
+use super::copy::copy;
+use super::finish::flip;
+use super::level::level;
+use super::sweep::{Swept, sweep};
+use crate::error::Result;
+use crate::manifest::ChangeStep;
+use crate::state::State;
+use crate::state::change::Mover;
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// There is nothing to do, or it is paused.
+    Idle,
+    /// So many bytes were copied, compared or gone through.
+    Worked(u64),
+    /// Readers of before the last change are still at it: soon.
+    Waiting,
+    /// A flush must come first: some shards lack what others have.
+    NeedsFlush,
+}
+
+/// Takes one step.
+pub fn step(state: &State) -> Result<Step> {
+    state.check_open()?;
+    let mut mover = state.change.mover.lock();
+    let taken = take(state, &mut mover);
+    if let Err(error) = &taken {
+        state.change.failed(error);
+    }
+    taken
+}
+
+fn take(state: &State, mover: &mut Mover) -> Result<Step> {
+    let at = state.manifest.lock().change.as_ref().map(|change| (change.step, change.position.clone()));
+    let Some((step, position)) = at else {
+        return Ok(match sweep(state, mover)? {
+            Swept::Nothing => Step::Idle,
+            Swept::Waiting => Step::Waiting,
+            Swept::Some(bytes) => Step::Worked(bytes),
+        });
+    };
+    if state.change.is_paused() {
+        return Ok(Step::Idle);
+    }
+    if !mover.level {
+        let _turn = state.flushing.lock();
+        let _chunk = state.moving.lock();
+        if level(state)?.is_none() {
+            return Ok(Step::NeedsFlush);
+        }
+        mover.level = true;
+        // Comparing begins again at every opening: it is what came back from the disk that is to be compared.
+        mover.position = if step == ChangeStep::Copying { position } else { Vec::new() };
+    }
+    match step {
+        ChangeStep::Verifying if mover.compared => {
+            Ok(if flip(state, mover)? { Step::Worked(0) } else { Step::NeedsFlush })
+        }
+        ChangeStep::Verifying => {
+            let (more, bytes) = compare(state, mover)?;
+            mover.compared = !more;
+            Ok(Step::Worked(bytes))
+        }
+        _ => Ok(Step::Worked(copy(state, mover)?)),
+    }
+}

@@ -1,0 +1,108 @@
+//! Sweeping: what a shard no longer owns is removed from it, once nobody reads by the layout under which it did; shards that
+//! left are closed.
+//!
+//! Invariant: a shard is taken for clean only when all of it has been gone through since it lost something, durably.
+
+use super::retire;
+use crate::batch;
+use crate::error::Result;
+use crate::ids::Seq;
+use crate::record::{Copied, RunRecord};
+use crate::shard::{Layout, Shard};
+use crate::state::State;
+use crate::state::change::{Mover, Phase, Sweep};
+use std::sync::Arc;
+
+/// How much is read at once, in bytes of pages.
+const CHUNK: usize = 2 << 20;
+
+/// What a call came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swept {
+    /// Nothing is left to be done.
+    Nothing,
+    /// Readers of before the last change are still at it.
+    Waiting,
+    /// So many bytes were gone through.
+    Some(u64),
+}
+
+/// Takes one step.
+pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
+    if !mover.grace.is_empty() {
+        if mover.grace.iter().any(|grace| grace.layout.strong_count() > 0) {
+            return Ok(Swept::Waiting);
+        }
+        for shard in mover.grace.drain(..).flat_map(|grace| grace.leaving) {
+            if let Err(error) = shard.close() {
+                log::warn!("shard {}, which has left, did not close in order: {error}", shard.id);
+            }
+        }
+        retire::settle(state)?;
+        return Ok(Swept::Some(0));
+    }
+    let layout = state.layout();
+    let stale = (0..layout.shards.len()).filter(|index| layout.stale[*index]);
+    let Some(index) = stale.clone().find(|index| layout.shards[*index].serves()) else {
+        if state.change.current().is_some() {
+            state.change.end(Phase::Completed);
+        }
+        return Ok(Swept::Nothing);
+    };
+    let left = stale.count();
+    let done = 1.0 - left as f64 / layout.shards.len().max(1) as f64;
+    state.change.clean(done);
+    let shard = layout.shards[index].clone();
+    let read = sweep_chunk(&layout, index, &shard, mover).inspect_err(|error| {
+        mover.sweep = None;
+        state.read_failed(&shard, error);
+    })?;
+    // The layout is about to be replaced, and whoever holds one keeps what it names.
+    drop(layout);
+    if mover.sweep.as_ref().is_some_and(|sweep| sweep.position.is_none()) {
+        mover.sweep = None;
+        clean(state, &shard)?;
+    }
+    Ok(Swept::Some(read))
+}
+
+fn sweep_chunk(layout: &Layout, index: usize, shard: &Arc<Shard>, mover: &mut Mover) -> Result<u64> {
+    let engine = shard.engine()?;
+    if mover.sweep.as_ref().is_none_or(|sweep| sweep.shard != shard.id) {
+        shard.begin_apply(engine.as_ref())?;
+        mover.sweep = Some(Sweep { shard: shard.id, position: Some(Vec::new()) });
+    }
+    let Some(sweep) = &mut mover.sweep else { return Ok(0) };
+    let from = sweep.position.take().unwrap_or_default();
+    let mut foreign = |key: &[u8]| !layout.is_written(index, layout.ring.position(batch::user_key(key)));
+    let mut copied = Copied::default();
+    let next = engine.versions(&from, CHUNK, &mut foreign, &mut copied)?;
+    // Above every version, and with nothing under it that a snapshot could want: the key goes as a whole.
+    let mut run: Vec<RunRecord<'_>> =
+        copied.records().map(|r| RunRecord { key: r.key, seq: Seq::MAX, value: None }).collect();
+    run.dedup_by(|a, b| a.key == b.key);
+    if !run.is_empty() {
+        shard.apply(engine.as_ref(), &run, &[])?;
+    }
+    if next.is_none() {
+        shard.seal(engine.as_ref(), shard.applied())?;
+    }
+    sweep.position = next;
+    Ok(CHUNK as u64)
+}
+
+/// Says, durably, that a shard holds nothing any more that it does not own.
+fn clean(state: &State, shard: &Shard) -> Result<()> {
+    let mut manifest = state.manifest.lock();
+    let _turn = state.flushing.lock();
+    let mut next = manifest.clone();
+    next.shards.iter_mut().filter(|entry| entry.id == shard.id).for_each(|entry| entry.stale = false);
+    state.replace_manifest(&mut manifest, next)?;
+    let layout = state.layout();
+    let stale =
+        layout.shards.iter().zip(&layout.stale).map(|(s, stale)| *stale && s.id != shard.id).collect();
+    let next = layout.with_stale(stale);
+    drop(layout);
+    state.replace_layout(next);
+    Ok(())
+}

@@ -1,0 +1,449 @@
+//! Changes of the topology, step by step on a simulated disk: what they come to, what a crash at any operation leaves, and
+//! what readers see on the way.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use annulus::testing::{self, EngineOperation, Fault, MemoryFactory, PowerCut, Seams, SimDisk};
+use annulus::{
+    ErrorKind, Health, KeyspaceId, Options, Phase, Plan, Problem, Role, Seq, ShardId, ShardOptions,
+    ShardRole, Store,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+const DIR: &str = "/store";
+
+#[derive(Clone)]
+struct World {
+    disk: SimDisk,
+    factory: MemoryFactory,
+}
+
+impl World {
+    fn new() -> World {
+        World { disk: SimDisk::new(1), factory: MemoryFactory::new() }
+    }
+
+    fn open(&self, options: Options) -> annulus::Result<Store> {
+        let seams = Seams {
+            disk: Arc::new(self.disk.clone()),
+            factory: Arc::new(self.factory.clone()),
+            background: false,
+        };
+        let options = options.memory_budget(8 << 20).journal_segment_bytes(64 << 10);
+        testing::open(Path::new(DIR), &options, seams)
+    }
+
+    /// Four shards, two copies, with some records in memory and most in the shards.
+    fn filled(&self) -> (Store, Content) {
+        let store = self.open(Options::new().shards(4).virtual_nodes(64)).unwrap();
+        let mut content = Content::new();
+        for n in 0..400 {
+            put(&store, &mut content, n, b"first");
+            if n == 350 {
+                store.flush().unwrap();
+            }
+        }
+        (store, content)
+    }
+
+    fn crash(&mut self, power_cut: Option<u64>) {
+        match power_cut {
+            Some(seed) => {
+                self.disk = self.disk.crash(PowerCut { seed });
+                self.factory.crash(seed);
+            }
+            None => self.disk = self.disk.kill(),
+        }
+    }
+}
+
+type Content = BTreeMap<Vec<u8>, (Vec<u8>, Seq)>;
+
+fn key(n: u32) -> Vec<u8> {
+    format!("key/{n:05}").into_bytes()
+}
+
+fn put(store: &Store, content: &mut Content, n: u32, value: &[u8]) {
+    let seq = store.insert(key(n), value).unwrap();
+    content.insert(key(n), (value.to_vec(), seq));
+}
+
+fn remove(store: &Store, content: &mut Content, n: u32) {
+    store.remove(key(n)).unwrap();
+    content.remove(&key(n));
+}
+
+fn check_reads(store: &Store, content: &Content) {
+    let found: Vec<_> =
+        store.iter().map(|item| item.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+    let expected: Vec<_> = content.iter().map(|(k, (v, _))| (k.clone(), v.clone())).collect();
+    assert_eq!(found, expected);
+    for n in (0..420).step_by(7) {
+        let found = store.get_versioned(key(n)).unwrap().map(|(v, seq)| (v.to_vec(), seq));
+        assert_eq!(found.as_ref(), content.get(&key(n)), "key {n}");
+    }
+}
+
+/// Every record is on its owners and nowhere else.
+fn check_placed(store: &Store, content: &Content) {
+    let ring = store.ring();
+    ring.check().unwrap();
+    store.flush().unwrap();
+    for shard in store.stats().unwrap().shards {
+        assert_eq!(shard.health, Health::Online);
+        let held = testing::held_by(store, KeyspaceId(0), shard.id).unwrap();
+        let owned = content.iter().filter(|(key, _)| ring.preference_list(key).contains(&shard.id));
+        let owned: Vec<_> = owned.map(|(key, (_, seq))| (key.clone(), *seq)).collect();
+        assert_eq!(held, owned, "shard {}", shard.id);
+    }
+}
+
+fn settle(store: &Store) {
+    while testing::change_step(store).unwrap() {}
+    assert!(store.change().is_none());
+}
+
+/// Takes steps until the change is at `phase`.
+fn step_to(store: &Store, phase: Phase) {
+    let change = store.change().unwrap();
+    while change.progress().phase != phase {
+        assert!(testing::change_step(store).unwrap());
+    }
+}
+
+fn grow_and_drain(store: &Store) -> Plan {
+    let plan = store
+        .plan()
+        .add_shard(ShardOptions::new("/mnt/new").weight(2.0))
+        .drain_shard(ShardId(1))
+        .preview()
+        .unwrap();
+    assert_eq!(plan.problems(), []);
+    plan
+}
+
+#[test]
+fn shards_come_and_go_with_their_records() {
+    let world = World::new();
+    let (store, content) = world.filled();
+    let before = store.topology().epoch;
+    let plan = grow_and_drain(&store);
+    assert!(plan.bytes() > 0 && plan.copies() > 0);
+    let roles: Vec<_> = plan.shards().iter().map(|shard| (shard.id.0, shard.role)).collect();
+    let stays = Role::Stays;
+    assert_eq!(roles, [(0, stays), (1, Role::Leaves), (2, stays), (3, stays), (4, Role::Joins)]);
+    let table = plan.to_string();
+    assert!(table.contains("joins") && table.contains("leaves"), "{table}");
+    assert_eq!(serde_json::from_str::<Plan>(&serde_json::to_string(&plan).unwrap()).unwrap(), plan);
+    assert_eq!(store.topology().epoch, before, "nothing has happened yet");
+
+    let copies = plan.copies() as u64;
+    let change = store.apply(plan).unwrap();
+    let joining: Vec<_> = store.stats().unwrap().shards.iter().map(|s| s.health.clone()).collect();
+    assert_eq!(joining.last(), Some(&Health::Joining));
+    settle(&store);
+    assert_eq!(change.wait().unwrap(), Phase::Completed);
+    let progress = change.progress();
+    assert_eq!(progress.fraction, 1.0);
+    assert!(progress.records_copied >= copies / 2 && progress.records_copied < 2 * content.len() as u64);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+    assert_eq!(store.topology().epoch, change.epoch());
+
+    // The shard that left is kept until it is dropped, and is not taken for another's directory.
+    let place = store.topology().shards.into_iter().find(|shard| shard.role == ShardRole::Retired).unwrap();
+    assert_eq!(place.id, ShardId(1));
+    let again = store.plan().add_shard(ShardOptions::new(&place.path)).preview().unwrap();
+    assert_eq!(store.apply(again.clone()).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(store.drop_shard(ShardId(0)).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(store.drop_shard(ShardId(9)).unwrap_err().kind(), ErrorKind::NotFound);
+    store.drop_shard(ShardId(1)).unwrap();
+    assert_eq!(store.drop_shard(ShardId(1)).unwrap_err().kind(), ErrorKind::NotFound);
+    store.apply(again).unwrap();
+    settle(&store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+
+    store.close().unwrap();
+    drop(store);
+    let store = world.open(Options::new()).unwrap();
+    check_reads(&store, &content);
+    assert_eq!(store.ring().members().len(), 5);
+}
+
+#[test]
+fn a_replaced_shard_moves_its_own_records_to_its_successor_and_nothing_else() {
+    let world = World::new();
+    let (store, content) = world.filled();
+    // It may well be dead: its copies are made from the others.
+    testing::fail_shard(&store, ShardId(2));
+    let plan = store.plan().replace_shard(ShardId(2), ShardOptions::new("/mnt/new")).preview().unwrap();
+    assert_eq!(plan.problems(), []);
+    assert!(plan.moves().iter().all(|m| m.gained == [ShardId(4)] && m.lost == [ShardId(2)]));
+    store.apply(plan).unwrap();
+    settle(&store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+#[test]
+fn copies_and_virtual_nodes_grow_and_shrink() {
+    let world = World::new();
+    let (store, content) = world.filled();
+    for (replicas, nodes) in [(3, 64), (1, 64), (2, 128), (4, 256), (1, 256)] {
+        let plan = store.plan().set_replication_factor(replicas).set_virtual_nodes(nodes).preview().unwrap();
+        store.apply(plan).unwrap();
+        settle(&store);
+        let ring = store.ring();
+        assert_eq!((ring.replication_factor(), ring.virtual_nodes()), (replicas, nodes));
+        check_reads(&store, &content);
+        check_placed(&store, &content);
+    }
+    let error = store.plan().set_virtual_nodes(64).preview().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn what_cannot_be_had_in_full_is_said_and_refused_unless_accepted() {
+    let world = World::new();
+    let (store, content) = world.filled();
+    let plan = store.plan().set_replication_factor(6).preview().unwrap();
+    assert_eq!(plan.problems(), [Problem::TooFewShards { replicas: 6, shards: 4 }]);
+    assert_eq!(store.apply(plan.clone()).unwrap_err().kind(), ErrorKind::Refused);
+    store.apply(plan.accept_problems()).unwrap();
+    settle(&store);
+    assert_eq!(store.ring().replication_factor(), 4);
+    check_placed(&store, &content);
+
+    let plan = store.plan().set_replication_factor(2).preview().unwrap();
+    store.apply(plan).unwrap();
+    settle(&store);
+    let zoned = || store.plan().set_zone(ShardId(0), "a").set_zone(ShardId(1), "b");
+    assert_eq!(zoned().preview().unwrap().problems(), []);
+    let plan = zoned().set_replication_factor(4).preview().unwrap();
+    assert_eq!(plan.problems(), [Problem::TooFewZones { replicas: 4, zones: 3 }]);
+    let plan = store.plan().set_zone(ShardId(0), "a").set_weight(ShardId(0), 100.0).preview().unwrap();
+    assert!(plan.problems().iter().any(|p| matches!(p, Problem::Unbalanced { .. })), "{plan}");
+
+    // An offline shard that is to gain records, or is to be left with the only copy, stands in the way for good.
+    testing::fail_shard(&store, ShardId(3));
+    for plan in [store.plan().drain_shard(ShardId(0)), store.plan().set_replication_factor(1)] {
+        let plan = plan.preview().unwrap();
+        assert!(plan.problems().contains(&Problem::Offline { shard: ShardId(3) }), "{plan}");
+        let error = store.apply(plan.accept_problems()).unwrap_err();
+        assert_eq!((error.kind(), error.shard()), (ErrorKind::Unavailable, Some(ShardId(3))));
+    }
+    check_reads(&store, &content);
+}
+
+#[test]
+fn one_change_at_a_time_and_no_stale_plan() {
+    let world = World::new();
+    let (store, content) = world.filled();
+    let (first, second) = (grow_and_drain(&store), store.plan().set_replication_factor(3).preview().unwrap());
+    let change = store.apply(first).unwrap();
+    assert_eq!(store.apply(second.clone()).unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(store.plan().preview().unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(store.change().unwrap().epoch(), change.epoch());
+    settle(&store);
+    assert_eq!(store.apply(second).unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!(change.cancel().unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(store.plan().drain_shard(ShardId(1)).preview().unwrap_err().kind(), ErrorKind::NotFound);
+    let other = World::new();
+    let (foreign, _) = other.filled();
+    let plan = store.plan().set_replication_factor(3).preview().unwrap();
+    assert_eq!(foreign.apply(plan).unwrap_err().kind(), ErrorKind::Mismatch);
+    check_placed(&store, &content);
+}
+
+#[test]
+fn a_paused_change_rests_and_writes_still_go_to_both_placements() {
+    let world = World::new();
+    let (store, mut content) = world.filled();
+    let change = store.apply(grow_and_drain(&store)).unwrap();
+    change.pause().unwrap();
+    assert!(!testing::change_step(&store).unwrap());
+    assert!(change.progress().paused);
+    (400..450).for_each(|n| put(&store, &mut content, n, b"paused"));
+    store.flush().unwrap();
+    let joined = testing::held_by(&store, KeyspaceId(0), ShardId(4)).unwrap();
+    assert!(!joined.is_empty() && joined.len() < 50, "{} records", joined.len());
+    change.set_rate(1 << 20).unwrap();
+    change.resume().unwrap();
+    settle(&store);
+    assert_eq!(change.pause().unwrap_err().kind(), ErrorKind::NotFound);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+#[test]
+fn a_cancelled_change_leaves_the_old_placement_and_no_old_copies_behind() {
+    for phase in [Phase::Copying, Phase::Verifying] {
+        let world = World::new();
+        let (store, mut content) = world.filled();
+        let before = store.ring();
+        let change = store.apply(grow_and_drain(&store)).unwrap();
+        let owners = |store: &Store| -> Vec<Vec<ShardId>> {
+            (0..64).map(|n| store.ring().owners(annulus::VirtualNode(n)).to_vec()).collect()
+        };
+        step_to(&store, phase);
+        change.cancel().unwrap();
+        assert_eq!(change.wait().unwrap(), Phase::Cancelled);
+        assert_eq!(change.cancel().unwrap_err().kind(), ErrorKind::NotFound);
+        // Copies that nobody keeps up any more are not to be seen, though they have not been removed yet.
+        (0..400).step_by(2).for_each(|n| remove(&store, &mut content, n));
+        store.flush().unwrap();
+        check_reads(&store, &content);
+        let again = grow_and_drain(&store);
+        assert!(store.ring().epoch() > change.epoch());
+        assert_eq!(
+            owners(&store),
+            (0..64).map(|n| before.owners(annulus::VirtualNode(n)).to_vec()).collect::<Vec<_>>()
+        );
+        // The shards that gained hold old copies still, which must go before they gain again.
+        let busy = store.apply(again.clone());
+        assert_eq!(busy.unwrap_err().kind(), ErrorKind::Busy);
+        settle(&store);
+        check_placed(&store, &content);
+        let again =
+            store.plan().add_shard(ShardOptions::new("/mnt/new")).drain_shard(ShardId(1)).preview().unwrap();
+        store.apply(again).unwrap();
+        settle(&store);
+        check_reads(&store, &content);
+        check_placed(&store, &content);
+    }
+}
+
+#[test]
+fn a_scan_sees_its_own_moment_through_a_change() {
+    let world = World::new();
+    let (store, mut content) = world.filled();
+    let old = content.clone();
+    let mut scan = store.iter();
+    let mut found: Vec<_> = scan.by_ref().take(3).map(|item| item.unwrap().0.to_vec()).collect();
+    for n in 0..400 {
+        match n % 3 {
+            0 => put(&store, &mut content, n, b"second"),
+            1 => remove(&store, &mut content, n),
+            _ => {}
+        }
+    }
+    let change = store.apply(grow_and_drain(&store)).unwrap();
+    settle(&store);
+    assert_eq!(change.wait().unwrap(), Phase::Completed);
+    let (mut rest, mut values) = (Vec::new(), Vec::new());
+    for item in scan {
+        let (key, value) = item.unwrap();
+        rest.push(key.to_vec());
+        values.push(value.to_vec());
+    }
+    found.append(&mut rest);
+    assert_eq!(found, old.keys().cloned().collect::<Vec<_>>());
+    assert!(values.iter().all(|value| value == b"first"));
+    check_reads(&store, &content);
+}
+
+#[test]
+fn what_a_shard_no_longer_owns_is_not_seen_before_it_is_removed() {
+    let world = World::new();
+    let (store, mut content) = world.filled();
+    let plan = store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap();
+    let change = store.apply(plan).unwrap();
+    step_to(&store, Phase::Cleaning);
+    assert_eq!(change.cancel().unwrap_err().kind(), ErrorKind::InvalidInput);
+    (0..400).step_by(3).for_each(|n| remove(&store, &mut content, n));
+    store.flush().unwrap();
+    check_reads(&store, &content);
+    settle(&store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+#[test]
+fn a_target_that_fails_stops_the_change_and_costs_no_answer() {
+    let world = World::new();
+    let (store, mut content) = world.filled();
+    let change = store.apply(grow_and_drain(&store)).unwrap();
+    world.factory.fail(ShardId(4), EngineOperation::Apply);
+    (400..410).for_each(|n| put(&store, &mut content, n, b"later"));
+    store.flush().unwrap();
+    let error = loop {
+        if let Err(error) = testing::change_step(&store) {
+            break error;
+        }
+    };
+    assert_eq!(change.wait().unwrap_err().kind(), error.kind());
+    assert!(store.stats().unwrap().warnings.iter().any(|w| w.contains("cannot go on")));
+    check_reads(&store, &content);
+    world.factory.heal(ShardId(4));
+    store.close().unwrap();
+    drop((store, change));
+    // Opened again it catches up from the journal, and the change goes on.
+    let store = world.open(Options::new()).unwrap();
+    assert!(store.change().is_some());
+    settle(&store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+#[test]
+fn a_source_that_fails_is_replaced_by_another() {
+    let world = World::new();
+    let (store, content) = world.filled();
+    store.apply(grow_and_drain(&store)).unwrap();
+    world.factory.corrupt(ShardId(1), &[&[0; 4][..], &key(77)].concat());
+    settle(&store);
+    check_reads(&store, &content);
+    world.factory.heal(ShardId(1));
+    check_placed(&store, &content);
+}
+
+/// The disk dies at one operation after another of a whole change, by a kill or a power cut: whatever was reached, the store
+/// opens, has everything, and comes to one of the two placements.
+#[test]
+fn a_crash_at_any_operation_of_the_disk_resumes_or_rolls_back() {
+    let mut found = BTreeSet::new();
+    for power in [false, true] {
+        for at in 0.. {
+            let mut world = World::new();
+            let (store, content) = world.filled();
+            store.flush().unwrap();
+            let plan = grow_and_drain(&store);
+            world.disk.inject(Fault::on_any_change().after(at));
+            let died = store.apply(plan).is_err()
+                || loop {
+                    match testing::change_step(&store) {
+                        Ok(true) => {}
+                        Ok(false) => break false,
+                        Err(_) => break true,
+                    }
+                };
+            world.crash(power.then_some(at));
+            drop(store);
+            let store = world.open(Options::new()).unwrap_or_else(|e| panic!("operation {at}: {e}"));
+            check_reads(&store, &content);
+            let phase = store.change().map(|change| change.progress().phase);
+            let grown = store.ring().members().len() == 4 && store.topology().epoch.0 == 2;
+            found.insert((phase.map(|phase| format!("{phase:?}")), grown));
+            settle(&store);
+            check_reads(&store, &content);
+            check_placed(&store, &content);
+            let members: Vec<u32> = store.ring().members().iter().map(|m| m.id.0).collect();
+            assert!(members == [0, 1, 2, 3] || members == [0, 2, 3, 4], "{members:?}");
+            // What was rolled back can be had again, in the same directory.
+            if members == [0, 1, 2, 3] {
+                store.apply(grow_and_drain(&store)).unwrap();
+                settle(&store);
+                check_placed(&store, &content);
+            }
+            if !died {
+                assert!(at > 40, "{at} operations in all");
+                break;
+            }
+        }
+    }
+    let expected = [(None, false), (None, true), (Some("Copying".to_owned()), false)];
+    assert!(expected.iter().all(|e| found.contains(e)), "{found:?}");
+}

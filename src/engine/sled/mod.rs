@@ -50,6 +50,7 @@ mod space;
 mod split;
 #[cfg(test)]
 mod tests;
+mod window;
 mod writer;
 
 pub use self::node::{Listed, Node, PageRef};

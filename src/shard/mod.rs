@@ -9,9 +9,11 @@
 pub mod identity;
 mod run;
 pub mod seal;
+mod turns;
 mod worker;
 
 pub use run::{Run, apply_to_all};
+pub use turns::Turns;
 pub use worker::{Worker, outcome};
 
 use crate::disk::Disk;

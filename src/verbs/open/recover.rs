@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::ring::Ring;
-use crate::shard::{self, Run, Shard, ShardSpec, Worker, apply_to_all};
+use crate::shard::{self, Run, Shard, ShardSpec, Turns, Worker, apply_to_all};
 use crate::state::{Memory, Opening, Parts, Seams, Settings, State};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -280,7 +280,9 @@ impl Replay<'_> {
     fn flush(&mut self) -> Result<()> {
         let Some(table) = self.memory.oldest_frozen() else { return Ok(()) };
         let run = Run::new(table, self.ring.clone(), Vec::new(), self.keyspaces.clone());
-        for (index, error) in apply_to_all(self.shards, self.workers, &Arc::new(run), |_| |_: u64| ()) {
+        let turns = Arc::new(Turns::here(Arc::new(true.into())));
+        let failed = apply_to_all(self.shards, self.workers, &Arc::new(run), &turns, |_| |_: u64| ());
+        for (index, error) in failed {
             self.shards[index].fail(&error);
         }
         check_covered(self.shards, self.ring)?;

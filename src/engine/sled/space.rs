@@ -37,7 +37,7 @@ fn is_block(count: u64) -> bool {
 }
 
 /// Whether a page of `count` units begins where a block does: it leaves little of its last one.
-fn begins_block(count: u64) -> bool {
+pub(super) fn begins_block(count: u64) -> bool {
     is_block(count) || 5 * count >= 4 * count.next_multiple_of(BLOCK_UNITS)
 }
 

@@ -10,7 +10,7 @@
 use super::core::Core;
 use super::frame::{self, Page};
 use super::node::{Listed, PageRef};
-use super::space::{BLOCK_UNITS, Space, UNIT, units};
+use super::space::{BLOCK_UNITS, Space, UNIT, begins_block, units};
 use crate::digest::page_digest;
 use crate::engine::Figures;
 use crate::error::{Error, ErrorKind, Result};
@@ -144,7 +144,7 @@ impl Core {
         }
         let end = unit + units(len);
         let rest = end.next_multiple_of(BLOCK_UNITS) - end;
-        if writer.space.is_free(end, rest) {
+        if begins_block(units(len)) && writer.space.is_free(end, rest) {
             // The whole block is written: the next page follows in the same write, and nothing has to be read before it.
             bytes.resize(((end + rest - writer.buffer_unit) * UNIT) as usize, 0);
         }

@@ -11,13 +11,15 @@ use super::arena::Place;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;
 
-const SEGMENTS: usize = 64;
+const SEGMENTS: usize = 512;
 const FIRST_SLOTS: usize = 32;
 const EMPTY: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub(super) struct Index {
     segments: Vec<Segment>,
+    /// Slots of all segments.
+    slots: usize,
     seed: u64,
 }
 
@@ -50,7 +52,7 @@ fn home(tag: u64, count: usize) -> usize {
 
 impl Index {
     pub fn new(seed: u64) -> Self {
-        Index { segments: vec![Segment::default(); SEGMENTS], seed }
+        Index { segments: vec![Segment::default(); SEGMENTS], slots: 0, seed }
     }
 
     #[inline]
@@ -88,27 +90,29 @@ impl Index {
     pub fn add(&mut self, hash: Hash, place: Place) {
         let segment = &mut self.segments[hash.segment()];
         if 4 * (segment.used + 1) > 3 * segment.slots.len() {
-            segment.grow();
+            self.slots += segment.grow();
         }
         segment.put(hash.tag() << 32 | u64::from(place.0));
         segment.used += 1;
     }
 
     pub fn bytes(&self) -> usize {
-        let slots: usize = self.segments.iter().map(|segment| segment.slots.capacity()).sum();
-        slots * size_of::<u64>() + SEGMENTS * size_of::<Segment>()
+        self.slots * size_of::<u64>() + SEGMENTS * size_of::<Segment>()
     }
 }
 
 impl Segment {
-    fn grow(&mut self) {
+    /// Returns by how many slots.
+    fn grow(&mut self) -> usize {
         let count = (self.slots.len() / 2 * 3).max(FIRST_SLOTS);
         let old = std::mem::replace(&mut self.slots, vec![EMPTY; count]);
+        let before = old.len();
         for slot in old {
             if slot != EMPTY {
                 self.put(slot);
             }
         }
+        count - before
     }
 
     fn put(&mut self, slot: u64) {

@@ -11,10 +11,12 @@ pub mod layout;
 pub mod paths;
 mod run;
 pub mod seal;
+mod turns;
 mod worker;
 
 pub use layout::Layout;
 pub use run::{Run, apply_to_all};
+pub use turns::Turns;
 pub use worker::{Worker, outcome};
 
 use crate::disk::Disk;

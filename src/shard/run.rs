@@ -7,6 +7,7 @@
 //! - Shards whose file system does not order their writes are flushed one after another, so that of the owners of a
 //!   virtual node all but one rest, synced, at any moment.
 
+use super::turns::Turns;
 use super::{Layout, Shard, outcome};
 use crate::batch;
 use crate::engine::PowerLoss;
@@ -15,7 +16,7 @@ use crate::ids::{KeyspaceId, Seq};
 use crate::memtable::Table;
 use crate::record::RunRecord;
 use crate::ring::Position;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -44,13 +45,14 @@ impl Run {
     }
 
     /// Applies to one shard what it owns of the table and has not applied before, and seals it.
-    fn apply(&self, index: usize, shard: &Shard, progress: &dyn Fn(u64)) -> Result<()> {
+    fn apply(&self, index: usize, shard: &Shard, turns: &Turns, progress: &dyn Fn(u64)) -> Result<()> {
         let engine = shard.engine()?;
         let Some(target) = self.table.max_seq() else { return Ok(()) };
         let applied = shard.applied();
         if applied >= target {
             return Ok(());
         }
+        let turn = turns.take();
         shard.begin_apply(engine.as_ref())?;
         let mut run: Vec<RunRecord<'_>> = Vec::with_capacity(RUN_RECORDS);
         let mut bytes = 0;
@@ -74,6 +76,8 @@ impl Run {
         if !run.is_empty() {
             shard.apply(engine.as_ref(), &run, &self.live)?;
         }
+        // Waiting for the disk takes no processor.
+        drop(turn);
         shard.seal(engine.as_ref(), target)
     }
 
@@ -86,6 +90,7 @@ impl Run {
 /// `progress` makes, of the number of shards, what each worker calls with the bytes it has got through.
 pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
     run: &Arc<Run>,
+    turns: &Arc<Turns>,
     progress: impl Fn(u64) -> P,
 ) -> Vec<(usize, Error)> {
     let Layout { shards, workers, .. } = &*run.layout;
@@ -93,7 +98,8 @@ pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
         let (shard, worker) = (shards.get(index)?.clone(), workers.get(index)?);
         let run = run.clone();
         let progress = progress(shards.len() as u64);
-        Some((index, worker.run(move || run.apply(index, &shard, &progress))))
+        let turns = turns.clone();
+        Some((index, worker.run(move || run.apply(index, &shard, &turns, &progress))))
     };
     let finish = |(index, receiver): (usize, Receiver<Result<()>>)| {
         outcome(shards[index].id, &receiver).err().map(|error| (index, error))
@@ -101,17 +107,8 @@ pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
     let serving: Vec<usize> = (0..shards.len()).filter(|i| shards[*i].serves()).collect();
     let (unordered, ordered): (Vec<usize>, Vec<usize>) =
         serving.into_iter().partition(|i| power_loss(&shards[*i]) == Some(PowerLoss::OneOwnerAtRest));
-    // More at once than there are processors only makes each keep its memory for longer.
-    let width = std::thread::available_parallelism().map_or(2, usize::from).max(2);
-    let mut failed = Vec::new();
-    let mut running = VecDeque::new();
-    for index in ordered {
-        if running.len() >= width {
-            failed.extend(running.pop_front().and_then(finish));
-        }
-        running.extend(start(index));
-    }
-    failed.extend(running.into_iter().filter_map(finish));
+    let running: Vec<_> = ordered.into_iter().filter_map(start).collect();
+    let mut failed: Vec<(usize, Error)> = running.into_iter().filter_map(finish).collect();
     for index in unordered {
         failed.extend(start(index).and_then(finish));
     }

@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// No single delay is longer, so that the slowest write stays far from a second.
@@ -27,11 +27,25 @@ pub struct Pace {
     drained: Arc<AtomicU64>,
     // Bytes a second that flushes take.
     rate: AtomicU64,
+    // Whether somebody waits for a flush: writes are delayed, or it was asked for.
+    haste: Arc<AtomicBool>,
+    // How many have asked for a flush and wait for it.
+    asked: AtomicU64,
     // Nanoseconds since `start` at which the next paced write may go.
     next: AtomicU64,
     delayed: AtomicU64,
     stuck: Mutex<Option<Error>>,
     room: Condvar,
+}
+
+/// A wait for flushes, see [`Pace::ask`].
+#[derive(Debug)]
+pub struct Asked<'a>(&'a Pace);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.asked.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pace {
@@ -41,6 +55,8 @@ impl Pace {
             start: Instant::now(),
             drained: Arc::new(AtomicU64::new(0)),
             rate: AtomicU64::new(FIRST_RATE),
+            haste: Arc::default(),
+            asked: AtomicU64::new(0),
             next: AtomicU64::new(0),
             delayed: AtomicU64::new(0),
             stuck: Mutex::new(None),
@@ -69,6 +85,7 @@ impl Pace {
         if over <= 0.0 {
             return Ok(());
         }
+        self.hurry();
         // The pace falls from twice the speed of the flushes to a trickle, so it settles where writes come as fast as
         // they go.
         let rate = self.rate.load(Ordering::Relaxed).max(1 << 16) as f64 * (2.0 - 1.95 * over.min(1.0));
@@ -103,6 +120,25 @@ impl Pace {
         Ok(())
     }
 
+    /// Takes note that the caller waits for flushes, until it drops what it gets: they may take all processors.
+    pub fn ask(&self) -> Asked<'_> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.hurry();
+        Asked(self)
+    }
+
+    fn hurry(&self) {
+        // Read first: a line that nobody writes is not fetched by all that look.
+        if !self.haste.load(Ordering::Relaxed) {
+            self.haste.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether somebody waits for a flush.
+    pub fn haste(&self) -> Arc<AtomicBool> {
+        self.haste.clone()
+    }
+
     /// What one of `shares` workers calls as its part of the table being flushed reaches its shard.
     pub fn share(&self, shares: u64) -> impl Fn(u64) + Send + 'static {
         let drained = self.drained.clone();
@@ -114,6 +150,7 @@ impl Pace {
     /// A flush of a table of `bytes` has ended after `took`.
     pub fn flushed(&self, bytes: u64, took: Duration) {
         self.drained.store(0, Ordering::Relaxed);
+        self.haste.store(self.asked.load(Ordering::Relaxed) > 0, Ordering::Relaxed);
         let seen = (bytes as f64 / took.as_secs_f64().max(1e-3)) as u64;
         let before = self.rate.load(Ordering::Relaxed);
         self.rate.store(before / 2 + seen / 2, Ordering::Relaxed);

@@ -7,7 +7,7 @@
 //! - The table goes only when every virtual node has an owner that holds it durably and sealed.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::shard::{Run, apply_to_all};
+use crate::shard::{Run, Turns, apply_to_all};
 use crate::state::State;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,6 +22,7 @@ pub fn flush(state: &State) -> Result<()> {
 
 /// The same for a store that is being closed.
 pub fn flush_all(state: &State) -> Result<()> {
+    let _asked = state.pace.ask();
     state.memory.freeze();
     // As many as there are now: what is written meanwhile is not this flush's.
     for _ in 0..state.memory.frozen() {
@@ -41,7 +42,8 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     let layout = state.layout();
     let job = Run::new(table.clone(), layout.clone(), state.memory.live(), state.live_keyspaces());
     let progress = |shares: u64| state.pace.share(shares);
-    for (index, error) in apply_to_all(&Arc::new(job), progress) {
+    let turns = Arc::new(Turns::here(state.pace.haste()));
+    for (index, error) in apply_to_all(&Arc::new(job), &turns, progress) {
         state.shard_failed(&layout.shards[index], &error);
     }
     drop(layout);

@@ -51,6 +51,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod versions;
+mod window;
 mod writer;
 
 pub use self::node::{Listed, Node, PageRef};

@@ -14,6 +14,7 @@ use super::merge::Merge;
 use super::node::{Listed, Node};
 use super::root::Which;
 use super::split::{Growth, cut};
+use super::window::{MIN_PAGES, Window};
 use super::writer::Writer;
 use crate::error::Result;
 use crate::ids::Seq;
@@ -24,13 +25,9 @@ use std::sync::atomic::Ordering;
 
 /// A page with less than this share of its size is joined with a neighbour.
 const UNDERFULL: usize = 4;
-/// Pages in a node, at most and, if there are that many, at least.
-const MAX_PAGES: usize = 128;
-const MIN_PAGES: usize = 16;
-/// Bytes of bounds in a node; sled reads and writes about sixteen nodes at once.
-const MAX_BOUND_BYTES: usize = 8 << 10;
-/// How much is merged at once, in bytes of pages.
-const MAX_STRETCH: u64 = 2 << 20;
+/// How much is merged at once, in bytes of pages: what a processor's own cache holds together with the records and the new
+/// pages, and what the allocator does not map and unmap by itself each time.
+const MAX_STRETCH: u64 = 192 << 10;
 /// How much space may wait for a commit, in units, before one is made in the middle of a run.
 const MAX_FREED_UNITS: u64 = (64 << 20) / super::space::UNIT;
 /// How much of dirty nodes may wait for a commit in any case, in bytes.
@@ -41,25 +38,6 @@ const MIN_DIRTY: usize = 4 << 20;
 enum Edit<'e> {
     Run { run: &'e [RunRecord<'e>], live: &'e [Seq] },
     Remove(&'e KeyRange),
-}
-
-/// Neighbouring nodes on their way to being replaced.
-struct Window {
-    /// Pages from this id on were written for it.
-    first: u64,
-    /// The lower bounds of the nodes, and their numbers.
-    old: Vec<(Box<[u8]>, u64)>,
-    /// The pages that take the place of theirs, so far.
-    pages: Vec<Listed>,
-    /// The pages that are no more.
-    gone: Vec<Listed>,
-    upper: Option<Vec<u8>>,
-}
-
-impl Window {
-    fn new(writer: &Writer) -> Window {
-        Window { first: writer.next_page, old: Vec::new(), pages: Vec::new(), gone: Vec::new(), upper: None }
-    }
 }
 
 /// A page with the bound up to which its records count.
@@ -267,6 +245,9 @@ impl Core {
             let warm = sources.iter().any(|source| self.cache.peek(source.listed.page.id).is_some());
             self.write_pieces(writer, window, (&lower, upper.as_deref()), &entries, &starts, warm)?;
             window.gone.extend(sources.into_iter().map(|source| source.listed));
+            for page in loaded.into_iter().flatten() {
+                self.pool.give_back(page.into_frame());
+            }
             return Ok(index);
         }
     }
@@ -366,70 +347,6 @@ impl Core {
     fn is_underfull(&self, listed: &Listed) -> bool {
         (listed.page.bytes as usize) < self.page_bytes / UNDERFULL
     }
-
-    /// Puts a window in the place of the nodes that it was made from.
-    fn swap(&self, writer: &mut Writer, window: Window) -> Result<()> {
-        self.drain(writer)?;
-        let mut numbers = window.old.iter().cloned().collect::<std::collections::BTreeMap<_, _>>();
-        let mut nodes = Vec::new();
-        let mut rest = window.pages.as_slice();
-        while !rest.is_empty() {
-            let (part, others) = rest.split_at(node_end(rest));
-            let upper = others.first().map(|next| next.lower.as_slice()).or(window.upper.as_deref());
-            let node = Node::new(part, upper);
-            let lower: Box<[u8]> = node.lower(0).into();
-            let number = numbers.remove(&lower).unwrap_or_else(|| {
-                writer.next_node += 1;
-                writer.next_node - 1
-            });
-            writer.dirty_bytes += node.resident();
-            nodes.push((lower, number, node));
-            rest = others;
-        }
-        for (lower, _) in &window.old {
-            writer.dirty.remove(lower);
-        }
-        writer.dirty.extend(nodes.iter().map(|(lower, ..)| lower.clone()));
-        writer.removed.extend(numbers);
-        let old: Vec<Box<[u8]>> = window.old.into_iter().map(|(lower, _)| lower).collect();
-        self.root.replace(&old, nodes);
-        for listed in window.pages.iter().filter(|listed| listed.page.id >= window.first) {
-            writer.account(&listed.lower, &listed.page, true);
-        }
-        for listed in window.gone {
-            if listed.page.id < window.first {
-                writer.account(&listed.lower, &listed.page, false);
-            }
-            writer.free(&listed.page);
-            if let Some(page) = self.cache.remove(listed.page.id) {
-                self.pool.give_back(page.into_frame());
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets what was written for a window that will not be put in.
-    fn abandon(&self, writer: &mut Writer, window: Window) {
-        writer.forget_buffer();
-        for listed in window.pages.into_iter().chain(window.gone) {
-            if listed.page.id >= window.first {
-                writer.free(&listed.page);
-                self.cache.remove(listed.page.id);
-            }
-        }
-    }
-}
-
-/// How many of `pages` make the next node: all if they fit, else about equal parts.
-fn node_end(pages: &[Listed]) -> usize {
-    let parts = pages.len().div_ceil(MAX_PAGES);
-    let count = pages.len().div_ceil(parts.max(1));
-    let mut bytes = 0;
-    let fit = pages.iter().take_while(|listed| {
-        bytes += listed.lower.len();
-        bytes <= MAX_BOUND_BYTES
-    });
-    fit.count().clamp(1, count.max(1))
 }
 
 fn touches(edit: &Edit<'_>, node: &Node, index: usize) -> bool {

@@ -2,10 +2,18 @@
 //!
 //! Invariants: a unit is given out only while it is free; releasing is the caller's word that nothing that could be read
 //! after a crash refers to it. Space is sought from where the last was found (next fit), since what one flush replaced
-//! is one long stretch for the next, and the search never takes longer than one pass.
+//! is one long stretch for the next, and the search never takes longer than one pass. A page that would take most of a
+//! block of the file system begins where one begins: a page astride two of them has both written, and read before that if
+//! they are not in memory; and a hole left by such a page is one that the next one fits into.
+
+use std::ops::Range;
 
 /// The bytes of a unit: what every disk writes whole.
 pub(super) const UNIT: u64 = 512;
+/// The units of a block of the file system, which it reads and writes whole.
+pub(super) const BLOCK_UNITS: u64 = 8;
+/// The first bit of each byte of a word: where blocks begin.
+const FIRST_BITS: u64 = 0x0101_0101_0101_0101;
 
 #[derive(Debug, Default)]
 pub(super) struct Space {
@@ -21,6 +29,16 @@ pub(super) struct Space {
 /// How many units `bytes` take.
 pub(super) fn units(bytes: u32) -> u64 {
     u64::from(bytes).div_ceil(UNIT)
+}
+
+/// Whether a page of `count` units gets a block of its own: it takes more than half of one.
+fn is_block(count: u64) -> bool {
+    (BLOCK_UNITS / 2 + 1..=BLOCK_UNITS).contains(&count)
+}
+
+/// Whether a page of `count` units begins where a block does: it leaves little of its last one.
+pub(super) fn begins_block(count: u64) -> bool {
+    is_block(count) || 5 * count >= 4 * count.next_multiple_of(BLOCK_UNITS)
 }
 
 impl Space {
@@ -53,7 +71,8 @@ impl Space {
             if !hopeless {
                 self.scarce = Some(count);
             }
-            self.tail()
+            let tail = self.tail();
+            if begins_block(count) { tail.next_multiple_of(BLOCK_UNITS) } else { tail }
         });
         self.mark(start, count, true);
         self.cursor = start + count;
@@ -74,13 +93,34 @@ impl Space {
 
     fn search(&self, count: u64) -> Option<u64> {
         let from = if self.cursor >= self.end { 0 } else { self.cursor };
+        if is_block(count) {
+            let words = (self.end / 64) as usize;
+            let from = (from / 64) as usize;
+            return self
+                .search_blocks(from..words, count)
+                .or_else(|| self.search_blocks(0..from.min(words), count));
+        }
         // The second half overlaps the first by what a run may need, so that one astride the start is found.
         self.search_in(from, self.end, count)
             .or_else(|| self.search_in(0, (from + count).min(self.end), count))
     }
 
+    /// The first block whose first `count` units are free.
+    fn search_blocks(&self, words: Range<usize>, count: u64) -> Option<u64> {
+        let wanted = FIRST_BITS * (u64::MAX >> (64 - count));
+        let begin = words.start;
+        self.words.get(words)?.iter().enumerate().find_map(|(index, word)| {
+            let taken = word & wanted;
+            // The highest bit of each byte that is zero, and perhaps of bytes above the first one that is.
+            let free = taken.wrapping_sub(FIRST_BITS) & !taken & (FIRST_BITS << 7);
+            let bit = u64::from(free.trailing_zeros()) / BLOCK_UNITS * BLOCK_UNITS;
+            (free != 0).then_some((begin + index) as u64 * 64 + bit)
+        })
+    }
+
     fn search_in(&self, from: u64, to: u64, count: u64) -> Option<u64> {
-        let (mut start, mut at) = (from, from);
+        let align = if begins_block(count) { BLOCK_UNITS } else { 1 };
+        let (mut start, mut at) = (from.next_multiple_of(align), from);
         while at < to {
             let word = self.words.get((at / 64) as usize).copied().unwrap_or(0) >> (at % 64);
             let left = 64 - at % 64;
@@ -88,15 +128,15 @@ impl Space {
                 at += left;
             } else {
                 let free = u64::from(word.trailing_zeros());
-                if at + free - start < count {
+                if (at + free).saturating_sub(start) < count {
                     let taken = u64::from((word >> free).trailing_ones());
                     at += free + taken;
-                    start = at;
+                    start = at.next_multiple_of(align);
                     continue;
                 }
                 at += free;
             }
-            if at.min(to) - start >= count {
+            if at.min(to).saturating_sub(start) >= count {
                 return Some(start);
             }
         }
@@ -105,12 +145,19 @@ impl Space {
 
     /// Notes that `count` units from `start` on are in use; false if one of them was.
     pub fn occupy(&mut self, start: u64, count: u64) -> bool {
-        let Some(end) = start.checked_add(count) else { return false };
-        let free = (start..end.min(self.end)).all(|unit| !self.is_used(unit));
+        if start.checked_add(count).is_none() {
+            return false;
+        }
+        let free = self.is_free(start, count);
         if free {
             self.mark(start, count, true);
         }
         free
+    }
+
+    /// Whether none of `count` units from `start` on is in use.
+    pub fn is_free(&self, start: u64, count: u64) -> bool {
+        (start..start.saturating_add(count).min(self.end)).all(|unit| !self.is_used(unit))
     }
 
     fn is_used(&self, unit: u64) -> bool {
@@ -186,6 +233,29 @@ mod tests {
         assert!(space.occupy(3, 70));
         assert!(!space.occupy(72, 1));
         assert!(!space.occupy(u64::MAX, 2));
+    }
+
+    #[test]
+    fn pages_of_about_a_block_have_one_each() {
+        let mut space = Space::default();
+        assert_eq!(space.allocate(3), 0);
+        let starts: Vec<u64> = [7, 8, 5, 8, 6].map(|count| space.allocate(count)).into();
+        assert_eq!(starts, [8, 16, 24, 32, 40]);
+        (0..20).for_each(|_| assert_eq!(space.allocate(8) % BLOCK_UNITS, 0));
+        let end = space.end();
+        // Whatever such a page leaves, another one fits into, also beside a small one.
+        space.release(8, 7);
+        space.release(32, 8);
+        assert!(space.occupy(15, 1));
+        assert_eq!([space.allocate(8), space.allocate(6)], [32, 8]);
+        assert_eq!(
+            (space.allocate(13) % BLOCK_UNITS, space.end() > end),
+            (0, true),
+            "it leaves little of its last block"
+        );
+        // One that would leave much lies where there is room.
+        let at = space.allocate(9);
+        assert_eq!(space.allocate(9), at + 9);
     }
 
     proptest! {

@@ -10,7 +10,7 @@
 use super::core::Core;
 use super::frame::{self, Page};
 use super::node::{Listed, PageRef};
-use super::space::{Space, UNIT, units};
+use super::space::{BLOCK_UNITS, Space, UNIT, begins_block, units};
 use crate::digest::page_digest;
 use crate::engine::Figures;
 use crate::error::{Error, ErrorKind, Result};
@@ -141,6 +141,12 @@ impl Core {
         }
         if bytes.len() == len as usize {
             writer.buffer_unit = unit;
+        }
+        let end = unit + units(len);
+        let rest = end.next_multiple_of(BLOCK_UNITS) - end;
+        if begins_block(units(len)) && writer.space.is_free(end, rest) {
+            // The whole block is written: the next page follows in the same write, and nothing has to be read before it.
+            bytes.resize(((end + rest - writer.buffer_unit) * UNIT) as usize, 0);
         }
         writer.buffer = bytes;
         if writer.buffer.len() >= BUFFER {

@@ -115,7 +115,7 @@ pub fn journal_config(manifest: &Manifest, options: &Options) -> JournalConfig {
     JournalConfig {
         store_id: manifest.store,
         segment_bytes: options.segment_bytes_or_default(),
-        max_spares: 4,
+        max_spares: 8,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::manifest::{ChangeStep, Manifest, ShardEntry, ShardState};
 use crate::options::Options;
 use crate::shard::paths::{self, JOURNAL_DIR};
-use crate::shard::{self, Layout, Run, Shard, ShardSpec, Worker, apply_to_all};
+use crate::shard::{self, Layout, Run, Shard, ShardSpec, Turns, Worker, apply_to_all};
 use crate::state::{Memory, Opening, Parts, Seams, Settings, State};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -301,7 +301,8 @@ impl Replay {
     fn flush(&mut self) -> Result<()> {
         let Some(table) = self.memory.oldest_frozen() else { return Ok(()) };
         let run = Run::new(table, self.layout.clone(), Vec::new(), self.keyspaces.clone());
-        for (index, error) in apply_to_all(&Arc::new(run), |_| |_: u64| ()) {
+        let turns = Arc::new(Turns::here(Arc::new(true.into())));
+        for (index, error) in apply_to_all(&Arc::new(run), &turns, |_| |_: u64| ()) {
             self.layout.shards[index].fail(&error);
         }
         check_covered(&self.layout)?;

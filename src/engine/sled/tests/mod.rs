@@ -1,0 +1,90 @@
+//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`]; here is what they share.
+
+mod crash;
+mod damage;
+mod growth;
+
+use super::SledEngine;
+use super::core::Core;
+use super::frame::Page;
+use super::node::Listed;
+use super::root::Which;
+use crate::engine::tests::{Model, Run, apply, check, scan, scratch, spec};
+use crate::engine::{Engine, EngineSpec, Figures};
+use crate::error::ErrorKind;
+use crate::ids::Seq;
+use crate::record::KeyRange;
+use proptest::prelude::*;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const ALL: KeyRange = KeyRange { lo: Vec::new(), hi: None };
+
+fn open(spec: &EngineSpec) -> SledEngine {
+    SledEngine::open(spec).unwrap()
+}
+
+fn core(engine: &SledEngine) -> Arc<Core> {
+    Arc::clone(engine.core.read().as_ref().unwrap())
+}
+
+fn created(dir: &Path, page_bytes: usize) -> (EngineSpec, SledEngine) {
+    let mut spec = spec(dir, page_bytes);
+    spec.create = true;
+    let engine = open(&spec);
+    spec.create = false;
+    (spec, engine)
+}
+
+fn key(n: u64) -> Vec<u8> {
+    format!("key-{n:08}").into_bytes()
+}
+
+fn numbers(range: std::ops::Range<u64>, seq: u64, len: usize) -> Run {
+    range.map(|n| (key(n), Seq(seq), Some(vec![n as u8; len]))).collect()
+}
+
+/// The pages of a shard, as the index has them.
+fn pages(core: &Core) -> Vec<Listed> {
+    let mut listed: Vec<Listed> = Vec::new();
+    let mut end = Some(Vec::new());
+    while let Some(next) = end {
+        let node = core.node(Which::Holds(&next)).unwrap().unwrap();
+        assert_eq!(node.lower(0), next);
+        listed.extend(node.listed());
+        end = node.end().map(<[u8]>::to_vec);
+    }
+    listed
+}
+
+fn recount(engine: &dyn Engine) -> crate::Result<Figures> {
+    while !engine.recount(4)? {}
+    Ok(engine.figures().unwrap())
+}
+
+/// What a full count of the pages in the file gives, by other means than the engine's.
+fn counted(core: &Core) -> Figures {
+    core.drain(&mut core.writer.lock()).unwrap();
+    let mut sum = Figures::default();
+    let mut lower = Vec::new();
+    for listed in pages(core) {
+        let page = Page::verify(&listed.page, core.read_frame(&listed.page).unwrap()).unwrap();
+        let view = page.view().unwrap();
+        assert_eq!((page.lower(), &listed.lower[..]), (&lower[..], &lower[..]), "pages meet");
+        lower = view.upper().map(<[u8]>::to_vec).unwrap_or_default();
+        sum.pages += 1;
+        sum.records += view.len() as u64;
+        sum.set_hash = sum.set_hash.wrapping_add(crate::digest::page_digest(page.lower(), listed.page.crc));
+    }
+    assert!(lower.is_empty(), "the last page is unbounded");
+    sum
+}
+
+fn used(core: &Core) -> u64 {
+    pages(core).iter().map(|listed| u64::from(listed.page.bytes)).sum()
+}
+
+fn nodes(core: &Core) -> usize {
+    core.index.len()
+}

@@ -279,3 +279,72 @@ pub fn check_keyspace_name(name: &str) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Epoch;
+    use crate::ring::{Member, Partitioner};
+
+    fn manifest() -> Manifest {
+        let member = |id| Member::new(ShardId(id));
+        let topology = Topology::first(vec![member(0)], 1, 16, Partitioner::Whole).unwrap();
+        let mut next = Topology::first(vec![member(0), member(1)], 1, 16, Partitioner::Whole).unwrap();
+        next.epoch = Epoch(2);
+        let joining = ShardEntry { state: ShardState::Joining, ..ShardEntry::new(ShardId(1), "b".into()) };
+        let (position, planned) = (vec![0, 0, 0, 0, 0xff, 7], 9);
+        Manifest {
+            store: 1,
+            generation: 3,
+            engine: "sled-0.34".into(),
+            page_bytes: 4096,
+            next_shard: 2,
+            shards: vec![ShardEntry { stale: true, ..ShardEntry::new(ShardId(0), "a".into()) }, joining],
+            keyspaces: Vec::new(),
+            next_keyspace: 1,
+            topology,
+            change: Some(ChangeEntry {
+                next,
+                step: ChangeStep::Copying,
+                position,
+                records: 4,
+                bytes: 5,
+                planned,
+            }),
+        }
+    }
+
+    fn decoded(manifest: &Manifest) -> Result<Manifest> {
+        Manifest::decode(Path::new("MANIFEST"), &envelope::encode(KIND, manifest)?)
+    }
+
+    #[test]
+    fn a_change_under_way_comes_back_as_it_was_written() {
+        let manifest = manifest();
+        let bytes = envelope::encode(KIND, &manifest).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(
+            text.contains(r#""position":"00000000ff07""#) && text.contains(r#""state":"joining""#),
+            "{text}"
+        );
+        assert_eq!(decoded(&manifest).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_manifest_that_contradicts_itself_is_refused() {
+        let breaks: [fn(&mut Manifest); 6] = [
+            |m| m.change = None,
+            |m| m.shards[0].state = ShardState::Retired,
+            |m| m.shards[1].state = ShardState::Member,
+            |m| m.shards[1].state = ShardState::Abandoned,
+            |m| drop(m.shards.pop()),
+            |m| m.change.iter_mut().for_each(|change| change.next.epoch = Epoch(1)),
+        ];
+        for (number, break_it) in breaks.iter().enumerate() {
+            let mut manifest = manifest();
+            break_it(&mut manifest);
+            let error = decoded(&manifest).map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corruption, "{number}");
+        }
+    }
+}

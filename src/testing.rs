@@ -12,7 +12,7 @@ use crate::verbs;
 use std::path::Path;
 
 pub use crate::disk::{Disk, DiskFile, Fault, OpenMode, Operation, PowerCut, RealDisk, SimDisk};
-pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation};
+pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation, SledFactory};
 pub use crate::frame::{HEADER_BYTES, Header, Kind, Payload, Salt, encode, find, frame_bytes};
 pub use crate::journal::segment::{Origin, SegmentHeader};
 pub use crate::journal::{Appender, Handoff, Journal, JournalConfig, JournalStats, ReplayReport};

@@ -5,14 +5,16 @@
 
 mod common;
 
-use annulus::{Durability, Options, Partitioner, WriteBatch};
+use annulus::testing::{self, RealDisk, Seams, SledFactory};
+use annulus::{Durability, Options, Partitioner, Phase, ShardId, ShardOptions, ShardRole, Store, WriteBatch};
 use common::copy;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const RECORDS: u32 = 400;
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-v1")
+fn fixture(version: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/store-v{version}"))
 }
 
 fn key(n: u32) -> String {
@@ -54,11 +56,11 @@ fn write(place: &Path) {
 #[test]
 fn a_store_of_the_first_version_opens() {
     if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
-        write(&fixture());
+        write(&fixture(1));
     }
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("store");
-    copy(&fixture(), &place);
+    copy(&fixture(1), &place);
     let store = options().existing_only(true).open(&place).unwrap();
     let stats = store.stats().unwrap();
     assert!(stats.warnings.is_empty(), "{:?}", stats.warnings);
@@ -88,4 +90,49 @@ fn a_store_of_the_first_version_opens() {
         assert_eq!(store.len().unwrap(), u64::from(RECORDS));
         assert_eq!(store.keyspace("notes").unwrap().len().unwrap(), u64::from(RECORDS) - 1);
     }
+}
+
+/// Opens a store whose every step is taken by hand, so that it can be left in the middle of a change.
+fn by_hand(place: &Path, options: &Options) -> Store {
+    let seams = Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: false };
+    testing::open(place, options, seams).unwrap()
+}
+
+/// A store of which a shard has been replaced, and which is left while another change compares its copies.
+fn write_changing(place: &Path) {
+    let _ = std::fs::remove_dir_all(place);
+    let store = by_hand(place, &options().shards(2).replication_factor(1).virtual_nodes(16).page_bytes(512));
+    (0..RECORDS).for_each(|n| drop(store.insert(key(n), value(n)).unwrap()));
+    let shard = |name: &str| ShardOptions::new(place.join("shards").join(name));
+    let plan = store.plan().replace_shard(ShardId(1), shard("second")).preview().unwrap();
+    store.apply(plan).unwrap();
+    while testing::change_step(&store).unwrap() {}
+    let plan = store.plan().add_shard(shard("third")).preview().unwrap();
+    let change = store.apply(plan).unwrap();
+    while change.progress().phase != Phase::Verifying {
+        testing::change_step(&store).unwrap();
+    }
+    store.close().unwrap();
+}
+
+#[test]
+fn a_store_of_the_second_version_goes_on_with_its_change() {
+    if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
+        write_changing(&fixture(2));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    copy(&fixture(2), &place);
+    let store = by_hand(&place, &options());
+    let roles: Vec<_> = store.topology().shards.iter().map(|shard| (shard.id.0, shard.role)).collect();
+    let expected = [ShardRole::Member, ShardRole::Retired, ShardRole::Member, ShardRole::Joining];
+    assert_eq!(roles, (0..).zip(expected).collect::<Vec<_>>());
+    assert!(store.change().unwrap().progress().records_copied > 0);
+    while testing::change_step(&store).unwrap() {}
+    assert_eq!(store.ring().members().len(), 3);
+    store.drop_shard(ShardId(1)).unwrap();
+    for n in 0..RECORDS {
+        assert_eq!(store.get(key(n)).unwrap().as_deref(), Some(&value(n)[..]), "{n}");
+    }
+    store.close().unwrap();
 }

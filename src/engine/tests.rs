@@ -211,6 +211,7 @@ fn run_steps(factory: &dyn EngineFactory, page_bytes: usize, steps: Vec<Step>) {
         }
     }
     check(&*engine, &model, &snapshots, &KeyRange { lo: Vec::new(), hi: None });
+    check_copied(factory, &*engine, &spec, &model, &snapshots);
     // A first pass may end one that was under way; the second compares the figures with those kept up since.
     for _ in 0..2 {
         while !engine.recount(3).unwrap() {}
@@ -218,6 +219,44 @@ fn run_steps(factory: &dyn EngineFactory, page_bytes: usize, steps: Vec<Step>) {
     let kept: usize = model.records.values().map(BTreeMap::len).sum();
     assert!(engine.figures().unwrap().records <= kept as u64);
     engine.close().unwrap();
+}
+
+/// Copied into another shard in small steps, by halves, the records are there in all versions that snapshots see; and a
+/// tombstone above all of them takes a key away as a whole.
+fn check_copied(
+    factory: &dyn EngineFactory,
+    engine: &dyn Engine,
+    like: &EngineSpec,
+    model: &Model,
+    snapshots: &[Seq],
+) {
+    let dir = scratch();
+    let spec = EngineSpec { dir: dir.path().join("engine"), create: true, resume: None, ..like.clone() };
+    let copy = factory.open(&spec).unwrap();
+    let half = |key: &[u8]| key.last().is_some_and(|byte| byte % 2 == 1);
+    for wanted in [true, false] {
+        let mut from = Some(Vec::new());
+        while let Some(key) = from {
+            let mut copied = Copied::default();
+            from = engine.versions(&key, 1, &mut |key| half(key) == wanted, &mut copied).unwrap();
+            assert!(from.as_ref().is_none_or(|next| *next > key));
+            let run: Vec<RunRecord<'_>> = copied.records().collect();
+            assert!(run.iter().all(|r| half(r.key) == wanted && r.key >= &key[..]));
+            assert!(run.is_sorted_by_key(|record| (record.key, Reverse(record.seq))));
+            copy.apply(&run, snapshots).unwrap();
+        }
+    }
+    let all = KeyRange { lo: Vec::new(), hi: None };
+    check(&*copy, model, snapshots, &all);
+    assert!(copy.live_bytes().unwrap() <= copy.disk_bytes().unwrap());
+    let mut left = model.clone();
+    left.records.retain(|key, _| half(key));
+    let gone: Vec<RunRecord<'_>> = (model.records.keys().filter(|key| !half(key)))
+        .map(|key| RunRecord { key, seq: Seq::MAX, value: None })
+        .collect();
+    copy.apply(&gone, snapshots).unwrap();
+    check(&*copy, &left, snapshots, &all);
+    copy.close().unwrap();
 }
 
 proptest! {

@@ -70,6 +70,10 @@ impl Shard {
         for record in run {
             all.insert(std::cmp::Reverse(record.seq), record.value.map(Bytes::copy_from_slice));
         }
+        // A removal above every version takes all of them away, whatever snapshots see.
+        if run.first().is_some_and(|newest| newest.seq == Seq::MAX && newest.value.is_none()) {
+            return self.change(key, Vec::new());
+        }
         let mut kept: Vec<Version> = Vec::new();
         let mut newer: Option<Seq> = None;
         for (std::cmp::Reverse(seq), value) in all {

@@ -22,6 +22,11 @@ fn of_run<'a>(record: &RunRecord<'a>) -> Entry<'a> {
     Entry { head: &[], tail: record.key, seq: record.seq, content }
 }
 
+/// Whether a version takes all of its key's away, whatever snapshots see.
+fn is_purge(entry: &Entry<'_>) -> bool {
+    entry.seq == Seq::MAX && entry.content == Content::Tombstone
+}
+
 impl<'a, 's> Merge<'a, 's> {
     pub fn new(capacity: usize, live: &'s [Seq]) -> Self {
         Merge { entries: Vec::with_capacity(capacity), live, group: Vec::new() }
@@ -89,6 +94,9 @@ impl<'a, 's> Merge<'a, 's> {
             // taken.
             self.group.rotate_left(olds);
             self.group.sort_by_key(|entry| std::cmp::Reverse(entry.seq));
+        }
+        if is_purge(&self.group[0]) {
+            return;
         }
         let start = self.entries.len();
         let mut newer: Option<Seq> = None;

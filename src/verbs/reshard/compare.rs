@@ -122,11 +122,11 @@ fn correct(
     let there: HashSet<&[u8]> =
         source.parts.iter().flat_map(|part| part.copied.records().map(|record| record.key)).collect();
     for part in &target.parts {
-        // Above every version, and with nothing under it that a snapshot could want: the key goes as a whole.
+        // Above every version, so the key goes as a whole; its neighbours in a page keep what snapshots see of them.
         let gone = part.keys().into_iter().filter(|versions| !there.contains(versions.key));
         let run: Vec<RunRecord<'_>> =
             gone.map(|versions| RunRecord { key: versions.key, seq: Seq::MAX, value: None }).collect();
-        write(state, layout, part.shard, &run, &[])?;
+        write(state, layout, part.shard, &run, &state.memory.live())?;
     }
     apply(state, layout, source, tables).map(|_| ())
 }

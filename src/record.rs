@@ -20,14 +20,6 @@ pub struct Found {
     pub value: Bytes,
 }
 
-/// One step of a scan: a live record. No value: it is too large to carry along and is fetched by key when asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
-    pub key: Bytes,
-    pub seq: Seq,
-    pub value: Option<Bytes>,
-}
-
 /// Whether a snapshot still needs a version at `old` although the key's next newer version is at `newer`.
 /// `live` holds the sequences of the live snapshots, ascending.
 pub fn is_needed(live: &[Seq], old: Seq, newer: Seq) -> bool {

@@ -13,6 +13,7 @@
 //! 5. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `ring`, `cover`, the gate of `records`,
 //!    and each shard's own.
 
+mod copied;
 mod cover;
 mod memory;
 mod pace;
@@ -21,6 +22,7 @@ mod records;
 mod share;
 mod signals;
 
+pub use copied::{Copied, Said, Seen};
 pub use memory::{Memory, Recent, Tables};
 pub use pace::Pace;
 pub use records::Records;
@@ -255,6 +257,11 @@ impl State {
             shard.fail(error);
             self.health_changed();
         }
+    }
+
+    /// Changes whenever other shards may serve than before.
+    pub fn health_version(&self) -> u64 {
+        self.health_version.load(Ordering::Acquire)
     }
 
     /// Recomputes what depends on which shards serve.

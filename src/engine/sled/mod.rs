@@ -55,7 +55,7 @@ mod writer;
 pub use self::node::{Listed, Node, PageRef};
 
 use self::core::Core;
-use super::{Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss};
+use super::{Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{Found, KeyRange, RunRecord};
@@ -98,12 +98,13 @@ impl SledEngine {
         let guard: RwLockReadGuard<'_, _> = self.core.read_recursive();
         match &*guard {
             Some(core) => f(core),
-            None => Err(Error::new(ErrorKind::Closed, "the shard's engine has been closed")
-                .at(&self.dir)
-                .on(self.shard)
-                .remedy("open it again")),
+            None => Err(closed(self.shard).at(&self.dir)),
         }
     }
+}
+
+fn closed(shard: ShardId) -> Error {
+    Error::new(ErrorKind::Closed, "the shard's engine has been closed").on(shard).remedy("open it again")
 }
 
 impl Engine for SledEngine {
@@ -111,11 +112,10 @@ impl Engine for SledEngine {
         self.with(|core| core.get(key, at))
     }
 
-    fn cursor<'a>(&'a self, range: &KeyRange, at: Seq, reverse: bool) -> Result<Box<dyn Cursor + 'a>> {
+    fn cursor(&self, walk: &Arc<Walk>) -> Result<Box<dyn Cursor>> {
         self.with(|core| {
             core.check()?;
-            Ok(Box::new(cursor::PageCursor::new(Arc::clone(core), range, at, reverse))
-                as Box<dyn Cursor + 'a>)
+            Ok(Box::new(cursor::PageCursor::new(core, walk)) as Box<dyn Cursor>)
         })
     }
 

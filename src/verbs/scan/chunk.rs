@@ -64,7 +64,7 @@ impl Chunk {
         let rest = self.bytes.len() as u32;
         self.bytes.extend_from_slice(record.bytes);
         let key_len = prefix.len() as u32 + record.suffix_len;
-        let (value, value_len) = record.value.map_or((0, LEFT_OUT), |(at, len)| (rest + at, len));
+        let (value, value_len) = record.value.map_or((key + key_len, LEFT_OUT), |(at, len)| (rest + at, len));
         self.rows.push(Row { key, key_len, value, value_len });
         self.end += 1;
     }
@@ -93,11 +93,6 @@ impl Chunk {
             self.next += 1;
             Some(self.next - 1)
         }
-    }
-
-    /// How many records have not been shown yet.
-    pub fn left(&self) -> usize {
-        self.end - self.next
     }
 
     #[inline]

@@ -175,6 +175,13 @@ impl Sources {
                 return Ok(Err(failed));
             }
         }
+        while self.copied.get(self.copied_at).is_some_and(|seen| !range.contains(seen.key)) {
+            self.copied_at += 1;
+        }
+        if self.copied_at >= self.copied.len() && !self.copied_all {
+            // That was the last one: what the table has after it is copied by the next call.
+            return Ok(Ok(Some(range.clone())));
+        }
         let tables = frozen.tables;
         let frozen = tables.iter().map(|table| Frozen::new(table.iter_at(range, at, self.reverse)));
         let mut merge = Merge {

@@ -68,7 +68,8 @@ pub(in crate::engine) fn apply(engine: &dyn Engine, run: &Run, live: &[Seq]) -> 
 
 /// A whole scan, large values fetched.
 pub(in crate::engine) fn scan(engine: &dyn Engine, range: &KeyRange, at: Seq, reverse: bool) -> Result<Live> {
-    let stem_from = range.hi.as_ref().map_or(0, |hi| hi.iter().zip(&range.lo).take_while(|(a, b)| a == b).count());
+    let stem_from =
+        range.hi.as_ref().map_or(0, |hi| hi.iter().zip(&range.lo).take_while(|(a, b)| a == b).count());
     let walk = Arc::new(Walk { range: range.clone(), at, reverse, stem_from });
     let mut cursor = engine.cursor(&walk)?;
     let mut block = Block::default();

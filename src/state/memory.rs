@@ -73,7 +73,8 @@ pub struct Frozen {
 impl Memory {
     /// Empty memtables, of which the active one is frozen at `freeze_at` bytes.
     pub fn new(last: Seq, freeze_at: u64) -> Memory {
-        let tables = Tables { active: Table::new(), frozen: Arc::new([]), last, forgotten: 0, live: Mutex::default() };
+        let tables =
+            Tables { active: Table::new(), frozen: Arc::new([]), last, forgotten: 0, live: Mutex::default() };
         Memory {
             tables: RwLock::new(tables),
             active_bytes: AtomicU64::new(0),

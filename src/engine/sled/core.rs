@@ -115,10 +115,7 @@ impl Core {
 
     #[cold]
     fn damaged(&self, error: Error) -> Error {
-        error
-            .at(&self.path)
-            .on(self.place.shard)
-            .remedy("repair the shard from its replicas or a checkpoint")
+        error.at(&self.path).on(self.place.shard).remedy("repair the shard from its replicas or a checkpoint")
     }
 
     /// A page, from memory or from the file.

@@ -21,6 +21,8 @@ use std::sync::{Arc, Weak};
 /// How much is read at once, at most, in pages and in bytes: what a scan does not come to is read in vain.
 const MAX_AHEAD: usize = 16;
 const MAX_READ: u64 = 256 << 10;
+/// A scan's first pages on a shard, which are read one by one.
+const KEPT_PAGES: usize = 2;
 /// A larger value is left out of a scan's records and fetched when it is asked for, so that a block stays small.
 const LARGE_VALUE: usize = 64 << 10;
 
@@ -36,6 +38,8 @@ pub(super) struct PageCursor {
     /// The page that was given out last, whose buffer is used again.
     given: Option<Frame>,
     ahead: Ahead,
+    /// How many of the first pages have been read.
+    kept: usize,
     /// How many pages to read at once.
     pages: usize,
 }
@@ -61,10 +65,10 @@ impl Ahead {
     fn buffer(&mut self, len: usize) -> Arc<[u8]> {
         self.pages.clear();
         let fits = |buffer: &mut Arc<[u8]>| buffer.len() >= len && Arc::get_mut(buffer).is_some();
-        self.buffer.take().and_then(|mut buffer| fits(&mut buffer).then_some(buffer)).unwrap_or_else(|| {
-            // The next readings are larger: this one's buffer is made for them.
-            std::iter::repeat_n(0, len).collect()
-        })
+        self.buffer
+            .take()
+            .and_then(|mut buffer| fits(&mut buffer).then_some(buffer))
+            .unwrap_or_else(|| std::iter::repeat_n(0, len).collect())
     }
 }
 
@@ -80,14 +84,16 @@ impl PageCursor {
             here: None,
             given: None,
             ahead: Ahead::default(),
-            pages: 1,
+            kept: 0,
+            pages: 2,
         }
     }
 
     /// The node and the page in it that come next, from the newest index.
     fn seek(&self, core: &Core) -> Result<(Arc<Node>, usize)> {
         let edge = self.edge.as_deref();
-        let which = if self.walk.reverse { Which::Below(edge) } else { Which::Holds(edge.unwrap_or_default()) };
+        let which =
+            if self.walk.reverse { Which::Below(edge) } else { Which::Holds(edge.unwrap_or_default()) };
         let node = core.node(which)?.ok_or_else(|| core.hole(edge.unwrap_or_default()))?;
         let index = match (self.walk.reverse, edge) {
             (false, edge) => node.find(edge.unwrap_or_default()),
@@ -134,9 +140,9 @@ impl PageCursor {
                 return self.verify_ahead(core, wanted, start);
             }
         }
-        if self.pages == 1 {
-            // Where a scan begins, others begin again: the first page is kept as one that a get reads is.
-            self.pages = 2;
+        if self.kept < KEPT_PAGES {
+            // Where a scan begins, others begin again: its first pages are kept as one that a get reads is.
+            self.kept += 1;
             let page = core.load(wanted)?;
             return Ok(self.keep(page));
         }
@@ -166,9 +172,15 @@ impl PageCursor {
     fn read_ahead(&mut self, core: &Core, node: &Node, index: usize) -> Result<()> {
         let reverse = self.walk.reverse;
         let count = self.pages;
+        // Pages that the range does not reach are not read.
+        let last = match &self.walk.range.hi {
+            Some(hi) if !reverse => node.find_below(hi),
+            _ => node.len() - 1,
+        };
+        let first = if reverse { node.find(&self.walk.range.lo) } else { 0 };
         let wanted = |step: usize| -> Option<&PageRef> {
             let at = if reverse { index.checked_sub(step)? } else { index + step };
-            node.pages().get(at).filter(|_| step < count)
+            node.pages().get(at).filter(|_| step < count && (step == 0 || (first..=last).contains(&at)))
         };
         self.pages = (self.pages * 2).min(MAX_AHEAD);
         let Some(first) = wanted(0) else { return Ok(()) };

@@ -3,6 +3,7 @@
 //! Invariants: a chunk is read from both of its ends and never shows a record twice; what is handed out for keeps is a
 //! copy of a few records' bytes, so whoever keeps one record does not keep a whole chunk.
 
+use super::merge::Limit;
 use crate::batch::KEYSPACE_BYTES;
 use crate::engine::Record;
 use crate::state::Said;
@@ -37,9 +38,12 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    pub fn clear(&mut self) {
+    /// Empties it, and makes room for about as much as will come.
+    pub fn prepare(&mut self, limit: Limit) {
         self.bytes.clear();
         self.rows.clear();
+        self.bytes.reserve(limit.bytes);
+        self.rows.reserve(limit.records);
         (self.next, self.end) = (0, 0);
         self.slab = Bytes::new();
     }
@@ -147,5 +151,66 @@ impl Chunk {
         };
         self.slab = Bytes::copy_from_slice(self.bytes.get(from..to).unwrap_or_default());
         self.slab_at = from;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(count: u32, len: usize) -> Chunk {
+        let mut chunk = Chunk::default();
+        chunk.prepare(Limit { records: 4, bytes: 100 });
+        for n in 0..count {
+            let suffix = n.to_be_bytes();
+            if n % 10 == 7 {
+                chunk.push(b"\0\0\0\0k", Record { bytes: &suffix, suffix_len: 4, value: None });
+            } else if n % 2 == 0 {
+                let bytes = [&suffix[..], &[9; 3], &vec![n as u8; len]].concat();
+                let value = Some((7, len as u32));
+                chunk.push(b"\0\0\0\0k", Record { bytes: &bytes, suffix_len: 4, value });
+            } else {
+                chunk.push_whole(&[&b"\0\0\0\0k"[..], &suffix].concat(), Said::Value(&vec![n as u8; len]));
+            }
+        }
+        chunk
+    }
+
+    #[test]
+    fn every_record_comes_out_once_from_either_end_lent_and_kept() {
+        for len in [0, 100, 20_000] {
+            let mut chunk = chunk(300, len);
+            let (mut low, mut high) = (0u32, 300u32);
+            let mut kept = Vec::new();
+            for turn in 0.. {
+                let far = turn % 3 == 0;
+                let Some(index) = chunk.step(far) else { break };
+                let n = if far { high - 1 } else { low };
+                if far {
+                    high -= 1
+                } else {
+                    low += 1
+                }
+                let value = if n % 10 == 7 { Vec::new() } else { vec![n as u8; len] };
+                let key = [&b"k"[..], &n.to_be_bytes()].concat();
+                assert_eq!(chunk.is_left_out(index), n % 10 == 7);
+                assert_eq!(chunk.record(index), (&key[..], &value[..]));
+                assert_eq!(chunk.internal_key(index), [&[0; 4], &key[..]].concat());
+                kept.push((chunk.take(index, far), key, value));
+            }
+            assert_eq!(low, high);
+            chunk.prepare(Limit { records: 4, bytes: 100 });
+            assert!(kept.iter().all(|((k, v), key, value)| k == key && v == value));
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_kept_keeps_little_else() {
+        let mut chunk = chunk(300, 100);
+        for far in [false, true] {
+            let index = chunk.step(far).unwrap();
+            chunk.take(index, far);
+            assert!(chunk.slab.len() <= SLAB && chunk.slab.len() > SLAB / 2);
+        }
     }
 }

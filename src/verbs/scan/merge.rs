@@ -11,9 +11,6 @@ use crate::page;
 use crate::state::{Copied, Said, Seen};
 use std::cmp::Ordering;
 
-/// The bytes of a chunk, at most, but for the record that reaches them.
-const CHUNK_BYTES: usize = 256 << 10;
-
 /// A frozen memtable's records, and the one that comes next.
 pub struct Frozen<'a> {
     records: IterAt<'a, 64>,
@@ -27,11 +24,18 @@ impl<'a> Frozen<'a> {
     }
 }
 
+/// How much a chunk takes, at most, but for the record that reaches the bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    pub records: usize,
+    pub bytes: usize,
+}
+
 /// The merge of one chunk. Sources are numbered: the shards, what was copied of the active table, the frozen tables.
 pub struct Merge<'a> {
     pub reverse: bool,
     pub stem_from: usize,
-    pub limit: usize,
+    pub limit: Limit,
     pub shards: &'a mut [Source],
     pub copied: &'a Copied,
     /// The copied record that comes next, and whether there are no others than the copied ones.
@@ -63,7 +67,7 @@ impl Merge<'_> {
         let mut before = None;
         let mut empty = None;
         loop {
-            if chunk.len() >= self.limit || chunk.bytes() >= CHUNK_BYTES {
+            if chunk.len() >= self.limit.records || chunk.bytes() >= self.limit.bytes {
                 return Ok(false);
             }
             if let Some(shard) = empty.take() {

@@ -23,13 +23,14 @@ use crate::record::KeyRange;
 use crate::state::State;
 use bytes::Bytes;
 use chunk::Chunk;
+use merge::Limit;
 use sources::Sources;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Records fetched at first, and at most: a short scan should not merge much that nobody asks for.
-const FIRST_CHUNK: usize = 32;
-const LARGEST_CHUNK: usize = 4096;
+/// How much is fetched at first, and at most: a short scan should not merge much that nobody asks for.
+const FIRST: Limit = Limit { records: 32, bytes: 8 << 10 };
+const MOST: Limit = Limit { records: 4096, bytes: 256 << 10 };
 
 /// A double-ended scan over internal keys.
 pub struct Scan {
@@ -39,7 +40,7 @@ pub struct Scan {
     rest: Option<KeyRange>,
     front: End,
     back: End,
-    limit: usize,
+    limit: Limit,
     /// The value of the record at hand, where it was too large to be carried along.
     large: Option<Bytes>,
 }
@@ -80,7 +81,7 @@ impl Scan {
         let at = state.memory.open_snapshot();
         let rest = (!range.is_empty()).then_some(range);
         let (front, back) = (End::new(false), End::new(true));
-        Ok(Scan { state, at, rest, front, back, limit: FIRST_CHUNK, large: None })
+        Ok(Scan { state, at, rest, front, back, limit: FIRST, large: None })
     }
 
     /// The next record, from the front or (`reverse`) the back, until the next call.
@@ -182,7 +183,10 @@ impl Scan {
         let rest = near.sources.fill(&self.state, &range, self.at, self.limit, &mut chunk)?;
         self.rest = rest.filter(|range| !range.is_empty());
         near.chunks.push_back(chunk);
-        self.limit = (self.limit * 2).min(LARGEST_CHUNK);
+        self.limit = Limit {
+            records: (self.limit.records * 2).min(MOST.records),
+            bytes: (self.limit.bytes * 2).min(MOST.bytes),
+        };
         Ok(())
     }
 

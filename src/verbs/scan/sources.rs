@@ -7,7 +7,7 @@
 //! - A shard that fails is replaced within the call, as long as others hold what it held.
 
 use super::chunk::Chunk;
-use super::merge::{Failed, Frozen, Merge};
+use super::merge::{Failed, Frozen, Limit, Merge};
 use crate::batch::{self, KEYSPACE_BYTES};
 use crate::engine::{Block, Cursor, Walk};
 use crate::error::Result;
@@ -102,20 +102,20 @@ impl Sources {
         self.copied.clear();
     }
 
-    /// Fetches up to `limit` records from this end of `range` into `chunk`; returns what is left of the range. Between two
+    /// Fetches as much as `limit` says from this end of `range` into `chunk`; returns what is left of the range. Between two
     /// calls the range loses what the first one fetched and nothing else, or this was [closed](Self::close).
     pub fn fill(
         &mut self,
         state: &State,
         range: &KeyRange,
         at: Seq,
-        limit: usize,
+        limit: Limit,
         chunk: &mut Chunk,
     ) -> Result<Option<KeyRange>> {
         let mut except = Vec::new();
         loop {
             state.check_open()?;
-            chunk.clear();
+            chunk.prepare(limit);
             match self.try_fill(state, range, at, limit, &except, chunk)? {
                 Ok(rest) => {
                     // Looked at after reading: a keyspace that still exists had not lost a record by then.
@@ -141,7 +141,7 @@ impl Sources {
         state: &State,
         range: &KeyRange,
         at: Seq,
-        limit: usize,
+        limit: Limit,
         except: &[usize],
         chunk: &mut Chunk,
     ) -> Result<Result<Option<KeyRange>, Failed>> {
@@ -149,7 +149,7 @@ impl Sources {
         let copy = |sources: &mut Sources| {
             sources.copied_at = 0;
             let (all, frozen) =
-                state.memory.copy_active(range, at, sources.reverse, limit, &mut sources.copied);
+                state.memory.copy_active(range, at, sources.reverse, limit.records, &mut sources.copied);
             sources.copied_all = all;
             frozen
         };
@@ -210,14 +210,9 @@ impl Sources {
     }
 
     /// Opens a cursor on each of the shards.
-    fn open(
-        &mut self,
-        state: &State,
-        range: &KeyRange,
-        at: Seq,
-        shards: &[usize],
-    ) -> Result<(), Failed> {
-        let walk = Arc::new(Walk { range: range.clone(), at, reverse: self.reverse, stem_from: self.stem_from });
+    fn open(&mut self, state: &State, range: &KeyRange, at: Seq, shards: &[usize]) -> Result<(), Failed> {
+        let walk =
+            Arc::new(Walk { range: range.clone(), at, reverse: self.reverse, stem_from: self.stem_from });
         self.shards.clear();
         for index in shards {
             let failed = |error| (*index, error);

@@ -11,16 +11,21 @@
 //! | [`chunk`] | what has been merged, and handing it out |
 //! | [`sources`] | what is read, and from which shards |
 //! | [`merge`] | one order of it |
+//! | [`ahead`] | the next chunk of a long scan, on another thread |
 
+mod ahead;
 mod chunk;
 mod merge;
 mod sources;
+#[cfg(test)]
+mod tests;
 
 use crate::batch;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::record::KeyRange;
 use crate::state::State;
+use ahead::{Ahead, Done, Job};
 use bytes::Bytes;
 use chunk::Chunk;
 use merge::Limit;
@@ -32,6 +37,9 @@ use std::sync::Arc;
 const FIRST: Limit = Limit { records: 32, bytes: 8 << 10 };
 const MOST: Limit = Limit { records: 4096, bytes: 256 << 10 };
 
+/// After so many chunks from one end a scan is long, and reads ahead: by then they are large.
+const LONG: u32 = 9;
+
 /// A double-ended scan over internal keys.
 pub struct Scan {
     state: Arc<State>,
@@ -41,6 +49,11 @@ pub struct Scan {
     front: End,
     back: End,
     limit: Limit,
+    /// How many chunks have been fetched from the same end, one after another.
+    streak: u32,
+    last_end: bool,
+    /// What reads ahead. While a chunk is under way, what is left is known only when it comes.
+    ahead: Option<Ahead>,
     /// The value of the record at hand, where it was too large to be carried along.
     large: Option<Bytes>,
 }
@@ -81,7 +94,18 @@ impl Scan {
         let at = state.memory.open_snapshot();
         let rest = (!range.is_empty()).then_some(range);
         let (front, back) = (End::new(false), End::new(true));
-        Ok(Scan { state, at, rest, front, back, limit: FIRST, large: None })
+        Ok(Scan {
+            state,
+            at,
+            rest,
+            front,
+            back,
+            limit: FIRST,
+            streak: 0,
+            last_end: false,
+            ahead: None,
+            large: None,
+        })
     }
 
     /// The next record, from the front or (`reverse`) the back, until the next call.
@@ -147,6 +171,7 @@ impl Scan {
     #[cold]
     fn fetch_spot(&mut self, reverse: bool) -> Option<Result<Spot>> {
         loop {
+            let more = self.rest.is_some() || self.ahead.as_ref().is_some_and(|ahead| ahead.busy);
             let (near, far) =
                 if reverse { (&mut self.back, &mut self.front) } else { (&mut self.front, &mut self.back) };
             while let Some(chunk) = near.chunks.front_mut() {
@@ -155,7 +180,7 @@ impl Scan {
                 }
                 near.spare = near.chunks.pop_front();
             }
-            if self.rest.is_some() {
+            if more {
                 if let Err(error) = self.fetch(reverse) {
                     self.stop();
                     return Some(Err(error));
@@ -173,12 +198,28 @@ impl Scan {
         }
     }
 
+    /// Fetches a chunk from one end, or takes the one that is under way.
     fn fetch(&mut self, reverse: bool) -> Result<()> {
+        (self.streak, self.last_end) = (if self.last_end == reverse { self.streak + 1 } else { 1 }, reverse);
+        let landed = self.land()?;
+        if landed != Some(reverse) {
+            self.fetch_here(reverse)?;
+        }
+        if self.streak >= LONG {
+            self.send_ahead(reverse);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, reverse: bool) -> &mut End {
+        if reverse { &mut self.back } else { &mut self.front }
+    }
+
+    fn fetch_here(&mut self, reverse: bool) -> Result<()> {
         let Some(range) = self.rest.take() else { return Ok(()) };
-        let (near, far) =
-            if reverse { (&mut self.back, &mut self.front) } else { (&mut self.front, &mut self.back) };
         // It would go on into what this end fetches.
-        far.sources.close();
+        self.end(!reverse).sources.close();
+        let near = if reverse { &mut self.back } else { &mut self.front };
         let mut chunk = near.spare.take().unwrap_or_default();
         let rest = near.sources.fill(&self.state, &range, self.at, self.limit, &mut chunk)?;
         self.rest = rest.filter(|range| !range.is_empty());
@@ -188,6 +229,42 @@ impl Scan {
             bytes: (self.limit.bytes * 2).min(MOST.bytes),
         };
         Ok(())
+    }
+
+    /// Takes the chunk that is under way to its end; which that is, if there was one.
+    fn land(&mut self) -> Result<Option<bool>> {
+        let Some(ahead) = self.ahead.as_mut().filter(|ahead| ahead.busy) else { return Ok(None) };
+        let Done { reverse, sources, chunk, rest } = ahead.wait()?;
+        self.rest = rest?.filter(|range| !range.is_empty());
+        let end = self.end(reverse);
+        end.sources = sources;
+        end.chunks.push_back(chunk);
+        Ok(Some(reverse))
+    }
+
+    /// Sends the next chunk from this end off to be fetched.
+    fn send_ahead(&mut self, reverse: bool) {
+        if self.streak == LONG && self.ahead.is_none() {
+            self.ahead = Ahead::start(&self.state, self.at);
+        }
+        if self.ahead.is_none() || self.rest.is_none() {
+            return;
+        }
+        let Some(range) = self.rest.take() else { return };
+        self.end(!reverse).sources.close();
+        let limit = self.limit;
+        let end = self.end(reverse);
+        let sources = std::mem::replace(&mut end.sources, Sources::new(reverse));
+        let chunk = end.spare.take().unwrap_or_default();
+        let job = Job { reverse, sources, range, limit, chunk };
+        if let Some(ahead) = &mut self.ahead
+            && let Err(job) = ahead.send(job)
+        {
+            // Its thread is gone: this one goes on alone.
+            self.ahead = None;
+            self.rest = Some(job.range);
+            self.end(reverse).sources = job.sources;
+        }
     }
 
     #[cold]
@@ -221,6 +298,7 @@ impl Scan {
 
     // After an error a scan is over: going on would leave records out without a word.
     fn stop(&mut self) {
+        self.ahead = None;
         self.rest = None;
         self.front.clear();
         self.back.clear();
@@ -229,6 +307,8 @@ impl Scan {
 
 impl Drop for Scan {
     fn drop(&mut self) {
+        // It reads as of the snapshot until its thread has ended.
+        self.ahead = None;
         self.state.memory.close_snapshot(self.at);
     }
 }

@@ -141,7 +141,8 @@ impl Keyspace {
 
     /// The records of a range of keys, ascending, as of now: a consistent view, whatever is written meanwhile. It can
     /// be read from both ends. Memory: some hundred KiB, however long it is and lives; a long-lived one keeps old
-    /// versions of what is overwritten on disk.
+    /// versions of what is overwritten on disk. A long one reads ahead on a thread of its own, where there is a core to
+    /// spare. The fastest way to read many is [`Range::next_ref`].
     ///
     /// An error ends it. A range whose start is not below its end is empty.
     ///

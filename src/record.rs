@@ -20,18 +20,10 @@ pub struct Found {
     pub value: Bytes,
 }
 
-/// One step of a scan: a live record. No value: it is too large to carry along and is fetched by key when asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
-    pub key: Bytes,
-    pub seq: Seq,
-    pub value: Option<Bytes>,
-}
-
 /// Versions copied out of an engine, in the order of a run (key ascending, then sequence descending), tombstones included.
 /// Their bytes lie one after another in one buffer.
 #[derive(Debug, Default)]
-pub struct Copied {
+pub struct RunBuffer {
     bytes: Vec<u8>,
     spans: Vec<Span>,
 }
@@ -44,7 +36,7 @@ struct Span {
     seq: Seq,
 }
 
-impl Copied {
+impl RunBuffer {
     /// Adds a version of the key that `head` and `tail` make together.
     pub fn push(&mut self, head: &[u8], tail: &[u8], seq: Seq, value: Option<&[u8]>) {
         let start = self.bytes.len();
@@ -115,7 +107,7 @@ mod tests {
 
     #[test]
     fn copied_versions_come_back_as_they_went_in_and_are_cut_by_key() {
-        let mut copied = Copied::default();
+        let mut copied = RunBuffer::default();
         copied.push(b"a", b"1", Seq(5), Some(b"x"));
         copied.push(b"", b"a1", Seq(3), None);
         copied.push(b"a", b"2", Seq(4), Some(b""));

@@ -6,7 +6,7 @@ use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq, ShardId};
 use crate::options::Options;
-use crate::record::Copied;
+use crate::record::RunBuffer;
 use crate::store::Store;
 use crate::verbs;
 use std::path::Path;
@@ -149,7 +149,7 @@ pub fn held_by(store: &Store, keyspace: KeyspaceId, shard: ShardId) -> Result<Ve
     let index = layout.index_of(shard).unwrap_or(usize::MAX);
     let missing = || Error::new(ErrorKind::NotFound, "no such shard").on(shard);
     let engine = layout.shards.get(index).ok_or_else(missing)?.engine()?;
-    let mut copied = Copied::default();
+    let mut copied = RunBuffer::default();
     let mut of_keyspace = |key: &[u8]| batch::keyspace_of(key) == keyspace;
     engine.versions(&[], usize::MAX, &mut of_keyspace, &mut copied)?;
     let mut held: Vec<(Vec<u8>, Seq)> = Vec::new();

@@ -325,6 +325,116 @@ fn an_iterator_outlives_its_store_handle() {
 }
 
 #[test]
+fn a_scan_that_rests_does_not_keep_its_store_from_closing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = small().open(dir.path().join("data")).unwrap();
+    for i in 0..3000u32 {
+        store.insert(i.to_be_bytes(), [7; 100]).unwrap();
+    }
+    store.flush().unwrap();
+    let mut iter = store.iter();
+    for i in 0..40u32 {
+        assert_eq!(iter.next_ref().unwrap().unwrap().0, i.to_be_bytes());
+        assert_eq!(iter.next_back_ref().unwrap().unwrap().0, (2999 - i).to_be_bytes());
+    }
+    store.close().unwrap();
+    let rest: Vec<_> = iter.by_ref().collect();
+    let (last, fetched) = rest.split_last().unwrap();
+    assert!(fetched.len() < 2000 && fetched.iter().all(Result::is_ok));
+    assert_eq!(last.as_ref().unwrap_err().kind(), ErrorKind::Closed);
+    assert!(iter.next_ref().is_none() && iter.next_back().is_none());
+    assert_eq!(small().open(dir.path().join("data")).unwrap().len().unwrap(), 3000);
+}
+
+#[test]
+fn a_scan_shows_its_moment_whatever_is_flushed_between_its_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = small().open(dir.path().join("data")).unwrap();
+    let value = |i: u32| vec![i as u8; if i % 500 == 3 { 100_000 } else { i as usize % 300 }];
+    for i in 0..4000u32 {
+        store.insert(i.to_be_bytes(), value(i)).unwrap();
+        if i % 900 == 0 {
+            store.flush().unwrap();
+        }
+    }
+    let mut iter = store.iter();
+    let (mut low, mut high) = (0u32, 4000u32);
+    for turn in 0u32.. {
+        // Runs of one end that go over several chunks, and turns in the middle of one.
+        for _ in 0..1 + turn * turn % 97 {
+            let back = turn % 4 == 3 || turn > 60 && turn % 2 == 0;
+            let found = match (back, turn % 3) {
+                (false, 0) => iter.next_ref().map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec()))),
+                (true, 0) => iter.next_back_ref().map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec()))),
+                (false, _) => iter.next().map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec()))),
+                (true, _) => iter.next_back().map(|r| r.map(|(k, v)| (k.to_vec(), v.to_vec()))),
+            };
+            if low == high {
+                assert!(found.is_none());
+                return;
+            }
+            let i = if back { high - 1 } else { low };
+            assert!(found.unwrap().unwrap() == (i.to_be_bytes().to_vec(), value(i)), "record {i}");
+            if back { high -= 1 } else { low += 1 }
+        }
+        for i in (0..4000u32).skip(turn as usize % 11).step_by(37) {
+            match (i + turn) % 3 {
+                0 => store.remove(i.to_be_bytes()).unwrap(),
+                _ => store.insert(i.to_be_bytes(), b"newer").unwrap(),
+            };
+        }
+        store.insert((9000 + turn).to_be_bytes(), b"later").unwrap();
+        if turn % 5 < 2 {
+            store.flush().unwrap();
+        }
+    }
+}
+
+#[test]
+fn records_that_move_to_the_shards_under_a_resting_scan_are_seen() {
+    for back in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = small().open(dir.path().join("data")).unwrap();
+        // Every other record is in the pages that the scan has at hand, the others come there while it rests.
+        for i in (0..2000u32).step_by(2) {
+            store.insert(i.to_be_bytes(), b"old").unwrap();
+        }
+        store.flush().unwrap();
+        for i in (1..2000u32).step_by(2) {
+            store.insert(i.to_be_bytes(), b"new").unwrap();
+        }
+        let mut iter = store.iter();
+        for i in 0..2000u32 {
+            let found = if back { iter.next_back_ref() } else { iter.next_ref() };
+            let expected = if back { 1999 - i } else { i };
+            assert_eq!(found.unwrap().unwrap().0, expected.to_be_bytes());
+            if i == 0 {
+                store.flush().unwrap();
+            }
+        }
+        assert!(iter.next().is_none());
+    }
+}
+
+#[test]
+fn records_are_passed_by_from_both_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = small().open(dir.path().join("data")).unwrap();
+    for i in 0..1000u32 {
+        store.insert(i.to_be_bytes(), vec![1; if i == 500 { 200_000 } else { 10 }]).unwrap();
+    }
+    let key = |item: Option<annulus::Result<(annulus::Bytes, annulus::Bytes)>>| {
+        u32::from_be_bytes(item.unwrap().unwrap().0[..].try_into().unwrap())
+    };
+    let mut iter = store.iter();
+    assert_eq!((key(iter.nth(300)), key(iter.nth_back(300)), key(iter.next())), (300, 699, 301));
+    assert_eq!((key(iter.nth(197)), iter.next_ref().unwrap().unwrap().1.len()), (499, 200_000));
+    assert_eq!(iter.count(), 698 - 500);
+    assert!(store.iter().nth(1000).is_none() && store.iter().nth_back(1000).is_none());
+    assert_eq!(store.range::<&[u8]>(..).skip(999).count(), 1);
+}
+
+#[test]
 fn options_and_stats_are_serde_types() {
     let options: Options = serde_json::from_str(
         r#"{"shards": 3, "replication_factor": 2, "partitioner": {"delimiter": 47}, "durability": "sync"}"#,

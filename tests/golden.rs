@@ -102,7 +102,9 @@ fn by_hand(place: &Path, options: &Options) -> Store {
 fn write_changing(place: &Path) {
     let _ = std::fs::remove_dir_all(place);
     let store = by_hand(place, &options().shards(2).replication_factor(1).virtual_nodes(16).page_bytes(512));
-    (0..RECORDS).for_each(|n| drop(store.insert(key(n), value(n)).unwrap()));
+    for n in 0..RECORDS {
+        store.insert(key(n), value(n)).unwrap();
+    }
     let shard = |name: &str| ShardOptions::new(place.join("shards").join(name));
     let plan = store.plan().replace_shard(ShardId(1), shard("second")).preview().unwrap();
     store.apply(plan).unwrap();

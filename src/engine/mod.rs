@@ -6,17 +6,19 @@
 //! - `apply` never replaces a newer version by an older one, so a run can be applied again after a crash.
 //! - No call panics: a panic below is caught and returned as an error.
 
+mod block;
 mod memory;
 mod sled;
 #[cfg(test)]
 mod tests;
 
+pub use block::{Block, Record};
 pub use memory::{MemoryFactory, Operation as MemoryOperation};
 pub use sled::{Listed, Node, PageRef, SledFactory};
 
 use crate::error::Result;
 use crate::ids::{Seq, ShardId};
-use crate::record::{Copied, Found, Item, KeyRange, RunRecord};
+use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -72,8 +74,8 @@ pub trait Engine: Send + Sync + Debug {
     /// The newest version of `key` at or below `at`, if that is a value.
     fn get(&self, key: &[u8], at: Seq) -> Result<Option<Found>>;
 
-    /// The live records of `range` as of `at`, ascending or (`reverse`) descending.
-    fn cursor<'a>(&'a self, range: &KeyRange, at: Seq, reverse: bool) -> Result<Box<dyn Cursor + 'a>>;
+    /// Begins a walk over live records. The cursor does not keep the engine open: once that is closed, it fails.
+    fn cursor(&self, walk: &Arc<Walk>) -> Result<Box<dyn Cursor>>;
 
     /// Copies out every version, tombstones included, of the records from `from` on whose key is `wanted`, until about
     /// `bytes` have been read. Returns the key where to go on; none at the end. Leaves no trace in caches.
@@ -82,12 +84,12 @@ pub trait Engine: Send + Sync + Debug {
         from: &[u8],
         bytes: usize,
         wanted: &mut dyn FnMut(&[u8]) -> bool,
-        out: &mut Copied,
+        out: &mut RunBuffer,
     ) -> Result<Option<Vec<u8>>>;
 
     /// Merges a sorted run (key ascending, sequence descending). Of each key the newest version is kept, and the older
-    /// ones that a snapshot in `live` (ascending) still sees; a removal at [`Seq::MAX`] takes all of its key's versions away. Not durable before [`sync`](Self::sync). After an error a
-    /// part may have been applied; after one in writing, every later call fails until the shard is opened again.
+    /// ones that a snapshot in `live` (ascending) still sees; a removal at [`Seq::MAX`] takes all of its key's versions
+    /// away. Not durable before [`sync`](Self::sync). After an error a part may have been applied; after one in writing, every later call fails until the shard is opened again.
     fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()>;
 
     /// Removes every version of every key in `range`. Not durable before [`sync`](Self::sync).
@@ -124,8 +126,19 @@ pub trait Engine: Send + Sync + Debug {
     fn close(&self) -> Result<()>;
 }
 
-/// A position in a scan. Valid only for a short while: the floors above take a new one for each chunk.
-pub trait Cursor {
-    /// Appends the next few records to `out`, in order; false when there are no more.
-    fn next_block(&mut self, out: &mut Vec<Item>) -> Result<bool>;
+/// What a cursor walks over: the live records of `range` as of `at`, ascending or (`reverse`) descending.
+#[derive(Debug, Clone)]
+pub struct Walk {
+    pub range: KeyRange,
+    pub at: Seq,
+    pub reverse: bool,
+    /// How many leading bytes all keys of the range share; what follows them makes the stems.
+    pub stem_from: usize,
+}
+
+/// A position in a walk. It may rest for long: it holds a page or a few, and neither locks nor files. What it gives out
+/// after a rest is what the shard holds then, as of the walk's sequence; the page at hand is of before.
+pub trait Cursor: Send {
+    /// Puts the next few records in the place of what `block` holds; false, and an empty block, when there are no more.
+    fn next_block(&mut self, block: &mut Block) -> Result<bool>;
 }

@@ -68,17 +68,28 @@ pub(in crate::engine) fn apply(engine: &dyn Engine, run: &Run, live: &[Seq]) -> 
 
 /// A whole scan, large values fetched.
 pub(in crate::engine) fn scan(engine: &dyn Engine, range: &KeyRange, at: Seq, reverse: bool) -> Result<Live> {
-    let mut items = Vec::new();
-    let mut cursor = engine.cursor(range, at, reverse)?;
-    while cursor.next_block(&mut items)? {}
-    let mut found = Vec::new();
-    for item in items {
-        let value = match item.value {
-            Some(value) => value.to_vec(),
-            None => engine.get(&item.key, at)?.map(|found| found.value.to_vec()).unwrap_or_default(),
-        };
-        found.push((item.key.to_vec(), item.seq, value));
+    let stem_from =
+        range.hi.as_ref().map_or(0, |hi| hi.iter().zip(&range.lo).take_while(|(a, b)| a == b).count());
+    let walk = Arc::new(Walk { range: range.clone(), at, reverse, stem_from });
+    let mut cursor = engine.cursor(&walk)?;
+    let mut block = Block::default();
+    let mut found: Live = Vec::new();
+    while cursor.next_block(&mut block)? {
+        for index in 0..block.len() {
+            let (head, tail) = block.key(index);
+            let key = [head, tail].concat();
+            assert_eq!(block.stem(index), crate::page::stem(&key, stem_from, reverse));
+            assert!(block.cmp_key(index, &key).is_eq() && block.cmp_key(index, &[]).is_ge());
+            let record = block.record(index);
+            assert_eq!(&record.bytes[..record.suffix_len as usize], tail);
+            let value = match record.value {
+                Some((at, len)) => record.bytes[at as usize..][..len as usize].to_vec(),
+                None => engine.get(&key, at)?.map(|found| found.value.to_vec()).unwrap_or_default(),
+            };
+            found.push((key, block.seq(index), value));
+        }
     }
+    assert!(block.is_empty());
     if reverse {
         found.reverse();
     }
@@ -221,7 +232,7 @@ fn run_steps(factory: &dyn EngineFactory, page_bytes: usize, steps: Vec<Step>) {
     engine.close().unwrap();
 }
 
-/// Copied into another shard in small steps, by halves, the records are there in all versions that snapshots see; and a
+/// RunBuffer into another shard in small steps, by halves, the records are there in all versions that snapshots see; and a
 /// tombstone above all of them takes a key away as a whole.
 fn check_copied(
     factory: &dyn EngineFactory,
@@ -237,7 +248,7 @@ fn check_copied(
     for wanted in [true, false] {
         let mut from = Some(Vec::new());
         while let Some(key) = from {
-            let mut copied = Copied::default();
+            let mut copied = RunBuffer::default();
             from = engine.versions(&key, 1, &mut |key| half(key) == wanted, &mut copied).unwrap();
             assert!(from.as_ref().is_none_or(|next| *next > key));
             let run: Vec<RunRecord<'_>> = copied.records().collect();

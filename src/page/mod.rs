@@ -21,6 +21,7 @@
 
 mod encode;
 mod entry;
+mod rows;
 #[cfg(test)]
 mod tests;
 pub(crate) mod varint;
@@ -30,6 +31,7 @@ pub use encode::encode;
 pub(crate) use encode::{cost, shared};
 pub(crate) use entry::same_bytes;
 pub use entry::{Content, Entry};
+pub use rows::{LEFT_OUT, Row, Rows, Wanted, stem};
 pub use view::PageView;
 pub(crate) use view::stamp;
 

@@ -124,7 +124,7 @@ impl<'a> PageView<'a> {
 
     /// The kind and suffix of a record, and where the rest of it starts.
     #[inline]
-    fn suffix(&self, index: usize) -> Option<(u8, &'a [u8], usize)> {
+    pub(super) fn suffix(&self, index: usize) -> Option<(u8, &'a [u8], usize)> {
         let mut at = self.offset(index)?;
         let kind = *self.records.get(at)?;
         at += 1;
@@ -132,7 +132,18 @@ impl<'a> PageView<'a> {
         Some((kind, suffix, at))
     }
 
-    fn seq(&self, at: &mut usize) -> Option<Seq> {
+    /// What all keys begin with.
+    pub fn prefix(&self) -> &'a [u8] {
+        self.prefix
+    }
+
+    /// The bytes that hold the records, which are the page's last.
+    pub fn records(&self) -> &'a [u8] {
+        self.records
+    }
+
+    #[inline]
+    pub(super) fn seq(&self, at: &mut usize) -> Option<Seq> {
         Some(Seq(self.min_seq.checked_add(varint::take(self.records, at)?)?))
     }
 
@@ -155,7 +166,7 @@ impl<'a> PageView<'a> {
     }
 
     #[cold]
-    fn bad_record(&self, index: usize) -> Error {
+    pub(super) fn bad_record(&self, index: usize) -> Error {
         match self.suffix(index) {
             Some((kind, ..)) if kind > KIND_TOMBSTONE => Error::new(
                 ErrorKind::Unsupported,

@@ -6,17 +6,20 @@
 //! - Commits enter in sequence order: `last` is the newest, and everything up to it is here or in the shards.
 //! - A frozen table stays listed until every serving owner has its records, so a key that is in no listed table is in
 //!   the shards in its newest version.
-//! - A snapshot is registered under the same lock that fixes its sequence, so no version it needs is dropped.
+//! - A snapshot is registered while commits are kept out, so no version it needs is dropped.
 
+use super::copied::Copied;
 use crate::error::Result;
 use crate::ids::Seq;
 use crate::memtable::{Table, Version};
-use crate::record::{Found, KeyRange, RunRecord};
+use crate::record::{Found, KeyRange};
 use bytes::Bytes;
-use parking_lot::{RwLock, RwLockWriteGuard};
-use std::collections::BTreeMap;
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The bytes that are copied from the active table at once, under its lock.
+const COPY_BYTES: usize = 256 << 10;
 
 /// All memtables of a store.
 #[derive(Debug)]
@@ -36,15 +39,16 @@ pub struct Tables {
     pub frozen: Arc<[Arc<Table>]>,
     /// The newest commit.
     pub last: Seq,
-    live: Live,
+    forgotten: u64,
+    // A lock of its own, so that snapshots come and go beside readers; a commit has the tables to itself.
+    live: Mutex<Live>,
 }
 
-/// The sequences of the live snapshots, and how many snapshots each.
+/// The sequences of the live snapshots, ascending, and how many snapshots each has.
 #[derive(Debug, Default)]
 struct Live {
-    counts: BTreeMap<Seq, usize>,
-    // Kept beside the counts, since every insert reads it and few snapshots come and go.
     seqs: Vec<Seq>,
+    counts: Vec<usize>,
 }
 
 /// What the memtables know of a key.
@@ -56,20 +60,21 @@ pub enum Recent {
     Unknown,
 }
 
-/// One source of a scan's chunk.
+/// The frozen tables at one moment.
 #[derive(Debug)]
-pub struct MemoryView {
-    /// Copied from the active table: (key, version, value).
-    pub active: Vec<(Bytes, Seq, Option<Bytes>)>,
-    /// Whether the active table has more in the range than was copied.
-    pub truncated: bool,
-    pub frozen: Arc<[Arc<Table>]>,
+pub struct Frozen {
+    /// Oldest first.
+    pub tables: Arc<[Arc<Table>]>,
+    /// How many tables have been forgotten so far. As long as that does not change, no record has gone from here to where
+    /// only a shard has it.
+    pub forgotten: u64,
 }
 
 impl Memory {
     /// Empty memtables, of which the active one is frozen at `freeze_at` bytes.
     pub fn new(last: Seq, freeze_at: u64) -> Memory {
-        let tables = Tables { active: Table::new(), frozen: Arc::new([]), last, live: Live::default() };
+        let tables =
+            Tables { active: Table::new(), frozen: Arc::new([]), last, forgotten: 0, live: Mutex::default() };
         Memory {
             tables: RwLock::new(tables),
             active_bytes: AtomicU64::new(0),
@@ -116,11 +121,6 @@ impl Memory {
         self.frozen_bytes.store(tables.frozen.iter().map(|t| t.bytes() as u64).sum(), Ordering::Relaxed);
     }
 
-    /// The tables on their way to the shards, oldest first.
-    pub fn frozen_tables(&self) -> Arc<[Arc<Table>]> {
-        self.tables.read().frozen.clone()
-    }
-
     /// Whether no table holds anything.
     pub fn is_empty(&self) -> bool {
         let tables = self.tables.read();
@@ -137,6 +137,7 @@ impl Memory {
         let mut tables = self.tables.write();
         let oldest = tables.frozen.first().cloned();
         tables.frozen = tables.frozen.iter().skip(1).cloned().collect();
+        tables.forgotten += 1;
         if tables.frozen.is_empty() && tables.active.bytes() as u64 >= self.freeze_at {
             self.freeze_locked(&mut tables);
         }
@@ -162,27 +163,30 @@ impl Memory {
         newest.map_or(Recent::Unknown, Recent::new)
     }
 
-    /// What a chunk of a scan needs: up to `limit` records of the active table, and the frozen tables.
-    pub fn view(
+    /// The frozen tables.
+    pub fn frozen_tables(&self) -> Frozen {
+        self.tables.read().frozen_tables()
+    }
+
+    /// Copies what the active table has of `range` as of `at`, up to `limit` records, and tells whether that is all; with
+    /// the frozen tables of the same moment.
+    pub fn copy_active(
         &self,
         range: &KeyRange,
         at: Seq,
         reverse: bool,
         limit: usize,
-        byte_limit: usize,
-    ) -> MemoryView {
+        copied: &mut Copied,
+    ) -> (bool, Frozen) {
+        copied.clear();
         let tables = self.tables.read();
-        let mut view = MemoryView { active: Vec::new(), truncated: false, frozen: tables.frozen.clone() };
-        let mut bytes = 0;
-        for RunRecord { key, seq, value } in tables.active.iter_at(range, at, reverse) {
-            if view.active.len() >= limit || bytes >= byte_limit {
-                view.truncated = true;
-                break;
+        for record in tables.active.iter_at(range, at, reverse) {
+            if copied.len() >= limit || copied.bytes() >= COPY_BYTES {
+                return (false, tables.frozen_tables());
             }
-            bytes += key.len() + value.map_or(0, <[u8]>::len);
-            view.active.push((Bytes::copy_from_slice(key), seq, value.map(Bytes::copy_from_slice)));
+            copied.push(record.into());
         }
-        view
+        (true, tables.frozen_tables())
     }
 
     /// The newest commit.
@@ -192,19 +196,19 @@ impl Memory {
 
     /// Registers a snapshot of everything committed so far.
     pub fn open_snapshot(&self) -> Seq {
-        let mut tables = self.tables.write();
-        let at = tables.last;
-        tables.live.add(at);
-        at
+        // No commit comes between the two: it would need the lock to itself.
+        let tables = self.tables.read();
+        tables.live.lock().add(tables.last);
+        tables.last
     }
 
     pub fn close_snapshot(&self, at: Seq) {
-        self.tables.write().live.remove(at);
+        self.tables.read().live.lock().remove(at);
     }
 
     /// The sequences of the live snapshots, ascending.
     pub fn live(&self) -> Vec<Seq> {
-        self.tables.read().live.seqs.clone()
+        self.tables.read().live.lock().seqs.clone()
     }
 
     /// (active, frozen) bytes resident.
@@ -221,7 +225,11 @@ impl Memory {
 impl Tables {
     /// Enters one operation of the commit `seq`.
     pub fn insert(&mut self, key: &[u8], seq: Seq, value: Option<&[u8]>) -> Result<()> {
-        self.active.insert(key, seq, value, &self.live.seqs)
+        self.active.insert(key, seq, value, &self.live.get_mut().seqs)
+    }
+
+    fn frozen_tables(&self) -> Frozen {
+        Frozen { tables: self.frozen.clone(), forgotten: self.forgotten }
     }
 }
 
@@ -236,17 +244,22 @@ impl Recent {
 
 impl Live {
     fn add(&mut self, at: Seq) {
-        *self.counts.entry(at).or_default() += 1;
-        self.seqs = self.counts.keys().copied().collect();
+        match self.seqs.binary_search(&at) {
+            Ok(place) => self.counts[place] += 1,
+            Err(place) => {
+                self.seqs.insert(place, at);
+                self.counts.insert(place, 1);
+            }
+        }
     }
 
     fn remove(&mut self, at: Seq) {
-        if let Some(count) = self.counts.get_mut(&at) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&at);
+        if let Ok(place) = self.seqs.binary_search(&at) {
+            self.counts[place] -= 1;
+            if self.counts[place] == 0 {
+                self.seqs.remove(place);
+                self.counts.remove(place);
             }
         }
-        self.seqs = self.counts.keys().copied().collect();
     }
 }

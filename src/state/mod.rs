@@ -19,6 +19,7 @@
 //!    `records`, and each shard's own.
 
 pub mod change;
+mod copied;
 mod cover;
 pub mod foreground;
 mod memory;
@@ -28,6 +29,7 @@ mod records;
 mod share;
 mod signals;
 
+pub use copied::{Copied, Said, Seen};
 pub use memory::{Memory, Recent, Tables};
 pub use pace::Pace;
 pub use records::Records;
@@ -282,6 +284,11 @@ impl State {
     pub fn shard_failed(&self, shard: &Shard, error: &Error) {
         shard.fail(error);
         self.health_changed();
+    }
+
+    /// Changes whenever other shards may serve than before.
+    pub fn health_version(&self) -> u64 {
+        self.health_version.load(Ordering::Acquire)
     }
 
     /// Recomputes what depends on which shards serve.

@@ -340,12 +340,14 @@ impl World {
                 let count = self.iters.len().max(1);
                 if let Some((iter, expected)) = self.iters.get_mut(usize::from(*which) % count) {
                     for _ in 0..*steps / 4 {
-                        let (found, wanted) = if *back {
-                            (iter.next_back(), expected.pop_back())
-                        } else {
-                            (iter.next(), expected.pop_front())
+                        let wanted = if *back { expected.pop_back() } else { expected.pop_front() };
+                        let found = match (steps % 4, *back) {
+                            (0, true) => iter.next_back_ref().map(|f| lent(f.unwrap())),
+                            (0, false) => iter.next_ref().map(|f| lent(f.unwrap())),
+                            (_, true) => iter.next_back().map(|f| owned(f.unwrap())),
+                            (_, false) => iter.next().map(|f| owned(f.unwrap())),
                         };
-                        assert_eq!(found.map(|f| owned(f.unwrap())), wanted);
+                        assert_eq!(found, wanted);
                     }
                 }
             }
@@ -429,6 +431,10 @@ fn owned((key, value): (Bytes, Bytes)) -> (Vec<u8>, Vec<u8>) {
     (key.to_vec(), value.to_vec())
 }
 
+fn lent((key, value): (&[u8], &[u8])) -> (Vec<u8>, Vec<u8>) {
+    (key.to_vec(), value.to_vec())
+}
+
 fn collect(items: impl Iterator<Item = annulus::Result<(Bytes, Bytes)>>) -> Vec<(Vec<u8>, Vec<u8>)> {
     items.map(|item| owned(item.unwrap())).collect()
 }
@@ -437,11 +443,10 @@ fn collect(items: impl Iterator<Item = annulus::Result<(Bytes, Bytes)>>) -> Vec<
 fn both_ends(mut range: Range, mut expected: Expected, ends: u8) {
     for turn in 0.. {
         let (found, wanted) = if ends >> (turn % 8) & 1 == 1 {
-            (range.next_back(), expected.pop_back())
+            (range.next_back().map(|f| owned(f.unwrap())), expected.pop_back())
         } else {
-            (range.next(), expected.pop_front())
+            (range.next_ref().map(|f| lent(f.unwrap())), expected.pop_front())
         };
-        let found = found.map(|f| owned(f.unwrap()));
         assert_eq!(found, wanted);
         if found.is_none() {
             return;

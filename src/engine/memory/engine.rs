@@ -2,10 +2,11 @@
 
 use super::shard::{Shard, Version, figures_of, visible};
 use super::{MemoryFactory, Operation};
-use crate::engine::{Cursor, Engine, Figures, PowerLoss};
+use crate::engine::{Block, Cursor, Engine, Figures, PowerLoss, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
-use crate::record::{Copied, Found, Item, KeyRange, RunRecord};
+use crate::page::{self, LEFT_OUT, Row};
+use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::ops::Bound;
@@ -17,7 +18,11 @@ const BLOCK: usize = 32;
 
 /// A shard kept in memory.
 #[derive(Debug)]
-pub(super) struct MemoryEngine {
+pub(super) struct MemoryEngine(pub Seat);
+
+/// One opening of a shard. Cursors have it too: the last engine of it closes the shard, whatever they do.
+#[derive(Debug, Clone)]
+pub(super) struct Seat {
     pub world: MemoryFactory,
     pub shard: Arc<Mutex<Shard>>,
     pub life: u64,
@@ -27,7 +32,15 @@ pub(super) struct MemoryEngine {
     pub carried: usize,
 }
 
-impl MemoryEngine {
+impl std::ops::Deref for MemoryEngine {
+    type Target = Seat;
+
+    fn deref(&self) -> &Seat {
+        &self.0
+    }
+}
+
+impl Seat {
     fn with<T>(&self, f: impl FnOnce(&mut Shard) -> Result<T>) -> Result<T> {
         let mut shard = self.shard.lock();
         if shard.life != self.life || !shard.open {
@@ -61,17 +74,14 @@ impl Engine for MemoryEngine {
         })
     }
 
-    fn cursor<'a>(&'a self, range: &KeyRange, at: Seq, reverse: bool) -> Result<Box<dyn Cursor + 'a>> {
+    fn cursor(&self, walk: &Arc<Walk>) -> Result<Box<dyn Cursor>> {
         self.with(|_| self.world.fault(self.id, Operation::Cursor))?;
-        let below = range.hi.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        let done = range.is_empty();
         Ok(Box::new(MemoryCursor {
-            engine: self,
-            from: Bound::Included(range.lo.clone()),
-            below,
-            at,
-            reverse,
-            done,
+            seat: self.0.clone(),
+            from: Bound::Included(walk.range.lo.clone()),
+            below: walk.range.hi.clone().map_or(Bound::Unbounded, Bound::Excluded),
+            done: walk.range.is_empty(),
+            walk: Arc::clone(walk),
         }))
     }
 
@@ -80,7 +90,7 @@ impl Engine for MemoryEngine {
         from: &[u8],
         bytes: usize,
         wanted: &mut dyn FnMut(&[u8]) -> bool,
-        out: &mut Copied,
+        out: &mut RunBuffer,
     ) -> Result<Option<Vec<u8>>> {
         self.with(|shard| {
             self.world.fault(self.id, Operation::Cursor)?;
@@ -202,20 +212,19 @@ impl Drop for MemoryEngine {
     }
 }
 
-struct MemoryCursor<'a> {
-    engine: &'a MemoryEngine,
+struct MemoryCursor {
+    seat: Seat,
+    walk: Arc<Walk>,
     from: Bound<Vec<u8>>,
     below: Bound<Vec<u8>>,
-    at: Seq,
-    reverse: bool,
     done: bool,
 }
 
-impl MemoryCursor<'_> {
+impl MemoryCursor {
     /// Moves the bound that the walk goes away from past `key`.
     fn move_past(&mut self, key: &[u8]) {
         let past = Bound::Excluded(key.to_vec());
-        if self.reverse {
+        if self.walk.reverse {
             self.below = past;
         } else {
             self.from = past;
@@ -223,35 +232,45 @@ impl MemoryCursor<'_> {
     }
 }
 
-impl Cursor for MemoryCursor<'_> {
-    fn next_block(&mut self, out: &mut Vec<Item>) -> Result<bool> {
+impl Cursor for MemoryCursor {
+    fn next_block(&mut self, block: &mut Block) -> Result<bool> {
+        block.clear();
         if self.done {
             return Ok(false);
         }
-        let before = out.len();
-        let engine = self.engine;
-        let (last, ended) = engine.with(|shard| {
-            engine.world.fault(engine.id, Operation::Cursor)?;
-            let mut walk = shard.records.range::<Vec<u8>, _>((self.from.as_ref(), self.below.as_ref()));
+        let (seat, walk) = (&self.seat, &*self.walk);
+        let mut bytes = Vec::new();
+        let (last, ended) = seat.with(|shard| {
+            seat.world.fault(seat.id, Operation::Cursor)?;
+            let mut steps = shard.records.range::<Vec<u8>, _>((self.from.as_ref(), self.below.as_ref()));
             let mut last: Option<Vec<u8>> = None;
-            while out.len() - before < BLOCK {
-                let Some((key, versions)) = (if self.reverse { walk.next_back() } else { walk.next() })
+            while block.len() < BLOCK {
+                let Some((key, versions)) = (if walk.reverse { steps.next_back() } else { steps.next() })
                 else {
                     return Ok((last, true));
                 };
-                engine.world.check_range(engine.id, key, Bound::Included(key))?;
-                if let Some((seq, value)) = visible(versions, self.at) {
-                    let value = (value.len() <= engine.carried).then(|| value.clone());
-                    out.push(Item { key: Bytes::copy_from_slice(key), seq, value });
+                seat.world.check_range(seat.id, key, Bound::Included(key))?;
+                if let Some((seq, value)) = visible(versions, walk.at) {
+                    let (suffix, suffix_len) = (bytes.len() as u32, key.len() as u32);
+                    bytes.extend_from_slice(key);
+                    let carried = value.len() <= seat.carried;
+                    let value_len = if carried { value.len() as u32 } else { LEFT_OUT };
+                    bytes.extend_from_slice(if carried { value } else { &[] });
+                    let row = Row { suffix, suffix_len, value: suffix + suffix_len, value_len, seq };
+                    block.rows.rows.push(row);
+                    block.rows.stems.push(page::stem(key, walk.stem_from, walk.reverse));
                 }
                 last = Some(key.clone());
             }
             Ok((last, false))
         })?;
+        block.prefix.clear();
+        block.base = 0;
+        block.bytes = Some(bytes.into());
         if let Some(last) = last {
             self.move_past(&last);
         }
         self.done = ended;
-        Ok(out.len() > before)
+        Ok(!block.is_empty())
     }
 }

@@ -9,7 +9,7 @@ mod shard;
 #[cfg(test)]
 mod tests;
 
-use self::engine::MemoryEngine;
+use self::engine::{MemoryEngine, Seat};
 use self::shard::Shard;
 use super::{Engine, EngineFactory, EngineSpec, Figures};
 use crate::digest::hash128;
@@ -157,13 +157,13 @@ impl EngineFactory for MemoryFactory {
         state.figures = if new { Some(Figures::default()) } else { spec.resume };
         let life = state.life;
         drop(state);
-        Ok(Arc::new(MemoryEngine {
+        Ok(Arc::new(MemoryEngine(Seat {
             world: self.clone(),
             shard,
             life,
             id: spec.shard,
             dir: spec.dir.clone(),
             carried: spec.page_bytes.min(6 << 10),
-        }))
+        })))
     }
 }

@@ -107,9 +107,17 @@ impl Core {
     }
 
     pub fn verify(&self, page: &PageRef, frame: Frame) -> Result<Page> {
-        Page::verify(page, frame).map_err(|e| {
-            e.at(&self.path).on(self.place.shard).remedy("repair the shard from its replicas or a checkpoint")
-        })
+        Page::verify(page, frame).map_err(|error| self.damaged(error))
+    }
+
+    /// Verifies a frame where it lies, and tells where its page starts.
+    pub fn verified(&self, page: &PageRef, frame: &[u8]) -> Result<usize> {
+        Page::check(page, frame).map_err(|error| self.damaged(error))
+    }
+
+    #[cold]
+    fn damaged(&self, error: Error) -> Error {
+        error.at(&self.path).on(self.place.shard).remedy("repair the shard from its replicas or a checkpoint")
     }
 
     /// A page, from memory or from the file.

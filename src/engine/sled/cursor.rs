@@ -2,7 +2,8 @@
 //!
 //! Invariants: each block takes up where the one before ended, so nothing is skipped and nothing comes twice, whatever
 //! the writer does meanwhile. Pages that are not in memory are read several at once, more with each reading, and leave no
-//! trace in the cache: a scan of everything must not push out what is asked for often.
+//! trace in the cache: a scan of everything must not push out what is asked for often. A cursor that rests holds the page
+//! at hand and those read ahead, and does not keep the shard open.
 
 use super::core::Core;
 use super::frame::Page;
@@ -10,71 +11,91 @@ use super::node::{Node, PageRef};
 use super::pool::Frame;
 use super::root::Which;
 use super::space::{UNIT, units};
-use crate::engine::Cursor;
+use crate::engine::{Block, Cursor, Walk};
 use crate::error::{Error, Result};
-use crate::ids::Seq;
-use crate::page::{self, Content, Entry, PageView};
-use crate::record::{Item, KeyRange};
-use bytes::Bytes;
+use crate::ids::ShardId;
+use crate::page::{PageView, Wanted};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// How much is read at once, at most, in pages and in bytes: what a scan does not come to is read in vain.
 const MAX_AHEAD: usize = 16;
 const MAX_READ: u64 = 256 << 10;
-/// A smaller value is copied beside its key: with a page's buffer free for the next one, that is cheaper than to share it.
-const SHARED_VALUE: usize = 1024;
-/// A larger value is left out of a scan's items and fetched when it is asked for, so that a block stays small.
+/// A scan's first pages on a shard, which are read one by one.
+const KEPT_PAGES: usize = 2;
+/// A larger value is left out of a scan's records and fetched when it is asked for, so that a block stays small.
 const LARGE_VALUE: usize = 64 << 10;
 
 pub(super) struct PageCursor {
-    core: Arc<Core>,
-    /// The bounds of the range.
-    lo: Vec<u8>,
-    hi: Option<Vec<u8>>,
-    at: Seq,
-    reverse: bool,
+    core: Weak<Core>,
+    shard: ShardId,
+    walk: Arc<Walk>,
     done: bool,
     /// Forward: all below this key has been given out. Reverse: all at or above it, if there is one.
     edge: Option<Vec<u8>>,
     /// The node that the cursor is in, as it was then, and the page to be given out next.
     here: Option<(Arc<Node>, usize)>,
-    /// Frames read ahead, in the order in which they are wanted.
-    ahead: VecDeque<(u64, Frame)>,
+    /// The page that was given out last, whose buffer is used again.
+    given: Option<Frame>,
+    ahead: Ahead,
+    /// How many of the first pages have been read.
+    kept: usize,
     /// How many pages to read at once.
     pages: usize,
 }
 
-/// The bounds between which a page's records are given out, where they are not the page's own.
+/// Frames read ahead.
 #[derive(Default)]
-struct Clamp<'a> {
-    lower: Option<&'a [u8]>,
-    upper: Option<&'a [u8]>,
+struct Ahead {
+    /// Read in one piece, and used again once no block refers to it.
+    buffer: Option<Arc<[u8]>>,
+    /// The pages in it and where each begins, in the order in which they are wanted.
+    pages: VecDeque<(u64, usize)>,
+}
+
+/// A verified page: where it lies in the bytes that hold it.
+struct Piece {
+    bytes: Arc<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Ahead {
+    /// A buffer of at least `len` bytes that nobody else sees.
+    fn buffer(&mut self, len: usize) -> Arc<[u8]> {
+        self.pages.clear();
+        let fits = |buffer: &mut Arc<[u8]>| buffer.len() >= len && Arc::get_mut(buffer).is_some();
+        self.buffer
+            .take()
+            .and_then(|mut buffer| fits(&mut buffer).then_some(buffer))
+            .unwrap_or_else(|| std::iter::repeat_n(0, len).collect())
+    }
 }
 
 impl PageCursor {
-    pub fn new(core: Arc<Core>, range: &KeyRange, at: Seq, reverse: bool) -> PageCursor {
-        let (lo, hi) = (range.lo.clone(), range.hi.clone());
+    pub fn new(core: &Arc<Core>, walk: &Arc<Walk>) -> PageCursor {
+        let range = &walk.range;
         PageCursor {
-            core,
-            edge: if reverse { hi.clone() } else { Some(lo.clone()) },
+            core: Arc::downgrade(core),
+            shard: core.place.shard,
+            edge: if walk.reverse { range.hi.clone() } else { Some(range.lo.clone()) },
             done: range.is_empty(),
-            lo,
-            hi,
-            at,
-            reverse,
+            walk: Arc::clone(walk),
             here: None,
-            ahead: VecDeque::new(),
-            pages: 1,
+            given: None,
+            ahead: Ahead::default(),
+            kept: 0,
+            pages: 2,
         }
     }
 
     /// The node and the page in it that come next, from the newest index.
-    fn seek(&self) -> Result<(Arc<Node>, usize)> {
+    fn seek(&self, core: &Core) -> Result<(Arc<Node>, usize)> {
         let edge = self.edge.as_deref();
-        let which = if self.reverse { Which::Below(edge) } else { Which::Holds(edge.unwrap_or_default()) };
-        let node = self.core.node(which)?.ok_or_else(|| self.core.hole(edge.unwrap_or_default()))?;
-        let index = match (self.reverse, edge) {
+        let which =
+            if self.walk.reverse { Which::Below(edge) } else { Which::Holds(edge.unwrap_or_default()) };
+        let node = core.node(which)?.ok_or_else(|| core.hole(edge.unwrap_or_default()))?;
+        let index = match (self.walk.reverse, edge) {
             (false, edge) => node.find(edge.unwrap_or_default()),
             (true, Some(edge)) => node.find_below(edge),
             (true, None) => node.len() - 1,
@@ -84,22 +105,22 @@ impl PageCursor {
 
     /// The page that comes next. A node at hand may be of before a change, and its pages overwritten since: then the newest
     /// index is asked, and only what is wrong there too is damage.
-    fn next_page(&mut self) -> Result<(Arc<Node>, usize, Page)> {
+    fn next_page(&mut self, core: &Core) -> Result<(Arc<Node>, usize, Piece)> {
         let (node, index) = match self.here.take() {
             Some(here) => here,
-            None => self.seek()?,
+            None => self.seek(core)?,
         };
         let mut at = (node, index);
         let mut tried = None;
         loop {
             let (node, index) = at;
             let wanted =
-                node.page(index).ok_or_else(|| self.core.hole(self.edge.as_deref().unwrap_or_default()))?;
-            match self.load(&node, index, &wanted) {
-                Ok(page) => return Ok((node, index, page)),
+                node.page(index).ok_or_else(|| core.hole(self.edge.as_deref().unwrap_or_default()))?;
+            match self.load(core, &node, index, &wanted) {
+                Ok(piece) => return Ok((node, index, piece)),
                 Err(error) => {
-                    self.ahead.clear();
-                    at = self.seek()?;
+                    self.ahead.pages.clear();
+                    at = self.seek(core)?;
                     let newest = at.0.page(at.1);
                     if newest == Some(wanted) && tried == Some(wanted) {
                         return Err(error);
@@ -110,147 +131,133 @@ impl PageCursor {
         }
     }
 
-    fn load(&mut self, node: &Node, index: usize, wanted: &PageRef) -> Result<Page> {
-        if let Some(page) = self.core.cache.peek(wanted.id) {
-            return Ok(page);
+    fn load(&mut self, core: &Core, node: &Node, index: usize, wanted: &PageRef) -> Result<Piece> {
+        if let Some(page) = core.cache.peek(wanted.id) {
+            return Ok(self.keep(page));
         }
-        while let Some((id, frame)) = self.ahead.pop_front() {
+        while let Some((id, start)) = self.ahead.pages.pop_front() {
             if id == wanted.id {
-                return self.core.verify(wanted, frame);
+                return self.verify_ahead(core, wanted, start);
             }
         }
-        if self.pages == 1 {
-            // Where a scan begins, others begin again: the first page is kept as one that a get reads is.
-            self.pages = 2;
-            return self.core.load(wanted);
+        if self.kept < KEPT_PAGES {
+            // Where a scan begins, others begin again: its first pages are kept as one that a get reads is.
+            self.kept += 1;
+            let page = core.load(wanted)?;
+            return Ok(self.keep(page));
         }
-        self.read_ahead(node, index)?;
-        match self.ahead.pop_front() {
-            Some((_, frame)) => self.core.verify(wanted, frame),
-            None => Err(self.core.hole(self.edge.as_deref().unwrap_or_default())),
+        self.read_ahead(core, node, index)?;
+        match self.ahead.pages.pop_front() {
+            Some((_, start)) => self.verify_ahead(core, wanted, start),
+            None => Err(core.hole(self.edge.as_deref().unwrap_or_default())),
         }
     }
 
+    fn keep(&mut self, page: Page) -> Piece {
+        let len = page.len();
+        let frame = page.into_frame();
+        let piece = Piece { bytes: Arc::clone(frame.whole()), start: frame.len() - len, end: frame.len() };
+        self.given = Some(frame);
+        piece
+    }
+
+    fn verify_ahead(&self, core: &Core, wanted: &PageRef, start: usize) -> Result<Piece> {
+        let bytes = self.ahead.buffer.clone().unwrap_or_else(|| Arc::new([]));
+        let end = start.saturating_add(wanted.bytes as usize);
+        let page = core.verified(wanted, bytes.get(start..end).unwrap_or_default())?;
+        Ok(Piece { bytes, start: start + page, end })
+    }
+
     /// Reads the page at `index` and those that are wanted after it, as far as they lie together.
-    fn read_ahead(&mut self, node: &Node, index: usize) -> Result<()> {
-        let wanted: Vec<PageRef> = if self.reverse {
-            node.pages()[..=index].iter().rev().take(self.pages).copied().collect()
-        } else {
-            node.pages()[index..].iter().take(self.pages).copied().collect()
+    fn read_ahead(&mut self, core: &Core, node: &Node, index: usize) -> Result<()> {
+        let reverse = self.walk.reverse;
+        let count = self.pages;
+        // Pages that the range does not reach are not read.
+        let last = match &self.walk.range.hi {
+            Some(hi) if !reverse => node.find_below(hi),
+            _ => node.len() - 1,
+        };
+        let first = if reverse { node.find(&self.walk.range.lo) } else { 0 };
+        let wanted = |step: usize| -> Option<&PageRef> {
+            let at = if reverse { index.checked_sub(step)? } else { index + step };
+            node.pages().get(at).filter(|_| step < count && (step == 0 || (first..=last).contains(&at)))
         };
         self.pages = (self.pages * 2).min(MAX_AHEAD);
-        let (mut from, mut to) = (wanted[0].unit, wanted[0].unit + units(wanted[0].bytes));
-        let mut count = 1;
-        for page in &wanted[1..] {
+        let Some(first) = wanted(0) else { return Ok(()) };
+        let (mut from, mut to) = (first.unit, first.unit + units(first.bytes));
+        let mut joined = 1;
+        while let Some(page) = wanted(joined) {
             let end = page.unit.saturating_add(units(page.bytes));
-            let joined = if self.reverse { end == from } else { page.unit == to };
-            if !joined || (to - from + units(page.bytes)) * UNIT > MAX_READ {
+            let meets = if reverse { end == from } else { page.unit == to };
+            if !meets || (to - from + units(page.bytes)) * UNIT > MAX_READ {
                 break;
             }
             (from, to) = (from.min(page.unit), to.max(end));
-            count += 1;
+            joined += 1;
         }
-        if count == 1 {
-            self.ahead.push_back((wanted[0].id, self.core.read_frame(&wanted[0])?));
-            return Ok(());
+        let len = ((to - from) * UNIT) as usize;
+        let mut buffer = self.ahead.buffer(len);
+        if let Some(bytes) = Arc::get_mut(&mut buffer) {
+            let read = core.file.read_at(from * UNIT, &mut bytes[..len]);
+            let read = read.map_err(|e| Error::io("read pages", &core.path, e).on(self.shard))?;
+            // The last frame's unit need not be there whole.
+            bytes[read..len].fill(0);
         }
-        let mut bytes = vec![0; ((to - from) * UNIT) as usize];
-        let read = self.core.file.read_at(from * UNIT, &mut bytes);
-        let read = read.map_err(|e| Error::io("read pages", &self.core.path, e).on(self.core.place.shard))?;
-        bytes.truncate(read);
-        for page in &wanted[..count] {
-            let start = ((page.unit - from) * UNIT) as usize;
-            // Copied apart, so that a value that is kept holds on to its page alone.
-            let copy = |frame: &mut [u8]| {
-                let found = bytes.get(start..start + frame.len()).unwrap_or(&[]);
-                let (there, rest) = frame.split_at_mut(found.len());
-                there.copy_from_slice(found);
-                rest.fill(0);
-                Ok::<(), Error>(())
-            };
-            self.ahead.push_back((page.id, self.core.pool.frame(page.bytes as usize, copy)?));
+        self.ahead.buffer = Some(buffer);
+        for page in (0..joined).filter_map(wanted) {
+            self.ahead.pages.push_back((page.id, ((page.unit - from) * UNIT) as usize));
         }
         Ok(())
     }
 
-    fn step(&mut self, out: &mut Vec<Item>) -> Result<()> {
-        let (node, index, page) = self.next_page()?;
-        let view = page.view()?;
+    fn step(&mut self, core: &Core, block: &mut Block) -> Result<()> {
+        let (node, index, piece) = self.next_page(core)?;
+        let walk = &*self.walk;
+        let view = PageView::verified(&piece.bytes[piece.start..piece.end])?;
         let (lower, upper) = (node.lower(index), node.upper(index));
         let edge = self.edge.as_deref();
         // Where the bounds of the page's own records are not those that count: at the range's ends, and where another
         // state of the index was at hand before.
-        let from = if self.reverse { self.lo.as_slice() } else { edge.unwrap_or_default() };
-        let to = if self.reverse { edge } else { self.hi.as_deref() };
+        let (lo, hi) = (walk.range.lo.as_slice(), walk.range.hi.as_deref());
+        let from = if walk.reverse { lo } else { edge.unwrap_or_default() };
+        let to = if walk.reverse { edge } else { hi };
         let until = match (upper, to) {
             (Some(upper), Some(to)) => Some(upper.min(to)),
             (upper, to) => upper.or(to),
         };
-        let clamp = Clamp {
-            lower: (from > lower).then_some(from),
-            upper: until.filter(|until| view.upper() != Some(until)),
+        let place = |bound: &[u8]| view.lower_bound(bound).map_err(|error| core.place.locate(error));
+        let first = if from > lower { place(from)? } else { 0 };
+        let last = match until {
+            Some(until) if view.upper() != Some(until) => place(until)?,
+            _ => view.len(),
         };
-        self.give_out(&page, &view, clamp, out)?;
-        self.core.pool.give_back(page.into_frame());
-        if self.reverse {
-            self.done = lower <= self.lo.as_slice();
+        let wanted =
+            Wanted { at: walk.at, reverse: walk.reverse, stem_from: walk.stem_from, carried: LARGE_VALUE };
+        let filled = view.walk(first, last, &wanted, &mut block.rows);
+        filled.map_err(|error| core.place.locate(error))?;
+        block.prefix.clear();
+        block.prefix.extend_from_slice(view.prefix());
+        block.base = piece.end - view.records().len();
+        block.bytes = Some(piece.bytes);
+        if walk.reverse {
+            self.done = lower <= lo;
             replace(&mut self.edge, lower);
-            self.here = index.checked_sub(1).map(|index| (Arc::clone(&node), index));
+            self.here = index.checked_sub(1).map(|index| (node, index));
         } else {
             match upper {
-                Some(upper) if self.hi.as_deref().is_none_or(|hi| upper < hi) => {
-                    replace(&mut self.edge, upper)
-                }
+                Some(upper) if hi.is_none_or(|hi| upper < hi) => replace(&mut self.edge, upper),
                 _ => self.done = true,
             }
-            self.here = (index + 1 < node.len()).then(|| (Arc::clone(&node), index + 1));
+            self.here = (index + 1 < node.len()).then_some((node, index + 1));
         }
         Ok(())
     }
 
-    /// Appends the live records of a page.
-    fn give_out(
-        &self,
-        page: &Page,
-        view: &PageView<'_>,
-        clamp: Clamp<'_>,
-        out: &mut Vec<Item>,
-    ) -> Result<()> {
-        let index = |bound: &[u8]| view.lower_bound(bound);
-        let clamped = || {
-            let from = clamp.lower.map_or(Ok(0), index)?;
-            let to = clamp.upper.map_or(Ok(view.len()), index)?;
-            visible(view, from, to, self.at)
-        };
-        let mut live = clamped().map_err(|error| self.core.place.locate(error))?;
-        if self.reverse {
-            live.reverse();
+    /// Gives the page at hand back; only a block may still refer to it.
+    fn let_go(&mut self, core: &Core) {
+        if let Some(frame) = self.given.take() {
+            core.pool.give_back(frame);
         }
-        let copied = |entry: &Entry<'_>| match entry.content {
-            Content::Value(value) if value.len() < SHARED_VALUE => value.len(),
-            _ => 0,
-        };
-        let mut bytes = Vec::with_capacity(live.iter().map(|entry| entry.key_len() + copied(entry)).sum());
-        for entry in &live {
-            entry.push_key(0, &mut bytes);
-            if let Content::Value(value) = entry.content
-                && value.len() < SHARED_VALUE
-            {
-                bytes.extend_from_slice(value);
-            }
-        }
-        let mut bytes = Bytes::from(bytes);
-        out.reserve(live.len());
-        for entry in &live {
-            let key = bytes.split_to(entry.key_len());
-            let value = match entry.content {
-                Content::Value(value) if value.len() < SHARED_VALUE => Some(bytes.split_to(value.len())),
-                Content::Value(value) if value.len() <= LARGE_VALUE => Some(page.share().slice_ref(value)),
-                _ => None,
-            };
-            out.push(Item { key, seq: entry.seq, value });
-        }
-        Ok(())
     }
 }
 
@@ -260,33 +267,29 @@ fn replace(edge: &mut Option<Vec<u8>>, with: &[u8]) {
     edge.extend_from_slice(with);
 }
 
-/// The newest version at or below `at` of each key among records `from..to`, unless it is a tombstone.
-fn visible<'a>(view: &PageView<'a>, from: usize, to: usize, at: Seq) -> Result<Vec<Entry<'a>>> {
-    let mut live: Vec<Entry<'a>> = Vec::with_capacity(to.saturating_sub(from));
-    let mut decided: Option<&[u8]> = None;
-    for index in from..to {
-        let entry = view.entry(index)?;
-        if entry.seq > at || decided.is_some_and(|tail| page::same_bytes(tail, entry.tail)) {
-            continue;
+impl Cursor for PageCursor {
+    fn next_block(&mut self, block: &mut Block) -> Result<bool> {
+        block.clear();
+        let core = self.core.upgrade().ok_or_else(|| super::closed(self.shard))?;
+        while !self.done && block.is_empty() {
+            core.check()?;
+            block.clear();
+            self.let_go(&core);
+            self.step(&core, block)?;
         }
-        decided = Some(entry.tail);
-        if entry.content != Content::Tombstone {
-            live.push(entry);
+        if block.is_empty() {
+            block.clear();
         }
+        Ok(!block.is_empty())
     }
-    Ok(live)
 }
 
-impl Cursor for PageCursor {
-    fn next_block(&mut self, out: &mut Vec<Item>) -> Result<bool> {
-        let before = out.len();
-        while !self.done {
-            self.core.check()?;
-            self.step(out)?;
-            if out.len() > before {
-                return Ok(true);
-            }
+impl Drop for PageCursor {
+    fn drop(&mut self) {
+        if self.given.is_some()
+            && let Some(core) = self.core.upgrade()
+        {
+            self.let_go(&core);
         }
-        Ok(false)
     }
 }

@@ -33,6 +33,12 @@ pub(super) struct Page {
 impl Page {
     /// Verifies the frame that was read where `wanted` lies.
     pub fn verify(wanted: &PageRef, frame: Frame) -> Result<Page> {
+        let start = Page::check(wanted, &frame)? as u32;
+        Ok(Page { start, frame })
+    }
+
+    /// Verifies a frame where it lies, and tells where its page starts.
+    pub fn check(wanted: &PageRef, frame: &[u8]) -> Result<usize> {
         let bad = |what: &str| {
             Error::corruption(format!(
                 "expected page {} of {} bytes with checksum {:08x} at unit {} of the page file, found {what}",
@@ -56,7 +62,7 @@ impl Page {
             return Err(bad("another checksum"));
         }
         PageView::open(lower, bytes)?;
-        Ok(Page { start: start as u32, frame })
+        Ok(start)
     }
 
     /// A page that was encoded a moment ago; it starts at `start` of its frame.

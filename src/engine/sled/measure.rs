@@ -3,7 +3,7 @@
 //! environment. Prints one line of microseconds a record and of bytes.
 
 use super::SledFactory;
-use crate::engine::{Engine, EngineFactory, EngineSpec};
+use crate::engine::{Block, Engine, EngineFactory, EngineSpec, Walk};
 use crate::ids::{Seq, ShardId};
 use crate::record::{KeyRange, RunRecord};
 use std::hint::black_box;
@@ -117,12 +117,12 @@ impl Bench {
     fn scan(&self, reverse: bool) -> Cost {
         let all = KeyRange { lo: Vec::new(), hi: None };
         Cost::of(self.records, || {
-            let (mut count, mut block) = (0, Vec::new());
-            let mut cursor = self.engine.cursor(&all, Seq::MAX, reverse).unwrap();
+            let (mut count, mut block) = (0, Block::default());
+            let walk = Arc::new(Walk { range: all.clone(), at: Seq::MAX, reverse, stem_from: 0 });
+            let mut cursor = self.engine.cursor(&walk).unwrap();
             while cursor.next_block(&mut block).unwrap() {
                 count += block.len() as u64;
                 black_box(&block);
-                block.clear();
             }
             assert_eq!(count, self.records);
         })

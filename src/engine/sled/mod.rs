@@ -57,10 +57,10 @@ mod writer;
 pub use self::node::{Listed, Node, PageRef};
 
 use self::core::Core;
-use super::{Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss};
+use super::{Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
-use crate::record::{Copied, Found, KeyRange, RunRecord};
+use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
 use parking_lot::{RwLock, RwLockReadGuard};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,12 +100,13 @@ impl SledEngine {
         let guard: RwLockReadGuard<'_, _> = self.core.read_recursive();
         match &*guard {
             Some(core) => f(core),
-            None => Err(Error::new(ErrorKind::Closed, "the shard's engine has been closed")
-                .at(&self.dir)
-                .on(self.shard)
-                .remedy("open it again")),
+            None => Err(closed(self.shard).at(&self.dir)),
         }
     }
+}
+
+fn closed(shard: ShardId) -> Error {
+    Error::new(ErrorKind::Closed, "the shard's engine has been closed").on(shard).remedy("open it again")
 }
 
 impl Engine for SledEngine {
@@ -113,11 +114,10 @@ impl Engine for SledEngine {
         self.with(|core| core.get(key, at))
     }
 
-    fn cursor<'a>(&'a self, range: &KeyRange, at: Seq, reverse: bool) -> Result<Box<dyn Cursor + 'a>> {
+    fn cursor(&self, walk: &Arc<Walk>) -> Result<Box<dyn Cursor>> {
         self.with(|core| {
             core.check()?;
-            Ok(Box::new(cursor::PageCursor::new(Arc::clone(core), range, at, reverse))
-                as Box<dyn Cursor + 'a>)
+            Ok(Box::new(cursor::PageCursor::new(core, walk)) as Box<dyn Cursor>)
         })
     }
 
@@ -126,7 +126,7 @@ impl Engine for SledEngine {
         from: &[u8],
         bytes: usize,
         wanted: &mut dyn FnMut(&[u8]) -> bool,
-        out: &mut Copied,
+        out: &mut RunBuffer,
     ) -> Result<Option<Vec<u8>>> {
         self.with(|core| core.versions(from, bytes, wanted, out))
     }

@@ -10,7 +10,7 @@ use super::root::Which;
 use super::space::UNIT;
 use crate::error::Result;
 use crate::page::{Content, Entry, PageView};
-use crate::record::Copied;
+use crate::record::RunBuffer;
 use std::sync::atomic::Ordering;
 
 impl Core {
@@ -20,7 +20,7 @@ impl Core {
         from: &[u8],
         bytes: usize,
         wanted: &mut dyn FnMut(&[u8]) -> bool,
-        out: &mut Copied,
+        out: &mut RunBuffer,
     ) -> Result<Option<Vec<u8>>> {
         let mut next = from.to_vec();
         let mut read = 0;
@@ -75,7 +75,7 @@ fn copy(
     from: &[u8],
     upper: Option<&[u8]>,
     wanted: &mut dyn FnMut(&[u8]) -> bool,
-    out: &mut Copied,
+    out: &mut RunBuffer,
 ) -> Result<()> {
     let first = view.lower_bound(from)?;
     let last = upper.map_or(Ok(view.len()), |upper| view.lower_bound(upper))?;

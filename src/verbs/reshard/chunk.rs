@@ -7,7 +7,7 @@ use crate::batch;
 use crate::error::Error;
 use crate::ids::{Seq, VirtualNode};
 use crate::memtable::Table;
-use crate::record::{Copied, RunRecord};
+use crate::record::{RunBuffer, RunRecord};
 use crate::ring::Position;
 use crate::shard::Layout;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub struct Chunk {
 #[derive(Debug)]
 pub struct Part {
     pub shard: usize,
-    pub copied: Copied,
+    pub copied: RunBuffer,
     // Of each key, in order.
     positions: Vec<Position>,
 }
@@ -58,7 +58,7 @@ pub fn gather(
     shards: &[usize],
     wanted: &dyn Fn(usize, Position) -> bool,
 ) -> Result<Chunk, (usize, Error)> {
-    let new = |shard: &usize| Part { shard: *shard, copied: Copied::default(), positions: Vec::new() };
+    let new = |shard: &usize| Part { shard: *shard, copied: RunBuffer::default(), positions: Vec::new() };
     let mut parts: Vec<Part> = shards.iter().map(new).collect();
     let mut fronts: Vec<Option<Vec<u8>>> = vec![Some(from.to_vec()); parts.len()];
     let mut read = 0;

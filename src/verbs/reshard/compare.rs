@@ -24,7 +24,7 @@ type Digests = BTreeMap<(usize, u32), u128>;
 pub fn compare(state: &State, mover: &mut Mover) -> Result<(bool, u64)> {
     let layout = state.layout();
     let chunk = state.moving.lock();
-    let tables = state.memory.frozen_tables();
+    let tables = state.memory.frozen_tables().tables;
     let (source, target) = read(state, &layout, &mover.position)?;
     if digests(&layout, &source, &tables) != digests_held(&layout, &target, &tables) {
         let place = format!("{:02x?}", mover.position);

@@ -7,7 +7,7 @@ use super::retire;
 use crate::batch;
 use crate::error::Result;
 use crate::ids::Seq;
-use crate::record::{Copied, RunRecord};
+use crate::record::{RunBuffer, RunRecord};
 use crate::shard::{Layout, Shard};
 use crate::state::State;
 use crate::state::change::{Mover, Phase, Sweep};
@@ -81,7 +81,7 @@ fn sweep_chunk(
     let Some(sweep) = &mut mover.sweep else { return Ok(0) };
     let from = sweep.position.take().unwrap_or_default();
     let mut foreign = |key: &[u8]| !layout.is_written(index, layout.ring.position(batch::user_key(key)));
-    let mut copied = Copied::default();
+    let mut copied = RunBuffer::default();
     let next = engine.versions(&from, CHUNK, &mut foreign, &mut copied)?;
     // Above every version, so the key goes as a whole; its neighbours in a page keep what snapshots see of them.
     let mut run: Vec<RunRecord<'_>> =

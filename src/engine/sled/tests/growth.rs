@@ -93,18 +93,13 @@ fn readers_beside_the_writer_miss_nothing() {
                     let reverse = number % 2 == 0;
                     let range = KeyRange { lo: key(number / 2), hi: Some(key(number / 2 + 250)) };
                     let low = done.load(Ordering::Acquire);
-                    let mut items = Vec::new();
-                    let mut cursor = engine.cursor(&range, Seq::MAX, reverse).unwrap();
-                    while cursor.next_block(&mut items).unwrap() {}
+                    let items = scan(engine, &range, Seq::MAX, reverse).unwrap();
                     let high = begun.load(Ordering::Acquire);
-                    if reverse {
-                        items.reverse();
-                    }
-                    assert!(items.windows(2).all(|pair| pair[0].key < pair[1].key));
+                    assert!(items.windows(2).all(|pair| pair[0].0 < pair[1].0));
                     for n in number / 2..number / 2 + 250 {
-                        let found = items.binary_search_by(|item| item.key[..].cmp(&key(n)));
+                        let found = items.binary_search_by(|item| item.0.cmp(&key(n)));
                         match found {
-                            Ok(index) => assert!((low..=high).contains(&items[index].seq.0)),
+                            Ok(index) => assert!((low..=high).contains(&items[index].1.0)),
                             Err(_) => assert!(
                                 (low..=high).any(|round| n >= KEYS || !present(round, n)),
                                 "{n} is missing from a scan"

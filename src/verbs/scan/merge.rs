@@ -1,0 +1,253 @@
+//! Merging what shards and memtables hold into one order.
+//!
+//! Invariants: of each key the newest version alone is shown, and nothing where that is a removal; records leave in the
+//! scan's order, whatever source they come from.
+
+use super::chunk::Chunk;
+use super::sources::Source;
+use crate::batch;
+use crate::error::Error;
+use crate::memtable::IterAt;
+use crate::page;
+use crate::shard::Layout;
+use crate::state::{Copied, Said, Seen};
+use std::cmp::Ordering;
+
+/// A frozen memtable's records, and the one that comes next.
+pub struct Frozen<'a> {
+    records: IterAt<'a, 64>,
+    head: Option<Seen<'a>>,
+}
+
+impl<'a> Frozen<'a> {
+    pub fn new(mut records: IterAt<'a, 64>) -> Frozen<'a> {
+        let head = records.next().map(Seen::from);
+        Frozen { records, head }
+    }
+}
+
+/// How much a chunk takes, at most, but for the record that reaches the bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    pub records: usize,
+    pub bytes: usize,
+}
+
+/// The merge of one chunk. Sources are numbered: the shards, what was copied of the active table, the frozen tables.
+pub struct Merge<'a> {
+    pub reverse: bool,
+    pub stem_from: usize,
+    pub limit: Limit,
+    pub layout: &'a Layout,
+    pub shards: &'a mut [Source],
+    pub copied: &'a Copied,
+    /// The copied record that comes next, and whether there are no others than the copied ones.
+    pub copied_at: &'a mut usize,
+    pub copied_all: bool,
+    pub frozen: Vec<Frozen<'a>>,
+    /// The stem of what each source comes to next; the greatest where there is nothing.
+    pub stems: &'a mut Vec<u64>,
+    /// The last key, where it was a removed one.
+    pub removed: Option<Vec<u8>>,
+}
+
+/// A shard's index, and why it cannot be read.
+pub type Failed = (usize, Error);
+
+/// Whether the record that comes next is its shard's own, and not an old copy that nobody keeps up.
+#[inline]
+fn is_own(layout: &Layout, source: &Source) -> bool {
+    !layout.stale[source.index] || {
+        let (head, tail) = source.block.key(source.at);
+        let key = [head, tail].concat();
+        layout.owns(source.index, layout.ring.position(batch::user_key(&key)))
+    }
+}
+
+impl Merge<'_> {
+    /// Fills `chunk`, which is empty; whether the sources came to their end.
+    pub fn run(&mut self, chunk: &mut Chunk) -> Result<bool, Failed> {
+        self.stems.clear();
+        for shard in self.shards.iter() {
+            self.stems.push(shard.stem());
+        }
+        let copied = self.copied_stem();
+        self.stems.push(copied);
+        for table in 0..self.frozen.len() {
+            let stem = self.frozen_stem(table);
+            self.stems.push(stem);
+        }
+        let mut before = None;
+        let mut empty = None;
+        loop {
+            if chunk.len() >= self.limit.records || chunk.bytes() >= self.limit.bytes {
+                return Ok(false);
+            }
+            if let Some(shard) = empty.take() {
+                let shard: usize = shard;
+                let source = &mut self.shards[shard];
+                source.refill()?;
+                self.stems[shard] = source.stem();
+            }
+            let (mut place, least, decided) = least(self.stems);
+            if !decided || least == u64::MAX {
+                match self.first_of(least) {
+                    Some(first) => place = first,
+                    None => return Ok(true),
+                }
+            }
+            let repeated = before == Some(least) && self.is_last(place, chunk);
+            before = Some(least);
+            if let Some(source) = self.shards.get_mut(place) {
+                if !repeated && is_own(self.layout, source) {
+                    self.removed = None;
+                    chunk.push(source.block.prefix(), source.block.record(source.at));
+                }
+                source.at += 1;
+                self.stems[place] = source.stem();
+                if source.at == source.block.len() {
+                    empty = Some(place);
+                }
+            } else if !self.take_recent(place, repeated, chunk) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Takes a memtable's record; false where what comes after it has not been copied yet.
+    fn take_recent(&mut self, place: usize, repeated: bool, chunk: &mut Chunk) -> bool {
+        let Some(seen) = self.recent(place) else { return true };
+        if !repeated {
+            match seen.said {
+                Said::Removed => self.removed = Some(seen.key.to_vec()),
+                said => {
+                    chunk.push_whole(seen.key, said);
+                    self.removed = None;
+                }
+            }
+        }
+        let table = place - self.shards.len();
+        if table == 0 {
+            *self.copied_at += 1;
+            self.stems[place] = self.copied_stem();
+            return self.copied_all || *self.copied_at < self.copied.len();
+        }
+        if let Some(table) = self.frozen.get_mut(table - 1) {
+            table.head = table.records.next().map(Seen::from);
+        }
+        self.stems[place] = self.frozen_stem(table - 1);
+        true
+    }
+
+    fn copied_stem(&self) -> u64 {
+        self.copied.get(*self.copied_at).map_or(u64::MAX, |seen| self.stem(seen.key))
+    }
+
+    fn frozen_stem(&self, table: usize) -> u64 {
+        self.frozen.get(table).and_then(|table| table.head).map_or(u64::MAX, |seen| self.stem(seen.key))
+    }
+
+    fn stem(&self, key: &[u8]) -> u64 {
+        page::stem(key, self.stem_from, self.reverse)
+    }
+
+    /// What the source at `place`, which is not a shard, comes to next.
+    fn recent(&self, place: usize) -> Option<Seen<'_>> {
+        match place.checked_sub(self.shards.len())? {
+            0 => self.copied.get(*self.copied_at),
+            table => self.frozen.get(table - 1)?.head,
+        }
+    }
+
+    fn key(&self, place: usize) -> Option<(&[u8], &[u8])> {
+        match self.shards.get(place) {
+            Some(source) => (source.at < source.block.len()).then(|| source.block.key(source.at)),
+            None => self.recent(place).map(|seen| (seen.key, &[][..])),
+        }
+    }
+
+    fn seq(&self, place: usize) -> crate::ids::Seq {
+        match self.shards.get(place) {
+            Some(source) => source.block.seq(source.at),
+            None => self.recent(place).map(|seen| seen.seq).unwrap_or_default(),
+        }
+    }
+
+    /// Among the sources with this stem the one that is first: by its whole key, of one key the newest version.
+    fn first_of(&self, stem: u64) -> Option<usize> {
+        let mut first = None;
+        for place in (0..self.stems.len()).filter(|place| self.stems[*place] == stem) {
+            let Some(key) = self.key(place) else { continue };
+            let before = |other: usize| {
+                let order = self.key(other).map_or(Ordering::Less, |other| cmp_parts(key, other));
+                let order = if self.reverse { order.reverse() } else { order };
+                order.then_with(|| self.seq(other).cmp(&self.seq(place))).is_lt()
+            };
+            if first.is_none_or(before) {
+                first = Some(place);
+            }
+        }
+        first
+    }
+
+    /// Whether the key at `place` is the one that was taken last.
+    fn is_last(&self, place: usize, chunk: &Chunk) -> bool {
+        let last = self.removed.as_deref().or_else(|| chunk.last_key());
+        last.zip(self.key(place)).is_some_and(|(last, key)| cmp_parts(key, (last, &[])).is_eq())
+    }
+}
+
+/// The place of the least stem, it, and whether it is alone. Without a branch on which of two is less: that is not to be
+/// foretold where records lie in the shards at random.
+#[inline]
+fn least(stems: &[u64]) -> (usize, u64, bool) {
+    let (mut place, mut least, mut times) = (0, u64::MAX, 0u32);
+    for (index, stem) in stems.iter().enumerate() {
+        let less = *stem < least;
+        times = if less { 0 } else { times } + u32::from(*stem <= least);
+        place = if less { index } else { place };
+        least = if less { *stem } else { least };
+    }
+    (place, least, times < 2)
+}
+
+/// How two keys compare that are in two parts each.
+pub fn cmp_parts(a: (&[u8], &[u8]), b: (&[u8], &[u8])) -> Ordering {
+    if a.0.len() > b.0.len() {
+        return cmp_parts(b, a).reverse();
+    }
+    let (start, rest) = b.0.split_at(a.0.len());
+    a.0.cmp(start).then_with(|| match a.1.split_at_checked(rest.len()) {
+        Some((middle, tail)) => middle.cmp(rest).then_with(|| tail.cmp(b.1)),
+        None => a.1.cmp(rest),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn parts_compare_as_the_wholes(
+            a in proptest::collection::vec(0u8..3, 0..8), b in proptest::collection::vec(0u8..3, 0..8),
+            x: prop::sample::Index, y: prop::sample::Index,
+        ) {
+            let (pa, pb) = (a.split_at(x.index(a.len() + 1)), b.split_at(y.index(b.len() + 1)));
+            prop_assert_eq!(cmp_parts(pa, pb), a.cmp(&b));
+        }
+
+        #[test]
+        fn the_least_is_found(stems in proptest::collection::vec(prop_oneof![0u64..5, Just(u64::MAX)], 1..6)) {
+            let (place, found, alone) = least(&stems);
+            let expected = *stems.iter().min().unwrap();
+            prop_assert_eq!(found, expected);
+            let times = stems.iter().filter(|stem| **stem == expected).count();
+            prop_assert_eq!(alone, times == 1);
+            if expected < u64::MAX {
+                prop_assert_eq!(stems[place], expected);
+            }
+        }
+    }
+}

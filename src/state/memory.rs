@@ -16,7 +16,7 @@ use crate::record::{Found, KeyRange};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The bytes that are copied from the active table at once, under its lock.
 const COPY_BYTES: usize = 256 << 10;
@@ -29,6 +29,9 @@ pub struct Memory {
     active_bytes: AtomicU64,
     frozen_bytes: AtomicU64,
     freeze_at: u64,
+    // Whether any table may hold a record: set before one enters, cleared under the lock when all are empty. While nothing is
+    // written reads take no lock here.
+    holds: AtomicBool,
 }
 
 /// What the lock guards.
@@ -80,12 +83,20 @@ impl Memory {
             active_bytes: AtomicU64::new(0),
             frozen_bytes: AtomicU64::new(0),
             freeze_at,
+            holds: AtomicBool::new(false),
         }
     }
 
     /// Locks the tables for a commit. Lock order: after the journal's appender.
     pub fn lock(&self) -> RwLockWriteGuard<'_, Tables> {
-        self.tables.write()
+        let tables = self.tables.write();
+        self.holds.store(true, Ordering::Release);
+        tables
+    }
+
+    /// Says that everything up to `last` is in the tables or in the shards: what a recovery ends with.
+    pub fn resume_after(&self, last: Seq) {
+        self.tables.write().last = last;
     }
 
     /// Ends a commit: freezes the active table if it is due, and publishes the sizes. Returns whether a table waits to
@@ -142,6 +153,7 @@ impl Memory {
             self.freeze_locked(&mut tables);
         }
         self.publish(&tables);
+        self.holds.store(!tables.active.is_empty() || !tables.frozen.is_empty(), Ordering::Release);
         drop(tables);
         // Freed outside the lock, since giving many chunks back takes a while.
         drop(oldest);
@@ -149,6 +161,10 @@ impl Memory {
 
     /// The newest version of a key at or below `at`, if a memtable has one.
     pub fn get(&self, key: &[u8], at: Seq) -> Recent {
+        // A commit that was acknowledged before has set it; what was there when it was cleared is in the shards.
+        if !self.holds.load(Ordering::Acquire) {
+            return Recent::Unknown;
+        }
         let frozen = {
             let tables = self.tables.read();
             if let Some(version) = tables.active.get(key, at) {
@@ -261,5 +277,36 @@ impl Live {
                 self.counts.remove(place);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_tables_are_passed_by_and_full_ones_never() {
+        let memory = Memory::new(Seq::ZERO, 1 << 20);
+        let write = |seq| {
+            let mut tables = memory.lock();
+            tables.insert(b"k", Seq(seq), Some(b"v")).unwrap();
+            memory.settle(&mut tables);
+        };
+        let knows = || memory.get(b"k", Seq::MAX) != Recent::Unknown;
+        assert!(!memory.holds.load(Ordering::Relaxed) && !knows());
+        write(1);
+        assert!(knows());
+        memory.freeze();
+        assert!(knows());
+        write(2);
+        memory.pop_frozen();
+        assert!(knows(), "the active table is left");
+        memory.freeze();
+        memory.pop_frozen();
+        assert!(!memory.holds.load(Ordering::Relaxed) && !knows());
+        write(3);
+        assert!(knows());
+        memory.resume_after(Seq(3));
+        assert_eq!(memory.last(), Seq(3));
     }
 }

@@ -104,6 +104,8 @@ pub struct State {
     pub records: Records,
     // What the memtables held when the memory was shared out last.
     shared: AtomicU64,
+    // The share of single records as of then.
+    shared_records: AtomicU64,
     keyspaces: RwLock<HashSet<KeyspaceId>>,
     layout: RwLock<Arc<Layout>>,
     cover: Mutex<Cover>,
@@ -148,7 +150,7 @@ static INSTANCES: AtomicU64 = AtomicU64::new(1);
 impl State {
     pub fn new(parts: Parts) -> State {
         let live = parts.manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect();
-        let records = parts.settings.memory_budget / share::RECORD_SHARE;
+        let records = parts.settings.memory_budget;
         let state = State {
             dir: parts.dir,
             instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
@@ -165,6 +167,7 @@ impl State {
             flushes: AtomicU64::new(0),
             records: Records::new(records),
             shared: AtomicU64::new(0),
+            shared_records: AtomicU64::new(0),
             keyspaces: RwLock::new(live),
             layout: RwLock::new(parts.layout),
             cover: Mutex::new(Cover::default()),

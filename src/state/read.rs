@@ -22,8 +22,12 @@ impl State {
             Recent::Removed => return Ok(None),
             Recent::Unknown => {}
         }
-        if let Some(found) = self.records.get(key, asked) {
-            return Ok(Some(found));
+        let kept = self.records.get(key, asked);
+        if self.records.count(kept.is_some()) {
+            self.signals.want_tick();
+        }
+        if kept.is_some() {
+            return Ok(kept);
         }
         let found = self.get_in_shards(key, Seq::MAX)?;
         if let Some(found) = &found {

@@ -7,27 +7,39 @@
 //!   the memtables, and a record is taken in only in the turn that it was read in.
 //! - A record is taken in when it is asked for a second time within a while (a doorkeeper, as in TinyLFU), so that reads all
 //!   over the store cost little and push nothing out.
+//! - How much memory they may take follows from what they are good for ([`Climb`]): where few records get most of the reads it
+//!   grows, where none do pages have it.
 
 use crate::ids::Seq;
 use crate::memtable::Table;
 use crate::record::Found;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
+use std::cell::Cell;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A larger value is left to the page that holds it.
 const MAX_VALUE: usize = 2048;
 /// What a record takes beside its bytes: its allocation and a place in the table.
 const OVERHEAD: u64 = 96;
-/// Keys that the doorkeeper remembers.
-const SEEN: usize = 1 << 15;
+/// The doorkeeper remembers a key for so many bytes of the budget.
+const BYTES_A_MARK: u64 = 2048;
+const LEAST_MARKS: u64 = 1 << 12;
 /// Sequence and length of the key before a kept record's key and value.
 const HEADER: usize = 12;
+
+/// One read in so many is counted, and after so many counted ones their memory is thought over.
+const SAMPLE: u32 = 8;
+const WINDOW: u32 = 8192;
+
+thread_local! {
+    static READS: Cell<u32> = const { Cell::new(0) };
+}
 
 /// By the hash of the key; the record lies in one piece with its key, so that a hit waits for memory as seldom as may be.
 type Kept = Cache<u64, Arc<[u8]>, Weigh, RandomState, DefaultLifecycle<u64, Arc<[u8]>>>;
@@ -36,10 +48,20 @@ type Kept = Cache<u64, Arc<[u8]>, Weigh, RandomState, DefaultLifecycle<u64, Arc<
 pub struct Records {
     kept: Kept,
     hasher: RandomState,
-    seen: Box<[AtomicU32]>,
+    seen: Box<[AtomicU16]>,
     turn: AtomicU64,
+    counts: Counts,
+    climb: Mutex<Climb>,
     // Read while a record is taken in, written while a turn ends. Never held over I/O.
     gate: RwLock<()>,
+}
+
+/// Reads and hits of a window. By themselves on lines of memory, since all that is around them is only read.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Counts {
+    reads: AtomicU32,
+    hits: AtomicU32,
 }
 
 /// One looking for a key: what it found out, for the one who reads it elsewhere.
@@ -50,15 +72,19 @@ pub struct Asked {
 }
 
 impl Records {
-    /// Room for about `bytes`.
-    pub fn new(bytes: u64) -> Records {
+    /// For a store with this memory budget.
+    pub fn new(budget: u64) -> Records {
+        let climb = Climb::default();
+        let bytes = climb.bytes(budget);
         let items = (bytes / (OVERHEAD + 128)).max(16) as usize;
         let hasher = RandomState::default();
         Records {
             kept: Cache::with(items, bytes, Weigh, hasher.clone(), DefaultLifecycle::default()),
             hasher,
-            seen: (0..SEEN).map(|_| AtomicU32::new(0)).collect(),
+            seen: (0..(budget / BYTES_A_MARK).max(LEAST_MARKS)).map(|_| AtomicU16::new(0)).collect(),
             turn: AtomicU64::new(0),
+            counts: Counts::default(),
+            climb: Mutex::new(climb),
             gate: RwLock::new(()),
         }
     }
@@ -87,7 +113,7 @@ impl Records {
             return;
         }
         // The upper half tells keys apart that share a place.
-        let (place, mark) = (asked.hash as usize % SEEN, (asked.hash >> 32) as u32 | 1);
+        let (place, mark) = (asked.hash as u32 as usize % self.seen.len(), (asked.hash >> 48) as u16 | 1);
         if self.seen[place].swap(mark, Ordering::Relaxed) != mark {
             return;
         }
@@ -100,6 +126,35 @@ impl Records {
         if self.turn.load(Ordering::Acquire) == asked.turn {
             self.kept.insert(asked.hash, record.into());
         }
+    }
+
+    /// Takes note of a read that no memtable answered; true if the memory should be shared out anew.
+    #[inline]
+    pub fn count(&self, hit: bool) -> bool {
+        let reads = READS.get().wrapping_add(1);
+        READS.set(reads);
+        reads.is_multiple_of(SAMPLE) && self.count_one(hit)
+    }
+
+    fn count_one(&self, hit: bool) -> bool {
+        if hit {
+            self.counts.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.counts.reads.fetch_add(1, Ordering::Relaxed) + 1 != WINDOW {
+            return false;
+        }
+        let hits = self.counts.hits.swap(0, Ordering::Relaxed);
+        self.counts.reads.store(0, Ordering::Relaxed);
+        self.climb.lock().step(hits.min(WINDOW))
+    }
+
+    /// The bytes that records may take of the budget now.
+    pub fn share(&self, budget: u64) -> u64 {
+        self.climb.lock().bytes(budget)
+    }
+
+    pub fn set_capacity(&self, bytes: u64) {
+        self.kept.set_capacity(bytes);
     }
 
     /// Forgets what a table that is in the shards now made old; the table is still listed.
@@ -120,6 +175,60 @@ impl Records {
 impl std::fmt::Debug for Records {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Records").field("kept", &self.kept.len()).finish_non_exhaustive()
+    }
+}
+
+/// The search for the share that single records are worth: as long as they answer many of the reads it is doubled, and halved
+/// again, for a while, where that did not let them answer more. Where they answer few, pages make more of the memory.
+#[derive(Debug)]
+struct Climb {
+    /// The share is the budget divided by two to this power.
+    halvings: u32,
+    /// Hits of a window before the share was doubled, and how many windows ago.
+    before: Option<(u32, u32)>,
+    /// Windows until it may be doubled again.
+    rest: u32,
+}
+
+const MOST_HALVINGS: u32 = 6;
+const LEAST_HALVINGS: u32 = 2;
+const MANY: u32 = WINDOW / 5 * 2;
+const FEW: u32 = WINDOW / 5;
+/// Hits that a doubled share must bring.
+const GAIN: u32 = WINDOW / 100;
+/// Windows after which a doubled share is judged: it must fill first.
+const FILLING: u32 = 4;
+const REST: u32 = 64;
+
+impl Default for Climb {
+    fn default() -> Climb {
+        Climb { halvings: 4, before: None, rest: 0 }
+    }
+}
+
+impl Climb {
+    fn bytes(&self, budget: u64) -> u64 {
+        budget >> self.halvings
+    }
+
+    /// Takes the hits of a window; whether the share is another now.
+    fn step(&mut self, hits: u32) -> bool {
+        let halvings = self.halvings;
+        self.rest = self.rest.saturating_sub(1);
+        if hits < FEW {
+            self.halvings = MOST_HALVINGS.min(halvings + 1);
+            self.before = None;
+        } else if let Some((before, windows)) = self.before {
+            self.before = (windows + 1 < FILLING).then_some((before, windows + 1));
+            if self.before.is_none() && hits < before + GAIN {
+                self.halvings = halvings + 1;
+                self.rest = REST;
+            }
+        } else if hits >= MANY && self.rest == 0 && halvings > LEAST_HALVINGS {
+            self.halvings = halvings - 1;
+            self.before = Some((hits, 0));
+        }
+        self.halvings != halvings
     }
 }
 
@@ -146,7 +255,7 @@ mod tests {
 
     #[test]
     fn the_second_reading_keeps_a_record_and_a_flush_forgets_it() {
-        let records = Records::new(1 << 20);
+        let records = Records::new(16 << 20);
         let asked = records.ask(b"k");
         records.offer(b"k", &found(1), asked);
         assert_eq!(get(&records, b"k"), None);
@@ -161,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_reader_of_an_earlier_turn_brings_nothing_back() {
-        let records = Records::new(1 << 20);
+        let records = Records::new(16 << 20);
         let asked = records.ask(b"k");
         records.offer(b"k", &found(1), asked);
         records.retire(&Table::new());
@@ -172,8 +281,37 @@ mod tests {
     }
 
     #[test]
+    fn the_share_follows_what_records_are_good_for() {
+        let share = |climb: &mut Climb, windows: u32, hits: &dyn Fn(u32) -> u32| {
+            (0..windows).for_each(|_| {
+                let hits = hits(climb.halvings);
+                climb.step(hits);
+            });
+            climb.bytes(64)
+        };
+        // Nobody reads a record twice.
+        assert_eq!(share(&mut Climb::default(), 10, &|_| WINDOW / 100), 1);
+        // By Zipf's law each doubling brings about a twentieth of all reads.
+        let mut climb = Climb::default();
+        assert_eq!(share(&mut climb, 20, &|halvings| WINDOW * 9 / 10 - halvings * WINDOW / 20), 16);
+        assert_eq!(share(&mut climb, 10, &|_| 0), 1);
+        // A few records get half of all reads, and nothing is gained by room for more.
+        let mut climb = Climb::default();
+        assert_eq!(share(&mut climb, 20, &|_| WINDOW / 2), 4);
+        assert_eq!(share(&mut climb, REST + 10, &|_| WINDOW / 2), 4);
+    }
+
+    #[test]
+    fn one_read_in_some_is_counted_and_a_window_moves_the_share() {
+        let records = Records::new(64 << 20);
+        let moved = (0..SAMPLE * WINDOW).filter(|_| records.count(false)).count();
+        assert_eq!(moved, 1);
+        assert_eq!(records.share(64 << 20), 2 << 20);
+    }
+
+    #[test]
     fn what_is_read_once_or_is_large_is_not_kept() {
-        let records = Records::new(1 << 20);
+        let records = Records::new(16 << 20);
         for n in 0..1000u32 {
             let key = n.to_le_bytes();
             records.offer(&key, &found(1), records.ask(&key));

@@ -6,12 +6,10 @@
 use super::State;
 use std::sync::atomic::Ordering;
 
-/// The share of the budget that caches keep however much memtables hold (these stop at half of it), and the most that they
-/// get however little: buffers that caches give up are not all given back to the system at once.
+/// The share of the budget that shards' caches keep however much memtables hold (these stop at half of it), and the most that they
+/// and single records get however little: buffers that caches give up are not all given back to the system at once.
 const LEAST_SHARE: u64 = 4;
-const MOST: (u64, u64) = (13, 16);
-/// The share of the budget that records asked for often may take.
-pub const RECORD_SHARE: u64 = 16;
+const MOST: (u64, u64) = (14, 16);
 /// How finely memory is shared out, as a part of what memtables may hold: caches need not follow every write.
 const STEPS: u64 = 16;
 
@@ -22,12 +20,17 @@ impl State {
         let (active, frozen) = self.memory.bytes();
         // What is held, rounded up, and two steps of what may come before the next look.
         let held = ((active + frozen) / step + 3) * step;
-        if self.shared.swap(held, Ordering::AcqRel) == held {
+        let budget = self.settings.memory_budget;
+        let records = self.records.share(budget);
+        if self.shared.swap(held, Ordering::AcqRel) == held
+            && self.shared_records.swap(records, Ordering::AcqRel) == records
+        {
             return;
         }
-        let budget = self.settings.memory_budget;
-        let caches = (budget - budget / RECORD_SHARE).saturating_sub(held);
-        let caches = caches.clamp(budget / LEAST_SHARE, budget / MOST.1 * MOST.0);
+        self.shared_records.store(records, Ordering::Release);
+        self.records.set_capacity(records);
+        let caches = (budget - records).saturating_sub(held);
+        let caches = caches.clamp(budget / LEAST_SHARE, budget / MOST.1 * MOST.0 - records);
         let layout = self.layout();
         let each = caches / layout.shards.len().max(1) as u64;
         for shard in &layout.shards {

@@ -4,17 +4,19 @@
 //! longer refers to it; after a failed write nothing more is read or written (what is on the disk is unknown then).
 
 use super::cache::PageCache;
-use super::frame::Page;
+use super::frame::{self, Page};
 use super::node::{Node, PageRef};
 use super::place::Place;
 use super::pool::{Frame, Pool};
-use super::root::{Absent, Root, Search, Which};
+use super::root::{Absent, Located, Root, Search, Which};
 use super::space::UNIT;
 use super::writer::Writer;
 use crate::disk::DiskFile;
 use crate::engine::{Figures, PowerLoss};
 use crate::error::{Error, Result};
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
+use std::hash::BuildHasher;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +32,8 @@ pub(super) struct Core {
     pub path: PathBuf,
     pub root: Root,
     pub cache: PageCache,
+    /// Of keys, for what nodes know of their pages. With a seed, so that who chooses the keys cannot choose their hashes.
+    pub hasher: RandomState,
     pub pool: Arc<Pool>,
     /// Memory for nodes and pages together.
     pub cache_bytes: AtomicU64,
@@ -95,15 +99,18 @@ impl Core {
 
     /// Reads the frame of a page from the file, without believing it.
     pub fn read_frame(&self, page: &PageRef) -> Result<Frame> {
-        let read = |bytes: &mut [u8]| {
-            let offset = page.unit.saturating_mul(UNIT);
-            let read = self.file.read_at(offset, bytes)?;
-            bytes[read..].fill(0);
-            Ok(())
-        };
-        self.pool
-            .frame(page.bytes as usize, read)
-            .map_err(|e| Error::io("read a page", &self.path, e).on(self.place.shard))
+        self.pool.frame(page.bytes as usize, |bytes| self.read_into(page, bytes))
+    }
+
+    /// The same into a buffer of the frame's length.
+    pub fn read_into(&self, page: &PageRef, bytes: &mut [u8]) -> Result<()> {
+        let offset = page.unit.saturating_mul(UNIT);
+        let read = self
+            .file
+            .read_at(offset, bytes)
+            .map_err(|e| Error::io("read a page", &self.path, e).on(self.place.shard))?;
+        bytes[read..].fill(0);
+        Ok(())
     }
 
     pub fn verify(&self, page: &PageRef, frame: Frame) -> Result<Page> {
@@ -112,50 +119,32 @@ impl Core {
 
     /// Verifies a frame where it lies, and tells where its page starts.
     pub fn verified(&self, page: &PageRef, frame: &[u8]) -> Result<usize> {
-        Page::check(page, frame).map_err(|error| self.damaged(error))
+        frame::verify(page, frame).map_err(|error| self.damaged(error))
     }
 
+    /// What is said of a page that failed its checks.
     #[cold]
-    fn damaged(&self, error: Error) -> Error {
+    pub fn damaged(&self, error: Error) -> Error {
         error.at(&self.path).on(self.place.shard).remedy("repair the shard from its replicas or a checkpoint")
     }
 
     /// A page, from memory or from the file.
-    #[inline]
     pub fn load(&self, page: &PageRef) -> Result<Page> {
-        match self.cache.get(page.id) {
-            Some(page) => Ok(page),
-            None => {
-                let found = self.verify(page, self.read_frame(page)?)?;
-                self.cache.insert(page.id, &found);
-                Ok(found)
-            }
+        if let Some(slot) = self.cache.find(page.id)
+            && let Some(found) = self.cache.with(slot, page.id, Page::clone)
+        {
+            return Ok(found);
         }
+        let found = self.verify(page, self.read_frame(page)?)?;
+        self.cache.insert(page.id, &found);
+        Ok(found)
     }
 
-    /// The page that holds `key`, from the newest index.
-    ///
-    /// A page's space may be used again while a reader is on its way to it. What it reads then is not the page it wanted,
-    /// and the index has another by that time; where the index has not, the damage is on the disk.
-    pub fn page_of(&self, key: &[u8]) -> Result<Page> {
-        let mut wanted = self.reference(key)?;
-        loop {
-            let error = match self.load(&wanted) {
-                Ok(page) => return Ok(page),
-                Err(error) => error,
-            };
-            let newest = self.reference(key)?;
-            if newest == wanted {
-                return Err(error);
-            }
-            wanted = newest;
-        }
-    }
-
+    /// Where the page lies that holds `key`; see [`Root::page`] for what `doubted` says.
     #[inline]
-    pub fn reference(&self, key: &[u8]) -> Result<PageRef> {
+    pub fn locate(&self, key: &[u8], doubted: bool) -> Result<Located> {
         loop {
-            match self.root.page(key) {
+            match self.root.page(key, doubted, || self.hasher.hash_one(key)) {
                 Some(Search::Found(page)) => return Ok(page),
                 Some(Search::Load(absent)) => self.load_node(&absent)?,
                 None => return Err(self.hole(key)),

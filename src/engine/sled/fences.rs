@@ -6,14 +6,60 @@
 //! Invariant: bounds are strictly ascending.
 
 #[derive(Debug, PartialEq, Eq, Default)]
+#[repr(C)]
 pub(super) struct Fences {
-    /// What all bounds but the first begin with: the first of a shard is empty and shares nothing with the others.
-    prefix: Box<[u8]>,
-    /// Of each bound but the first, what follows the prefix.
+    /// Of each bound but the first, what follows the prefix; before them every [`BLOCK`]th of them once more, so that a
+    /// search waits for two places of memory and not for each of its steps.
     heads: Box<[u64]>,
+    /// What all bounds but the first begin with: the first of a shard is empty and shares nothing with the others.
+    prefix: Prefix,
     /// All bounds, one after another, and where each ends.
     bounds: Box<[u8]>,
     ends: Box<[u32]>,
+}
+
+/// So many numbers are compared one and all sooner than searched: the comparisons do not wait for each other's memory.
+const COUNTED: usize = 40;
+/// Heads for each one that is repeated: a line of memory.
+const BLOCK: usize = 8;
+const SHORT: usize = 22;
+
+/// A few bytes, which mostly lie beside what refers to them.
+#[derive(Debug, PartialEq, Eq)]
+enum Prefix {
+    Short(u8, [u8; SHORT]),
+    Long(Box<[u8]>),
+}
+
+impl Default for Prefix {
+    fn default() -> Self {
+        Prefix::Short(0, [0; SHORT])
+    }
+}
+
+impl Prefix {
+    fn new(bytes: &[u8]) -> Prefix {
+        let mut short = [0; SHORT];
+        match short.get_mut(..bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                Prefix::Short(bytes.len() as u8, short)
+            }
+            None => Prefix::Long(bytes.into()),
+        }
+    }
+}
+
+impl std::ops::Deref for Prefix {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Prefix::Short(len, bytes) => &bytes[..usize::from(*len).min(SHORT)],
+            Prefix::Long(bytes) => bytes,
+        }
+    }
 }
 
 /// The first eight bytes as a number that orders as they do; zeros where there are fewer.
@@ -29,6 +75,12 @@ fn head(bytes: &[u8]) -> u64 {
     }
 }
 
+/// How many of the numbers are below `wanted`.
+#[inline]
+fn count_below(heads: &[u64], wanted: u64) -> usize {
+    heads.iter().map(|head| usize::from(*head < wanted)).sum()
+}
+
 impl Fences {
     pub fn new<'a>(sorted: impl ExactSizeIterator<Item = &'a [u8]>) -> Fences {
         let mut bounds = Vec::new();
@@ -37,13 +89,14 @@ impl Fences {
             bounds.extend_from_slice(bound);
             ends.push(bounds.len() as u32);
         }
-        let mut fences =
-            Fences { prefix: [].into(), heads: [].into(), bounds: bounds.into(), ends: ends.into() };
+        let mut fences = Fences { bounds: bounds.into(), ends: ends.into(), ..Fences::default() };
         if let Some(last) = fences.len().checked_sub(1).filter(|last| *last > 0) {
             let (low, high) = (fences.get(1), fences.get(last));
             let shared = low.iter().zip(high).take_while(|(a, b)| a == b).count();
-            fences.prefix = low[..shared].into();
-            fences.heads = (1..=last).map(|index| head(&fences.get(index)[shared..])).collect();
+            let head_of = |index| head(&fences.get(index)[shared..]);
+            let heads = (1..=last).step_by(BLOCK).map(head_of).chain((1..=last).map(head_of)).collect();
+            fences.prefix = Prefix::new(&low[..shared]);
+            fences.heads = heads;
         }
         fences
     }
@@ -60,7 +113,7 @@ impl Fences {
 
     /// Bytes in memory.
     pub fn resident(&self) -> usize {
-        self.bounds.len() + self.prefix.len() + self.len() * 12
+        self.bounds.len() + self.len() * 4 + self.heads.len() * 8 + 32
     }
 
     /// The last bound at or below `key`; the first if there is none.
@@ -77,17 +130,26 @@ impl Fences {
     /// How many bounds after the first are `before` the key, which all at the beginning are.
     #[inline]
     fn count_after_first(&self, key: &[u8], before: impl Fn(&[u8]) -> bool) -> usize {
+        let count = self.len().saturating_sub(1);
         let Some(rest) = key.strip_prefix(&*self.prefix) else {
             // All begin with the prefix, so all are on one side of a key that does not.
-            return if *self.prefix < *key { self.heads.len() } else { 0 };
+            return if *self.prefix < *key { count } else { 0 };
         };
         let wanted = head(rest);
-        let mut low = self.heads.partition_point(|head| *head < wanted);
+        let (firsts, heads) = self.heads.split_at(count.div_ceil(BLOCK));
+        let block = BLOCK
+            * if firsts.len() <= COUNTED {
+                count_below(firsts, wanted)
+            } else {
+                firsts.partition_point(|head| *head < wanted)
+            };
+        let start = block.saturating_sub(BLOCK);
+        let mut low = start + count_below(&heads[start..block.min(count)], wanted);
         let mut high = low;
-        while high < self.heads.len() && self.heads[high] == wanted {
+        while high < count && heads[high] == wanted {
             high += 1;
             if high - low > 4 {
-                high += self.heads[high..].partition_point(|head| *head == wanted);
+                high += heads[high..].partition_point(|head| *head == wanted);
                 break;
             }
         }

@@ -22,6 +22,36 @@ use std::sync::Arc;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"APGF");
 pub(super) const HEADER: usize = 24;
+/// What a page in memory takes beside its buffer: counts, the allocation, a slot, an entry in the cache's map.
+const OVERHEAD: usize = 144;
+
+/// Verifies the frame that was read where `wanted` lies; returns where its page starts.
+pub(super) fn verify(wanted: &PageRef, frame: &[u8]) -> Result<usize> {
+    let bad = |what: &str| {
+        Error::corruption(format!(
+            "expected page {} of {} bytes with checksum {:08x} at unit {} of the page file, found {what}",
+            wanted.id, wanted.bytes, wanted.crc, wanted.unit
+        ))
+    };
+    if frame.len() != wanted.bytes as usize || frame.len() < HEADER {
+        return Err(bad(&format!("{} bytes", frame.len())));
+    }
+    let word = |at: usize| frame[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
+    let id = frame[8..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    if word(0) != MAGIC || id != wanted.id {
+        return Err(bad("another"));
+    }
+    let start = HEADER.saturating_add(word(20) as usize);
+    if start.saturating_add(word(16) as usize) != frame.len() {
+        return Err(bad("other lengths"));
+    }
+    let (lower, bytes) = (&frame[HEADER..start], &frame[start..]);
+    if page::stamp(bytes).map(|stamp| stamp.crc) != Some(wanted.crc) {
+        return Err(bad("another checksum"));
+    }
+    PageView::open(lower, bytes)?;
+    Ok(start)
+}
 
 /// A verified page. Its bytes lie beside the count of those who hold it, which a lookup touches anyway.
 #[derive(Debug, Clone)]
@@ -33,36 +63,8 @@ pub(super) struct Page {
 impl Page {
     /// Verifies the frame that was read where `wanted` lies.
     pub fn verify(wanted: &PageRef, frame: Frame) -> Result<Page> {
-        let start = Page::check(wanted, &frame)? as u32;
-        Ok(Page { start, frame })
-    }
-
-    /// Verifies a frame where it lies, and tells where its page starts.
-    pub fn check(wanted: &PageRef, frame: &[u8]) -> Result<usize> {
-        let bad = |what: &str| {
-            Error::corruption(format!(
-                "expected page {} of {} bytes with checksum {:08x} at unit {} of the page file, found {what}",
-                wanted.id, wanted.bytes, wanted.crc, wanted.unit
-            ))
-        };
-        if frame.len() != wanted.bytes as usize || frame.len() < HEADER {
-            return Err(bad(&format!("{} bytes", frame.len())));
-        }
-        let word = |at: usize| frame[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
-        let id = frame[8..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
-        if word(0) != MAGIC || id != wanted.id {
-            return Err(bad("another"));
-        }
-        let start = HEADER.saturating_add(word(20) as usize);
-        if start.saturating_add(word(16) as usize) != frame.len() {
-            return Err(bad("other lengths"));
-        }
-        let (lower, bytes) = (&frame[HEADER..start], &frame[start..]);
-        if page::stamp(bytes).map(|stamp| stamp.crc) != Some(wanted.crc) {
-            return Err(bad("another checksum"));
-        }
-        PageView::open(lower, bytes)?;
-        Ok(start)
+        let start = verify(wanted, &frame)?;
+        Ok(Page { start: start as u32, frame })
     }
 
     /// A page that was encoded a moment ago; it starts at `start` of its frame.
@@ -72,7 +74,7 @@ impl Page {
 
     /// Bytes in memory.
     pub fn resident(&self) -> usize {
-        self.frame.resident() + 160
+        self.frame.resident() + OVERHEAD
     }
 
     pub fn into_frame(self) -> Frame {

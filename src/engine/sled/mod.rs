@@ -21,12 +21,14 @@
 //! | [`core`] | the open engine, and the only ways to touch its files |
 //! | [`node`], [`root`], [`fences`] | a hundred pages of the index; all of it, as far as it fits in memory; their bounds |
 //! | [`frame`], [`space`] | pages in the file, and the file's free space |
-//! | [`cache`], [`pool`] | pages in memory, and the buffers that they lie in |
+//! | [`cache`], [`slots`], [`pool`] | pages in memory, the places and the buffers that they lie in |
+//! | [`absent`] | which keys a page does not have, without reading it |
 //! | [`lookup`], [`cursor`], [`versions`] | reading one record, reading many, copying all versions out |
 //! | [`writer`] | what only the writer sees |
 //! | [`rewrite`], [`merge`], [`split`] | the writer: which pages, which records, where to cut |
 //! | [`recount`], [`relocate`] | verifying everything and finding the figures again; giving space back |
 
+mod absent;
 mod cache;
 mod commit;
 mod core;
@@ -46,6 +48,7 @@ mod recount;
 mod relocate;
 mod rewrite;
 mod root;
+mod slots;
 mod space;
 mod split;
 #[cfg(test)]

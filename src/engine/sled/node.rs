@@ -17,10 +17,14 @@
 //! Invariants: pages are in the order of their bounds; page i holds the keys from its lower bound up to that of page
 //! i + 1, the last up to the node's upper bound. A node has at least one page.
 
+use super::absent::Absences;
 use super::fences::Fences;
+use super::slots::NO_SLOT;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MAX_INTERNAL_KEY_BYTES;
 use crate::page::varint;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const VERSION: u8 = 1;
 const FLAG_UNBOUNDED: u8 = 1;
@@ -53,11 +57,40 @@ pub struct Listed {
 
 /// Neighbouring pages.
 #[derive(Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Node {
-    bounds: Fences,
+    // What a lookup needs comes first, so that it lies together.
+    learnt: Learnt,
     pages: Box<[PageRef]>,
+    bounds: Fences,
     upper: Option<Box<[u8]>>,
 }
+
+/// What lookups found out about the pages. It is lost with the node in memory.
+#[derive(Debug)]
+#[repr(C)]
+struct Learnt {
+    /// Where each page lies in the cache, if the last one who looked there was right.
+    slots: Box<[AtomicU32]>,
+    /// Which keys pages do not have; made when a key is first missed.
+    absences: OnceLock<Box<Absences>>,
+}
+
+impl Learnt {
+    fn new(pages: usize) -> Learnt {
+        let slots = std::iter::repeat_with(|| AtomicU32::new(NO_SLOT)).take(pages).collect();
+        Learnt { slots, absences: OnceLock::new() }
+    }
+}
+
+// It says nothing about what a node is.
+impl PartialEq for Learnt {
+    fn eq(&self, _: &Learnt) -> bool {
+        true
+    }
+}
+
+impl Eq for Learnt {}
 
 // It is never empty.
 #[allow(clippy::len_without_is_empty)]
@@ -67,6 +100,7 @@ impl Node {
             bounds: Fences::new(listed.iter().map(|listed| listed.lower.as_slice())),
             pages: listed.iter().map(|listed| listed.page).collect(),
             upper: upper.map(Box::from),
+            learnt: Learnt::new(listed.len()),
         }
     }
 
@@ -76,6 +110,37 @@ impl Node {
 
     pub fn page(&self, index: usize) -> Option<PageRef> {
         self.pages.get(index).copied()
+    }
+
+    /// Where page `index` may lie in the cache.
+    #[inline]
+    pub(super) fn slot(&self, index: usize) -> u32 {
+        self.learnt.slots.get(index).map_or(NO_SLOT, |slot| slot.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn note_slot(&self, index: usize, slot: u32) {
+        if let Some(hint) = self.learnt.slots.get(index) {
+            hint.store(slot, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether page `index` is known not to have the key with this hash.
+    #[inline]
+    pub(super) fn lacks(&self, index: usize, hash: impl FnOnce() -> u64) -> bool {
+        self.learnt.absences.get().is_some_and(|absences| absences.lacks(index, hash))
+    }
+
+    /// Takes note of all keys of page `index`, by their hashes. Returns how many bytes the node has grown by.
+    pub(super) fn note_keys(&self, index: usize, hashes: &[u64]) -> usize {
+        let mut grown = 0;
+        let absences = self.learnt.absences.get_or_init(|| {
+            let absences =
+                Absences::new(self.len(), self.pages.iter().map(|page| u64::from(page.records)).sum());
+            grown = absences.resident();
+            Box::new(absences)
+        });
+        absences.note(index, hashes);
+        grown
     }
 
     pub fn pages(&self) -> &[PageRef] {
@@ -117,7 +182,8 @@ impl Node {
     /// Bytes in memory.
     pub fn resident(&self) -> usize {
         let upper = self.upper.as_ref().map_or(0, |upper| upper.len());
-        192 + self.bounds.resident() + upper + self.len() * size_of::<PageRef>()
+        let absences = self.learnt.absences.get().map_or(0, |absences| absences.resident());
+        240 + self.bounds.resident() + upper + self.len() * (size_of::<PageRef>() + 4) + absences
     }
 
     /// The bytes to be stored under `number`.

@@ -73,6 +73,7 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
         path,
         root: Root::new(Vec::new(), 0),
         cache: PageCache::new(spec.cache_bytes, Arc::clone(&pool)),
+        hasher: foldhash::fast::RandomState::default(),
         pool,
         cache_bytes: AtomicU64::new(spec.cache_bytes),
         page_bytes: spec.page_bytes,

@@ -8,6 +8,7 @@
 
 use super::fences::Fences;
 use super::node::{Node, PageRef};
+use super::slots::NO_SLOT;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -70,6 +71,16 @@ pub(super) enum Search<T> {
     Found(T),
     /// This node must be loaded first.
     Load(Absent),
+}
+
+/// A page, and what is known of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Located {
+    pub page: PageRef,
+    /// Where it may lie in the cache.
+    pub slot: u32,
+    /// It does not have the key.
+    pub lacks: bool,
 }
 
 /// Which node is looked for.
@@ -167,10 +178,37 @@ impl Root {
         self.resident() > self.limit
     }
 
-    /// The page that holds `key`.
+    /// The page that holds `key`. Whether it is known to lack the key is looked up if it may not be in memory, and if the key is
+    /// `doubted`.
     #[inline]
-    pub fn page(&self, key: &[u8]) -> Option<Search<PageRef>> {
-        self.search(Which::Holds(key), |node| node.page(node.find(key)))
+    pub fn page(&self, key: &[u8], doubted: bool, hash: impl FnOnce() -> u64) -> Option<Search<Located>> {
+        self.search(Which::Holds(key), |node| {
+            let index = node.find(key);
+            let (page, slot) = (node.page(index)?, node.slot(index));
+            let lacks = (doubted || slot == NO_SLOT) && node.lacks(index, hash);
+            Some(Located { page, slot, lacks })
+        })
+    }
+
+    /// Takes note of where the page that holds `key` lies in the cache, if it is still this one.
+    pub fn note_slot(&self, key: &[u8], id: u64, slot: u32) {
+        self.search(Which::Holds(key), |node| {
+            let index = node.find(key);
+            (node.page(index)?.id == id).then(|| node.note_slot(index, slot))
+        });
+    }
+
+    /// Takes note of all keys of the page that holds `key`, by their hashes, if it is still this one. Returns whether that took
+    /// memory.
+    pub fn note_keys(&self, key: &[u8], id: u64, hashes: &[u64]) -> bool {
+        let grown = self.search(Which::Holds(key), |node| {
+            let index = node.find(key);
+            let grown = (node.page(index)?.id == id).then(|| node.note_keys(index, hashes) as u64)?;
+            // Under the lock, so that what is taken off when the node goes has been added before.
+            self.resident.fetch_add(grown, Ordering::Relaxed);
+            Some(grown > 0)
+        });
+        matches!(grown, Some(Search::Found(true)))
     }
 
     /// The node itself.

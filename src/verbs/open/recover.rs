@@ -62,7 +62,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
             replay.visit(seq, ops)
         })?;
     let memory = replay.memory;
-    memory.lock().last = journal.last();
+    memory.resume_after(journal.last());
     let opening =
         Opening { replayed_frames: report.frames, replayed_bytes: report.bytes, took: started.elapsed() };
     state_limits(&layout);

@@ -52,6 +52,37 @@ fn every_damaged_page_is_corruption_and_never_absence() {
 }
 
 #[test]
+fn a_key_that_was_missed_in_a_page_costs_no_reading_of_it_again() {
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 512);
+    apply(&engine, &numbers(0..200, 1, 30), &[]).unwrap();
+    engine.sync(Seq(1)).unwrap();
+    let held = core(&engine);
+    engine.set_cache(0);
+    let absent = |n: u64| [&key(n)[..], b"x"].concat();
+    let missed = |engine: &SledEngine| {
+        (0..200).filter(|n| matches!(engine.get(&absent(*n), Seq::MAX), Ok(None))).count()
+    };
+    assert_eq!(missed(&engine), 200);
+    for listed in pages(&held) {
+        held.file
+            .write_at(listed.page.unit * super::super::space::UNIT, &vec![0; listed.page.bytes as usize])
+            .unwrap();
+    }
+    let found = missed(&engine);
+    assert!((180..=200).contains(&found), "{found} of 200 were known to be absent");
+    only_fails(&engine, 200, |_| true);
+    // A page that is written anew has other keys.
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 512);
+    apply(&engine, &numbers(0..200, 1, 30), &[]).unwrap();
+    assert_eq!(missed(&engine), 200);
+    let run: Vec<_> = (0..200).map(|n| (absent(n), Seq(2), Some(vec![1]))).collect();
+    apply(&engine, &run, &[]).unwrap();
+    assert_eq!(missed(&engine), 0);
+}
+
+#[test]
 fn a_flip_of_any_byte_of_a_page_is_found() {
     let dir = scratch();
     let (_, engine) = created(dir.path(), 512);

@@ -3,6 +3,7 @@
 //! Invariant: a plan holds what was asked for and what it came to; applying it computes the second from the first again, so
 //! that nothing is done that no preview showed.
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, ShardId, VirtualNode};
 use crate::options::ShardOptions;
 use crate::ring::{Balance, Move};
@@ -190,11 +191,25 @@ impl Plan {
         &self.problems
     }
 
+    /// An error that names the first problem, unless they were accepted.
+    pub(crate) fn check_accepted(&self) -> Result<()> {
+        match self.problems.first() {
+            Some(problem) if !self.accepted => Err(refused(problem)),
+            _ => Ok(()),
+        }
+    }
+
     /// The same plan, to be carried out in spite of its [problems](Self::problems).
     pub fn accept_problems(mut self) -> Plan {
         self.accepted = true;
         self
     }
+}
+
+/// The error of a plan that cannot be carried out in full.
+pub(crate) fn refused(problem: &Problem) -> Error {
+    Error::new(ErrorKind::Refused, format!("the plan cannot be carried out in full: {problem}"))
+        .remedy("remove the cause, or accept the plan's problems")
 }
 
 impl fmt::Display for Problem {

@@ -6,7 +6,7 @@ use crate::ids::{Epoch, ShardId};
 use crate::manifest::ShardState;
 use crate::options::ShardOptions;
 use crate::plan::{Plan, Request};
-use crate::ring::Partitioner;
+use crate::ring::{Partitioner, Ring};
 use crate::state::change::{Phase, Progress};
 use crate::verbs;
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,16 @@ impl Planner {
     /// `InvalidInput` for a number outside its limits. `NotFound` for a shard that is no member. `Busy` while a change is
     /// under way. What merely cannot be had in full is no error: see [`Plan::problems`].
     pub fn preview(&self) -> Result<Plan> {
-        verbs::reshard::preview(&self.handle.state, &self.requests)
+        Ok(verbs::reshard::preview(&self.handle.state, &self.requests)?.0)
+    }
+
+    /// The ring that the changes lead to: to ask where a key would lie, or to draw what moves with
+    /// [`Ring::to_svg_of_moves`]. Nothing is changed.
+    ///
+    /// # Errors
+    /// As [`preview`](Self::preview).
+    pub fn preview_ring(&self) -> Result<Ring> {
+        Ok(verbs::reshard::preview(&self.handle.state, &self.requests)?.1)
     }
 }
 
@@ -118,6 +127,7 @@ pub struct TopologyChange {
 impl TopologyChange {
     /// Begins what a plan shows.
     pub(crate) fn begin(handle: &Arc<Handle>, plan: &Plan) -> Result<TopologyChange> {
+        plan.check_accepted()?;
         // What memtables hold of before the change reaches its owners in their order.
         verbs::flush::flush(&handle.state)?;
         let epoch = verbs::reshard::begin(&handle.state, plan)?;

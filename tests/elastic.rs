@@ -25,14 +25,14 @@ impl World {
         World { disk: SimDisk::new(1), factory: MemoryFactory::new() }
     }
 
+    fn seams(&self) -> Seams {
+        let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
+        Seams { disk, factory, background: false }
+    }
+
     fn open(&self, options: Options) -> annulus::Result<Store> {
-        let seams = Seams {
-            disk: Arc::new(self.disk.clone()),
-            factory: Arc::new(self.factory.clone()),
-            background: false,
-        };
         let options = options.memory_budget(8 << 20).journal_segment_bytes(64 << 10);
-        testing::open(Path::new(DIR), &options, seams)
+        testing::open(Path::new(DIR), &options, self.seams())
     }
 
     /// Four shards, two copies, with some records in memory and most in the shards.
@@ -155,6 +155,16 @@ fn shards_come_and_go_with_their_records() {
     // The shard that left is kept until it is dropped, and is not taken for another's directory.
     let place = store.topology().shards.into_iter().find(|shard| shard.role == ShardRole::Retired).unwrap();
     assert_eq!(place.id, ShardId(1));
+    store.close().unwrap();
+    drop(store);
+    let named = ["/store/shards/0000", "/store/shards/0001", "/store/shards/0002", "/store/shards/0003"];
+    let options = named.iter().fold(Options::new(), |options, path| options.shard(ShardOptions::new(path)));
+    let error = world.open(options).map(|_| ()).unwrap_err();
+    assert_eq!((error.kind(), error.shard()), (ErrorKind::Mismatch, Some(ShardId(1))), "{error}");
+    let other = Options::new().shard(ShardOptions::new(&place.path)).replication_factor(1);
+    let error = testing::open(Path::new("/other"), &other, world.seams()).map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+    let store = world.open(Options::new()).unwrap();
     let again = store.plan().add_shard(ShardOptions::new(&place.path)).preview().unwrap();
     assert_eq!(store.apply(again.clone()).unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(store.drop_shard(ShardId(0)).unwrap_err().kind(), ErrorKind::InvalidInput);
@@ -239,6 +249,30 @@ fn what_cannot_be_had_in_full_is_said_and_refused_unless_accepted() {
 }
 
 #[test]
+fn a_disk_that_is_too_small_for_what_would_land_on_it_is_found_before() {
+    let world = World::new();
+    let (store, _) = world.filled();
+    let planned = || store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap();
+    let gained = planned().shards()[4].bytes_gained;
+    world.disk.set_capacity(Some(0));
+    let plan = planned();
+    let shards = vec![ShardId(4)];
+    assert_eq!(plan.problems(), [Problem::TooSmall { shards, needed: gained + gained / 4, free: 0 }]);
+    assert_eq!(store.apply(plan).unwrap_err().kind(), ErrorKind::Refused);
+    world.disk.set_capacity(Some(u64::MAX / 2));
+    assert_eq!(planned().problems(), []);
+}
+
+#[test]
+fn a_plan_can_be_drawn() {
+    let (store, _) = World::new().filled();
+    let planner = store.plan().add_shard(ShardOptions::new("/mnt/new"));
+    let (ring, plan) = (planner.preview_ring().unwrap(), planner.preview().unwrap());
+    assert_eq!(store.ring().moves_to(&ring).unwrap(), plan.moves());
+    assert!(store.ring().to_svg_of_moves(&ring).unwrap().starts_with("<svg"));
+}
+
+#[test]
 fn one_change_at_a_time_and_no_stale_plan() {
     let world = World::new();
     let (store, content) = world.filled();
@@ -253,7 +287,7 @@ fn one_change_at_a_time_and_no_stale_plan() {
     assert_eq!(store.plan().drain_shard(ShardId(1)).preview().unwrap_err().kind(), ErrorKind::NotFound);
     let other = World::new();
     let (foreign, _) = other.filled();
-    let plan = store.plan().set_replication_factor(3).preview().unwrap();
+    let plan = store.plan().set_replication_factor(3).preview().unwrap().accept_problems();
     assert_eq!(foreign.apply(plan).unwrap_err().kind(), ErrorKind::Mismatch);
     check_placed(&store, &content);
 }

@@ -14,7 +14,7 @@ mod file;
 mod inode;
 mod names;
 
-use super::{Disk, DiskFile, OpenMode};
+use super::{Disk, DiskFile, FreeSpace, OpenMode};
 use faults::Faults;
 use file::{SimFile, SimLock};
 use inode::Inode;
@@ -228,6 +228,11 @@ impl Disk for SimDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         self.enter(Operation::Look, dir)?.names.list(dir)
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
+        let machine = self.enter(Operation::Look, path)?;
+        Ok(machine.capacity.map(|_| FreeSpace { device: 1, free: machine.room() }))
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {

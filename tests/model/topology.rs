@@ -92,6 +92,7 @@ impl World {
     pub fn change_steps(&mut self, count: u8) {
         for _ in 0..count {
             match testing::change_step(self.store()) {
+                Ok(true) if count.is_multiple_of(2) => self.check_complete(),
                 Ok(true) => {}
                 Ok(false) => {
                     if self.store().change().is_none() {
@@ -141,6 +142,28 @@ impl World {
         assert!(self.store().change().is_none());
         self.check_settled();
         self.check_all();
+    }
+
+    /// In the middle of a change, too, each record is on all its owners in its newest version, as far as shards serve.
+    fn check_complete(&mut self) {
+        let store = self.store().clone();
+        let ring = store.ring();
+        ring.check().unwrap();
+        if self.lost > 0 {
+            return;
+        }
+        store.flush().unwrap();
+        (self.process, self.synced) = (self.log.len(), self.log.len());
+        let content = self.content(0);
+        for member in ring.members() {
+            let held: BTreeMap<_, _> =
+                testing::held_by(&store, KeyspaceId(0), member.id).unwrap().into_iter().collect();
+            for (key, (_, seq)) in &content {
+                if ring.preference_list(key).contains(&member.id) {
+                    assert_eq!(held.get(key), Some(seq), "shard {}, key {key:02x?}", member.id);
+                }
+            }
+        }
     }
 
     /// Each record is on all its owners in its newest version and nowhere else, as far as shards serve.

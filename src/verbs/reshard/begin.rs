@@ -7,7 +7,7 @@ use super::retire;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Seq};
 use crate::manifest::{ChangeEntry, ChangeStep, Manifest, ShardEntry, ShardState};
-use crate::plan::{Plan, Problem};
+use crate::plan::{Plan, Problem, refused};
 use crate::shard::{Layout, Shard, ShardSpec, Worker, paths};
 use crate::state::State;
 use std::path::Path;
@@ -98,11 +98,7 @@ fn recheck(state: &State, manifest: &Manifest, plan: &Plan) -> Result<super::pre
     }
     let new = |problem: &&Problem| !plan.accepted || !plan.problems.iter().any(|p| same_kind(p, problem));
     if let Some(problem) = worked.plan.problems.iter().find(new) {
-        return Err(Error::new(
-            ErrorKind::Refused,
-            format!("the plan cannot be carried out in full: {problem}"),
-        )
-        .remedy("remove the cause, or accept the plan's problems"));
+        return Err(refused(problem));
     }
     if let Some(entry) = manifest.shards.iter().find(|entry| entry.state == ShardState::Abandoned) {
         let text = "the directory of a shard of a change that was cancelled is being cleared";

@@ -20,14 +20,15 @@ pub struct Worked {
     pub joining: Vec<(ShardId, PathBuf)>,
 }
 
-/// Works a plan out; nothing is changed.
-pub fn preview(state: &State, requests: &[Request]) -> Result<Plan> {
+/// Works a plan out, and the ring that it leads to; nothing is changed.
+pub fn preview(state: &State, requests: &[Request]) -> Result<(Plan, Ring)> {
     state.check_open()?;
     let manifest = state.manifest.lock().clone();
     if let Some(change) = &manifest.change {
         return Err(busy(change.next.epoch.0));
     }
-    Ok(work_out(state, &manifest, requests)?.plan)
+    let worked = work_out(state, &manifest, requests)?;
+    Ok((worked.plan, worked.ring))
 }
 
 pub fn busy(epoch: u64) -> Error {

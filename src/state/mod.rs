@@ -146,6 +146,7 @@ static INSTANCES: AtomicU64 = AtomicU64::new(1);
 impl State {
     pub fn new(parts: Parts) -> State {
         let live = parts.manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect();
+        let replayed = parts.memory.last();
         let records = parts.settings.memory_budget / share::RECORD_SHARE;
         let state = State {
             dir: parts.dir,
@@ -159,7 +160,7 @@ impl State {
             memory: parts.memory,
             signals: Signals::default(),
             moving: Mutex::new(()),
-            change: Control::new(parts.manifest.change.as_ref()),
+            change: Control::new(parts.manifest.change.as_ref(), replayed),
             flushes: AtomicU64::new(0),
             records: Records::new(records),
             shared: AtomicU64::new(0),

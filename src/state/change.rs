@@ -5,7 +5,7 @@
 
 use super::foreground::Foreground;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Epoch, ShardId};
+use crate::ids::{Epoch, Seq, ShardId};
 use crate::manifest::ChangeEntry;
 use crate::shard::{Layout, Shard};
 use parking_lot::{Condvar, Mutex};
@@ -93,6 +93,8 @@ pub struct Mover {
     pub unsealed: u64,
     /// Whether the targets' seals say that they are being changed.
     pub begun: bool,
+    /// The newest write that the opening replayed: a shard may have it, or be given it, while others do not.
+    pub replayed: Seq,
     /// Whether all shards have been seen to be complete up to one sequence, since the store was opened.
     pub level: bool,
     /// Whether all copies have been found equal to their sources.
@@ -101,6 +103,15 @@ pub struct Mover {
     pub grace: Vec<Grace>,
     /// The shard that is being rid of what it does not own.
     pub sweep: Option<Sweep>,
+}
+
+impl Mover {
+    /// Takes note of a layout that was replaced, whatever for: whoever reads by it does so until done, also when yet another
+    /// has taken the place of the one after it.
+    pub fn replaced(&mut self, layout: &Arc<Layout>, leaving: Vec<Arc<Shard>>) {
+        self.grace.retain(|grace| grace.layout.strong_count() > 0 || !grace.leaving.is_empty());
+        self.grace.push(Grace { layout: Arc::downgrade(layout), leaving });
+    }
 }
 
 /// A layout that was replaced, and the shards that only it names: they are closed when nobody reads by it any more.
@@ -119,12 +130,12 @@ pub struct Sweep {
 }
 
 impl Control {
-    /// With the change that was found at an opening, if there was one.
-    pub fn new(found: Option<&ChangeEntry>) -> Control {
+    /// With the change that was found at an opening, if there was one, and the newest write that it replayed.
+    pub fn new(found: Option<&ChangeEntry>, replayed: Seq) -> Control {
         let control = Control {
             inner: Mutex::default(),
             changed: Condvar::new(),
-            mover: Mutex::new(Mover::default()),
+            mover: Mutex::new(Mover { replayed, ..Mover::default() }),
             foreground: Foreground::default(),
         };
         if let Some(change) = found {

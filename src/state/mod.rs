@@ -151,6 +151,7 @@ impl State {
     pub fn new(parts: Parts) -> State {
         let live = parts.manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect();
         let records = parts.settings.memory_budget;
+        let replayed = parts.memory.last();
         let state = State {
             dir: parts.dir,
             instance: INSTANCES.fetch_add(1, Ordering::Relaxed),
@@ -163,7 +164,7 @@ impl State {
             memory: parts.memory,
             signals: Signals::default(),
             moving: Mutex::new(()),
-            change: Control::new(parts.manifest.change.as_ref()),
+            change: Control::new(parts.manifest.change.as_ref(), replayed),
             flushes: AtomicU64::new(0),
             records: Records::new(records),
             shared: AtomicU64::new(0),

@@ -18,6 +18,10 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
     for shard in &state.layout().shards {
         note(shard.close());
     }
+    // Shards that have left, and were still to be waited for.
+    for shard in state.change.mover.lock().grace.drain(..).flat_map(|grace| grace.leaving) {
+        note(shard.close());
+    }
     state.release_lock();
     outcome
 }

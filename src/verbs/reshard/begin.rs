@@ -70,7 +70,7 @@ pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
             return Err(error);
         }
     };
-    state.replace_layout(layout);
+    mover.replaced(&state.replace_layout(layout), Vec::new());
     (mover.position, mover.level, mover.compared) = (Vec::new(), true, false);
     state.change.begin(worked.ring.epoch(), (0, 0), planned);
     Ok(worked.ring.epoch())

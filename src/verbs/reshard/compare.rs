@@ -3,7 +3,7 @@
 //!
 //! Invariant: a range that has been found equal stays equal, since both sides get every flush from there on.
 
-use super::chunk::{Chunk, Extent, gather, newest_in, targets};
+use super::chunk::{Chunk, Extent, Versions, gather, newest_in, targets};
 use super::copy::{CHUNK, apply, begin_targets, seal_targets, with_sources, write};
 use crate::digest::hash128;
 use crate::error::{Error, Result};
@@ -123,7 +123,9 @@ fn correct(
         source.parts.iter().flat_map(|part| part.copied.records().map(|record| record.key)).collect();
     for part in &target.parts {
         // Above every version, so the key goes as a whole; its neighbours in a page keep what snapshots see of them.
-        let gone = part.keys().into_iter().filter(|versions| !there.contains(versions.key));
+        // What is in a memtable may have come here by a flush that is yet to reach the source.
+        let is_gone = |v: &Versions<'_>| !there.contains(v.key) && newest_in(tables, v.key).is_none();
+        let gone = part.keys().into_iter().filter(is_gone);
         let run: Vec<RunRecord<'_>> =
             gone.map(|versions| RunRecord { key: versions.key, seq: Seq::MAX, value: None }).collect();
         write(state, layout, part.shard, &run, &state.memory.live())?;

@@ -93,15 +93,21 @@ pub fn apply(state: &State, layout: &Layout, chunk: &Chunk, tables: &[Arc<Table>
     let live = state.memory.live();
     let keys = chunk.keys();
     let mut runs: Vec<Vec<RunRecord<'_>>> = vec![Vec::new(); layout.shards.len()];
+    let mut brought = None;
     for versions in &keys {
         // What a flush that is under way says of the key comes along: applied before the flush or after it, it comes to the
         // same, and a removal is not undone by the older record that it removes.
         let newer = newest_in(tables, versions.key).filter(|r| r.seq > versions.records[0].seq);
+        brought = brought.max(newer.map(|record| record.seq));
         for target in layout.next_owners_at(versions.position) {
             if !layout.owns(target, versions.position) {
                 runs[target].extend(newer.iter().chain(&versions.records).copied());
             }
         }
+    }
+    // The flush of a table that waits has not seen to it yet: no shard is ever ahead of what recovery can replay.
+    if let Some(seq) = brought {
+        state.journal.sync_to(seq)?;
     }
     let mut written = (0, 0);
     for (target, run) in runs.iter().enumerate().filter(|(_, run)| !run.is_empty()) {

@@ -11,9 +11,8 @@ use crate::ids::{Epoch, ShardId};
 use crate::manifest::{Manifest, ShardState};
 use crate::shard::Layout;
 use crate::state::State;
-use crate::state::change::{Grace, Mover, Phase};
+use crate::state::change::{Mover, Phase};
 use std::collections::HashSet;
-use std::sync::Arc;
 
 /// Makes the next ring the one that answers. Returns whether it was done; if not, a flush must come first.
 pub fn flip(state: &State, mover: &mut Mover) -> Result<bool> {
@@ -98,9 +97,12 @@ fn install(state: &State, manifest: &Manifest, mover: &mut Mover) -> Result<()> 
     let next = Layout::of(manifest, |entry| find(entry.id).ok_or_else(|| not_open(entry.id)))?;
     let leaving = layout.shards.iter().filter(|shard| next.index_of(shard.id).is_none()).cloned().collect();
     drop(layout);
-    let old = state.replace_layout(next);
-    mover.grace.push(Grace { layout: Arc::downgrade(&old), leaving });
+    mover.replaced(&state.replace_layout(next), leaving);
     mover.position = Vec::new();
+    // The shard that is being cleaned may have lost more, also where it has been gone through.
+    if let Some(sweep) = &mut mover.sweep {
+        sweep.position = Some(Vec::new());
+    }
     Ok(())
 }
 

@@ -32,6 +32,8 @@ mod preview;
 mod retire;
 mod step;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub use begin::begin;
 pub use finish::cancel;

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
-use crate::manifest::{Manifest, ShardState};
+use crate::manifest::{Manifest, ShardEntry, ShardState};
 use crate::shard::{Shard, ShardSpec};
 use crate::state::State;
 
@@ -54,13 +54,27 @@ pub fn settle(state: &State) -> Result<()> {
 }
 
 /// Goes back to the manifest of before a change that could not begin.
-pub fn roll_back(state: &State, manifest: &mut Manifest, before: Manifest, specs: &[ShardSpec]) {
+pub fn roll_back(state: &State, manifest: &mut Manifest, mut before: Manifest, specs: &[ShardSpec]) {
     for spec in specs {
         if let Err(error) = Shard::clear(state.seams.disk.as_ref(), spec) {
             log::warn!("the directory of a shard that did not join could not be cleared: {error}");
+            let entry = manifest.entry(spec.id).cloned();
+            before.shards.extend(entry.map(|entry| ShardEntry { state: ShardState::Abandoned, ..entry }));
         }
     }
     if let Err(error) = state.replace_manifest(manifest, before) {
-        log::warn!("a change that did not begin is rolled back at the next opening: {error}");
+        log::warn!("a change that did not begin is rolled back in the background: {error}");
     }
+    // For what is left to be done, if anything is.
+    state.signals.want_change();
+}
+
+/// Rolls back a change that did not begin, where that failed at first.
+pub fn undo(state: &State) -> Result<()> {
+    let mut manifest = state.manifest.lock();
+    let mut next = manifest.clone();
+    next.change = None;
+    let joining = next.shards.iter_mut().filter(|entry| entry.state == ShardState::Joining);
+    joining.for_each(|entry| entry.state = ShardState::Abandoned);
+    state.replace_manifest(&mut manifest, next)
 }

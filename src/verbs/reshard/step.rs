@@ -4,6 +4,7 @@ use super::compare::compare;
 use super::copy::copy;
 use super::finish::flip;
 use super::level::level;
+use super::retire;
 use super::sweep::{Swept, sweep};
 use crate::error::Result;
 use crate::manifest::ChangeStep;
@@ -43,13 +44,20 @@ fn take(state: &State, mover: &mut Mover) -> Result<Step> {
             Swept::Some(bytes) => Step::Worked(bytes),
         });
     };
+    if step == ChangeStep::Preparing {
+        // One that did not begin, and could not be taken back at once.
+        retire::undo(state)?;
+        return Ok(Step::Worked(0));
+    }
     if state.change.is_paused() {
         return Ok(Step::Idle);
     }
     if !mover.level {
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
-        if level(state)?.is_none() {
+        // What was replayed may have reached some shards before the crash, or with a chunk: it would pass for a difference.
+        let settled = |applied| applied >= mover.replayed || state.memory.is_empty();
+        if !level(state)?.is_some_and(settled) {
             return Ok(Step::NeedsFlush);
         }
         mover.level = true;

@@ -43,10 +43,15 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     }
     let layout = state.layout();
     let stale = (0..layout.shards.len()).filter(|index| layout.stale[*index]);
-    let Some(index) = stale.clone().find(|index| layout.shards[*index].serves()) else {
+    // The one that was begun comes first: its seal says so until it is done.
+    let begun = mover.sweep.as_ref().map(|sweep| sweep.shard);
+    let serving = stale.clone().filter(|index| layout.shards[*index].serves());
+    let Some(index) = serving.min_by_key(|index| begun != Some(layout.shards[*index].id)) else {
         if state.change.current().is_some() {
             state.change.end(Phase::Completed);
         }
+        // Where that failed before.
+        retire::settle(state)?;
         return Ok(Swept::Nothing);
     };
     let left = stale.count();
@@ -54,14 +59,17 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     state.change.clean(done);
     let shard = layout.shards[index].clone();
     let read = sweep_chunk(state, &layout, index, &shard, mover).inspect_err(|error| {
-        mover.sweep = None;
+        if let Some(sweep) = &mut mover.sweep {
+            sweep.position = Some(Vec::new());
+        }
         state.read_failed(&shard, error);
     })?;
     // The layout is about to be replaced, and whoever holds one keeps what it names.
     drop(layout);
     if mover.sweep.as_ref().is_some_and(|sweep| sweep.position.is_none()) {
+        let before = clean(state, &shard)?;
         mover.sweep = None;
-        clean(state, &shard)?;
+        mover.replaced(&before, Vec::new());
     }
     Ok(Swept::Some(read))
 }
@@ -93,12 +101,14 @@ fn sweep_chunk(
     if next.is_none() {
         shard.seal(engine.as_ref(), shard.applied())?;
     }
+    // How much of the last piece was read is not known.
+    let read = if next.is_some() { CHUNK } else { copied.bytes() };
     sweep.position = next;
-    Ok(CHUNK as u64)
+    Ok(read as u64)
 }
 
 /// Says, durably, that a shard holds nothing any more that it does not own.
-fn clean(state: &State, shard: &Shard) -> Result<()> {
+fn clean(state: &State, shard: &Shard) -> Result<Arc<Layout>> {
     let mut manifest = state.manifest.lock();
     let _turn = state.flushing.lock();
     let mut next = manifest.clone();
@@ -109,6 +119,5 @@ fn clean(state: &State, shard: &Shard) -> Result<()> {
         layout.shards.iter().zip(&layout.stale).map(|(s, stale)| *stale && s.id != shard.id).collect();
     let next = layout.with_stale(stale);
     drop(layout);
-    state.replace_layout(next);
-    Ok(())
+    Ok(state.replace_layout(next))
 }

@@ -193,7 +193,14 @@ fn bytes(records: u64, rounds: u64) {
             let all = times.all.as_secs_f64();
             table.add(
                 &format!("{shards} + 1 shards"),
-                &[mib, all, times.copied.as_secs_f64(), times.processor, all / mib * 1e3, times.processor / mib * 1e3],
+                &[
+                    mib,
+                    all,
+                    times.copied.as_secs_f64(),
+                    times.processor,
+                    all / mib * 1e3,
+                    times.processor / mib * 1e3,
+                ],
             );
         }
     }
@@ -322,7 +329,10 @@ fn latency(records: u64, replicas: usize, load: &str, rate: Option<u64>) {
         moved.0,
         moved.1 as f64 / MIB,
     );
-    println!("| us | before | during | ratio | copying | comparing | removing | after |\n|---|{}", "---:|".repeat(7));
+    println!(
+        "| us | before | during | ratio | copying | comparing | removing | after |\n|---|{}",
+        "---:|".repeat(7)
+    );
     for (name, samples) in [("get", &reads), ("insert", &writes)] {
         for (percent, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
             let one = |at: usize| percentile(&[&samples[at]], part);

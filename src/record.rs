@@ -47,14 +47,18 @@ impl RunBuffer {
     }
 
     pub fn records(&self) -> impl DoubleEndedIterator<Item = RunRecord<'_>> + ExactSizeIterator {
-        self.spans.iter().map(|span| {
-            let end = span.start + span.key;
-            RunRecord {
-                key: &self.bytes[span.start..end],
-                seq: span.seq,
-                value: span.value.map(|length| &self.bytes[end..end + length]),
-            }
-        })
+        (0..self.spans.len()).map(|index| self.record(index))
+    }
+
+    /// The version at `index`, which must be there.
+    pub fn record(&self, index: usize) -> RunRecord<'_> {
+        let span = &self.spans[index];
+        let end = span.start + span.key;
+        RunRecord {
+            key: &self.bytes[span.start..end],
+            seq: span.seq,
+            value: span.value.map(|length| &self.bytes[end..end + length]),
+        }
     }
 
     pub fn is_empty(&self) -> bool {

@@ -24,7 +24,7 @@ const REMEMBERED: usize = 64;
 pub enum Phase {
     /// New owners get copies of what they gain, and every write.
     Copying,
-    /// The copies are compared with their sources, by digest.
+    /// The copies are compared with their sources.
     Verifying,
     /// The new placement serves; what its shards no longer own is removed from them.
     Cleaning,

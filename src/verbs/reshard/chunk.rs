@@ -12,8 +12,9 @@ use crate::ring::Position;
 use crate::shard::Layout;
 use std::sync::Arc;
 
-/// What is read of a shard at once, in bytes of pages.
-const STEP: usize = 128 << 10;
+/// What is read of a shard at once, in bytes of pages, at the least and at the most. Of what was read of the others beyond the
+/// end of a chunk nothing is kept, so the more shards there are, the smaller the steps.
+const STEP: (usize, usize) = (16 << 10, 128 << 10);
 
 /// How far a chunk goes.
 #[derive(Debug, Clone, Copy)]
@@ -44,9 +45,18 @@ pub struct Part {
 /// All versions that a shard has of one key.
 #[derive(Debug)]
 pub struct Versions<'a> {
-    pub key: &'a [u8],
     pub position: Position,
-    pub records: Vec<RunRecord<'a>>,
+    pub newest: RunRecord<'a>,
+    /// The others.
+    older: std::ops::Range<usize>,
+    of: &'a RunBuffer,
+}
+
+impl<'a> Versions<'a> {
+    pub fn records(&self) -> impl Iterator<Item = RunRecord<'a>> + use<'a> {
+        let of = self.of;
+        std::iter::once(self.newest).chain(self.older.clone().map(move |index| of.record(index)))
+    }
 }
 
 /// Reads `shards` from the key `from` on, as far as `extent` says, and keeps what is `wanted` of each. An error names the
@@ -61,6 +71,10 @@ pub fn gather(
     let new = |shard: &usize| Part { shard: *shard, copied: RunBuffer::default(), positions: Vec::new() };
     let mut parts: Vec<Part> = shards.iter().map(new).collect();
     let mut fronts: Vec<Option<Vec<u8>>> = vec![Some(from.to_vec()); parts.len()];
+    let step = match extent {
+        Extent::Bytes(most) => (most / 4 / parts.len().max(1)).clamp(STEP.0, STEP.1),
+        Extent::Key(_) => STEP.1,
+    };
     let mut read = 0;
     loop {
         // The one that has got least far: the chunk ends where it does.
@@ -78,8 +92,9 @@ pub fn gather(
             break;
         }
         let Some(front) = fronts[behind].take() else { break };
-        fronts[behind] = parts[behind].read(layout, &front, wanted).map_err(|e| (parts[behind].shard, e))?;
-        read += STEP;
+        let next = parts[behind].read(layout, &front, step, wanted);
+        fronts[behind] = next.map_err(|e| (parts[behind].shard, e))?;
+        read += step;
     }
     let end = match extent {
         Extent::Bytes(_) => fronts.into_iter().flatten().min(),
@@ -96,6 +111,7 @@ impl Part {
         &mut self,
         layout: &Layout,
         from: &[u8],
+        step: usize,
         wanted: &dyn Fn(usize, Position) -> bool,
     ) -> Result<Option<Vec<u8>>, Error> {
         let (shard, positions) = (self.shard, &mut self.positions);
@@ -107,19 +123,20 @@ impl Part {
             }
             wants
         };
-        layout.shards[shard].engine()?.versions(from, STEP, &mut wants, &mut self.copied)
+        layout.shards[shard].engine()?.versions(from, step, &mut wants, &mut self.copied)
     }
 
     /// The keys in order, each with all its versions.
     pub fn keys(&self) -> Vec<Versions<'_>> {
         let mut keys: Vec<Versions<'_>> = Vec::with_capacity(self.positions.len());
         let mut positions = self.positions.iter();
-        for record in self.copied.records() {
+        for (index, record) in self.copied.records().enumerate() {
             match keys.last_mut() {
-                Some(versions) if versions.key == record.key => versions.records.push(record),
+                Some(versions) if versions.newest.key == record.key => versions.older.end = index + 1,
                 _ => {
                     let Some(position) = positions.next() else { break };
-                    keys.push(Versions { key: record.key, position: *position, records: vec![record] });
+                    let older = index + 1..index + 1;
+                    keys.push(Versions { position: *position, newest: record, older, of: &self.copied });
                 }
             }
         }
@@ -132,7 +149,7 @@ impl Chunk {
     pub fn keys(&self) -> Vec<Versions<'_>> {
         let mut keys: Vec<Versions<'_>> = self.parts.iter().flat_map(Part::keys).collect();
         // Sorted runs one after another, which a stable sort merges.
-        keys.sort_by(|a, b| a.key.cmp(b.key));
+        keys.sort_by(|a, b| a.newest.key.cmp(b.newest.key));
         keys
     }
 }
@@ -147,8 +164,11 @@ pub struct Sources {
 const NOBODY: u16 = u16::MAX;
 
 impl Sources {
-    /// An owner for each virtual node that somebody gains, each as often as another; none of those in `except`. An error
-    /// names a virtual node that has none.
+    /// An owner for each virtual node that somebody gains; none of those in `except`. An error names a virtual node that has
+    /// none.
+    ///
+    /// The one that loses it, since a shard that is emptied is best read alone, and whole; where nobody does, each as often
+    /// as another.
     pub fn choose(layout: &Layout, except: &[usize]) -> Result<Sources, VirtualNode> {
         let Some(next) = &layout.next else { return Ok(Sources { of: Vec::new(), shards: Vec::new() }) };
         let children = (next.ring.virtual_nodes() / layout.ring.virtual_nodes().max(1)).max(1);
@@ -160,11 +180,15 @@ impl Sources {
         for (node, source) in of.iter_mut().enumerate() {
             let owners = layout.ring.owner_indexes(VirtualNode(node as u32 / children));
             let gains = |owner: &u16| !owners.contains(&next.places[usize::from(*owner)]);
-            if !next.ring.owner_indexes(VirtualNode(node as u32)).iter().any(gains) {
+            let next_owners = next.ring.owner_indexes(VirtualNode(node as u32));
+            if !next_owners.iter().any(gains) {
                 continue;
             }
+            let stays = |owner: u16| {
+                next_owners.iter().any(|next_owner| next.places[usize::from(*next_owner)] == owner)
+            };
             let usable = owners.iter().filter(|owner| usable[usize::from(**owner)]);
-            let least = usable.min_by_key(|owner| loads[usize::from(**owner)]);
+            let least = usable.min_by_key(|owner| (stays(**owner), loads[usize::from(**owner)]));
             let least = least.ok_or(VirtualNode(node as u32 / children))?;
             loads[usize::from(*least)] += 1;
             *source = *least;

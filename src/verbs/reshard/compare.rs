@@ -1,24 +1,18 @@
-//! Comparing: what the new owners hold against what their sources hold, by a digest for each virtual node, before anybody
-//! relies on it.
+//! Comparing: what the new owners hold against what their sources hold, record by record, before anybody relies on it.
 //!
 //! Invariant: a range that has been found equal stays equal, since both sides get every flush from there on.
 
 use super::chunk::{Chunk, Extent, Versions, gather, newest_in, targets};
 use super::copy::{CHUNK, apply, begin_targets, seal_targets, with_sources, write};
-use crate::digest::hash128;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::memtable::Table;
 use crate::record::RunRecord;
-use crate::ring::Position;
 use crate::shard::Layout;
 use crate::state::State;
 use crate::state::change::Mover;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
-
-/// The sum of the digests of a virtual node's live records, on each shard that gains it.
-type Digests = BTreeMap<(usize, u32), u128>;
 
 /// Compares one chunk. Returns whether there is more, and the bytes that were compared.
 pub fn compare(state: &State, mover: &mut Mover) -> Result<(bool, u64)> {
@@ -26,13 +20,13 @@ pub fn compare(state: &State, mover: &mut Mover) -> Result<(bool, u64)> {
     let chunk = state.moving.lock();
     let tables = state.memory.frozen_tables().tables;
     let (source, target) = read(state, &layout, &mover.position)?;
-    if digests(&layout, &source, &tables) != digests_held(&layout, &target, &tables) {
+    if !are_equal(&layout, &source, &target, &tables) {
         let place = format!("{:02x?}", mover.position);
         log::warn!("copies differ from their sources in the keys from {place} on: they are copied again");
         begin_targets(state, &layout, mover)?;
         correct(state, &layout, &source, &target, &tables)?;
         let (source, target) = read(state, &layout, &mover.position)?;
-        if digests(&layout, &source, &tables) != digests_held(&layout, &target, &tables) {
+        if !are_equal(&layout, &source, &target, &tables) {
             return Err(Error::corruption(format!(
                 "copies differ from their sources in the keys from {place} on, also after they were copied again"
             ))
@@ -70,45 +64,21 @@ fn read(state: &State, layout: &Layout, from: &[u8]) -> Result<(Chunk, Chunk)> {
     Ok((source, target))
 }
 
-/// What the shards that gain should have.
-fn digests(layout: &Layout, chunk: &Chunk, tables: &[Arc<Table>]) -> Digests {
-    let mut sums = Digests::new();
-    for versions in chunk.keys() {
-        if let Some(digest) = digest(versions.records.first(), tables) {
-            for target in layout.next_owners_at(versions.position) {
-                if !layout.owns(target, versions.position) {
-                    add(&mut sums, layout, target, versions.position, digest);
-                }
-            }
-        }
-    }
-    sums
+/// Whether each shard that gains has what it should.
+fn are_equal(layout: &Layout, source: &Chunk, target: &Chunk, tables: &[Arc<Table>]) -> bool {
+    let due = source.keys();
+    target.parts.iter().all(|part| {
+        let due = due.iter().filter(|versions| layout.gains(part.shard, versions.position));
+        let held = part.keys();
+        due.filter_map(|v| counts(v, tables)).eq(held.iter().filter_map(|v| counts(v, tables)))
+    })
 }
 
-/// What they have.
-fn digests_held(layout: &Layout, chunk: &Chunk, tables: &[Arc<Table>]) -> Digests {
-    let mut sums = Digests::new();
-    for part in &chunk.parts {
-        for versions in part.keys() {
-            if let Some(digest) = digest(versions.records.first(), tables) {
-                add(&mut sums, layout, part.shard, versions.position, digest);
-            }
-        }
-    }
-    sums
-}
-
-fn add(sums: &mut Digests, layout: &Layout, target: usize, position: Position, digest: u128) {
-    let node = layout.next.as_ref().map_or(0, |next| next.ring.virtual_node_at(position).0);
-    let sum = sums.entry((target, node)).or_default();
-    *sum = sum.wrapping_add(digest);
-}
-
-/// Of a key's newest version, if that is a value. Keys of memtables that are being flushed do not count: they may have
+/// A key's newest version, if that is a value. Keys of memtables that are being flushed do not count: they may have
 /// reached one side and not yet the other.
-fn digest(newest: Option<&RunRecord<'_>>, tables: &[Arc<Table>]) -> Option<u128> {
-    let RunRecord { key, seq, value: Some(value) } = newest? else { return None };
-    newest_in(tables, key).is_none().then(|| hash128(&[key, &seq.0.to_le_bytes(), value]))
+fn counts<'a>(versions: &Versions<'a>, tables: &[Arc<Table>]) -> Option<RunRecord<'a>> {
+    let newest = versions.newest;
+    (newest.value.is_some() && newest_in(tables, newest.key).is_none()).then_some(newest)
 }
 
 /// Copies a range again, and removes what the sources do not have.
@@ -124,10 +94,11 @@ fn correct(
     for part in &target.parts {
         // Above every version, so the key goes as a whole; its neighbours in a page keep what snapshots see of them.
         // What is in a memtable may have come here by a flush that is yet to reach the source.
-        let is_gone = |v: &Versions<'_>| !there.contains(v.key) && newest_in(tables, v.key).is_none();
+        let is_gone =
+            |v: &Versions<'_>| !there.contains(v.newest.key) && newest_in(tables, v.newest.key).is_none();
         let gone = part.keys().into_iter().filter(is_gone);
         let run: Vec<RunRecord<'_>> =
-            gone.map(|versions| RunRecord { key: versions.key, seq: Seq::MAX, value: None }).collect();
+            gone.map(|versions| RunRecord { key: versions.newest.key, seq: Seq::MAX, value: None }).collect();
         write(state, layout, part.shard, &run, &state.memory.live())?;
     }
     apply(state, layout, source, tables).map(|_| ())

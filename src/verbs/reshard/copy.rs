@@ -97,11 +97,11 @@ pub fn apply(state: &State, layout: &Layout, chunk: &Chunk, tables: &[Arc<Table>
     for versions in &keys {
         // What a flush that is under way says of the key comes along: applied before the flush or after it, it comes to the
         // same, and a removal is not undone by the older record that it removes.
-        let newer = newest_in(tables, versions.key).filter(|r| r.seq > versions.records[0].seq);
+        let newer = newest_in(tables, versions.newest.key).filter(|r| r.seq > versions.newest.seq);
         brought = brought.max(newer.map(|record| record.seq));
         for target in layout.next_owners_at(versions.position) {
             if !layout.owns(target, versions.position) {
-                runs[target].extend(newer.iter().chain(&versions.records).copied());
+                runs[target].extend(newer.into_iter().chain(versions.records()));
             }
         }
     }

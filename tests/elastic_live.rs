@@ -64,6 +64,14 @@ impl World {
         !self.stop.load(Ordering::Relaxed)
     }
 
+    /// Looks again and again, while nothing else fails.
+    fn until(&self, mut is_so: impl FnMut() -> bool) {
+        while !is_so() {
+            assert!(self.goes_on(), "a thread failed");
+            std::thread::yield_now();
+        }
+    }
+
     fn writer(&self, writer: usize) {
         for n in 1.. {
             for (slot, state) in self.slots[writer].iter().enumerate() {
@@ -159,6 +167,7 @@ impl World {
                 Ok(change) => return change,
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error}"),
             }
+            assert!(self.goes_on(), "a thread failed");
             std::thread::yield_now();
         }
     }
@@ -200,15 +209,11 @@ impl World {
     fn grow_slowly(&self, shards: Vec<ShardOptions>) {
         let change = self.begin(|plan| shards.iter().cloned().fold(plan, Planner::add_shard));
         change.set_rate(8 << 20).unwrap();
-        while change.progress().bytes_copied == 0 {
-            std::thread::yield_now();
-        }
+        self.until(|| change.progress().bytes_copied > 0);
         // Over by the time on a fast machine; then there is nothing to rest.
         if change.pause().is_ok() && change.progress().phase == Phase::Copying {
             let before = self.slots[0][KEYS - 1].acknowledged.load(Ordering::SeqCst);
-            while self.slots[0][KEYS - 1].acknowledged.load(Ordering::SeqCst) < before + 2 {
-                std::thread::yield_now();
-            }
+            self.until(|| self.slots[0][KEYS - 1].acknowledged.load(Ordering::SeqCst) >= before + 2);
             self.store.flush().unwrap();
             assert_eq!(change.progress().phase, Phase::Copying);
             change.set_rate(None).unwrap();
@@ -223,9 +228,7 @@ impl World {
         let new = self.new_shard();
         let change = self.begin(|plan| plan.set_replication_factor(3).add_shard(new.clone()));
         change.set_rate(1 << 20).unwrap();
-        while change.progress().records_copied == 0 {
-            std::thread::yield_now();
-        }
+        self.until(|| change.progress().records_copied > 0);
         change.cancel().unwrap();
         assert_eq!(change.wait().unwrap(), Phase::Cancelled);
         assert_eq!(self.store.ring().members(), ring.members());
@@ -322,15 +325,14 @@ fn readers_writers_and_scanners_beside_changes_of_the_topology() {
         batches: AtomicU64::new(0),
         directories: AtomicU64::new(0),
     };
+    // Whatever fails first ends the others, so that the test fails rather than hangs.
+    let stop = |f: &dyn Fn() -> u64| {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+        world.stop.store(true, Ordering::Relaxed);
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    };
     std::thread::scope(|scope| {
-        let world = &world;
-        // Whatever fails first ends the others, so that the test fails rather than hangs.
-        let stop = |f: &dyn Fn() -> u64| {
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
-            world.stop.store(true, Ordering::Relaxed);
-            outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        let stop = &stop;
+        let (world, stop) = (&world, &stop);
         for writer in 0..WRITERS {
             scope.spawn(move || stop(&|| (world.writer(writer), 1).1));
         }

@@ -86,7 +86,8 @@ pub trait Engine: Send + Sync + Debug {
     ) -> Result<Option<Vec<u8>>>;
 
     /// Merges a sorted run (key ascending, sequence descending). Of each key the newest version is kept, and the older
-    /// ones that a snapshot in `live` (ascending) still sees. Not durable before [`sync`](Self::sync). After an error a
+    /// ones that a snapshot in `live` (ascending) still sees; the same goes for keys beside those of the run. A removal at
+    /// `Seq::MAX` takes all versions of its key away, whoever sees them. Not durable before [`sync`](Self::sync). After an error a
     /// part may have been applied; after one in writing, every later call fails until the shard is opened again.
     fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()>;
 

@@ -116,11 +116,6 @@ impl Memory {
         self.frozen_bytes.store(tables.frozen.iter().map(|t| t.bytes() as u64).sum(), Ordering::Relaxed);
     }
 
-    /// The tables on their way to the shards, oldest first.
-    pub fn frozen_tables(&self) -> Arc<[Arc<Table>]> {
-        self.tables.read().frozen.clone()
-    }
-
     /// Whether no table holds anything.
     pub fn is_empty(&self) -> bool {
         let tables = self.tables.read();

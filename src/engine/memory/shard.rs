@@ -72,7 +72,8 @@ impl Shard {
         }
         let mut kept: Vec<Version> = Vec::new();
         let mut newer: Option<Seq> = None;
-        for (std::cmp::Reverse(seq), value) in all {
+        let taken_away = run.first().is_some_and(|r| r.seq == Seq::MAX && r.value.is_none());
+        for (std::cmp::Reverse(seq), value) in all.into_iter().filter(|_| !taken_away) {
             if newer.is_none_or(|newer| is_needed(live, seq, newer)) {
                 kept.push((seq, value));
             }

@@ -90,6 +90,9 @@ impl<'a, 's> Merge<'a, 's> {
             self.group.rotate_left(olds);
             self.group.sort_by_key(|entry| std::cmp::Reverse(entry.seq));
         }
+        if self.group.first().is_some_and(|e| e.seq == Seq::MAX && e.content == Content::Tombstone) {
+            return;
+        }
         let start = self.entries.len();
         let mut newer: Option<Seq> = None;
         for entry in &self.group {

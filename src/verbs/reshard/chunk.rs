@@ -10,7 +10,6 @@ use crate::memtable::Table;
 use crate::record::{Copied, RunRecord};
 use crate::ring::Position;
 use crate::shard::Layout;
-use std::sync::Arc;
 
 /// What is read of a shard at once, in bytes of pages.
 const STEP: usize = 128 << 10;
@@ -195,8 +194,10 @@ pub fn targets(layout: &Layout) -> Vec<usize> {
     (0..gains.len()).filter(|index| gains[*index]).collect()
 }
 
-/// What the memtables that are on their way to the shards say of a key last.
-pub fn newest_in<'a>(tables: &'a [Arc<Table>], key: &'a [u8]) -> Option<RunRecord<'a>> {
-    let version = tables.iter().rev().find_map(|table| table.get(key, Seq::MAX))?;
+/// What the memtable that is on its way to the shards says of a key last. Those behind it have reached no shard, and reach
+/// all when their turn comes; what they say must not come before, since the flush at hand does not know of the snapshots
+/// that were opened after it began.
+pub fn newest_in<'a>(flushed: Option<&'a Table>, key: &'a [u8]) -> Option<RunRecord<'a>> {
+    let version = flushed?.get(key, Seq::MAX)?;
     Some(RunRecord { key, seq: version.seq, value: version.value })
 }

@@ -15,7 +15,6 @@ use crate::shard::Layout;
 use crate::state::State;
 use crate::state::change::Mover;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 
 /// The sum of the digests of a virtual node's live records, on each shard that gains it.
 type Digests = BTreeMap<(usize, u32), u128>;
@@ -24,15 +23,16 @@ type Digests = BTreeMap<(usize, u32), u128>;
 pub fn compare(state: &State, mover: &mut Mover) -> Result<(bool, u64)> {
     let layout = state.layout();
     let chunk = state.moving.lock();
-    let tables = state.memory.frozen_tables();
+    let flushed = state.memory.oldest_frozen();
     let (source, target) = read(state, &layout, &mover.position)?;
-    if digests(&layout, &source, &tables) != digests_held(&layout, &target, &tables) {
+    if digests(&layout, &source, flushed.as_deref()) != digests_held(&layout, &target, flushed.as_deref()) {
         let place = format!("{:02x?}", mover.position);
         log::warn!("copies differ from their sources in the keys from {place} on: they are copied again");
         begin_targets(state, &layout, mover)?;
-        correct(state, &layout, &source, &target, &tables)?;
+        correct(state, &layout, &source, &target, flushed.as_deref())?;
         let (source, target) = read(state, &layout, &mover.position)?;
-        if digests(&layout, &source, &tables) != digests_held(&layout, &target, &tables) {
+        if digests(&layout, &source, flushed.as_deref()) != digests_held(&layout, &target, flushed.as_deref())
+        {
             return Err(Error::corruption(format!(
                 "copies differ from their sources in the keys from {place} on, also after they were copied again"
             ))
@@ -71,10 +71,10 @@ fn read(state: &State, layout: &Layout, from: &[u8]) -> Result<(Chunk, Chunk)> {
 }
 
 /// What the shards that gain should have.
-fn digests(layout: &Layout, chunk: &Chunk, tables: &[Arc<Table>]) -> Digests {
+fn digests(layout: &Layout, chunk: &Chunk, flushed: Option<&Table>) -> Digests {
     let mut sums = Digests::new();
     for versions in chunk.keys() {
-        if let Some(digest) = digest(versions.records.first(), tables) {
+        if let Some(digest) = digest(versions.records.first(), flushed) {
             for target in layout.next_owners_at(versions.position) {
                 if !layout.owns(target, versions.position) {
                     add(&mut sums, layout, target, versions.position, digest);
@@ -86,11 +86,11 @@ fn digests(layout: &Layout, chunk: &Chunk, tables: &[Arc<Table>]) -> Digests {
 }
 
 /// What they have.
-fn digests_held(layout: &Layout, chunk: &Chunk, tables: &[Arc<Table>]) -> Digests {
+fn digests_held(layout: &Layout, chunk: &Chunk, flushed: Option<&Table>) -> Digests {
     let mut sums = Digests::new();
     for part in &chunk.parts {
         for versions in part.keys() {
-            if let Some(digest) = digest(versions.records.first(), tables) {
+            if let Some(digest) = digest(versions.records.first(), flushed) {
                 add(&mut sums, layout, part.shard, versions.position, digest);
             }
         }
@@ -104,11 +104,11 @@ fn add(sums: &mut Digests, layout: &Layout, target: usize, position: Position, d
     *sum = sum.wrapping_add(digest);
 }
 
-/// Of a key's newest version, if that is a value. Keys of memtables that are being flushed do not count: they may have
-/// reached one side and not yet the other.
-fn digest(newest: Option<&RunRecord<'_>>, tables: &[Arc<Table>]) -> Option<u128> {
+/// Of a key's newest version, if that is a value. Keys of the memtable that is being flushed do not count: they may
+/// have reached one side and not yet the other.
+fn digest(newest: Option<&RunRecord<'_>>, flushed: Option<&Table>) -> Option<u128> {
     let RunRecord { key, seq, value: Some(value) } = newest? else { return None };
-    newest_in(tables, key).is_none().then(|| hash128(&[key, &seq.0.to_le_bytes(), value]))
+    newest_in(flushed, key).is_none().then(|| hash128(&[key, &seq.0.to_le_bytes(), value]))
 }
 
 /// Copies a range again, and removes what the sources do not have.
@@ -117,18 +117,18 @@ fn correct(
     layout: &Layout,
     source: &Chunk,
     target: &Chunk,
-    tables: &[Arc<Table>],
+    flushed: Option<&Table>,
 ) -> Result<()> {
+    let live = state.memory.live();
     let there: HashSet<&[u8]> =
         source.parts.iter().flat_map(|part| part.copied.records().map(|record| record.key)).collect();
     for part in &target.parts {
-        // Above every version, and with nothing under it that a snapshot could want: the key goes as a whole. What is in a
-        // memtable may have come here by a flush that is yet to reach the source.
-        let is_gone = |v: &Versions<'_>| !there.contains(v.key) && newest_in(tables, v.key).is_none();
+        // The key goes as a whole; its neighbours keep what snapshots want of them. What is in the table that is being flushed may have come here by a flush that is yet to reach the source.
+        let is_gone = |v: &Versions<'_>| !there.contains(v.key) && newest_in(flushed, v.key).is_none();
         let gone = part.keys().into_iter().filter(is_gone);
         let run: Vec<RunRecord<'_>> =
             gone.map(|versions| RunRecord { key: versions.key, seq: Seq::MAX, value: None }).collect();
-        write(state, layout, part.shard, &run, &[])?;
+        write(state, layout, part.shard, &run, &live)?;
     }
-    apply(state, layout, source, tables).map(|_| ())
+    apply(state, layout, source, flushed).map(|_| ())
 }

@@ -9,7 +9,6 @@ use crate::record::RunRecord;
 use crate::shard::Layout;
 use crate::state::State;
 use crate::state::change::Mover;
-use std::sync::Arc;
 
 /// What a chunk carries, in bytes: some tens of milliseconds of work.
 pub const CHUNK: usize = 1 << 20;
@@ -44,12 +43,12 @@ pub fn copy(state: &State, mover: &mut Mover) -> Result<u64> {
 
 /// Copies the chunk from `from` on. Under the lock that keeps flushes from beginning. Returns bytes, versions and the end.
 fn copy_chunk(state: &State, layout: &Layout, from: &[u8]) -> Result<(u64, u64, Option<Vec<u8>>)> {
-    let tables = state.memory.frozen_tables();
+    let flushed = state.memory.oldest_frozen();
     let chunk = with_sources(state, layout, |sources| {
         let wanted = |shard, position| sources.is(layout, shard, position);
         gather(layout, from, Extent::Bytes(CHUNK), &sources.shards, &wanted)
     })?;
-    let (bytes, records) = apply(state, layout, &chunk, &tables)?;
+    let (bytes, records) = apply(state, layout, &chunk, flushed.as_deref())?;
     Ok((bytes, records, chunk.end))
 }
 
@@ -89,7 +88,7 @@ fn no_source(layout: &Layout, node: VirtualNode) -> Error {
 }
 
 /// Writes a chunk to the shards that gain its records; returns bytes and versions written.
-pub fn apply(state: &State, layout: &Layout, chunk: &Chunk, tables: &[Arc<Table>]) -> Result<(u64, u64)> {
+pub fn apply(state: &State, layout: &Layout, chunk: &Chunk, flushed: Option<&Table>) -> Result<(u64, u64)> {
     let live = state.memory.live();
     let keys = chunk.keys();
     let mut runs: Vec<Vec<RunRecord<'_>>> = vec![Vec::new(); layout.shards.len()];
@@ -97,7 +96,7 @@ pub fn apply(state: &State, layout: &Layout, chunk: &Chunk, tables: &[Arc<Table>
     for versions in &keys {
         // What a flush that is under way says of the key comes along: applied before the flush or after it, it comes to the
         // same, and a removal is not undone by the older record that it removes.
-        let newer = newest_in(tables, versions.key).filter(|r| r.seq > versions.records[0].seq);
+        let newer = newest_in(flushed, versions.key).filter(|r| r.seq > versions.records[0].seq);
         brought = brought.max(newer.map(|record| record.seq));
         for target in layout.next_owners_at(versions.position) {
             if !layout.owns(target, versions.position) {
@@ -105,7 +104,7 @@ pub fn apply(state: &State, layout: &Layout, chunk: &Chunk, tables: &[Arc<Table>
             }
         }
     }
-    // The flush of a table that waits has not seen to it yet: no shard is ever ahead of what recovery can replay.
+    // Its flush may not have begun, and not have seen to it: no shard is ever ahead of what recovery can replay.
     if let Some(seq) = brought {
         state.journal.sync_to(seq)?;
     }

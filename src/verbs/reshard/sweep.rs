@@ -58,7 +58,7 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     let done = 1.0 - left as f64 / layout.shards.len().max(1) as f64;
     state.change.clean(done);
     let shard = layout.shards[index].clone();
-    let read = sweep_chunk(&layout, index, &shard, mover).inspect_err(|error| {
+    let read = sweep_chunk(state, &layout, index, mover).inspect_err(|error| {
         if let Some(sweep) = &mut mover.sweep {
             sweep.position = Some(Vec::new());
         }
@@ -74,7 +74,8 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     Ok(Swept::Some(read))
 }
 
-fn sweep_chunk(layout: &Layout, index: usize, shard: &Arc<Shard>, mover: &mut Mover) -> Result<u64> {
+fn sweep_chunk(state: &State, layout: &Layout, index: usize, mover: &mut Mover) -> Result<u64> {
+    let shard = &layout.shards[index];
     let engine = shard.engine()?;
     if mover.sweep.as_ref().is_none_or(|sweep| sweep.shard != shard.id) {
         shard.begin_apply(engine.as_ref())?;
@@ -82,15 +83,18 @@ fn sweep_chunk(layout: &Layout, index: usize, shard: &Arc<Shard>, mover: &mut Mo
     }
     let Some(sweep) = &mut mover.sweep else { return Ok(0) };
     let from = sweep.position.take().unwrap_or_default();
+    // No flush begins meanwhile, that would bring what a snapshot of after this list wants kept.
+    let _chunk = state.moving.lock();
+    let live = state.memory.live();
     let mut foreign = |key: &[u8]| !layout.is_written(index, layout.ring.position(batch::user_key(key)));
     let mut copied = Copied::default();
     let next = engine.versions(&from, CHUNK, &mut foreign, &mut copied)?;
-    // Above every version, and with nothing under it that a snapshot could want: the key goes as a whole.
+    // The key goes as a whole; its neighbours keep what snapshots want of them.
     let mut run: Vec<RunRecord<'_>> =
         copied.records().map(|r| RunRecord { key: r.key, seq: Seq::MAX, value: None }).collect();
     run.dedup_by(|a, b| a.key == b.key);
     if !run.is_empty() {
-        shard.apply(engine.as_ref(), &run, &[])?;
+        shard.apply(engine.as_ref(), &run, &live)?;
     }
     if next.is_none() {
         shard.seal(engine.as_ref(), shard.applied())?;

@@ -89,6 +89,9 @@ fn sweep_chunk(
     let Some(sweep) = &mut mover.sweep else { return Ok(0) };
     let from = sweep.position.take().unwrap_or_default();
     let mut foreign = |key: &[u8]| !layout.is_written(index, layout.ring.position(batch::user_key(key)));
+    // No flush begins meanwhile: it would bring what a snapshot of after this list wants kept.
+    let _chunk = state.moving.lock();
+    let live = state.memory.live();
     let mut copied = RunBuffer::default();
     let next = engine.versions(&from, CHUNK, &mut foreign, &mut copied)?;
     // Above every version, so the key goes as a whole; its neighbours in a page keep what snapshots see of them.
@@ -96,7 +99,7 @@ fn sweep_chunk(
         copied.records().map(|r| RunRecord { key: r.key, seq: Seq::MAX, value: None }).collect();
     run.dedup_by(|a, b| a.key == b.key);
     if !run.is_empty() {
-        shard.apply(engine.as_ref(), &run, &state.memory.live())?;
+        shard.apply(engine.as_ref(), &run, &live)?;
     }
     if next.is_none() {
         shard.seal(engine.as_ref(), shard.applied())?;

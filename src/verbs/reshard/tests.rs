@@ -5,9 +5,10 @@ mod gate;
 
 use self::gate::{At, Gated, Gates};
 use super::{Step, begin, step};
-use crate::disk::{Fault, SimDisk};
-use crate::engine::MemoryFactory;
+use crate::disk::{Fault, RealDisk, SimDisk};
+use crate::engine::{MemoryFactory, SledFactory};
 use crate::ids::{KeyspaceId, Seq, ShardId};
+use crate::manifest::ChangeStep;
 use crate::options::{Durability, Options, ShardOptions};
 use crate::record::RunRecord;
 use crate::state::change::Phase;
@@ -150,6 +151,14 @@ fn step_to(store: &Store, phase: Phase) {
     }
 }
 
+/// Copies all, and compares nothing yet.
+fn copy_all(store: &Store) {
+    let step = || state(store).manifest.lock().change.as_ref().map(|change| change.step);
+    while step() != Some(ChangeStep::Verifying) {
+        assert!(testing::change_step(store).unwrap());
+    }
+}
+
 /// A flush has reached those that gain and not yet the source when a chunk is copied from it.
 #[test]
 fn a_removal_that_is_half_way_is_not_undone_by_a_chunk() {
@@ -177,11 +186,7 @@ fn a_flush_that_is_half_way_is_no_difference() {
     let world = World::new();
     let (store, mut content) = world.filled(1);
     drain(&store, LAST);
-    while state(&store).manifest.lock().change.as_ref().unwrap().step
-        != crate::manifest::ChangeStep::Verifying
-    {
-        testing::change_step(&store).unwrap();
-    }
+    copy_all(&store);
     stir(&store, &mut content, "second");
     (KEYS..KEYS + 50).for_each(|n| put(&store, &mut content, n, "new"));
     let copied = store.change().unwrap().progress().records_copied;
@@ -209,11 +214,7 @@ fn what_a_flush_brings_is_kept_when_a_range_is_copied_again() {
     let from: Vec<Vec<u8>> =
         content.keys().filter(|k| store.ring().preference_list(k)[0] == LAST).cloned().collect();
     drain(&store, LAST);
-    while state(&store).manifest.lock().change.as_ref().unwrap().step
-        != crate::manifest::ChangeStep::Verifying
-    {
-        testing::change_step(&store).unwrap();
-    }
+    copy_all(&store);
     // Something got lost on every shard that gains.
     let layout = state(&store).layout();
     let internal = [&[0; 4][..], &from[0]].concat();
@@ -572,4 +573,103 @@ fn a_shard_that_has_left_is_closed_with_the_store() {
     check_reads(&again, &content);
     check_placed(&again, &content);
     drop(store);
+}
+
+/// A snapshot that was opened while a table was on its way to the shards keeps what it sees of it, though newer writes wait
+/// behind that table when a chunk is copied.
+#[test]
+fn what_waits_behind_a_flush_does_not_come_before_it() {
+    let world = World::new();
+    let (store, mut content) = world.filled(1);
+    drain(&store, LAST);
+    (0..KEYS).for_each(|n| put(&store, &mut content, n, "second"));
+    world.gates.shut(ShardId(0), At::Apply);
+    let old = content.clone();
+    let scan = std::thread::scope(|scope| {
+        testing::freeze(&store);
+        scope.spawn(|| assert!(testing::flush_oldest(&store).unwrap()));
+        world.gates.arrived(ShardId(0), At::Apply);
+        let scan = store.iter();
+        stir(&store, &mut content, "third");
+        testing::freeze(&store);
+        step_to(&store, Phase::Verifying);
+        world.gates.open(ShardId(0), At::Apply);
+        scan
+    });
+    settle(&store);
+    store.flush().unwrap();
+    let found: Vec<_> = scan.map(|item| item.unwrap()).collect();
+    assert_eq!(found.len(), old.len());
+    assert!(found.iter().all(|(_, value)| value == "second"));
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+/// Pages hold many keys: what is removed from one leaves its neighbours what snapshots see of them.
+#[test]
+fn snapshots_keep_their_versions_beside_what_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().shards(3).replication_factor(2).virtual_nodes(64).memory_budget(8 << 20);
+    let seams = Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: false };
+    let store = testing::open(&dir.path().join("store"), &options, seams).unwrap();
+    let mut content = Content::new();
+    (0..KEYS).for_each(|n| put(&store, &mut content, n, "first"));
+    store.flush().unwrap();
+    let mut scan = store.iter();
+    let mut found = vec![scan.next().unwrap().unwrap()];
+    stir(&store, &mut content, "second");
+    store.flush().unwrap();
+    let plan = store.plan().add_shard(ShardOptions::new(dir.path().join("new"))).preview().unwrap();
+    store.apply(plan).unwrap();
+    settle(&store);
+    let mut again = store.iter();
+    let first = again.next().unwrap().unwrap();
+    found.extend(scan.map(|item| item.unwrap()));
+    assert_eq!(found.len(), KEYS as usize);
+    assert!(found.iter().all(|(_, value)| value == "first"));
+    // Copies that differ are made again, and what they have too much is removed.
+    let old = content.clone();
+    stir(&store, &mut content, "third");
+    store.flush().unwrap();
+    store.apply(store.plan().set_replication_factor(3).preview().unwrap()).unwrap();
+    copy_all(&store);
+    let layout = state(&store).layout();
+    let alien = (KEYS..).map(key).find(|k| layout.gains(0, layout.ring.position(k))).unwrap();
+    let internal = [&[0; 4][..], &alien].concat();
+    let run = [RunRecord { key: &internal, seq: Seq(1), value: Some(b"alien") }];
+    layout.shards[0].engine().unwrap().apply(&run, &state(&store).memory.live()).unwrap();
+    drop(layout);
+    settle(&store);
+    let found: Vec<_> = std::iter::once(first).chain(again.map(|item| item.unwrap())).collect();
+    assert_eq!(found.len(), old.len());
+    assert!(found.iter().all(|(key, value)| old[&key.to_vec()].0 == *value));
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+/// What a flush brings while a shard is cleaned is not weighed by snapshots of before it.
+#[test]
+fn a_flush_begins_after_the_chunk_that_is_cleaned() {
+    let world = World::new();
+    let (store, mut content) = world.filled(1);
+    store.apply(store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap()).unwrap();
+    step_to(&store, Phase::Cleaning);
+    stir(&store, &mut content, "second");
+    world.gates.shut(ShardId(0), At::Read);
+    std::thread::scope(|scope| {
+        scope.spawn(|| settle(&store));
+        world.gates.arrived(ShardId(0), At::Read);
+        let (done, is_done) = channel();
+        let store = &store;
+        scope.spawn(move || {
+            store.flush().unwrap();
+            done.send(()).unwrap();
+        });
+        let early = is_done.recv_timeout(NEVER);
+        world.gates.open(ShardId(0), At::Read);
+        assert_eq!(early, Err(RecvTimeoutError::Timeout), "the flush went past a chunk");
+        is_done.recv().unwrap();
+    });
+    check_reads(&store, &content);
+    check_placed(&store, &content);
 }

@@ -27,14 +27,14 @@ pub enum At {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gate {
-    Shut {
-        waiting: usize,
-    },
-    /// Lets all through, the next one with an error.
+    Shut,
+    /// The first who came waits, and lets the others pass.
+    Waiting,
+    /// The one who waits goes on with an error.
     Failing,
 }
 
-/// Gates that a test shuts and opens. Clones share them.
+/// Gates that a test shuts and opens; each holds the first who comes. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Gates(Arc<(Mutex<Inner>, Condvar)>);
 
@@ -46,7 +46,7 @@ struct Inner {
 
 impl Gates {
     pub fn shut(&self, shard: ShardId, at: At) {
-        self.0.0.lock().gates.insert((shard, at), Gate::Shut { waiting: 0 });
+        self.0.0.lock().gates.insert((shard, at), Gate::Shut);
     }
 
     pub fn open(&self, shard: ShardId, at: At) {
@@ -63,7 +63,7 @@ impl Gates {
     /// Waits until an operation waits.
     pub fn arrived(&self, shard: ShardId, at: At) {
         let mut inner = self.0.0.lock();
-        while !matches!(inner.gates.get(&(shard, at)), Some(Gate::Shut { waiting: 1.. })) {
+        while inner.gates.get(&(shard, at)) != Some(&Gate::Waiting) {
             assert!(!self.0.1.wait_for(&mut inner, PATIENCE).timed_out(), "nobody came to {at:?} of {shard}");
         }
     }
@@ -80,16 +80,18 @@ impl Gates {
 
     fn pass(&self, shard: ShardId, at: At) -> Result<()> {
         let mut inner = self.0.0.lock();
-        if let Some(Gate::Shut { waiting }) = inner.gates.get_mut(&(shard, at)) {
-            *waiting += 1;
+        if inner.gates.get(&(shard, at)) == Some(&Gate::Shut) {
+            inner.gates.insert((shard, at), Gate::Waiting);
             self.0.1.notify_all();
-        }
-        while matches!(inner.gates.get(&(shard, at)), Some(Gate::Shut { .. })) {
-            assert!(!self.0.1.wait_for(&mut inner, PATIENCE).timed_out(), "nobody opens {at:?} of {shard}");
-        }
-        if inner.gates.get(&(shard, at)) == Some(&Gate::Failing) {
-            inner.gates.remove(&(shard, at));
-            return Err(Error::corruption("a test damaged it").on(shard));
+            while inner.gates.get(&(shard, at)) == Some(&Gate::Waiting) {
+                assert!(
+                    !self.0.1.wait_for(&mut inner, PATIENCE).timed_out(),
+                    "nobody opens {at:?} of {shard}"
+                );
+            }
+            if inner.gates.remove(&(shard, at)) == Some(Gate::Failing) {
+                return Err(Error::corruption("a test damaged it").on(shard));
+            }
         }
         inner.passed.push((shard, at));
         Ok(())

@@ -16,7 +16,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How soon readers of before a change are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often the latency of reads and writes decides anew how much a change of the topology rests.
-const LOOK_AT_FOREGROUND: Duration = Duration::from_millis(200);
+const LOOK_AT_FOREGROUND: Duration = Duration::from_millis(50);
 /// Pages counted in one slice of a recount, so that a flush never waits long for it.
 const RECOUNT_PAGES: usize = 256;
 
@@ -88,7 +88,7 @@ fn ticker(state: &State) {
 fn mover(state: &State) {
     // An opening may find a change to go on with, or old copies to be removed.
     let mut limit = Some(Duration::ZERO);
-    let mut effort = Effort { rest: 1.0, looked: Instant::now() };
+    let mut effort = Effort::default();
     while state.signals.next_change(limit) {
         let foreground = &state.change.foreground;
         let begun = Instant::now();
@@ -103,7 +103,10 @@ fn mover(state: &State) {
         limit = match outcome {
             Ok(Step::Worked(bytes)) => Some(effort.after(state, bytes, begun.elapsed())),
             Ok(Step::Waiting | Step::NeedsFlush) => Some(LOOK_AGAIN),
-            Ok(Step::Idle) => None,
+            Ok(Step::Idle) => {
+                effort = Effort::default();
+                None
+            }
             Err(error) => {
                 log::error!("a step of a change of the topology failed, and is tried again: {error}");
                 Some(RETRY)
@@ -125,6 +128,13 @@ struct Effort {
     /// Rest in relation to work, where no rate is set.
     rest: f64,
     looked: Instant,
+}
+
+impl Default for Effort {
+    /// Half of the time, until it has been seen whether somebody minds.
+    fn default() -> Effort {
+        Effort { rest: 1.0, looked: Instant::now() }
+    }
 }
 
 impl Effort {

@@ -5,14 +5,14 @@
 //! Invariant: while nothing is watched a read or write pays for one look at a flag.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// One operation of so many is measured.
 const SAMPLE: u32 = 16;
 /// Buckets of the histograms: four for each doubling of nanoseconds.
 const BUCKETS: usize = 160;
-/// With fewer samples nothing is concluded: nobody is there to be disturbed.
+/// With fewer samples nothing is concluded: they are kept until there are more.
 const ENOUGH: u64 = 40;
 /// How much longer the slowest hundredth may take than while the background rests, before it rests more.
 const TOLERATED: f64 = 1.5;
@@ -26,6 +26,8 @@ pub struct Foreground {
     working: AtomicBool,
     /// Reads and writes while the background works, the same while it rests.
     samples: [Histogram; 4],
+    /// How many samples were kept for later by the last look.
+    kept: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -43,6 +45,7 @@ impl Default for Foreground {
             watched: AtomicBool::new(false),
             working: AtomicBool::new(false),
             samples: std::array::from_fn(|_| Histogram::default()),
+            kept: AtomicU64::new(0),
         }
     }
 }
@@ -91,17 +94,24 @@ impl Foreground {
 
     /// How long to rest in relation to the time worked, after `before`, from what was sampled since the last call.
     pub fn rest(&self, before: f64) -> f64 {
-        let taken: Vec<Vec<u64>> = self.samples.iter().map(Histogram::take).collect();
+        let count = || self.samples.iter().map(Histogram::count).sum::<u64>();
+        if count() == self.kept.swap(0, Ordering::Relaxed) {
+            // Nobody is there to be disturbed, and what was said of others long ago tells nothing of who comes next.
+            self.samples.iter().for_each(|samples| drop(samples.take()));
+            return REST.0;
+        }
         let mut slower: f64 = 0.0;
         for operation in [Operation::Read as usize, Operation::Write as usize] {
-            let (work, rest) = (&taken[operation], &taken[operation + 2]);
-            let all: Vec<u64> = work.iter().zip(rest).map(|(a, b)| a + b).collect();
-            if rest.iter().sum::<u64>() >= ENOUGH && work.iter().sum::<u64>() >= ENOUGH {
-                slower = slower.max(slowest(&all) / slowest(rest).max(1.0));
+            let (work, rest) = (&self.samples[operation], &self.samples[operation + 2]);
+            if rest.count() >= ENOUGH && work.count() >= ENOUGH {
+                let (work, rest) = (work.take(), rest.take());
+                let all: Vec<u64> = work.iter().zip(&rest).map(|(a, b)| a + b).collect();
+                slower = slower.max(slowest(&all) / slowest(&rest).max(1.0));
             }
         }
+        self.kept.store(count(), Ordering::Relaxed);
         let next = match slower {
-            0.0 => before / 2.0,
+            0.0 => before,
             slower if slower > TOLERATED => before * 1.5,
             _ => before * 0.85,
         };
@@ -116,6 +126,10 @@ impl Histogram {
         let quarter = if doublings >= 2 { (nanos >> (doublings - 2)) as usize & 3 } else { 0 };
         let bucket = (doublings * 4 + quarter).min(BUCKETS - 1);
         self.0[bucket].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.iter().map(|bucket| u64::from(bucket.load(Ordering::Relaxed))).sum()
     }
 
     fn take(&self) -> Vec<u64> {
@@ -155,7 +169,17 @@ mod tests {
         sample(&foreground, true, 2_100, 1000);
         sample(&foreground, false, 2_000, 1000);
         assert!(foreground.rest(more) < more);
-        assert!(foreground.rest(more) < more, "without samples");
+        assert_eq!(foreground.rest(more), REST.0, "nobody is there");
+        for _ in 0..3 {
+            sample(&foreground, true, 40_000, 20);
+            sample(&foreground, false, 2_000, 20);
+        }
+        assert!(foreground.rest(1.0) > 1.0);
+        sample(&foreground, true, 40_000, 1000);
+        sample(&foreground, false, 2_000, 20);
+        assert_eq!(foreground.rest(1.0), 1.0, "too few to tell");
+        sample(&foreground, false, 2_000, 20);
+        assert!(foreground.rest(1.0) > 1.0, "the ones before count as well");
         assert_eq!(foreground.rest(0.0), REST.0);
         sample(&foreground, true, 9_000_000, 1000);
         sample(&foreground, false, 2_000, 1000);

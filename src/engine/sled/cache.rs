@@ -95,12 +95,17 @@ impl PageCache {
         held.as_ref().filter(|held| held.id == id).map(|held| held.page.clone())
     }
 
+    /// Whether a page can be taken in for which no other has to go.
+    pub fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) + 2 * USUAL < self.capacity.load(Ordering::Relaxed)
+    }
+
     /// Whether a page that was asked for and is not here should be taken in.
     pub fn admits(&self, id: u64, bytes: u32) -> bool {
         if bytes as usize > MAX_PAGE {
             return false;
         }
-        if self.bytes.load(Ordering::Relaxed) + 2 * USUAL < self.capacity.load(Ordering::Relaxed) {
+        if self.has_room() {
             return true;
         }
         let mixed = spread(id);

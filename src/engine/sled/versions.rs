@@ -1,8 +1,9 @@
 //! Copying every version of records out, page by page: what moving and comparing copies stands on.
 //!
 //! Invariants: a call takes up where the one before ended, so nothing is skipped and nothing comes twice, whatever the
-//! writer does meanwhile; pages are read in one state of the index each. Nothing is left in the cache: a copy of everything
-//! must not push out what is asked for often.
+//! writer does meanwhile; pages are read in one state of the index each. Pages are left in the cache only where there is room
+//! for them, so that a shard that is about to serve for the first time begins warm: a copy of everything must not push out
+//! what is asked for often.
 
 use super::core::Core;
 use super::frame::Page;
@@ -49,7 +50,13 @@ impl Core {
             let wanted = node.page(index).ok_or_else(|| self.hole(key))?;
             let page = match self.cache.peek(wanted.id) {
                 Some(page) => Ok(page),
-                None => self.read_frame(&wanted).and_then(|frame| self.verify(&wanted, frame)),
+                None => {
+                    self.read_frame(&wanted).and_then(|frame| self.verify(&wanted, frame)).inspect(|page| {
+                        if self.cache.has_room() {
+                            self.cache.insert(wanted.id, page);
+                        }
+                    })
+                }
             };
             match page {
                 Ok(page) => return Ok((page, node.upper(index).map(<[u8]>::to_vec))),

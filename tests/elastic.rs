@@ -481,3 +481,21 @@ fn a_crash_at_any_operation_of_the_disk_resumes_or_rolls_back() {
     let expected = [(None, false), (None, true), (Some("Copying".to_owned()), false)];
     assert!(expected.iter().all(|e| found.contains(e)), "{found:?}");
 }
+
+#[test]
+fn values_larger_than_a_chunk_are_moved() {
+    let world = World::new();
+    let store = world.open(Options::new().shards(4).virtual_nodes(64)).unwrap();
+    let mut content = Content::new();
+    (0..6).for_each(|n| put(&store, &mut content, n, &vec![n as u8; 1200 << 10]));
+    store.flush().unwrap();
+    store.apply(grow_and_drain(&store)).unwrap();
+    for _ in 0..200 {
+        if !testing::change_step(&store).unwrap() {
+            break;
+        }
+    }
+    assert!(store.change().is_none(), "the change does not get on");
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}

@@ -84,7 +84,9 @@ pub fn gather(
         let enough = match extent {
             Extent::Bytes(most) => {
                 let kept: usize = parts.iter().map(|part| part.copied.bytes()).sum();
-                kept >= most || read >= 4 * most
+                // Up to where it began nothing has been read of all of them: one value may be larger than a chunk.
+                let begun = fronts[behind].as_deref().is_some_and(|front| front > from);
+                begun && (kept >= most || read >= 4 * most)
             }
             Extent::Key(end) => end.is_some_and(|end| fronts[behind].as_deref().is_some_and(|f| f >= end)),
         };

@@ -10,6 +10,7 @@ use crate::memtable::Table;
 use crate::record::{RunBuffer, RunRecord};
 use crate::ring::Position;
 use crate::shard::Layout;
+use crate::state::State;
 use std::sync::Arc;
 
 /// What is read of a shard at once, in bytes of pages, at the least and at the most. Of what was read of the others beyond the
@@ -221,7 +222,13 @@ pub fn targets(layout: &Layout) -> Vec<usize> {
     (0..gains.len()).filter(|index| gains[*index]).collect()
 }
 
-/// What the memtables that are on their way to the shards say of a key last.
+/// The memtable that is being flushed, or will be next. Those behind it have reached no shard, and must not before it: it
+/// would then take away what a snapshot between the two sees of its records.
+pub fn flushing(state: &State) -> Vec<Arc<Table>> {
+    state.memory.oldest_frozen().into_iter().collect()
+}
+
+/// What the memtable on its way to the shards says of a key last.
 pub fn newest_in<'a>(tables: &'a [Arc<Table>], key: &'a [u8]) -> Option<RunRecord<'a>> {
     let version = tables.iter().rev().find_map(|table| table.get(key, Seq::MAX))?;
     Some(RunRecord { key, seq: version.seq, value: version.value })

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a range that has been found equal stays equal, since both sides get every flush from there on.
 
-use super::chunk::{Chunk, Extent, Versions, gather, newest_in, targets};
+use super::chunk::{Chunk, Extent, Versions, flushing, gather, newest_in, targets};
 use super::copy::{CHUNK, apply, begin_targets, seal_targets, with_sources, write};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub fn compare(state: &State, mover: &mut Mover) -> Result<(bool, u64)> {
     let layout = state.layout();
     let chunk = state.moving.lock();
-    let tables = state.memory.frozen_tables().tables;
+    let tables = flushing(state);
     let (source, target) = read(state, &layout, &mover.position)?;
     if !are_equal(&layout, &source, &target, &tables) {
         let place = format!("{:02x?}", mover.position);
@@ -74,7 +74,7 @@ fn are_equal(layout: &Layout, source: &Chunk, target: &Chunk, tables: &[Arc<Tabl
     })
 }
 
-/// A key's newest version, if that is a value. Keys of memtables that are being flushed do not count: they may have
+/// A key's newest version, if that is a value. Keys of the memtable that is being flushed do not count: they may have
 /// reached one side and not yet the other.
 fn counts<'a>(versions: &Versions<'a>, tables: &[Arc<Table>]) -> Option<RunRecord<'a>> {
     let newest = versions.newest;

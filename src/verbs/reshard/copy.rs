@@ -1,6 +1,6 @@
 //! Copying: a chunk of records goes from its owners to those that gain it.
 
-use super::chunk::{Chunk, Extent, Sources, gather, newest_in, targets};
+use super::chunk::{Chunk, Extent, Sources, flushing, gather, newest_in, targets};
 use crate::error::{Error, Result};
 use crate::ids::{Seq, VirtualNode};
 use crate::manifest::ChangeStep;
@@ -44,7 +44,7 @@ pub fn copy(state: &State, mover: &mut Mover) -> Result<u64> {
 
 /// Copies the chunk from `from` on. Under the lock that keeps flushes from beginning. Returns bytes, versions and the end.
 fn copy_chunk(state: &State, layout: &Layout, from: &[u8]) -> Result<(u64, u64, Option<Vec<u8>>)> {
-    let tables = state.memory.frozen_tables().tables;
+    let tables = flushing(state);
     let chunk = with_sources(state, layout, |sources| {
         let wanted = |shard, position| sources.is(layout, shard, position);
         gather(layout, from, Extent::Bytes(CHUNK), &sources.shards, &wanted)

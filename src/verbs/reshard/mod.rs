@@ -17,8 +17,8 @@
 //! Invariants:
 //! - At every moment every virtual node has as many complete owners as before: reads go by one ring until the copies of the
 //!   next have been compared, and nothing is removed before all who read by the old one are done.
-//! - A chunk of records and the beginning of a flush exclude each other, and a chunk carries along what the memtables that
-//!   are being flushed say of its keys: so a removal is never undone by an older copy.
+//! - A chunk of records and the beginning of a flush exclude each other, and a chunk carries along what the memtable that
+//!   is being flushed says of its keys: so a removal is never undone by an older copy.
 //! - Copies are in step with their sources because both get every flush whole: a shard that gains starts level with the
 //!   others, and one that misses a flush is offline and stops the change.
 

@@ -91,5 +91,6 @@ pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};
 #[doc = include_str!("../README.md")]
 #[doc = include_str!("../docs/guides/sharding.md")]
 #[doc = include_str!("../docs/guides/replication.md")]
+#[doc = include_str!("../docs/guides/rebalancing.md")]
 #[doc = include_str!("../docs/guides/tuning.md")]
 mod pages {}

@@ -2,7 +2,7 @@
 
 use crate::Outcome;
 use crate::show::{count, per_second, size};
-use annulus::{Keyspace, Phase, Planner, ShardId, ShardOptions, Store};
+use annulus::{Keyspace, Phase, Planner, ShardOptions, Store};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,11 +13,12 @@ const DURING: usize = 1;
 const END: usize = 2;
 
 pub fn grow_and_drain(store: &Store, place: &Path) -> Outcome<()> {
-    let new = place.with_extension("new-disk");
-    change(store, "Grow", store.plan().add_shard(ShardOptions::new(&new)))?;
-    change(store, "Drain", store.plan().drain_shard(ShardId(1)))?;
+    let new = place.with_extension(format!("disk-{}", store.topology().epoch));
+    let old = store.ring().members().first().ok_or("the ring has no member")?.id;
+    change(store, "Grow", store.plan().add_shard(ShardOptions::new(new)))?;
+    change(store, "Drain", store.plan().drain_shard(old))?;
     // Its directory is kept until somebody says that it may go.
-    store.drop_shard(ShardId(1))?;
+    store.drop_shard(old)?;
     Ok(())
 }
 

@@ -49,7 +49,7 @@ fn main() -> Outcome<()> {
     kill::kill_and_recover(&place)?;
     println!("Memory   {} resident at most, of a budget of 256 MiB", peak_memory());
     if let Some(keep) = keep {
-        println!("The store is kept in {}", keep.display());
+        println!("The store is kept in {}, the shard that joined beside it", keep.display());
     }
     Ok(())
 }

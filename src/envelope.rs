@@ -100,6 +100,25 @@ pub mod hex128 {
     }
 }
 
+/// Bytes as hexadecimal digits.
+pub mod hex_bytes {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&bytes.iter().map(|b| format!("{b:02x}")).collect::<String>())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digit = |c: &u8| (*c as char).to_digit(16).map(|d| d as u8);
+        let digits: Option<Vec<u8>> = text.as_bytes().iter().map(digit).collect();
+        match digits {
+            Some(digits) if digits.len() % 2 == 0 => Ok(digits.chunks(2).map(|d| d[0] << 4 | d[1]).collect()),
+            _ => Err(D::Error::custom("expected an even number of hexadecimal digits")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

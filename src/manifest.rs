@@ -5,7 +5,7 @@
 //! are never used again.
 
 use crate::disk::Disk;
-use crate::envelope::{self, Kind, hex128};
+use crate::envelope::{self, Kind, hex128, hex_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, ShardId};
 use crate::limits;
@@ -119,25 +119,6 @@ impl ShardEntry {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-/// Bytes as hexadecimal digits.
-mod hex_bytes {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&bytes.iter().map(|b| format!("{b:02x}")).collect::<String>())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let digit = |c: &u8| (*c as char).to_digit(16).map(|d| d as u8);
-        let digits: Option<Vec<u8>> = text.as_bytes().iter().map(digit).collect();
-        match digits {
-            Some(digits) if digits.len() % 2 == 0 => Ok(digits.chunks(2).map(|d| d[0] << 4 | d[1]).collect()),
-            _ => Err(D::Error::custom("expected an even number of hexadecimal digits")),
-        }
-    }
 }
 
 /// A keyspace, or one that was dropped and still has records in the shards.

@@ -99,6 +99,17 @@ pub trait Disk: Send + Sync + Debug {
         Ok(Some(bytes))
     }
 
+    /// The lengths of all files in a directory and below it, together; 0 if it does not exist.
+    fn bytes_below(&self, dir: &Path) -> io::Result<u64> {
+        let names = match self.list(dir) {
+            Ok(names) => names,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+            // Not a directory.
+            Err(_) => return self.open(dir, OpenMode::Read)?.len(),
+        };
+        names.iter().map(|name| self.bytes_below(&dir.join(name))).sum()
+    }
+
     /// Replaces a whole file so that, whenever the power fails, it holds the old bytes or the new ones, and on return
     /// the new ones durably: temporary file, sync, rename, sync of the directory.
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

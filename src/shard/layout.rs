@@ -6,7 +6,7 @@
 
 use super::{Shard, Worker};
 use crate::error::{Error, Result};
-use crate::ids::ShardId;
+use crate::ids::{ShardId, VirtualNode};
 use crate::manifest::{Manifest, ShardEntry};
 use crate::ring::{Position, Ring};
 use std::sync::Arc;
@@ -87,6 +87,22 @@ impl Layout {
     /// The index of a shard.
     pub fn index_of(&self, id: ShardId) -> Option<usize> {
         self.shards.iter().position(|shard| shard.id == id)
+    }
+
+    /// The ring that the shards are on their way to: the next one, or the one at hand.
+    pub fn aim(&self) -> &Ring {
+        self.next.as_ref().map_or(&self.ring, |next| &next.ring)
+    }
+
+    /// The owners of a virtual node of that ring, as indexes of the layout.
+    pub fn aimed_owners(&self, node: VirtualNode) -> Vec<u16> {
+        match &self.next {
+            None => self.ring.owner_indexes(node).to_vec(),
+            Some(next) => {
+                let owners = next.ring.owner_indexes(node).iter();
+                owners.filter_map(|owner| next.places.get(usize::from(*owner)).copied()).collect()
+            }
+        }
     }
 
     /// The shards that own a position now, as indexes.

@@ -1,66 +1,42 @@
 //! The shard supervisor: one shard's directory, engine, seal and state.
 //!
 //! Invariants:
-//! - A shard is read only while it is [`Health::Online`] or [`Health::Degraded`]: then it holds every write up to the
-//!   oldest memtable. One that missed a run is offline until it has caught up.
+//! - A shard is read only while its engine's [`Role`] is to serve: then it holds every write up to the oldest memtable. One
+//!   that missed a run is not read until it has caught up.
 //! - A seal is written only after the engine has synced, and marked `applying` before the engine is changed again.
 //! - After an error that leaves the engine behind, nothing more is applied to it.
+//! - An engine that is put in the place of another lies in a directory of its own, with a higher *generation*; the seal
+//!   says which one counts. So the shard changes from one to the other in one step, at a replacement of the seal.
 
+mod dirs;
+mod health;
 pub mod identity;
 pub mod layout;
+mod opening;
 pub mod paths;
 mod run;
 pub mod seal;
+mod sealing;
 mod turns;
 mod worker;
 
+pub use dirs::{Quarantined, identify};
+pub use health::Health;
 pub use layout::Layout;
+pub use opening::Opened;
 pub use run::{Run, apply_to_all};
 pub use turns::Turns;
-pub use worker::{Worker, outcome};
+pub use worker::Worker;
 
 use crate::disk::Disk;
-use crate::engine::{Engine, EngineFactory, EngineSpec, Figures};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::manifest::{Manifest, ShardEntry};
-use crate::record::{KeyRange, RunRecord};
-use identity::Identity;
 use parking_lot::{Mutex, RwLock};
-use seal::Seal;
-use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// The engine's directory inside the shard's.
-const ENGINE_DIR: &str = "engine";
-
-/// What state a shard is in, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "state", content = "cause")]
-#[non_exhaustive]
-pub enum Health {
-    /// It serves and is flushed to.
-    Online,
-    /// It serves, but some of its bytes failed a check; its replicas answer for those.
-    Degraded(String),
-    /// It neither serves nor is flushed to; its replicas do.
-    Offline(String),
-    /// It is being filled by a change of the topology: it is written to, and not read yet.
-    Joining,
-    /// It is being filled from its replicas and does not serve yet.
-    Rebuilding,
-    /// It has been drained and will not be opened again.
-    Retired,
-}
-
-impl Health {
-    /// Whether reads and flushes go to the shard.
-    pub fn serves(&self) -> bool {
-        matches!(self, Health::Online | Health::Degraded(_))
-    }
-}
 
 /// What is needed to open one shard.
 #[derive(Debug, Clone)]
@@ -85,6 +61,49 @@ impl ShardSpec {
     }
 }
 
+/// What a shard's engine is there for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// It answers reads and gets every flush.
+    Serving,
+    /// It answers reads; it could not be written to at the last flush, of which no memtable has been forgotten since.
+    Stalled,
+    /// It gets every flush; of what lies below that it has the records below the position, durably.
+    Filling(Vec<u8>),
+    /// It is being brought up to date from the journal; it was being filled up to the position, or serves afterwards.
+    CatchingUp(Option<Vec<u8>>),
+}
+
+impl Role {
+    /// How far an engine that is not whole has been filled.
+    fn filled(&self) -> Option<&Vec<u8>> {
+        match self {
+            Role::Filling(position) => Some(position),
+            Role::CatchingUp(position) => position.as_ref(),
+            Role::Serving | Role::Stalled => None,
+        }
+    }
+}
+
+/// The engines of a shard.
+#[derive(Debug)]
+struct Engines {
+    engine: Option<Arc<dyn Engine>>,
+    role: Role,
+    /// Of the engine, or of the one that was there last.
+    generation: u32,
+    /// One that will take the engine's place: it gets every flush, and is filled meanwhile.
+    aside: Option<Aside>,
+    /// Engines that are to be closed when nobody is in them any more.
+    leaving: Vec<Arc<dyn Engine>>,
+}
+
+#[derive(Debug, Clone)]
+struct Aside {
+    engine: Arc<dyn Engine>,
+    generation: u32,
+}
+
 /// One shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -96,162 +115,50 @@ pub struct Shard {
     // How many are changing the engine at the moment. Held over the writing of a seal, which must say what holds then.
     sessions: Mutex<u32>,
     // Locked for the length of a clone or a swap, never over I/O.
-    engine: RwLock<Option<Arc<dyn Engine>>>,
+    engines: RwLock<Engines>,
     health: Mutex<Health>,
+    // Why it went offline.
+    fault: Mutex<Option<Error>>,
 }
 
 impl Shard {
-    /// Errors, and changes nothing, if the directory cannot become a shard of the store: it is another store's, or holds
-    /// files that are not a shard's.
-    pub fn check_vacant(disk: &dyn Disk, spec: &ShardSpec) -> Result<()> {
-        let dir = &spec.dir;
-        if !disk.exists(dir).map_err(|e| Error::io("look for the shard's directory", dir, e))? {
-            return Ok(());
-        }
-        if let Some(found) = Identity::load(disk, dir)? {
-            // An interrupted creation of this very store may have numbered its shards otherwise.
-            return found.expect(dir, spec.store, found.shard);
-        }
-        let names = disk.list(dir).map_err(|e| Error::io("list the shard's directory", dir, e))?;
-        // A temporary file is all that an interrupted creation can have left before the identity.
-        match names.iter().find(|n| !matches!(n.as_str(), "IDENTITY.tmp" | "lost+found")) {
-            Some(name) => {
-                let text = format!("the directory for shard {} is not empty: it holds {name}", spec.id);
-                Err(Error::new(ErrorKind::Foreign, text).at(dir).remedy("name an empty directory"))
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Errors, and changes nothing, if the directory cannot become this very shard of a store that exists: unlike in
-    /// [`check_vacant`](Self::check_vacant), another shard of the store is another shard.
-    pub fn check_joinable(disk: &dyn Disk, spec: &ShardSpec) -> Result<()> {
-        match Identity::load(disk, &spec.dir)? {
-            Some(found) if found.store == spec.store && found.shard != spec.id => {
-                let text = format!("the directory holds shard {} of this store", found.shard);
-                Err(Error::new(ErrorKind::Foreign, text).at(&spec.dir).remedy(
-                    "name another directory; one of a retired shard is free when that shard has been dropped",
-                ))
-            }
-            _ => Self::check_vacant(disk, spec),
-        }
-    }
-
-    /// Makes the shard's directory, its identity and an empty engine that is complete up to `applied`. Only for a shard
-    /// that no ring names yet: what an interrupted creation has left is made anew.
-    pub fn create(
-        disk: &Arc<dyn Disk>,
-        factory: &dyn EngineFactory,
-        spec: &ShardSpec,
-        applied: Seq,
-    ) -> Result<()> {
-        let dir = &spec.dir;
-        Self::check_vacant(disk.as_ref(), spec)?;
-        disk.create_dir_durably(dir).map_err(|e| Error::io("create the shard's directory", dir, e))?;
-        Identity { store: spec.store, shard: spec.id, manifest: None }.store(disk.as_ref(), dir)?;
-        let engine_dir = dir.join(ENGINE_DIR);
-        if disk
-            .exists(&engine_dir)
-            .map_err(|e| Error::io("look for the engine's directory", &engine_dir, e))?
-        {
-            disk.remove_dir_all(&engine_dir).map_err(|e| Error::io("clear the directory", &engine_dir, e))?;
-        }
-        let engine = factory.open(&engine_spec(spec, true, None))?;
-        engine.sync(applied)?;
-        let figures = engine.figures().map(Into::into);
-        engine.close()?;
-        let seal = Seal { store: spec.store, shard: spec.id, applied, applying: false, figures };
-        seal.store(disk.as_ref(), dir)
-    }
-
-    /// Clears the directory of a shard that is not open and belongs to no ring. The directory itself stays: a disk may be
-    /// mounted there. Its identity goes last, so that what an interrupted call leaves is still known for what it is.
-    pub fn clear(disk: &dyn Disk, spec: &ShardSpec) -> Result<()> {
-        let dir = &spec.dir;
-        let Some(found) = Identity::load(disk, dir)? else { return Ok(()) };
-        found.expect(dir, spec.store, spec.id)?;
-        let engine = dir.join(ENGINE_DIR);
-        if disk.exists(&engine).map_err(|e| Error::io("look for the engine's directory", &engine, e))? {
-            disk.remove_dir_all(&engine).map_err(|e| Error::io("clear the directory", &engine, e))?;
-        }
-        let temporary = |file: &str| format!("{file}.tmp");
-        for file in [&temporary(seal::FILE), seal::FILE, &temporary(identity::FILE), identity::FILE] {
-            let path = dir.join(file);
-            match disk.remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove the file", path, e));
-                }
-                _ => disk.sync_dir(dir).map_err(|e| Error::io("sync the shard's directory", dir, e))?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Opens a shard that exists. One that cannot be trusted comes back offline, with the cause.
-    pub fn open(disk: &Arc<dyn Disk>, factory: &dyn EngineFactory, spec: &ShardSpec) -> Shard {
-        let shard = Shard {
-            id: spec.id,
-            dir: spec.dir.clone(),
-            store: spec.store,
-            disk: disk.clone(),
-            applied: AtomicU64::new(0),
-            sessions: Mutex::new(0),
-            engine: RwLock::new(None),
-            health: Mutex::new(Health::Online),
-        };
-        if let Err(error) = shard.open_engine(factory, spec) {
-            shard.fail(&error);
-        }
-        shard
-    }
-
-    fn open_engine(&self, factory: &dyn EngineFactory, spec: &ShardSpec) -> Result<()> {
-        let (disk, dir) = (self.disk.as_ref(), self.dir.as_path());
-        let missing = |what: &str| {
-            let text = format!("the shard is missing: its directory {what}");
-            Error::new(ErrorKind::Unavailable, text).at(dir).on(self.id).remedy("is its disk mounted?")
-        };
-        if !disk.exists(dir).map_err(|e| Error::io("look for the shard's directory", dir, e))? {
-            return Err(missing("does not exist"));
-        }
-        let identity = Identity::load(disk, dir)?.ok_or_else(|| missing("has no identity file"))?;
-        identity.expect(dir, self.store, self.id)?;
-        let seal = Seal::load(disk, dir)?.ok_or_else(|| {
-            Error::corruption("the shard's seal is gone").at(dir.join(seal::FILE)).on(self.id)
-        })?;
-        if (seal.store, seal.shard) != (self.store, self.id) {
-            return Err(Error::corruption("the seal is another shard's")
-                .at(dir.join(seal::FILE))
-                .on(self.id));
-        }
-        let resume = if seal.applying { None } else { seal.figures.map(Figures::from) };
-        let engine = factory.open(&engine_spec(spec, false, resume))?;
-        if engine.applied() < seal.applied {
-            let text = format!(
-                "the shard has lost its tail: it holds writes up to {}, its seal says {}",
-                engine.applied(),
-                seal.applied
-            );
-            // The engine is of no use; whether it can be closed in order does not matter.
-            let _ = engine.close();
-            return Err(Error::corruption(text).at(dir).on(self.id).remedy("rebuild it from its replicas"));
-        }
-        // The seal's word counts: the engine may have synced a later sequence and died before the seal.
-        self.applied.store(seal.applied.0, Ordering::Release);
-        *self.engine.write() = Some(engine);
-        Ok(())
-    }
-
-    /// The engine, if the shard serves.
+    /// The engine, if the shard answers reads.
     pub fn engine(&self) -> Result<Arc<dyn Engine>> {
-        let engine = self.engine.read().clone();
-        engine.ok_or_else(|| {
-            let text = match &*self.health.lock() {
-                Health::Offline(cause) => format!("the shard is offline: {cause}"),
-                _ => "the shard is closed".to_owned(),
-            };
-            Error::new(ErrorKind::Unavailable, text).at(&self.dir).on(self.id)
-        })
+        let engines = self.engines.read();
+        match (&engines.engine, &engines.role) {
+            (Some(engine), Role::Serving | Role::Stalled) => Ok(engine.clone()),
+            _ => {
+                drop(engines);
+                Err(self.unavailable())
+            }
+        }
+    }
+
+    /// The engine that flushes and copies are written to.
+    fn written(&self) -> Result<Arc<dyn Engine>> {
+        self.engines.read().engine.clone().ok_or_else(|| self.unavailable())
+    }
+
+    /// The engine that is being filled: the shard's own, or the one that will take its place.
+    pub fn filling(&self) -> Result<Arc<dyn Engine>> {
+        let engines = self.engines.read();
+        let found = match (&engines.aside, &engines.engine, &engines.role) {
+            (Some(aside), ..) => Some(aside.engine.clone()),
+            (None, Some(engine), Role::Filling(_)) => Some(engine.clone()),
+            _ => None,
+        };
+        drop(engines);
+        found.ok_or_else(|| self.unavailable())
+    }
+
+    #[cold]
+    fn unavailable(&self) -> Error {
+        let text = match &*self.health.lock() {
+            Health::Offline(cause) => format!("the shard is offline: {cause}"),
+            Health::Rebuilding => "the shard is being rebuilt".to_owned(),
+            _ => "the shard is closed".to_owned(),
+        };
+        Error::new(ErrorKind::Unavailable, text).at(&self.dir).on(self.id)
     }
 
     /// Every write up to this one is in the shard, durably.
@@ -263,107 +170,151 @@ impl Shard {
         self.health.lock().clone()
     }
 
-    pub fn serves(&self) -> bool {
-        self.engine.read().is_some()
+    /// Why the shard went offline last.
+    pub fn fault(&self) -> Option<Error> {
+        self.fault.lock().clone()
     }
 
-    /// Some bytes failed a check; the shard goes on serving the others.
-    pub fn degrade(&self, error: &Error) {
+    /// Whether it answers reads.
+    pub fn serves(&self) -> bool {
+        let engines = self.engines.read();
+        engines.engine.is_some() && matches!(engines.role, Role::Serving | Role::Stalled)
+    }
+
+    /// Whether flushes go to it.
+    pub fn is_flushed(&self) -> bool {
+        let engines = self.engines.read();
+        engines.engine.is_some() && matches!(engines.role, Role::Serving | Role::Filling(_))
+    }
+
+    /// Whether it will hold everything that is flushed to its replicas: it is read, or will be.
+    pub fn is_complete(&self) -> bool {
+        let engines = self.engines.read();
+        engines.engine.is_some() && engines.role == Role::Serving
+    }
+
+    /// Whether it has an engine, whatever for.
+    pub fn is_open(&self) -> bool {
+        self.engines.read().engine.is_some()
+    }
+
+    /// Whether an engine of it is being filled.
+    pub fn is_filling(&self) -> bool {
+        let engines = self.engines.read();
+        engines.aside.is_some() || engines.engine.is_some() && matches!(engines.role, Role::Filling(_))
+    }
+
+    /// Whether it could not be written to at the last flush, and serves all the same.
+    pub fn is_stalled(&self) -> bool {
+        let engines = self.engines.read();
+        engines.engine.is_some() && engines.role == Role::Stalled
+    }
+
+    /// Whether it is being brought up to date from the journal.
+    pub fn is_catching_up(&self) -> bool {
+        let engines = self.engines.read();
+        engines.engine.is_some() && matches!(engines.role, Role::CatchingUp(_))
+    }
+
+    /// Sets the memory for caches of all its engines.
+    pub fn set_cache(&self, bytes: u64) {
+        let engines = self.engines.read();
+        let all = engines.engine.iter().chain(engines.aside.iter().map(|aside| &aside.engine));
+        let all: Vec<_> = all.cloned().collect();
+        drop(engines);
+        let each = bytes / all.len().max(1) as u64;
+        all.iter().for_each(|engine| engine.set_cache(each));
+    }
+
+    /// Some bytes failed a check; the shard goes on serving the others. Returns whether that is news.
+    pub fn degrade(&self, error: &Error) -> bool {
         let mut health = self.health.lock();
-        if *health == Health::Online {
+        let news = *health == Health::Online;
+        if news {
             log::error!("shard {} is degraded: {error}", self.id);
             *health = Health::Degraded(error.to_string());
         }
+        news
     }
 
-    /// Takes the shard offline: it can no longer be flushed to, or be trusted at all.
-    pub fn fail(&self, error: &Error) {
-        let engine = self.engine.write().take();
-        {
-            let mut health = self.health.lock();
-            if !matches!(*health, Health::Offline(_)) {
-                log::error!("shard {} is offline: {error}", self.id);
-                *health = Health::Offline(error.to_string());
-            }
+    /// What failed a check has been made good.
+    pub fn recovered(&self) -> bool {
+        let mut health = self.health.lock();
+        let news = matches!(*health, Health::Degraded(_));
+        if news {
+            log::info!("shard {} is whole again", self.id);
+            *health = Health::Online;
         }
-        if let Some(engine) = engine {
-            // Readers that still hold the engine get errors from here on, which sends them to the next owner.
+        news
+    }
+
+    /// Takes the shard offline: it can no longer be flushed to, or be trusted at all. Returns whether that is news. Its engine
+    /// is closed later, by [`close_leaving`](Self::close_leaving): who calls this may be in it.
+    pub fn fail(&self, error: &Error) -> bool {
+        {
+            let mut engines = self.engines.write();
+            let engine = engines.engine.take();
+            let aside = engines.aside.take().map(|aside| aside.engine);
+            engines.leaving.extend(engine.into_iter().chain(aside));
+        }
+        *self.sessions.lock() = 0;
+        let mut health = self.health.lock();
+        let news = !matches!(*health, Health::Offline(_));
+        if news {
+            log::error!("shard {} is offline: {error}", self.id);
+            *health = Health::Offline(error.to_string());
+            *self.fault.lock() = Some(error.clone());
+        }
+        news
+    }
+
+    /// The shard could not be written to, for want of space or of the right; it goes on answering reads as long as no
+    /// memtable is forgotten that it lacks. Returns whether that is news.
+    pub fn stall(&self, error: &Error) -> bool {
+        let mut engines = self.engines.write();
+        if engines.engine.is_none() || !matches!(engines.role, Role::Serving | Role::Stalled) {
+            drop(engines);
+            return self.fail(error);
+        }
+        engines.role = Role::Stalled;
+        let aside = engines.aside.take().map(|aside| aside.engine);
+        engines.leaving.extend(aside);
+        drop(engines);
+        *self.sessions.lock() = 0;
+        *self.fault.lock() = Some(error.clone());
+        let mut health = self.health.lock();
+        let news = !matches!(*health, Health::Degraded(_));
+        if news {
+            log::error!("shard {} cannot be written to: {error}", self.id);
+        }
+        *health = Health::Degraded(error.to_string());
+        news
+    }
+
+    /// Releases the files and locks of engines that have been taken out of use. An error says that one is still held.
+    pub fn close_leaving(&self) -> Result<()> {
+        let leaving = std::mem::take(&mut self.engines.write().leaving);
+        let mut outcome = Ok(());
+        for engine in leaving {
             if let Err(error) = engine.close() {
                 log::warn!("shard {} did not close in order: {error}", self.id);
+                outcome = Err(error);
             }
         }
-    }
-
-    /// Says in the seal that the engine is about to change. Several may be at it at once, a flush and a move of records: the
-    /// seal says so until the last of them has called [`seal`](Self::seal).
-    pub fn begin_apply(&self, engine: &dyn Engine) -> Result<()> {
-        let mut sessions = self.sessions.lock();
-        if *sessions == 0 {
-            self.write_seal(self.applied(), true, engine.figures())?;
-        }
-        *sessions += 1;
-        Ok(())
-    }
-
-    /// Applies a part of a run; [`begin_apply`](Self::begin_apply) came before, [`seal`](Self::seal) comes after.
-    pub fn apply(&self, engine: &dyn Engine, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
-        engine.apply(run, live)
-    }
-
-    /// Removes a range of keys, as one whole step.
-    pub fn remove_range(&self, range: &KeyRange) -> Result<()> {
-        let engine = self.engine()?;
-        self.begin_apply(engine.as_ref())?;
-        engine.remove_range(range)?;
-        self.seal(engine.as_ref(), self.applied())
-    }
-
-    /// Makes everything applied durable and says so in the seal: the shard is complete up to `applied` at least.
-    pub fn seal(&self, engine: &dyn Engine, applied: Seq) -> Result<()> {
-        let mut sessions = self.sessions.lock();
-        let applied = applied.max(self.applied());
-        engine.sync(applied)?;
-        let others = sessions.saturating_sub(1);
-        self.write_seal(applied, others > 0, engine.figures())?;
-        *sessions = others;
-        self.applied.store(applied.0, Ordering::Release);
-        Ok(())
-    }
-
-    fn write_seal(&self, applied: Seq, applying: bool, figures: Option<Figures>) -> Result<()> {
-        let figures = figures.map(Into::into);
-        let seal = Seal { store: self.store, shard: self.id, applied, applying, figures };
-        seal.store(self.disk.as_ref(), &self.dir)
-    }
-
-    /// Writes the identity file anew, with the manifest as it is now.
-    pub fn write_identity(&self, manifest: &Manifest) -> Result<()> {
-        let identity = Identity { store: self.store, shard: self.id, manifest: Some(manifest.clone()) };
-        identity.store(self.disk.as_ref(), &self.dir)
+        outcome
     }
 
     /// Releases the engine's files and locks.
     pub fn close(&self) -> Result<()> {
-        let engine = self.engine.write().take();
-        match engine {
-            Some(engine) => engine.close(),
-            None => Ok(()),
-        }
+        let engine = {
+            let mut engines = self.engines.write();
+            let aside = engines.aside.take().map(|aside| aside.engine);
+            engines.leaving.extend(aside);
+            engines.engine.take()
+        };
+        let closed = engine.map_or(Ok(()), |engine| engine.close());
+        // What was left behind after a failure has been reported already.
+        let _ = self.close_leaving();
+        closed
     }
-}
-
-fn engine_spec(spec: &ShardSpec, create: bool, resume: Option<Figures>) -> EngineSpec {
-    EngineSpec {
-        dir: spec.dir.join(ENGINE_DIR),
-        shard: spec.id,
-        cache_bytes: spec.cache_bytes,
-        page_bytes: spec.page_bytes,
-        create,
-        resume,
-    }
-}
-
-/// The identity of the directory `dir`, if it is a shard's.
-pub fn identify(disk: &dyn Disk, dir: &Path) -> Result<Option<(u128, ShardId)>> {
-    Ok(Identity::load(disk, dir)?.map(|i| (i.store, i.shard)))
 }

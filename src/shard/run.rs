@@ -8,7 +8,8 @@
 //!   virtual node all but one rest, synced, at any moment.
 
 use super::turns::Turns;
-use super::{Layout, Shard, outcome};
+use super::worker::Ticket;
+use super::{Layout, Shard};
 use crate::batch;
 use crate::engine::PowerLoss;
 use crate::error::{Error, Result};
@@ -18,7 +19,8 @@ use crate::record::RunRecord;
 use crate::ring::Position;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// How many records are handed to an engine at once.
 const RUN_RECORDS: usize = 4096;
@@ -45,15 +47,14 @@ impl Run {
     }
 
     /// Applies to one shard what it owns of the table and has not applied before, and seals it.
-    fn apply(&self, index: usize, shard: &Shard, turns: &Turns, progress: &dyn Fn(u64)) -> Result<()> {
-        let engine = shard.engine()?;
+    pub fn apply(&self, index: usize, shard: &Shard, turns: &Turns, progress: &dyn Fn(u64)) -> Result<()> {
         let Some(target) = self.table.max_seq() else { return Ok(()) };
         let applied = shard.applied();
         if applied >= target {
             return Ok(());
         }
         let turn = turns.take();
-        shard.begin_apply(engine.as_ref())?;
+        shard.begin_apply()?;
         let mut run: Vec<RunRecord<'_>> = Vec::with_capacity(RUN_RECORDS);
         let mut bytes = 0;
         for (record, position) in self.table.records().zip(&self.positions) {
@@ -66,7 +67,7 @@ impl Run {
             }
             // Versions of one key stay in one run, since an engine weighs them against each other.
             if run.len() >= RUN_RECORDS && run.last().is_some_and(|last| last.key != record.key) {
-                shard.apply(engine.as_ref(), &run, &self.live)?;
+                shard.apply(&run, &self.live)?;
                 run.clear();
                 progress(bytes);
                 bytes = 0;
@@ -74,11 +75,12 @@ impl Run {
             run.push(record);
         }
         if !run.is_empty() {
-            shard.apply(engine.as_ref(), &run, &self.live)?;
+            shard.apply(&run, &self.live)?;
         }
         // Waiting for the disk takes no processor.
         drop(turn);
-        shard.seal(engine.as_ref(), target)
+        progress(0);
+        shard.seal(target)
     }
 
     fn exists(&self, key: &[u8]) -> bool {
@@ -86,33 +88,53 @@ impl Run {
     }
 }
 
-/// Applies a run to every serving shard of its layout; returns the indexes of those that failed, with the cause.
-/// `progress` makes, of the number of shards, what each worker calls with the bytes it has got through.
+/// Applies a run to every shard of its layout that is flushed to; returns the indexes of those that failed, with the cause.
+/// `progress` makes, of the number of shards, what each worker calls with the bytes it has got through. A worker that does
+/// not get any further for `limit` is left alone: its shard has failed.
 pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
     run: &Arc<Run>,
     turns: &Arc<Turns>,
+    limit: Duration,
     progress: impl Fn(u64) -> P,
 ) -> Vec<(usize, Error)> {
     let Layout { shards, workers, .. } = &*run.layout;
-    let start = |index: usize| -> Option<(usize, Receiver<Result<()>>)> {
+    let start = |index: usize| -> Option<Job> {
         let (shard, worker) = (shards.get(index)?.clone(), workers.get(index)?);
         let run = run.clone();
         let progress = progress(shards.len() as u64);
         let turns = turns.clone();
-        Some((index, worker.run(move || run.apply(index, &shard, &turns, &progress))))
+        let beats = Arc::new(AtomicU64::new(0));
+        let beating = beats.clone();
+        let ticket = worker.run(move || {
+            run.apply(index, &shard, &turns, &|bytes| {
+                beating.fetch_add(1, Ordering::Relaxed);
+                progress(bytes);
+            })
+        });
+        Some(Job { index, ticket, beats })
     };
-    let finish = |(index, receiver): (usize, Receiver<Result<()>>)| {
-        outcome(shards[index].id, &receiver).err().map(|error| (index, error))
+    let finish = |job: Job| {
+        let Job { index, ticket, beats } = job;
+        let answer = workers[index].wait(&ticket, limit, &beats);
+        answer.err().map(|error| (index, error))
     };
-    let serving: Vec<usize> = (0..shards.len()).filter(|i| shards[*i].serves()).collect();
+    let flushed: Vec<usize> = (0..shards.len()).filter(|i| shards[*i].is_flushed()).collect();
     let (unordered, ordered): (Vec<usize>, Vec<usize>) =
-        serving.into_iter().partition(|i| power_loss(&shards[*i]) == Some(PowerLoss::OneOwnerAtRest));
+        flushed.into_iter().partition(|i| power_loss(&shards[*i]) == Some(PowerLoss::OneOwnerAtRest));
     let running: Vec<_> = ordered.into_iter().filter_map(start).collect();
     let mut failed: Vec<(usize, Error)> = running.into_iter().filter_map(finish).collect();
     for index in unordered {
         failed.extend(start(index).and_then(finish));
     }
     failed
+}
+
+/// A run on its way to one shard.
+struct Job {
+    index: usize,
+    ticket: Ticket<()>,
+    /// Counts up while it gets further.
+    beats: Arc<AtomicU64>,
 }
 
 fn power_loss(shard: &Shard) -> Option<PowerLoss> {

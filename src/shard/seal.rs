@@ -3,7 +3,7 @@
 
 use crate::disk::Disk;
 use crate::engine::Figures;
-use crate::envelope::{self, Kind, hex128};
+use crate::envelope::{self, Kind, hex128, hex_bytes};
 use crate::error::{Error, Result};
 use crate::ids::{Seq, ShardId};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ pub const FILE: &str = "SEAL";
 
 pub const KIND: Kind = Kind {
     magic: b"ANNULUSS",
-    version: 1,
+    version: 2,
     oldest: 1,
     name: "seal",
     remedy: "the shard cannot be trusted without it: rebuild it from its replicas",
@@ -33,6 +33,20 @@ pub struct Seal {
     pub applying: bool,
     /// None while they have not been counted again after a crash.
     pub figures: Option<SealedFigures>,
+    /// Which engine counts, of those that lie in the directory. Since version 2.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub generation: u32,
+    /// How far an engine that was begun anew has been filled; none for one that is whole. Since version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filled: Option<Filled>,
+}
+
+/// An internal key: records below it are there, durably.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filled(#[serde(with = "hex_bytes")] pub Vec<u8>);
+
+fn is_first(generation: &u32) -> bool {
+    *generation == 0
 }
 
 /// [`Figures`] as they are written.

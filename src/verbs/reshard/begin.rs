@@ -1,7 +1,6 @@
 //! The beginning of a change: shards that join are made, and from then on writes go to old and new owners.
 
 use super::finish::not_open;
-use super::level::{level, uneven};
 use super::preview::{busy, check_ready, work_out};
 use super::retire;
 use crate::error::{Error, ErrorKind, Result};
@@ -10,6 +9,7 @@ use crate::manifest::{ChangeEntry, ChangeStep, Manifest, ShardEntry, ShardState}
 use crate::plan::{Plan, Problem, refused};
 use crate::shard::{Layout, Shard, ShardSpec, Worker, paths};
 use crate::state::State;
+use crate::state::transfer::{level, uneven};
 use std::path::Path;
 use std::sync::Arc;
 

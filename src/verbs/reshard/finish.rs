@@ -2,9 +2,7 @@
 //!
 //! Invariant: the manifest says so durably before anybody acts on it, and a crash in between comes to the same.
 
-use super::chunk::targets;
 use super::copy::seal_targets;
-use super::level::level;
 use super::preview::check_ready;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, ShardId};
@@ -12,6 +10,7 @@ use crate::manifest::{Manifest, ShardState};
 use crate::shard::Layout;
 use crate::state::State;
 use crate::state::change::{Mover, Phase};
+use crate::state::transfer::{Purpose, level};
 use std::collections::HashSet;
 
 /// Makes the next ring the one that answers. Returns whether it was done; if not, a flush must come first.
@@ -66,7 +65,7 @@ pub fn cancel(state: &State, epoch: Epoch) -> Result<()> {
     };
     let layout = state.layout();
     let gaining: HashSet<ShardId> =
-        targets(&layout).into_iter().map(|index| layout.shards[index].id).collect();
+        Purpose::Change.targets(&layout).into_iter().map(|index| layout.shards[index].id).collect();
     // What they have been given is taken away again; that it is durable no longer matters, but their seals must say what is.
     if let Err(error) = seal_targets(state, &layout, &mut mover) {
         log::warn!("a shard that was to gain records could not be sealed: {error}");

@@ -23,11 +23,9 @@
 //!   others, and one that misses a flush is offline and stops the change.
 
 mod begin;
-mod chunk;
 mod compare;
 mod copy;
 mod finish;
-mod level;
 mod preview;
 mod retire;
 mod step;

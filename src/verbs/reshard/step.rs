@@ -3,13 +3,13 @@
 use super::compare::compare;
 use super::copy::copy;
 use super::finish::flip;
-use super::level::level;
 use super::retire;
 use super::sweep::{Swept, sweep};
 use crate::error::Result;
 use crate::manifest::ChangeStep;
 use crate::state::State;
 use crate::state::change::Mover;
+use crate::state::transfer::level;
 
 /// What a step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -83,7 +83,7 @@ fn sweep_chunk(
 ) -> Result<u64> {
     let engine = shard.engine()?;
     if mover.sweep.as_ref().is_none_or(|sweep| sweep.shard != shard.id) {
-        shard.begin_apply(engine.as_ref())?;
+        shard.begin_apply()?;
         mover.sweep = Some(Sweep { shard: shard.id, position: Some(Vec::new()) });
     }
     let Some(sweep) = &mut mover.sweep else { return Ok(0) };
@@ -99,10 +99,10 @@ fn sweep_chunk(
         copied.records().map(|r| RunRecord { key: r.key, seq: Seq::MAX, value: None }).collect();
     run.dedup_by(|a, b| a.key == b.key);
     if !run.is_empty() {
-        shard.apply(engine.as_ref(), &run, &live)?;
+        shard.apply(&run, &live)?;
     }
     if next.is_none() {
-        shard.seal(engine.as_ref(), shard.applied())?;
+        shard.seal(shard.applied())?;
     }
     // How much of the last piece was read is not known.
     let read = if next.is_some() { CHUNK } else { copied.bytes() };

@@ -3,8 +3,10 @@
 //! Invariant: a chunk is complete up to its end: of every shard read, all wanted records from its beginning up to, and
 //! without, its end are in it.
 
+use super::Purpose;
 use crate::batch;
-use crate::error::Error;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
 use crate::ids::{Seq, VirtualNode};
 use crate::memtable::Table;
 use crate::record::{RunBuffer, RunRecord};
@@ -67,6 +69,7 @@ pub fn gather(
     from: &[u8],
     extent: Extent<'_>,
     shards: &[usize],
+    engine: &dyn Fn(usize) -> Result<Arc<dyn Engine>>,
     wanted: &dyn Fn(usize, Position) -> bool,
 ) -> Result<Chunk, (usize, Error)> {
     let new = |shard: &usize| Part { shard: *shard, copied: RunBuffer::default(), positions: Vec::new() };
@@ -95,8 +98,9 @@ pub fn gather(
             break;
         }
         let Some(front) = fronts[behind].take() else { break };
-        let next = parts[behind].read(layout, &front, step, wanted);
-        fronts[behind] = next.map_err(|e| (parts[behind].shard, e))?;
+        let from = parts[behind].shard;
+        let next = engine(from).and_then(|e| parts[behind].read(layout, e.as_ref(), &front, step, wanted));
+        fronts[behind] = next.map_err(|e| (from, e))?;
         read += step;
     }
     let end = match extent {
@@ -113,10 +117,11 @@ impl Part {
     fn read(
         &mut self,
         layout: &Layout,
+        engine: &dyn Engine,
         from: &[u8],
         step: usize,
         wanted: &dyn Fn(usize, Position) -> bool,
-    ) -> Result<Option<Vec<u8>>, Error> {
+    ) -> Result<Option<Vec<u8>>> {
         let (shard, positions) = (self.shard, &mut self.positions);
         let mut wants = |key: &[u8]| {
             let position = layout.ring.position(batch::user_key(key));
@@ -126,7 +131,7 @@ impl Part {
             }
             wants
         };
-        layout.shards[shard].engine()?.versions(from, step, &mut wants, &mut self.copied)
+        engine.versions(from, step, &mut wants, &mut self.copied)
     }
 
     /// The keys in order, each with all its versions.
@@ -155,71 +160,6 @@ impl Chunk {
         keys.sort_by(|a, b| a.newest.key.cmp(b.newest.key));
         keys
     }
-}
-
-/// From which shard each virtual node of the next ring is copied.
-#[derive(Debug)]
-pub struct Sources {
-    of: Vec<u16>,
-    pub shards: Vec<usize>,
-}
-
-const NOBODY: u16 = u16::MAX;
-
-impl Sources {
-    /// An owner for each virtual node that somebody gains; none of those in `except`. An error names a virtual node that has
-    /// none.
-    ///
-    /// The one that loses it, since a shard that is emptied is best read alone, and whole; where nobody does, each as often
-    /// as another.
-    pub fn choose(layout: &Layout, except: &[usize]) -> Result<Sources, VirtualNode> {
-        let Some(next) = &layout.next else { return Ok(Sources { of: Vec::new(), shards: Vec::new() }) };
-        let children = (next.ring.virtual_nodes() / layout.ring.virtual_nodes().max(1)).max(1);
-        let mut loads = vec![0_u32; layout.shards.len()];
-        let usable: Vec<bool> = (layout.shards.iter().enumerate())
-            .map(|(index, shard)| shard.serves() && !except.contains(&index))
-            .collect();
-        let mut of = vec![NOBODY; next.ring.virtual_nodes() as usize];
-        for (node, source) in of.iter_mut().enumerate() {
-            let owners = layout.ring.owner_indexes(VirtualNode(node as u32 / children));
-            let gains = |owner: &u16| !owners.contains(&next.places[usize::from(*owner)]);
-            let next_owners = next.ring.owner_indexes(VirtualNode(node as u32));
-            if !next_owners.iter().any(gains) {
-                continue;
-            }
-            let stays = |owner: u16| {
-                next_owners.iter().any(|next_owner| next.places[usize::from(*next_owner)] == owner)
-            };
-            let usable = owners.iter().filter(|owner| usable[usize::from(**owner)]);
-            let least = usable.min_by_key(|owner| (stays(**owner), loads[usize::from(**owner)]));
-            let least = least.ok_or(VirtualNode(node as u32 / children))?;
-            loads[usize::from(*least)] += 1;
-            *source = *least;
-        }
-        let shards = (0..loads.len()).filter(|index| loads[*index] > 0).collect();
-        Ok(Sources { of, shards })
-    }
-
-    /// Whether a shard is the one that a position is copied from.
-    pub fn is(&self, layout: &Layout, shard: usize, position: Position) -> bool {
-        let node = layout.next.as_ref().map(|next| next.ring.virtual_node_at(position));
-        node.and_then(|node| self.of.get(node.0 as usize)).is_some_and(|source| usize::from(*source) == shard)
-    }
-}
-
-/// The shards that gain something by the change under way.
-pub fn targets(layout: &Layout) -> Vec<usize> {
-    let Some(next) = &layout.next else { return Vec::new() };
-    let children = (next.ring.virtual_nodes() / layout.ring.virtual_nodes().max(1)).max(1);
-    let mut gains = vec![false; layout.shards.len()];
-    for node in 0..next.ring.virtual_nodes() {
-        let owners = layout.ring.owner_indexes(VirtualNode(node / children));
-        for owner in next.ring.owner_indexes(VirtualNode(node)) {
-            let place = next.places[usize::from(*owner)];
-            gains[usize::from(place)] |= !owners.contains(&place);
-        }
-    }
-    (0..gains.len()).filter(|index| gains[*index]).collect()
 }
 
 /// The memtable that is being flushed, or will be next. Those behind it have reached no shard, and must not before it: it

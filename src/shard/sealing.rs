@@ -1,0 +1,99 @@
+//! Writing to a shard: every change of its engines lies between two seals.
+
+use super::identity::Identity;
+use super::seal::{Filled, Seal};
+use super::{Role, Shard};
+use crate::engine::Figures;
+use crate::error::Result;
+use crate::ids::Seq;
+use crate::manifest::Manifest;
+use crate::record::{KeyRange, RunRecord};
+use std::sync::atomic::Ordering;
+
+impl Shard {
+    /// Says in the seal that the engine is about to change. Several may be at it at once, a flush and a move of records: the
+    /// seal says so until the last of them has called [`seal`](Self::seal).
+    pub fn begin_apply(&self) -> Result<()> {
+        let mut sessions = self.sessions.lock();
+        if *sessions == 0 {
+            self.write_seal(self.applied(), true)?;
+        }
+        *sessions += 1;
+        Ok(())
+    }
+
+    /// Applies a part of a run; [`begin_apply`](Self::begin_apply) came before, [`seal`](Self::seal) comes after.
+    pub fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
+        self.written()?.apply(run, live)?;
+        let aside = self.engines.read().aside.clone();
+        if let Some(aside) = aside
+            && let Err(error) = aside.engine.apply(run, live)
+        {
+            self.drop_aside(&error);
+        }
+        Ok(())
+    }
+
+    /// Applies records that it lacks to the engine that is being filled.
+    pub fn fill(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
+        self.filling()?.apply(run, live)
+    }
+
+    /// Removes a range of keys, as one whole step.
+    pub fn remove_range(&self, range: &KeyRange) -> Result<()> {
+        let engine = self.written()?;
+        self.begin_apply()?;
+        engine.remove_range(range)?;
+        let aside = self.engines.read().aside.clone();
+        if let Some(aside) = aside
+            && let Err(error) = aside.engine.remove_range(range)
+        {
+            self.drop_aside(&error);
+        }
+        self.seal(self.applied())
+    }
+
+    /// Makes everything applied durable and says so in the seal: the shard is complete up to `applied` at least.
+    pub fn seal(&self, applied: Seq) -> Result<()> {
+        let mut sessions = self.sessions.lock();
+        let applied = applied.max(self.applied());
+        self.written()?.sync(applied)?;
+        let others = sessions.saturating_sub(1);
+        self.write_seal(applied, others > 0)?;
+        *sessions = others;
+        self.applied.store(applied.0, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn write_seal(&self, applied: Seq, applying: bool) -> Result<()> {
+        let engines = self.engines.read();
+        let (engine, generation) = (engines.engine.clone(), engines.generation);
+        let filled = match &engines.role {
+            Role::Filling(position) | Role::CatchingUp(Some(position)) => Some(position.clone()),
+            _ => None,
+        };
+        drop(engines);
+        let figures = engine.and_then(|engine| engine.figures());
+        self.replace_seal(applied, applying, figures, generation, filled)
+    }
+
+    pub(super) fn replace_seal(
+        &self,
+        applied: Seq,
+        applying: bool,
+        figures: Option<Figures>,
+        generation: u32,
+        filled: Option<Vec<u8>>,
+    ) -> Result<()> {
+        let (figures, filled) = (figures.map(Into::into), filled.map(Filled));
+        let seal =
+            Seal { store: self.store, shard: self.id, applied, applying, figures, generation, filled };
+        seal.store(self.disk.as_ref(), &self.dir)
+    }
+
+    /// Writes the identity file anew, with the manifest as it is now.
+    pub fn write_identity(&self, manifest: &Manifest) -> Result<()> {
+        let identity = Identity { store: self.store, shard: self.id, manifest: Some(manifest.clone()) };
+        identity.store(self.disk.as_ref(), &self.dir)
+    }
+}

@@ -1,0 +1,116 @@
+//! Comparing: what those that got records hold against what their sources hold, record by record, before anybody relies on
+//! it.
+//!
+//! Invariant: a range that has been found equal stays equal, since both sides get every flush from there on.
+
+use super::Purpose;
+use super::chunk::{Chunk, Extent, Versions, flushing, gather, newest_in};
+use super::copy::{CHUNK, apply, with_sources, write};
+use crate::error::{Error, Result};
+use crate::ids::Seq;
+use crate::memtable::Table;
+use crate::record::RunRecord;
+use crate::shard::Layout;
+use crate::state::State;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// What comparing a chunk came to.
+#[derive(Debug)]
+pub struct Compared {
+    pub bytes: u64,
+    /// Where to go on; none at the end.
+    pub end: Option<Vec<u8>>,
+}
+
+/// Compares the chunk from `from` on, and copies it again where it differs; then `begin` is called first, since targets are
+/// about to be changed. Under the lock that keeps flushes from beginning.
+pub fn compare_chunk(
+    state: &State,
+    layout: &Layout,
+    purpose: Purpose,
+    from: &[u8],
+    begin: &mut dyn FnMut() -> Result<()>,
+) -> Result<Compared> {
+    let tables = flushing(state);
+    let (source, target) = read(state, layout, purpose, from)?;
+    if !are_equal(layout, purpose, &source, &target, &tables) {
+        let place = format!("{from:02x?}");
+        log::warn!("copies differ from their sources in the keys from {place} on: they are copied again");
+        begin()?;
+        correct(state, layout, purpose, &source, &target, &tables)?;
+        let (source, target) = read(state, layout, purpose, from)?;
+        if !are_equal(layout, purpose, &source, &target, &tables) {
+            return Err(Error::corruption(format!(
+                "copies differ from their sources in the keys from {place} on, also after they were copied again"
+            ))
+            .remedy("cancel the change; then look for what changes the shards' files"));
+        }
+    }
+    let bytes = target.parts.iter().map(|part| part.copied.bytes() as u64).sum();
+    Ok(Compared { bytes, end: source.end })
+}
+
+/// A range of keys as its sources have it, and as those that gain it do.
+fn read(state: &State, layout: &Layout, purpose: Purpose, from: &[u8]) -> Result<(Chunk, Chunk)> {
+    let source = with_sources(state, layout, purpose, |sources| {
+        let wanted = |shard, position| sources.is(layout, shard, position);
+        let engine = |shard: usize| layout.shards[shard].engine();
+        gather(layout, from, Extent::Bytes(CHUNK), &sources.shards, &engine, &wanted)
+    })?;
+    let wanted = |shard, position| purpose.wants(layout, shard, position);
+    let engine = |shard: usize| purpose.engine(&layout.shards[shard]);
+    let extent = Extent::Key(source.end.as_deref());
+    let targets = purpose.targets(layout);
+    let target = gather(layout, from, extent, &targets, &engine, &wanted).map_err(|(shard, error)| {
+        // What was just written cannot be read: of a shard that serves it is one page, of one that is being filled all is begun
+        // anew.
+        match purpose {
+            Purpose::Change => state.read_failed(&layout.shards[shard], &error),
+            Purpose::Filling(_) => purpose.failed(state, &layout.shards[shard], &error),
+        }
+        error
+    })?;
+    Ok((source, target))
+}
+
+/// Whether each shard that gains has what it should.
+fn are_equal(layout: &Layout, purpose: Purpose, source: &Chunk, target: &Chunk, tables: &[Arc<Table>]) -> bool {
+    let due = source.keys();
+    target.parts.iter().all(|part| {
+        let due = due.iter().filter(|versions| purpose.wants(layout, part.shard, versions.position));
+        let held = part.keys();
+        due.filter_map(|v| counts(v, tables)).eq(held.iter().filter_map(|v| counts(v, tables)))
+    })
+}
+
+/// A key's newest version, if that is a value. Keys of the memtable that is being flushed do not count: they may have
+/// reached one side and not yet the other.
+fn counts<'a>(versions: &Versions<'a>, tables: &[Arc<Table>]) -> Option<RunRecord<'a>> {
+    let newest = versions.newest;
+    (newest.value.is_some() && newest_in(tables, newest.key).is_none()).then_some(newest)
+}
+
+/// Copies a range again, and removes what the sources do not have.
+fn correct(
+    state: &State,
+    layout: &Layout,
+    purpose: Purpose,
+    source: &Chunk,
+    target: &Chunk,
+    tables: &[Arc<Table>],
+) -> Result<()> {
+    let there: HashSet<&[u8]> =
+        source.parts.iter().flat_map(|part| part.copied.records().map(|record| record.key)).collect();
+    for part in &target.parts {
+        // Above every version, so the key goes as a whole; its neighbours in a page keep what snapshots see of them.
+        // What is in a memtable may have come here by a flush that is yet to reach the source.
+        let is_gone =
+            |v: &Versions<'_>| !there.contains(v.newest.key) && newest_in(tables, v.newest.key).is_none();
+        let gone = part.keys().into_iter().filter(is_gone);
+        let run: Vec<RunRecord<'_>> =
+            gone.map(|versions| RunRecord { key: versions.newest.key, seq: Seq::MAX, value: None }).collect();
+        write(state, layout, purpose, part.shard, &run, &state.memory.live())?;
+    }
+    apply(state, layout, purpose, source, tables).map(|_| ())
+}

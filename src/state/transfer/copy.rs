@@ -1,0 +1,129 @@
+//! Copying: a chunk of records goes from its owners to those that lack it.
+
+use super::chunk::{Chunk, Extent, flushing, gather, newest_in};
+use super::sources::{Sources, no_source};
+use super::Purpose;
+use crate::error::{Error, Result};
+use crate::ids::Seq;
+use crate::memtable::Table;
+use crate::record::RunRecord;
+use crate::shard::Layout;
+use crate::state::State;
+use std::sync::Arc;
+
+/// What a chunk carries, in bytes: some tens of milliseconds of work.
+pub const CHUNK: usize = 1 << 20;
+/// Records handed to an engine at once.
+const RUN_RECORDS: usize = 4096;
+/// How much is copied before the targets are sealed and the position saved, in bytes.
+pub const SEAL_EVERY: u64 = 64 << 20;
+
+/// What a chunk came to.
+#[derive(Debug)]
+pub struct Copied {
+    pub bytes: u64,
+    pub records: u64,
+    /// Where to go on; none at the end.
+    pub end: Option<Vec<u8>>,
+}
+
+/// Copies the chunk from `from` on. Under the lock that keeps flushes from beginning.
+pub fn copy_chunk(state: &State, layout: &Layout, purpose: Purpose, from: &[u8]) -> Result<Copied> {
+    let tables = flushing(state);
+    let chunk = with_sources(state, layout, purpose, |sources| {
+        let wanted = |shard, position| sources.is(layout, shard, position);
+        let engine = |shard: usize| layout.shards[shard].engine();
+        gather(layout, from, Extent::Bytes(CHUNK), &sources.shards, &engine, &wanted)
+    })?;
+    let (bytes, records) = apply(state, layout, purpose, &chunk, &tables)?;
+    Ok(Copied { bytes, records, end: chunk.end })
+}
+
+/// Reads by a choice of sources; a shard that fails is left out and its part read from others.
+pub fn with_sources<T>(
+    state: &State,
+    layout: &Layout,
+    purpose: Purpose,
+    read: impl Fn(&Sources) -> Result<T, (usize, Error)>,
+) -> Result<T> {
+    let mut except = Vec::new();
+    let mut cause = None;
+    loop {
+        let sources = match (Sources::choose(layout, purpose, &except), cause.take()) {
+            (Ok(sources), _) => sources,
+            (Err(_), Some(error)) => return Err(error),
+            (Err(node), None) => return Err(no_source(layout, node)),
+        };
+        match read(&sources) {
+            Ok(read) => return Ok(read),
+            Err((shard, error)) => {
+                state.read_failed(&layout.shards[shard], &error);
+                except.push(shard);
+                cause = Some(error);
+            }
+        }
+    }
+}
+
+/// Writes a chunk to the shards that get its records; returns bytes and versions written.
+pub fn apply(
+    state: &State,
+    layout: &Layout,
+    purpose: Purpose,
+    chunk: &Chunk,
+    tables: &[Arc<Table>],
+) -> Result<(u64, u64)> {
+    let live = state.memory.live();
+    let keys = chunk.keys();
+    let mut runs: Vec<Vec<RunRecord<'_>>> = vec![Vec::new(); layout.shards.len()];
+    let mut brought = None;
+    for versions in &keys {
+        // What a flush that is under way says of the key comes along: applied before the flush or after it, it comes to the
+        // same, and a removal is not undone by the older record that it removes.
+        let newer = newest_in(tables, versions.newest.key).filter(|r| r.seq > versions.newest.seq);
+        brought = brought.max(newer.map(|record| record.seq));
+        let mut give = |target: usize| {
+            if purpose.wants(layout, target, versions.position) {
+                runs[target].extend(newer.into_iter().chain(versions.records()));
+            }
+        };
+        match purpose {
+            Purpose::Change => layout.next_owners_at(versions.position).for_each(give),
+            Purpose::Filling(index) => give(index),
+        }
+    }
+    // The flush of a table that waits has not seen to it yet: no shard is ever ahead of what recovery can replay.
+    if let Some(seq) = brought {
+        state.journal.sync_to(seq)?;
+    }
+    let mut written = (0, 0);
+    for (target, run) in runs.iter().enumerate().filter(|(_, run)| !run.is_empty()) {
+        write(state, layout, purpose, target, run, &live)?;
+        let size = |r: &RunRecord<'_>| (r.key.len() + r.value.map_or(0, <[u8]>::len)) as u64;
+        written = (written.0 + run.iter().map(size).sum::<u64>(), written.1 + run.len() as u64);
+    }
+    Ok(written)
+}
+
+/// Applies a run to one shard in parts that keep the versions of a key together.
+pub fn write(
+    state: &State,
+    layout: &Layout,
+    purpose: Purpose,
+    target: usize,
+    mut run: &[RunRecord<'_>],
+    live: &[Seq],
+) -> Result<()> {
+    let shard = &layout.shards[target];
+    while !run.is_empty() {
+        let mut end = run.len().min(RUN_RECORDS);
+        while end < run.len() && run[end].key == run[end - 1].key {
+            end += 1;
+        }
+        purpose
+            .apply(shard, &run[..end], live)
+            .inspect_err(|error| purpose.failed(state, shard, error))?;
+        run = &run[end..];
+    }
+    Ok(())
+}

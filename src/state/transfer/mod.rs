@@ -1,0 +1,116 @@
+//! Records on their way from shard to shard: what a change of the topology gives to new owners, and what a shard lacks
+//! that is being filled.
+//!
+//! Invariants:
+//! - A chunk of records and the beginning of a flush exclude each other, and a chunk carries along what the memtable that
+//!   is being flushed says of its keys: so a removal is never undone by an older copy.
+//! - Copies are in step with their sources because both get every flush whole: a shard that gets records starts level with
+//!   the others, and one that misses a flush is offline and stops the work.
+
+mod chunk;
+mod compare;
+mod copy;
+mod level;
+mod sources;
+
+pub use chunk::{Chunk, Extent, Versions, flushing, gather, newest_in};
+pub use compare::{Compared, compare_chunk};
+pub use copy::{CHUNK, Copied, SEAL_EVERY, copy_chunk};
+pub use level::{level, uneven};
+pub use sources::{Sources, no_source};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::ids::{Seq, VirtualNode};
+use crate::record::RunRecord;
+use crate::ring::Position;
+use crate::shard::{Layout, Shard};
+use crate::state::State;
+use std::sync::Arc;
+
+/// Who gets records, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The change of the topology that is under way: new owners get what they do not have.
+    Change,
+    /// The shard at that index of the layout has an engine that is to get all that is written to the shard.
+    Filling(usize),
+}
+
+impl Purpose {
+    /// Whether a shard gets what lies at a position.
+    pub fn wants(self, layout: &Layout, shard: usize, position: Position) -> bool {
+        match self {
+            Purpose::Change => layout.gains(shard, position),
+            Purpose::Filling(index) => shard == index && layout.is_written(shard, position),
+        }
+    }
+
+    /// The shards that get something.
+    pub fn targets(self, layout: &Layout) -> Vec<usize> {
+        match self {
+            Purpose::Change => gaining(layout),
+            Purpose::Filling(index) => vec![index],
+        }
+    }
+
+    /// The engine of a target that is compared with its sources.
+    fn engine(self, shard: &Shard) -> Result<Arc<dyn Engine>> {
+        match self {
+            Purpose::Change => shard.engine(),
+            Purpose::Filling(_) => shard.filling(),
+        }
+    }
+
+    /// A target could not be written to: it is offline from here on, unless what failed is only to take its engine's place.
+    pub fn failed(self, state: &State, shard: &Shard, error: &Error) {
+        match self {
+            Purpose::Filling(_) if shard.serves() => shard.drop_aside(error),
+            _ => state.shard_failed(shard, error),
+        }
+    }
+
+    /// Says that the targets are about to be changed.
+    pub fn begin(self, state: &State, layout: &Layout) -> Result<()> {
+        for target in self.targets(layout) {
+            let shard = &layout.shards[target];
+            // One beside an engine that serves has no seal of its own yet.
+            if self == Purpose::Change || !shard.serves() {
+                shard.begin_apply().inspect_err(|error| self.failed(state, shard, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes what the targets have been given durable.
+    pub fn seal(self, state: &State, layout: &Layout) -> Result<()> {
+        for target in self.targets(layout) {
+            let shard = &layout.shards[target];
+            if self == Purpose::Change || !shard.serves() {
+                shard.seal(shard.applied()).inspect_err(|error| self.failed(state, shard, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(self, shard: &Shard, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
+        match self {
+            Purpose::Change => shard.apply(run, live),
+            Purpose::Filling(_) => shard.fill(run, live),
+        }
+    }
+}
+
+/// The shards that gain something by the change under way.
+fn gaining(layout: &Layout) -> Vec<usize> {
+    let Some(next) = &layout.next else { return Vec::new() };
+    let children = (next.ring.virtual_nodes() / layout.ring.virtual_nodes().max(1)).max(1);
+    let mut gains = vec![false; layout.shards.len()];
+    for node in 0..next.ring.virtual_nodes() {
+        let owners = layout.ring.owner_indexes(VirtualNode(node / children));
+        for place in layout.aimed_owners(VirtualNode(node)) {
+            gains[usize::from(place)] |= !owners.contains(&place);
+        }
+    }
+    (0..gains.len()).filter(|index| gains[*index]).collect()
+}

@@ -41,7 +41,7 @@ pub enum ErrorKind {
     /// What was asked for cannot be had in full: the plan says what is in the way. Nothing was changed. Remove the cause,
     /// or accept it.
     Refused,
-    /// A thing that was named does not exist (a keyspace, a shard).
+    /// A thing that was named does not exist (a keyspace, a shard), or no longer (a sequence of the journal).
     NotFound,
 }
 

@@ -15,7 +15,7 @@ pub use crate::disk::{Disk, DiskFile, Fault, OpenMode, Operation, PowerCut, Real
 pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation, SledFactory};
 pub use crate::frame::{HEADER_BYTES, Header, Kind, Payload, Salt, encode, find, frame_bytes};
 pub use crate::journal::segment::{Origin, SegmentHeader};
-pub use crate::journal::{Appender, Handoff, Journal, JournalConfig, JournalStats, ReplayReport};
+pub use crate::journal::{Appender, Cursor, Handoff, Journal, JournalConfig, JournalStats, ReplayReport};
 pub use crate::state::Seams;
 
 /// The memtable's table.

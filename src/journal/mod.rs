@@ -2,7 +2,7 @@
 //!
 //! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
 //! `writer` (writing), `group` (syncing for many), `scan` and `recovery` (reading back), `cases` (what to do with
-//! damage), `open` (creating and opening).
+//! damage), `open` (creating and opening), `replay` (reading while it is written to).
 //!
 //! Invariants:
 //! - Sequences are consecutive. What is durable, and what is readable after a crash, is a prefix.
@@ -37,12 +37,14 @@ mod group;
 mod log;
 mod open;
 mod recovery;
+mod replay;
 mod scan;
 pub(crate) mod segment;
 mod supply;
 mod writer;
 
 pub use log::{Appender, Handoff};
+pub use replay::Cursor;
 
 use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};

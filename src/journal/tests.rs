@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 mod crash;
 mod damage;
 mod live;
+mod replay;
 
 const DIR: &str = "/store/journal";
 const CONFIG: JournalConfig = JournalConfig { store_id: 0xfeed_beef, segment_bytes: 16 << 10, max_spares: 2 };

@@ -3,6 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::State;
 use crate::verbs;
+use crate::verbs::heal::Step as Healed;
 use crate::verbs::reshard::Step;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -101,26 +102,40 @@ fn mover(state: &State) {
         });
         foreground.set_working(false);
         limit = match outcome {
-            Ok(Step::Worked(bytes)) => Some(effort.after(state, bytes, begun.elapsed())),
-            Ok(Step::Waiting | Step::NeedsFlush) => Some(LOOK_AGAIN),
-            Ok(Step::Idle) => {
+            Ok((Step::Worked(bytes), _)) => Some(effort.after(state, bytes, begun.elapsed())),
+            Ok((Step::Waiting | Step::NeedsFlush, _)) => Some(LOOK_AGAIN),
+            Ok((Step::Idle, later)) => {
                 effort = Effort::default();
-                None
+                later
             }
             Err(error) => {
-                log::error!("a step of a change of the topology failed, and is tried again: {error}");
+                log::error!(
+                    "a step of healing, or of a change of the topology, failed, and is tried again: {error}"
+                );
                 Some(RETRY)
             }
         };
     }
 }
 
-fn move_round(state: &State) -> Result<Step> {
+/// One step of healing, or, where there is none to be taken, of a change of the topology; and how soon to look again if
+/// there is neither.
+fn move_round(state: &State) -> Result<(Step, Option<Duration>)> {
+    let mut later = None;
+    match verbs::heal::step(state)? {
+        Healed::Idle => {}
+        Healed::Later(rest) => later = Some(rest),
+        Healed::Worked(bytes) => return Ok((Step::Worked(bytes), None)),
+        Healed::NeedsFlush => {
+            verbs::flush::flush(state)?;
+            return Ok((Step::NeedsFlush, None));
+        }
+    }
     let step = verbs::reshard::step(state)?;
     if step == Step::NeedsFlush {
         verbs::flush::flush(state)?;
     }
-    Ok(step)
+    Ok((step, later))
 }
 
 /// How hard the mover works.

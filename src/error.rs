@@ -155,6 +155,25 @@ impl Error {
     pub fn advice(&self) -> Option<&str> {
         self.0.remedy.as_deref()
     }
+
+    /// What the operating system said, where it was asked.
+    pub(crate) fn io_kind(&self) -> Option<std::io::ErrorKind> {
+        let mut source = self.0.source.as_ref().map(|s| s.as_ref() as &(dyn std::error::Error + 'static));
+        while let Some(error) = source {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                return Some(io.kind());
+            }
+            source = error.source();
+        }
+        None
+    }
+
+    /// Whether something could not be written for want of space, or of the right to write: what was there before is as
+    /// good as it was.
+    pub(crate) fn is_refusal_to_write(&self) -> bool {
+        use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(self.io_kind(), Some(StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied))
+    }
 }
 
 impl fmt::Display for Error {

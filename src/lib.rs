@@ -76,14 +76,16 @@ pub use engine::PowerLoss;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{Epoch, KeyspaceId, Seq, ShardId, VirtualNode};
 pub use keyspace::Keyspace;
-pub use options::{Durability, Options, ShardOptions};
+pub use options::{Durability, Heal, Options, ShardOptions};
 pub use plan::{Plan, PlannedShard, Problem, Request, Role};
 pub use range::Range;
 pub use ring::{Balance, LoadLimit, Member, Move, Partitioner, Ring, ShardBalance};
-pub use shard::Health;
+pub use shard::{Health, Quarantined};
 pub use state::change::{Phase, Progress};
+pub use state::events::{Event, EventKind, Events};
 pub use store::Store;
 pub use topology::{Planner, ShardPlace, ShardRole, TopologyChange, TopologyView};
+pub use verbs::heal::{ShardHealth, StoreHealth};
 pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};
 
 /// The examples of the README and the guides are compiled with the tests.

@@ -5,7 +5,7 @@
 //! are never used again.
 
 use crate::disk::Disk;
-use crate::envelope::{self, Kind, hex128, hex_bytes};
+use crate::envelope::{self, Kind, hex_bytes, hex128};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, ShardId};
 use crate::limits;
@@ -21,7 +21,7 @@ pub const DEFAULT_KEYSPACE: &str = "default";
 
 pub const KIND: Kind = Kind {
     magic: b"ANNULUSM",
-    version: 2,
+    version: 3,
     oldest: 1,
     name: "manifest",
     remedy: "restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written",
@@ -108,12 +108,16 @@ pub struct ShardEntry {
     /// Whether it may hold records that it does not own and that nobody keeps up. Since version 2.
     #[serde(default, skip_serializing_if = "is_default")]
     pub stale: bool,
+    /// Whether its directory lies on another file system than the store's: then one that is missing or empty may be that of a
+    /// disk that is not mounted. Since version 3.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub own_disk: bool,
 }
 
 impl ShardEntry {
     /// A member with nothing in it.
     pub fn new(id: ShardId, path: PathBuf) -> ShardEntry {
-        ShardEntry { id, path, state: ShardState::Member, stale: false }
+        ShardEntry { id, path, state: ShardState::Member, stale: false, own_disk: false }
     }
 }
 

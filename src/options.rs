@@ -8,6 +8,7 @@ use crate::limits;
 use crate::ring::Partitioner;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How much a write has survived by the time it is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -20,6 +21,20 @@ pub enum Durability {
     Process,
     /// On the disk: survives a power cut.
     Sync,
+}
+
+/// Whether shards that fail are healed by the store itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Heal {
+    /// A shard that is back is brought up to date; one that is damaged is set aside and rebuilt from its replicas, in the
+    /// background.
+    #[default]
+    Automatic,
+    /// Nothing is done before [`Store::repair`](crate::Store::repair) asks for it; a shard that was full or did not answer
+    /// stays offline as well.
+    Manual,
 }
 
 /// One shard: a directory of its own, best on a disk of its own.
@@ -100,6 +115,10 @@ pub struct Options {
     pub(crate) journal_retention: Option<u64>,
     pub(crate) existing_only: bool,
     pub(crate) leave_allocator: bool,
+    pub(crate) heal: Heal,
+    pub(crate) shard_timeout: Option<Duration>,
+    pub(crate) quarantine_limit: Option<u64>,
+    pub(crate) scrub_every: Option<Duration>,
 }
 
 impl Options {
@@ -188,6 +207,40 @@ impl Options {
         self
     }
 
+    /// Whether shards that fail are healed by the store itself. Default: [`Heal::Automatic`].
+    pub fn heal(mut self, heal: Heal) -> Self {
+        self.heal = heal;
+        self
+    }
+
+    /// How long a shard may take for one step of a flush before it is given up, and its replicas go on without it.
+    /// Opening one may take ten times as long. Default: 60 seconds; at least 10 milliseconds. Set it well above what the
+    /// slowest disk needs for a sync.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let options = annulus::Options::new().shard_timeout(Duration::from_secs(20));
+    /// # let _ = options;
+    /// ```
+    pub fn shard_timeout(mut self, timeout: Duration) -> Self {
+        self.shard_timeout = Some(timeout);
+        self
+    }
+
+    /// How many bytes of damaged engines are kept of each shard, once it has been rebuilt from its replicas; they are kept
+    /// for whoever wants to look into the damage. Default: 1 GiB; 0 keeps none.
+    pub fn quarantine_limit(mut self, bytes: u64) -> Self {
+        self.quarantine_limit = Some(bytes);
+        self
+    }
+
+    /// Reads and verifies every page of every shard, and compares replicas, this often, in the background
+    /// ([`Store::scrub`](crate::Store::scrub)). Default: never by itself. At least one minute.
+    pub fn scrub_every(mut self, period: Duration) -> Self {
+        self.scrub_every = Some(period);
+        self
+    }
+
     /// Checks every limit that needs no look at a disk.
     pub(crate) fn validate(&self) -> Result<()> {
         let invalid = |message: String| Err(Error::invalid(message));
@@ -235,6 +288,12 @@ impl Options {
         }
         within("memory_budget", self.memory_budget, limits::MIN_MEMORY_BUDGET, 1 << 50)?;
         within("page_bytes", self.page_bytes.map(|b| b as u64), 256, 32 << 10)?;
+        if self.shard_timeout.is_some_and(|timeout| timeout < Duration::from_millis(10)) {
+            return invalid("shard_timeout must be at least 10 milliseconds".into());
+        }
+        if self.scrub_every.is_some_and(|period| period < Duration::from_secs(60)) {
+            return invalid("scrub_every must be at least one minute".into());
+        }
         within("journal_segment_bytes", self.segment_bytes, 64 << 10, 1 << 30)
     }
 

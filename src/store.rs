@@ -12,8 +12,11 @@ use crate::options::{Durability, Options};
 use crate::plan::Plan;
 use crate::ring::Ring;
 use crate::state::Seams;
+use crate::state::events::Events;
+use crate::state::healing::Wish;
 use crate::topology::{Planner, TopologyChange, TopologyView};
 use crate::verbs;
+use crate::verbs::heal::StoreHealth;
 use crate::verbs::stats::Stats;
 use std::ops::Deref;
 use std::path::Path;
@@ -184,6 +187,83 @@ impl Store {
     /// `Foreign` if its directory holds something else by now, `Io`.
     pub fn drop_shard(&self, shard: ShardId) -> Result<()> {
         verbs::reshard::drop_shard(&self.handle().state, shard)
+    }
+
+    /// How the shards are: which serve, which are being healed, how many virtual nodes lack a copy.
+    ///
+    /// # Errors
+    /// `Closed` after a close.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = annulus::Store::open(dir.path().join("db"))?;
+    /// let health = store.health()?;
+    /// assert!(health.is_good());
+    /// # Ok(()) }
+    /// ```
+    pub fn health(&self) -> Result<StoreHealth> {
+        verbs::heal::health(&self.handle().state)
+    }
+
+    /// What happens to the store from its opening on: shards that fail, are healed, are found damaged. For alarms.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = annulus::Store::open(dir.path().join("db"))?;
+    /// let mut events = store.events();
+    /// assert_eq!(events.try_next(), None, "nothing has happened yet");
+    /// std::thread::spawn(move || {
+    ///     for event in events {
+    ///         eprintln!("{event:?}");
+    ///     }
+    /// });
+    /// store.close()
+    /// # }
+    /// ```
+    pub fn events(&self) -> Events {
+        Events::new(self.handle().state.events.clone())
+    }
+
+    /// Makes a shard whole again, and returns when it is: one that is offline is opened again and brought up to date from the
+    /// journal, or, where its files are damaged, gone or too old, set aside and rebuilt from its replicas. Unlike what happens by
+    /// itself, a missing directory is made anew also where it may be that of a disk that is not mounted. For a shard that is
+    /// well nothing is done. Reads and writes go on meanwhile.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such shard; `Busy` if something else is being done for it; `Foreign` if its directory holds
+    /// something else; `Unavailable` if some of it has no other owner that serves: then nothing has been changed; `Io`.
+    pub fn repair(&self, shard: ShardId) -> Result<()> {
+        verbs::heal::request(&self.handle().state, shard, Wish::Repair, None)
+    }
+
+    /// Sets a shard's files aside, whatever state they are in, and fills it anew from its replicas; returns when it serves
+    /// again. Meanwhile its replicas answer: there is one copy fewer of what it holds.
+    ///
+    /// # Errors
+    /// As [`repair`](Self::repair).
+    pub fn rebuild(&self, shard: ShardId) -> Result<()> {
+        verbs::heal::request(&self.handle().state, shard, Wish::Rebuild, None)
+    }
+
+    /// Rewrites a shard, so that it takes no more space than its records need: an engine beside the one that serves is filled
+    /// from it, and takes its place. Needs the space of both at once. Returns when that is done; reads and writes go on
+    /// meanwhile, with all copies. A process that ends before leaves the shard as it was.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such shard; `Busy` if something else is being done for it, or the topology is changing;
+    /// `Unavailable` if it does not serve; `Io`.
+    pub fn compact(&self, shard: ShardId) -> Result<()> {
+        verbs::heal::request(&self.handle().state, shard, Wish::Compact, None)
+    }
+
+    /// Deletes the files of damaged engines that were kept of a shard ([`StoreHealth::quarantined`]).
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such shard, `Io`.
+    pub fn drop_quarantined(&self, shard: ShardId) -> Result<()> {
+        verbs::heal::drop_quarantined(&self.handle().state, shard)
     }
 
     /// Figures about the store at this moment, and warnings.

@@ -26,7 +26,9 @@ const QUARANTINE_DIR: &str = "quarantine-";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Quarantined {
+    /// The shard whose files they are.
     pub shard: ShardId,
+    /// The directory that they lie in.
     pub path: PathBuf,
     /// Bytes on disk.
     pub bytes: u64,
@@ -129,10 +131,9 @@ impl Shard {
             let found = if exists { names(disk, dir)? } else { Vec::new() };
             if let Some(name) = found.iter().find(|name| !is_empty_name(name)) {
                 let text = format!("the directory says not whose it is, and is not empty: it holds {name}");
-                return Err(Error::new(ErrorKind::Foreign, text)
-                    .at(dir)
-                    .on(self.id)
-                    .remedy("see whether the right disk is mounted; clear the directory, then repair the shard"));
+                return Err(Error::new(ErrorKind::Foreign, text).at(dir).on(self.id).remedy(
+                    "see whether the right disk is mounted; clear the directory, then repair the shard",
+                ));
             }
             if !empty {
                 return Err(self.missing("is empty or does not exist, and may be another disk's"));
@@ -150,7 +151,16 @@ impl Shard {
 
     pub(super) fn missing(&self, what: &str) -> Error {
         let text = format!("the shard is missing: its directory {what}");
-        Error::new(ErrorKind::Unavailable, text).at(&self.dir).on(self.id).remedy("is its disk mounted?")
+        Error::new(ErrorKind::NotFound, text).at(&self.dir).on(self.id).remedy("is its disk mounted?")
+    }
+
+    /// Errors unless the directory can be written to.
+    pub fn probe(&self) -> Result<()> {
+        let (disk, path) = (self.disk.as_ref(), self.dir.join("PROBE"));
+        // More than metadata alone, which may find room where nothing else does.
+        let written = disk.replace(&path, &[0; 64 << 10]);
+        let removed = disk.remove_file(&path);
+        written.and(removed).map_err(|e| Error::io("write to the shard's directory", &path, e).on(self.id))
     }
 
     /// Moves the engine of that generation aside, or deletes one that was never whole.

@@ -9,7 +9,7 @@ use super::seal::{self, Seal};
 use super::{Aside, Engines, Health, Role, Shard, ShardSpec};
 use crate::disk::Disk;
 use crate::engine::{Engine, EngineFactory, Figures};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::ids::Seq;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -22,6 +22,12 @@ pub struct Opened {
     pub applied: Seq,
     generation: u32,
     filled: Option<Vec<u8>>,
+}
+
+impl Opened {
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
 }
 
 impl Shard {
@@ -42,13 +48,8 @@ impl Shard {
 
     /// A shard that has not been opened.
     pub fn closed(disk: &Arc<dyn Disk>, spec: &ShardSpec) -> Shard {
-        let engines = Engines {
-            engine: None,
-            role: Role::Serving,
-            generation: 0,
-            aside: None,
-            leaving: Vec::new(),
-        };
+        let engines =
+            Engines { engine: None, role: Role::Serving, generation: 0, aside: None, leaving: Vec::new() };
         Shard {
             id: spec.id,
             dir: spec.dir.clone(),
@@ -101,7 +102,12 @@ impl Shard {
             return Err(Error::corruption(text).at(dir).on(self.id).remedy("rebuild it from its replicas"));
         }
         // The seal's word counts: the engine may have synced a later sequence and died before the seal.
-        Ok(Opened { engine, applied: seal.applied, generation: seal.generation, filled: seal.filled.map(|f| f.0) })
+        Ok(Opened {
+            engine,
+            applied: seal.applied,
+            generation: seal.generation,
+            filled: seal.filled.map(|f| f.0),
+        })
     }
 
     /// Takes an engine into use, to be brought up to date first.
@@ -183,6 +189,17 @@ impl Shard {
         let Some(aside) = self.engines.write().aside.take() else { return };
         log::warn!("shard {}: its new engine is given up: {why}", self.id);
         self.engines.write().leaving.push(aside.engine);
+    }
+
+    /// Closes the engine of a shard that serves, to be opened again at once.
+    pub fn shut(&self) -> Result<()> {
+        {
+            let mut engines = self.engines.write();
+            let engine = engines.engine.take();
+            engines.leaving.extend(engine);
+        }
+        *self.health.lock() = Health::Rebuilding;
+        self.close_leaving()
     }
 
     /// How far it has been filled, durably.

@@ -41,6 +41,12 @@ pub fn resolve_all<'a>(
     Ok(resolved)
 }
 
+/// Whether a shard's directory lies on another file system than the store's; false where that cannot be told.
+pub fn is_on_another_disk(disk: &dyn Disk, dir: &Path, shard: &Path) -> bool {
+    let device = |path: &Path| disk.space(path).ok().flatten().map(|space| space.device);
+    device(dir).zip(device(shard)).is_some_and(|(store, shard)| store != shard)
+}
+
 /// The absolute path with links resolved, of a directory that need not exist yet.
 pub fn resolve(disk: &dyn Disk, path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(path).map_err(|e| Error::io("resolve the path", path, e))?;

@@ -3,7 +3,7 @@
 
 use crate::disk::Disk;
 use crate::engine::Figures;
-use crate::envelope::{self, Kind, hex128, hex_bytes};
+use crate::envelope::{self, Kind, hex_bytes, hex128};
 use crate::error::{Error, Result};
 use crate::ids::{Seq, ShardId};
 use serde::{Deserialize, Serialize};

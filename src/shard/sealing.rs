@@ -86,8 +86,7 @@ impl Shard {
         filled: Option<Vec<u8>>,
     ) -> Result<()> {
         let (figures, filled) = (figures.map(Into::into), filled.map(Filled));
-        let seal =
-            Seal { store: self.store, shard: self.id, applied, applying, figures, generation, filled };
+        let seal = Seal { store: self.store, shard: self.id, applied, applying, figures, generation, filled };
         seal.store(self.disk.as_ref(), &self.dir)
     }
 

@@ -6,7 +6,7 @@
 use super::foreground::Foreground;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Seq, ShardId};
-use crate::manifest::ChangeEntry;
+use crate::manifest::{ChangeEntry, ChangeStep};
 use crate::shard::{Layout, Shard};
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
@@ -103,9 +103,22 @@ pub struct Mover {
     pub grace: Vec<Grace>,
     /// The shard that is being rid of what it does not own.
     pub sweep: Option<Sweep>,
+    /// The shard that is being filled.
+    pub fill: Option<Fill>,
 }
 
 impl Mover {
+    /// A shard lost what it had been given since it was last sealed, or began anew.
+    pub fn reopened(&mut self, shard: ShardId, change: Option<&ChangeEntry>) {
+        (self.level, self.compared, self.begun) = (false, false, false);
+        self.position = match change {
+            Some(change) if change.step == ChangeStep::Copying => change.position.clone(),
+            _ => Vec::new(),
+        };
+        self.sweep.take_if(|sweep| sweep.shard == shard);
+        self.fill.take_if(|fill| fill.shard == shard);
+    }
+
     /// Takes note of a layout that was replaced, whatever for: whoever reads by it does so until done, also when yet another
     /// has taken the place of the one after it.
     pub fn replaced(&mut self, layout: &Arc<Layout>, leaving: Vec<Arc<Shard>>) {
@@ -127,6 +140,22 @@ pub struct Sweep {
     pub shard: ShardId,
     /// Where to go on; none at the end.
     pub position: Option<Vec<u8>>,
+}
+
+/// A shard that is being filled.
+#[derive(Debug)]
+pub struct Fill {
+    pub shard: ShardId,
+    /// What lies below it has been copied, or compared.
+    pub position: Vec<u8>,
+    pub comparing: bool,
+    /// Bytes that were copied since the shard was sealed last.
+    pub unsealed: u64,
+    /// Whether its seal says that it is being changed.
+    pub begun: bool,
+    pub level: bool,
+    pub bytes: u64,
+    pub since: std::time::Instant,
 }
 
 impl Control {

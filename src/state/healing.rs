@@ -15,10 +15,19 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 /// What a user asks for a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
+    /// It is to be made whole again, by whatever that takes.
+    Repair,
     /// It is to be filled anew from its replicas, whatever state it is in.
     Rebuild,
     /// It is to be rewritten, so that it takes no more space than its records need.
     Compact,
+}
+
+/// A wish, and whether its fulfilment has been begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wished {
+    pub what: Wish,
+    pub begun: bool,
 }
 
 /// Wishes, and what came of them.
@@ -30,7 +39,7 @@ pub struct Healing {
 
 #[derive(Debug, Default)]
 struct Inner {
-    wishes: BTreeMap<ShardId, Wish>,
+    wishes: BTreeMap<ShardId, Wished>,
     /// What a wish that could not be fulfilled failed with.
     refused: HashMap<ShardId, Error>,
     rests: HashMap<ShardId, Rest>,
@@ -49,19 +58,21 @@ impl Healing {
         inner.refused.remove(&shard);
         inner.rests.remove(&shard);
         match inner.wishes.get(&shard) {
-            Some(there) => *there == wish,
-            None => inner.wishes.insert(shard, wish).is_none(),
+            Some(there) => there.what == wish,
+            None => inner.wishes.insert(shard, Wished { what: wish, begun: false }).is_none(),
         }
     }
 
     /// What is asked for a shard.
-    pub fn wished(&self, shard: ShardId) -> Option<Wish> {
+    pub fn wished(&self, shard: ShardId) -> Option<Wished> {
         self.inner.lock().wishes.get(&shard).copied()
     }
 
-    /// Whether anything is asked for.
-    pub fn any(&self) -> bool {
-        !self.inner.lock().wishes.is_empty()
+    /// What was asked for a shard has been begun.
+    pub fn begun(&self, shard: ShardId) {
+        if let Some(wish) = self.inner.lock().wishes.get_mut(&shard) {
+            wish.begun = true;
+        }
     }
 
     /// A wish has been fulfilled, or cannot be.
@@ -111,6 +122,12 @@ impl Healing {
         let length = before.map_or(FIRST_REST, |length| (length * 2).min(LONGEST_REST));
         inner.rests.insert(shard, Rest { until: Instant::now() + length, length });
         before.is_none()
+    }
+
+    /// Everything may be tried again at once.
+    pub fn forget_rests(&self) {
+        let now = Instant::now();
+        self.inner.lock().rests.values_mut().for_each(|rest| rest.until = now);
     }
 
     /// A shard is well again.

@@ -236,6 +236,12 @@ impl Memory {
     pub fn frozen(&self) -> usize {
         self.tables.read().frozen.len()
     }
+
+    /// The oldest write that a memtable holds; none if they are empty.
+    pub fn first(&self) -> Option<Seq> {
+        let tables = self.tables.read();
+        tables.frozen.iter().map(|table| table.min_seq()).chain([tables.active.min_seq()]).flatten().min()
+    }
 }
 
 impl Tables {

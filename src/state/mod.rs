@@ -21,13 +21,16 @@
 pub mod change;
 mod copied;
 mod cover;
+pub mod events;
 pub mod foreground;
+pub mod healing;
 mod memory;
 mod pace;
 mod read;
 mod records;
 mod share;
 mod signals;
+pub mod transfer;
 
 pub use copied::{Copied, Said, Seen};
 pub use memory::{Memory, Recent, Tables};
@@ -39,20 +42,22 @@ use crate::batch;
 use crate::disk::Disk;
 use crate::engine::EngineFactory;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::KeyspaceId;
+use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Journal;
 use crate::manifest::Manifest;
-use crate::options::Durability;
+use crate::options::{Durability, Heal};
 use crate::ring::Ring;
-use crate::shard::{Layout, Shard};
+use crate::shard::{Health, Layout, Shard};
 use change::Control;
 use cover::Cover;
+use events::{EventKind, Hub};
+use healing::Healing;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a store stands on: the parts that tests replace.
 #[derive(Debug, Clone)]
@@ -72,6 +77,11 @@ pub struct Settings {
     pub memtable_bytes: u64,
     /// Bytes of journal kept for shards that are offline.
     pub journal_retention: u64,
+    pub heal: Heal,
+    /// How long a shard may take for a step before it is given up.
+    pub shard_timeout: Duration,
+    /// Bytes of damaged engines that are kept of each shard.
+    pub quarantine_limit: u64,
 }
 
 /// What the last opening did.
@@ -79,7 +89,7 @@ pub struct Settings {
 pub struct Opening {
     pub replayed_frames: u64,
     pub replayed_bytes: u64,
-    pub took: std::time::Duration,
+    pub took: Duration,
 }
 
 /// An open store.
@@ -100,6 +110,9 @@ pub struct State {
     pub moving: Mutex<()>,
     /// The change of the topology that is under way, if one is.
     pub change: Control,
+    pub healing: Healing,
+    /// Where it is told what happens to the store.
+    pub events: Arc<Hub>,
     pub flushes: AtomicU64,
     pub records: Records,
     // What the memtables held when the memory was shared out last.
@@ -107,6 +120,8 @@ pub struct State {
     // The share of single records as of then.
     shared_records: AtomicU64,
     keyspaces: RwLock<HashSet<KeyspaceId>>,
+    // The manifest as it was last written, for those who copy it.
+    written: RwLock<Arc<Manifest>>,
     layout: RwLock<Arc<Layout>>,
     cover: Mutex<Cover>,
     // Counts changes of shards' health, so that what was derived from it is known to be old.
@@ -165,10 +180,13 @@ impl State {
             signals: Signals::default(),
             moving: Mutex::new(()),
             change: Control::new(parts.manifest.change.as_ref(), replayed),
+            healing: Healing::default(),
+            events: Arc::default(),
             flushes: AtomicU64::new(0),
             records: Records::new(records),
             shared: AtomicU64::new(0),
             shared_records: AtomicU64::new(0),
+            written: RwLock::new(Arc::new(parts.manifest.clone())),
             keyspaces: RwLock::new(live),
             layout: RwLock::new(parts.layout),
             cover: Mutex::new(Cover::default()),
@@ -178,6 +196,9 @@ impl State {
             lock: Mutex::new(Some(Lock(parts.lock))),
             manifest: Mutex::new(parts.manifest),
         };
+        for shard in &state.layout().shards {
+            state.tell_fault(shard);
+        }
         state.health_changed();
         state.share_memory();
         state
@@ -208,16 +229,19 @@ impl State {
     /// Errors once the store has been closed.
     pub fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, "the store has been closed")
-                .at(&self.dir)
-                .remedy("open it again"));
+            return Err(closed(&self.dir));
         }
         Ok(())
     }
 
     /// Marks the store closed; false if it was already.
     pub fn begin_close(&self) -> bool {
-        !self.closed.swap(true, Ordering::AcqRel)
+        let first = !self.closed.swap(true, Ordering::AcqRel);
+        if first {
+            self.events.close();
+            self.healing.close(&closed(&self.dir));
+        }
+        first
     }
 
     /// Lets another process, or another handle, open the store.
@@ -247,10 +271,15 @@ impl State {
         self.keyspaces.read().clone()
     }
 
+    /// The manifest as it was when it was last looked at: without waiting for who changes it.
+    pub fn manifest_copy(&self) -> Manifest {
+        self.written.read().as_ref().clone()
+    }
+
     /// Makes `next` the manifest: durable in the store's directory first, then copied to the shards, then in memory.
     pub fn replace_manifest(&self, manifest: &mut Manifest, next: Manifest) -> Result<()> {
         self.save_progress(manifest, next)?;
-        for shard in self.layout().shards.iter().filter(|s| s.serves()) {
+        for shard in self.layout().shards.iter().filter(|s| s.is_flushed()) {
             // The copies are for the day the store's own directory is lost; one that is behind is still a good one.
             if let Err(error) = shard.write_identity(manifest) {
                 log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
@@ -265,6 +294,7 @@ impl State {
         if let Err(error) = next.store(self.seams.disk.as_ref(), &self.dir) {
             return Err(self.keep_manifest(manifest, error));
         }
+        *self.written.write() = Arc::new(next.clone());
         *manifest = next;
         Ok(())
     }
@@ -286,8 +316,36 @@ impl State {
 
     /// A shard failed: it goes offline and its replicas take over.
     pub fn shard_failed(&self, shard: &Shard, error: &Error) {
-        shard.fail(error);
+        let news = shard.fail(error);
         self.health_changed();
+        if news {
+            self.tell_fault(shard);
+            self.signals.want_change();
+        }
+    }
+
+    /// A shard could not be flushed to: it is offline, or, where it was refused the writing alone, goes on being read for as
+    /// long as nothing is forgotten that it lacks.
+    pub fn flush_failed(&self, shard: &Shard, error: &Error) {
+        if !error.is_refusal_to_write() {
+            return self.shard_failed(shard, error);
+        }
+        if shard.stall(error) {
+            self.tell_fault(shard);
+        }
+        self.health_changed();
+        self.signals.want_change();
+    }
+
+    /// Tells what is wrong with a shard, if anything is.
+    pub fn tell_fault(&self, shard: &Shard) {
+        let kind = match shard.health() {
+            Health::Offline(cause) => EventKind::Offline { cause },
+            Health::Degraded(cause) => EventKind::Degraded { cause },
+            Health::Rebuilding => EventKind::Rebuilding { cause: "it was being filled".to_owned() },
+            _ => return,
+        };
+        self.events.tell(Some(shard.id), kind);
     }
 
     /// Changes whenever other shards may serve than before.
@@ -302,11 +360,27 @@ impl State {
         self.gaps.store(uncovered, Ordering::Release);
     }
 
+    /// Every write up to this one has left the memtables, and what shards that are read hold is complete up to there. The
+    /// caller has the turn to flush.
+    pub fn forgotten_up_to(&self) -> Seq {
+        self.memory.first().map_or_else(|| self.memory.last(), |first| Seq(first.0.saturating_sub(1)))
+    }
+
+    /// Whether some virtual node may have no shard that answers.
+    pub fn has_gaps(&self) -> bool {
+        self.gaps.load(Ordering::Acquire)
+    }
+
+    /// A virtual node of which no shard holds everything, among those `counts` counts.
+    pub fn first_without(&self, counts: impl Fn(&Shard) -> bool) -> Option<crate::ids::VirtualNode> {
+        let layout = self.layout();
+        let counted: Vec<bool> = layout.shards.iter().map(|shard| counts(shard)).collect();
+        cover::first_uncovered(&layout.ring, &counted)
+    }
+
     /// A virtual node that no serving shard holds, if there is one.
     pub fn first_uncovered(&self) -> Option<crate::ids::VirtualNode> {
-        let layout = self.layout();
-        let serves: Vec<bool> = layout.shards.iter().map(|s| s.serves()).collect();
-        cover::first_uncovered(&layout.ring, &serves)
+        self.first_without(Shard::serves)
     }
 
     /// Errors if no serving shard holds the internal key, so that a write is not taken that could never be flushed.
@@ -331,6 +405,10 @@ impl State {
     }
 }
 
+fn closed(dir: &std::path::Path) -> Error {
+    Error::new(ErrorKind::Closed, "the store has been closed").at(dir).remedy("open it again")
+}
+
 /// The error for a key none of whose owners can answer.
 fn unavailable(layout: &Layout, owners: &[u16], cause: Option<Error>) -> Error {
     let names: Vec<String> = owners
@@ -339,8 +417,8 @@ fn unavailable(layout: &Layout, owners: &[u16], cause: Option<Error>) -> Error {
         .map(|s| format!("shard {} at {}", s.id, s.dir.display()))
         .collect();
     let text = format!("no shard that holds the key can answer: {}", names.join(", "));
-    let error =
-        Error::new(ErrorKind::Unavailable, text).remedy("bring one of them back and reopen the store");
+    let error = Error::new(ErrorKind::Unavailable, text)
+        .remedy("bring one of them back; the rest of the store goes on");
     match cause {
         Some(cause) => error.caused_by(cause),
         None => error,

@@ -75,7 +75,12 @@ impl State {
     /// A read from a shard failed: its state says so from now on.
     pub fn read_failed(&self, shard: &Shard, error: &Error) {
         match error.kind() {
-            ErrorKind::Corruption | ErrorKind::Unsupported => shard.degrade(error),
+            ErrorKind::Corruption | ErrorKind::Unsupported => {
+                if shard.degrade(error) {
+                    self.tell_fault(shard);
+                    self.signals.want_change();
+                }
+            }
             // It was offline, or closed, already.
             ErrorKind::Unavailable | ErrorKind::Closed => {}
             _ => self.shard_failed(shard, error),

@@ -34,9 +34,7 @@ impl State {
         let layout = self.layout();
         let each = caches / layout.shards.len().max(1) as u64;
         for shard in &layout.shards {
-            if let Ok(engine) = shard.engine() {
-                engine.set_cache(each);
-            }
+            shard.set_cache(each);
         }
     }
 

@@ -4,10 +4,12 @@
 //! Invariants:
 //! - The journal is durable up to a table's newest record before any of them reaches a shard: no shard is ever ahead of
 //!   what recovery can replay to its replicas.
-//! - The table goes only when every virtual node has an owner that holds it durably and sealed.
+//! - The table goes only when every virtual node has an owner that holds it durably and sealed, or no owner at all: then the
+//!   journal holds it until one is back.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::shard::{Run, Turns, apply_to_all};
+use crate::ids::VirtualNode;
+use crate::shard::{Layout, Run, Turns, apply_to_all};
 use crate::state::State;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,18 +45,16 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     let job = Run::new(table.clone(), layout.clone(), state.memory.live(), state.live_keyspaces());
     let progress = |shares: u64| state.pace.share(shares);
     let turns = Arc::new(Turns::here(state.pace.haste()));
-    for (index, error) in apply_to_all(&Arc::new(job), &turns, progress) {
-        state.shard_failed(&layout.shards[index], &error);
+    let limit = state.settings.shard_timeout;
+    let failed = apply_to_all(&Arc::new(job), &turns, limit, progress);
+    for (index, error) in &failed {
+        state.flush_failed(&layout.shards[*index], error);
     }
-    drop(layout);
-    if let Some(node) = state.first_uncovered() {
-        let text = format!("no shard that serves virtual node {node} is left to flush to");
-        let error = Error::new(ErrorKind::Unavailable, text).remedy(
-            "bring one of its shards back and reopen the store; the journal holds what was not flushed",
-        );
+    if let Err(error) = check_forgettable(state, &layout, &failed) {
         state.pace.stuck(&error);
         return Err(error);
     }
+    drop(layout);
     state.records.retire(&table);
     state.memory.pop_frozen();
     state.share_memory();
@@ -68,12 +68,53 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     Ok(true)
 }
 
+/// Errors as long as the memtable at hand must be kept, for a shard that could not be written to and has it not. Where all
+/// owners of a virtual node are gone the journal keeps it for them, up to its bound, so that the rest of the store goes on.
+fn check_forgettable(state: &State, layout: &Layout, failed: &[(usize, Error)]) -> Result<()> {
+    let members = layout.ring.members().len();
+    if layout.shards.iter().take(members).all(|shard| shard.is_complete()) {
+        return Ok(());
+    }
+    let stuck = |node: VirtualNode| {
+        let text = format!("no shard that holds virtual node {node} can be flushed to");
+        let error = Error::new(ErrorKind::Unavailable, text)
+            .remedy("bring one of its shards back; the journal holds what was not flushed");
+        failed.iter().take(1).fold(error, |error, (_, cause)| error.caused_by(cause.clone()))
+    };
+    let mut lost = None;
+    for node in (0..layout.ring.virtual_nodes()).map(VirtualNode) {
+        let owners =
+            || layout.ring.owner_indexes(node).iter().filter_map(|i| layout.shards.get(usize::from(*i)));
+        if owners().any(|shard| shard.is_complete()) {
+            continue;
+        }
+        // One that is full holds everything together with the memtables.
+        if owners().any(|shard| shard.serves()) {
+            return Err(stuck(node));
+        }
+        lost.get_or_insert(node);
+    }
+    if let Some(node) = lost
+        && state.journal.stats().bytes > state.settings.journal_retention
+    {
+        return Err(stuck(node));
+    }
+    // Their replicas have it all, and they do not: they are no longer to be read.
+    for shard in layout.shards.iter().filter(|shard| shard.is_stalled()) {
+        let behind = Error::new(ErrorKind::Io, "the shard cannot be written to, and its replicas went on");
+        let cause = shard.fault();
+        state.shard_failed(shard, &cause.into_iter().fold(behind, |error, cause| error.caused_by(cause)));
+    }
+    Ok(())
+}
+
 /// Frees the part of the journal that every shard has applied. Shards that are offline hold it back, up to a bound.
 fn trim(state: &State) -> Result<()> {
     let layout = state.layout();
-    let oldest = |all: bool| layout.shards.iter().filter(|s| all || s.serves()).map(|s| s.applied()).min();
+    let oldest = |all: bool| layout.shards.iter().filter(|s| all || s.is_open()).map(|s| s.applied()).min();
     let within = state.journal.stats().bytes <= state.settings.journal_retention;
-    match oldest(within) {
+    // What nobody serves is in the journal alone.
+    match oldest(within || state.has_gaps()) {
         Some(applied) => state.journal.trim(applied.next()).map(|_| ()),
         None => Ok(()),
     }

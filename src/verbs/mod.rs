@@ -3,6 +3,7 @@
 
 pub mod close;
 pub mod flush;
+pub mod heal;
 pub mod keyspaces;
 pub mod open;
 pub mod purge;

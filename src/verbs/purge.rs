@@ -14,7 +14,7 @@ pub fn purge(state: &State) -> Result<bool> {
     let dropped: Vec<KeyspaceId> =
         state.manifest.lock().keyspaces.iter().filter(|k| k.dropped).map(|k| k.id).collect();
     // A shard that is offline would bring the records back: the entries wait for it.
-    if dropped.is_empty() || !state.layout().shards.iter().all(|s| s.serves()) {
+    if dropped.is_empty() || !state.layout().shards.iter().all(|s| s.is_complete()) {
         return Ok(false);
     }
     {

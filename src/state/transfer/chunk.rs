@@ -3,11 +3,10 @@
 //! Invariant: a chunk is complete up to its end: of every shard read, all wanted records from its beginning up to, and
 //! without, its end are in it.
 
-use super::Purpose;
 use crate::batch;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::ids::{Seq, VirtualNode};
+use crate::ids::Seq;
 use crate::memtable::Table;
 use crate::record::{RunBuffer, RunRecord};
 use crate::ring::Position;

@@ -75,7 +75,13 @@ fn read(state: &State, layout: &Layout, purpose: Purpose, from: &[u8]) -> Result
 }
 
 /// Whether each shard that gains has what it should.
-fn are_equal(layout: &Layout, purpose: Purpose, source: &Chunk, target: &Chunk, tables: &[Arc<Table>]) -> bool {
+fn are_equal(
+    layout: &Layout,
+    purpose: Purpose,
+    source: &Chunk,
+    target: &Chunk,
+    tables: &[Arc<Table>],
+) -> bool {
     let due = source.keys();
     target.parts.iter().all(|part| {
         let due = due.iter().filter(|versions| purpose.wants(layout, part.shard, versions.position));

@@ -1,8 +1,8 @@
 //! Copying: a chunk of records goes from its owners to those that lack it.
 
+use super::Purpose;
 use super::chunk::{Chunk, Extent, flushing, gather, newest_in};
 use super::sources::{Sources, no_source};
-use super::Purpose;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::memtable::Table;
@@ -120,9 +120,7 @@ pub fn write(
         while end < run.len() && run[end].key == run[end - 1].key {
             end += 1;
         }
-        purpose
-            .apply(shard, &run[..end], live)
-            .inspect_err(|error| purpose.failed(state, shard, error))?;
+        purpose.apply(shard, &run[..end], live).inspect_err(|error| purpose.failed(state, shard, error))?;
         run = &run[end..];
     }
     Ok(())

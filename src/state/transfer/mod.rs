@@ -13,9 +13,8 @@ mod copy;
 mod level;
 mod sources;
 
-pub use chunk::{Chunk, Extent, Versions, flushing, gather, newest_in};
-pub use compare::{Compared, compare_chunk};
-pub use copy::{CHUNK, Copied, SEAL_EVERY, copy_chunk};
+pub use compare::compare_chunk;
+pub use copy::{SEAL_EVERY, copy_chunk};
 pub use level::{level, uneven};
 pub use sources::{Sources, no_source};
 

@@ -164,7 +164,7 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
         engine: "sled-0.34".to_owned(),
         page_bytes: options.page_bytes.unwrap_or(DEFAULT_PAGE_BYTES),
         next_shard: shards.len() as u32,
-        shards: (0..).zip(paths).map(|(i, path)| ShardEntry::new(ShardId(i), path)).collect(),
+        shards: (0..).zip(paths).map(|(i, path)| entry(disk, dir, ShardId(i), path)).collect(),
         keyspaces: vec![KeyspaceEntry {
             id: KeyspaceId(0),
             name: DEFAULT_KEYSPACE.to_owned(),
@@ -174,6 +174,11 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
         topology: ring.topology().clone(),
         change: None,
     })
+}
+
+fn entry(disk: &dyn Disk, dir: &Path, id: ShardId, path: std::path::PathBuf) -> ShardEntry {
+    let own_disk = paths::is_on_another_disk(disk, dir, &dir.join(&path));
+    ShardEntry { own_disk, ..ShardEntry::new(id, path) }
 }
 
 /// 128 bits from the operating system's random numbers, by way of the standard library's hash keys.

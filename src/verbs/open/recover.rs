@@ -20,7 +20,11 @@ use crate::state::{Memory, Opening, Parts, Seams, Settings, State};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+/// How many times as long as for a step of a flush a shard may take to be opened.
+const OPENING: u32 = 10;
 
 /// Opens the store in `dir`, or creates it.
 pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
@@ -51,6 +55,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         limit: settings.memtable_bytes,
         keyspaces: manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect(),
         layout: layout.clone(),
+        timeout: settings.shard_timeout,
     };
     let journal_dir = dir.join(JOURNAL_DIR);
     let config = create::journal_config(&manifest, options);
@@ -101,6 +106,9 @@ fn settings(options: &Options) -> Settings {
         memory_budget,
         memtable_bytes: memory_budget / 2,
         journal_retention: options.journal_retention_or_default(),
+        heal: options.heal,
+        shard_timeout: options.shard_timeout.unwrap_or(Duration::from_secs(60)),
+        quarantine_limit: options.quarantine_limit.unwrap_or(1 << 30),
     }
 }
 
@@ -197,6 +205,13 @@ fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> Result<Manifest> 
             .inspect_err(|e| log::warn!("shard {} did not join and is not cleared: {e}", entry.id))
             .is_err()
     });
+    for entry in &mut next.shards {
+        let shard = dir.join(&entry.path);
+        // Only a directory that is there says where it lies.
+        if matches!(shard::identify(disk, &shard), Ok(Some(_))) {
+            entry.own_disk = paths::is_on_another_disk(disk, dir, &shard);
+        }
+    }
     if next != manifest {
         next.generation += 1;
         next.store(disk, dir)?;
@@ -211,21 +226,34 @@ fn open_shards(dir: &Path, manifest: &Manifest, settings: &Settings, seams: &Sea
     let cache = (settings.memory_budget - settings.memtable_bytes) / entries.len().max(1) as u64;
     let specs: Vec<ShardSpec> =
         entries.iter().map(|entry| ShardSpec::of(dir, manifest, entry, cache)).collect();
-    let open = |spec: &ShardSpec| Arc::new(Shard::open(&seams.disk, seams.factory.as_ref(), spec));
-    let shards: Vec<Arc<Shard>> = if seams.background {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = specs.iter().map(|spec| (spec, scope.spawn(move || open(spec)))).collect();
-            // Engines catch their panics; should one slip through, opening again here shows it as an error.
-            threads.into_iter().map(|(spec, t)| t.join().unwrap_or_else(|_| open(spec))).collect()
-        })
-    } else {
-        specs.iter().map(open).collect()
-    };
+    let workers: Vec<Arc<Worker>> = (specs.iter())
+        .map(|spec| Worker::start(spec.id, seams.background).map(Arc::new))
+        .collect::<Result<_>>()?;
+    let shards: Vec<Arc<Shard>> = open_all(&specs, &workers, settings.shard_timeout * OPENING, seams);
+    let opened: Vec<(Arc<Shard>, Arc<Worker>)> = shards.into_iter().zip(workers).collect();
     Layout::of(manifest, |entry| {
         let missing = || Error::corruption("the ring names a shard that has no directory").on(entry.id);
-        let shard = shards.iter().find(|shard| shard.id == entry.id).ok_or_else(missing)?;
-        Ok((shard.clone(), Arc::new(Worker::start(entry.id, seams.background)?)))
+        opened.iter().find(|(shard, _)| shard.id == entry.id).cloned().ok_or_else(missing)
     })
+}
+
+/// Opens shards side by side, each on its worker's thread. One that takes longer than `limit` is offline, and its engine is
+/// let go when it answers after all.
+fn open_all(specs: &[ShardSpec], workers: &[Arc<Worker>], limit: Duration, seams: &Seams) -> Vec<Arc<Shard>> {
+    let begin = |(spec, worker): (&ShardSpec, &Arc<Worker>)| {
+        let (spec, disk, factory) = (spec.clone(), seams.disk.clone(), seams.factory.clone());
+        worker.run(move || Ok(Shard::open(&disk, factory.as_ref(), &spec)))
+    };
+    let tickets: Vec<_> = specs.iter().zip(workers).map(begin).collect();
+    let end = |((spec, worker), ticket): ((&ShardSpec, &Arc<Worker>), _)| {
+        let opened = worker.wait(&ticket, limit, &AtomicU64::new(0)).unwrap_or_else(|error| {
+            let shard = Shard::closed(&seams.disk, spec);
+            shard.fail(&error);
+            shard
+        });
+        Arc::new(opened)
+    };
+    specs.iter().zip(workers).zip(tickets).map(end).collect()
 }
 
 /// The newest write that every serving shard holds. Shards that lack what the journal has lost go offline.
@@ -234,7 +262,7 @@ fn replay_from(first: Seq, layout: &Layout) -> Result<Seq> {
     let stale = |shard: &Arc<Shard>| shard.applied().next() < first;
     // Where no shard is left otherwise, it is the journal that lacks something, and opening it says what.
     if shards.iter().any(|s| s.serves() && !stale(s)) {
-        for shard in shards.iter().filter(|s| s.serves() && stale(s)) {
+        for shard in shards.iter().filter(|s| s.is_open() && stale(s)) {
             let text = format!(
                 "the shard holds writes up to {}, the journal only those from {first} on",
                 shard.applied()
@@ -245,7 +273,7 @@ fn replay_from(first: Seq, layout: &Layout) -> Result<Seq> {
         }
     }
     check_covered(layout)?;
-    Ok(shards.iter().filter(|s| s.serves()).map(|s| s.applied()).min().unwrap_or_default())
+    Ok(shards.iter().filter(|s| s.is_open()).map(|s| s.applied()).min().unwrap_or_default())
 }
 
 /// Errors, naming the shards and their causes, if some virtual node has no serving owner.
@@ -279,6 +307,7 @@ struct Replay {
     limit: u64,
     keyspaces: HashSet<KeyspaceId>,
     layout: Arc<Layout>,
+    timeout: Duration,
 }
 
 impl Replay {
@@ -302,7 +331,7 @@ impl Replay {
         let Some(table) = self.memory.oldest_frozen() else { return Ok(()) };
         let run = Run::new(table, self.layout.clone(), Vec::new(), self.keyspaces.clone());
         let turns = Arc::new(Turns::here(Arc::new(true.into())));
-        for (index, error) in apply_to_all(&Arc::new(run), &turns, |_| |_: u64| ()) {
+        for (index, error) in apply_to_all(&Arc::new(run), &turns, self.timeout, |_| |_: u64| ()) {
             self.layout.shards[index].fail(&error);
         }
         check_covered(&self.layout)?;

@@ -31,7 +31,8 @@ pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
     let asked = worked.joining.iter().map(|(_, path)| path.as_path());
     let resolved = paths::resolve_all(disk, &state.dir, taken.iter().map(|p| p.as_path()), asked)?;
     for ((id, _), path) in worked.joining.iter().zip(resolved) {
-        next.shards.push(ShardEntry { state: ShardState::Joining, ..ShardEntry::new(*id, path) });
+        let own_disk = paths::is_on_another_disk(disk, &state.dir, &state.dir.join(&path));
+        next.shards.push(ShardEntry { state: ShardState::Joining, own_disk, ..ShardEntry::new(*id, path) });
         next.next_shard = next.next_shard.max(id.0.saturating_add(1));
     }
     let specs = specs(&state.dir, &next);

@@ -1,0 +1,90 @@
+//! Catching up: what a shard missed is in the journal, which is the hint of every hinted handoff (Dynamo) that there could be.
+
+use super::step::{Step, healed};
+use crate::batch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Seq;
+use crate::journal::Cursor;
+use crate::memtable::Table;
+use crate::shard::{Layout, Run, Turns};
+use crate::state::State;
+use crate::state::change::Mover;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Bytes of the journal that are replayed at once.
+const PIECE: usize = 8 << 20;
+
+/// Gives a shard the next piece of what it lacks; when there is none, it serves.
+pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
+    let shard = &layout.shards[index];
+    // Held for one piece: what leaves the memtables meanwhile would be lacking again.
+    let _turn = state.flushing.lock();
+    let _chunk = state.moving.lock();
+    let until = state.forgotten_up_to();
+    let from = shard.applied().next();
+    if from > until {
+        shard.caught_up();
+        mover.level = false;
+        if let Err(error) = shard.write_identity(&state.manifest_copy()) {
+            log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
+        }
+        state.health_changed();
+        if shard.serves() {
+            healed(state, shard);
+        }
+        return Ok(Step::Worked(0));
+    }
+    let read = read(state, from, until).inspect_err(|error| {
+        // It was trimmed, or is damaged: the shard is begun anew from its replicas.
+        let text = "what the shard lacks cannot be read from the journal";
+        state.shard_failed(shard, &Error::corruption(text).on(shard.id).caused_by(error.clone()));
+    })?;
+    let bytes = read.table.payload_bytes() as u64;
+    apply(state, layout, index, read).inspect_err(|error| state.shard_failed(shard, error))?;
+    Ok(Step::Worked(bytes))
+}
+
+/// What a piece of the journal comes to.
+struct Piece {
+    table: Table,
+    /// The last sequence of it.
+    last: Seq,
+}
+
+fn read(state: &State, from: Seq, until: Seq) -> Result<Piece> {
+    let (keyspaces, live) = (state.live_keyspaces(), state.memory.live());
+    let mut piece = Piece { table: Table::new(), last: from };
+    state.journal.replay(&mut Cursor::at(from), until, PIECE, &mut |seq, ops| {
+        for op in batch::decode(ops) {
+            let op = op?;
+            if keyspaces.contains(&batch::keyspace_of(op.key)) {
+                piece.table.insert(op.key, seq, op.value, &live)?;
+            }
+        }
+        piece.last = seq;
+        Ok(())
+    })?;
+    Ok(piece)
+}
+
+fn apply(state: &State, layout: &Arc<Layout>, index: usize, piece: Piece) -> Result<()> {
+    let (shard, worker) = (layout.shards[index].clone(), &layout.workers[index]);
+    let last = piece.last;
+    let run = Run::new(Arc::new(piece.table), layout.clone(), state.memory.live(), state.live_keyspaces());
+    let turns = Turns::here(state.pace.haste());
+    let ticket = worker.run(move || {
+        run.apply(index, &shard, &turns, &|_| ())?;
+        // The last of it may have been nobody's, as the records of a dropped keyspace are.
+        if shard.applied() < last {
+            shard.begin_apply()?;
+            shard.seal(last)?;
+        }
+        Ok(())
+    });
+    let limit = state.settings.shard_timeout;
+    worker.wait(&ticket, limit, &AtomicU64::new(0)).map_err(|error| match error.kind() {
+        ErrorKind::Unavailable => error,
+        _ => error.on(layout.shards[index].id),
+    })
+}

@@ -1,0 +1,193 @@
+//! Filling: a shard gets all that it should hold from its replicas, or from itself, while it gets every flush.
+
+use super::revive::{release, spec_of};
+use super::step::{Step, healed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shard::{Layout, Shard};
+use crate::state::State;
+use crate::state::change::{Fill, Mover};
+use crate::state::events::EventKind;
+use crate::state::transfer::{Purpose, SEAL_EVERY, Sources, compare_chunk, copy_chunk, level, no_source};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Begins a shard anew, empty, to be filled from its replicas. Its directory is made if it is `missing`.
+pub fn begin_anew(
+    state: &State,
+    mover: &mut Mover,
+    layout: &Arc<Layout>,
+    index: usize,
+    missing: bool,
+    why: &str,
+) -> Result<Step> {
+    let shard = &layout.shards[index];
+    let spec = spec_of(state, shard.id)?;
+    release(state, mover, layout, index);
+    let manifest = state.manifest.lock();
+    let _turn = state.flushing.lock();
+    let _chunk = state.moving.lock();
+    // Nothing that is left of it is touched before others are known to have it.
+    Sources::choose(layout, Purpose::Filling(index), &[index]).map_err(|node| {
+        let error = no_source(layout, node);
+        Error::new(ErrorKind::Unavailable, format!("the shard cannot be rebuilt: {why}"))
+            .on(shard.id)
+            .caused_by(error)
+    })?;
+    let Some(applied) = level(state)? else { return Ok(Step::NeedsFlush) };
+    let before = shard.quarantined_bytes();
+    let begun = shard.begin_filling(state.seams.factory.as_ref(), &spec, applied, missing);
+    state.health_changed();
+    begun.inspect_err(|error| state.shard_failed(shard, error))?;
+    if let Err(error) = shard.write_identity(&manifest) {
+        log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
+    }
+    drop(manifest);
+    log::warn!("shard {} is rebuilt from its replicas: {why}", shard.id);
+    let kept = shard.quarantined_bytes().saturating_sub(before);
+    if kept > 0 {
+        state.events.tell(Some(shard.id), EventKind::Quarantined { bytes: kept });
+    }
+    state.events.tell(Some(shard.id), EventKind::Rebuilding { cause: why.to_owned() });
+    state.healing.begun(shard.id);
+    Ok(Step::Worked(0))
+}
+
+/// Begins an engine beside the one that serves, which is to take its place.
+pub fn begin_beside(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
+    let shard = &layout.shards[index];
+    let spec = spec_of(state, shard.id)?;
+    mover.fill.take_if(|fill| fill.shard == shard.id);
+    let _turn = state.flushing.lock();
+    let _chunk = state.moving.lock();
+    if level(state)?.is_none() {
+        return Ok(Step::NeedsFlush);
+    }
+    shard.begin_aside(state.seams.factory.as_ref(), &spec)?;
+    state.healing.begun(shard.id);
+    Ok(Step::Worked(0))
+}
+
+/// Copies or compares one chunk; at the end the shard serves from what has been filled.
+pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
+    let shard = &layout.shards[index];
+    if mover.fill.as_ref().is_none_or(|fill| fill.shard != shard.id) {
+        mover.fill = Some(Fill {
+            shard: shard.id,
+            position: shard.filled_to(),
+            comparing: false,
+            unsealed: 0,
+            begun: false,
+            level: false,
+            bytes: 0,
+            since: Instant::now(),
+        });
+    }
+    let replayed = mover.replayed;
+    let Some(fill) = &mut mover.fill else { return Ok(Step::Idle) };
+    if !fill.level {
+        let _turn = state.flushing.lock();
+        let _chunk = state.moving.lock();
+        // What was replayed may have reached some shards before the crash, or with a chunk: it would pass for a difference.
+        let settled = |applied| applied >= replayed || state.memory.is_empty();
+        if !level(state)?.is_some_and(settled) {
+            return Ok(Step::NeedsFlush);
+        }
+        fill.level = true;
+    }
+    state.change.foreground.watch(true);
+    let worked = work(state, layout, index, fill);
+    match worked {
+        Ok(Some(bytes)) => Ok(Step::Worked(bytes)),
+        Ok(None) => {
+            let ended = end(state, layout, index, fill);
+            state.change.foreground.watch(state.change.current().is_some());
+            mover.fill = None;
+            // What is being removed from it may be in the new engine where it has been gone through already.
+            if let Some(sweep) = mover.sweep.as_mut().filter(|sweep| sweep.shard == shard.id) {
+                sweep.position = Some(Vec::new());
+            }
+            ended.map(|()| Step::Worked(0))
+        }
+        Err(error) => {
+            mover.fill = None;
+            Err(error)
+        }
+    }
+}
+
+/// One chunk; none when all has been copied and compared.
+fn work(state: &State, layout: &Arc<Layout>, index: usize, fill: &mut Fill) -> Result<Option<u64>> {
+    let (purpose, shard) = (Purpose::Filling(index), &layout.shards[index]);
+    if !fill.comparing && !fill.begun {
+        purpose.begin(state, layout)?;
+        fill.begun = true;
+    }
+    let chunk = state.moving.lock();
+    let (bytes, end) = if fill.comparing {
+        let from = fill.position.clone();
+        let mut begin = || -> Result<()> {
+            if !std::mem::replace(&mut fill.begun, true) {
+                purpose.begin(state, layout)?;
+            }
+            Ok(())
+        };
+        let compared = compare_chunk(state, layout, purpose, &from, &mut begin)?;
+        (compared.bytes, compared.end)
+    } else {
+        let copied = copy_chunk(state, layout, purpose, &fill.position)?;
+        (fill.unsealed, fill.bytes) = (fill.unsealed + copied.bytes, fill.bytes + copied.bytes);
+        (copied.bytes, copied.end)
+    };
+    drop(chunk);
+    let ended = end.is_none();
+    fill.position = end.unwrap_or_default();
+    if fill.begun && (ended || fill.unsealed >= SEAL_EVERY) {
+        // Where all has been copied the position stays what it was: comparing begins again at every opening.
+        if !ended && !fill.comparing {
+            shard.set_filled(&fill.position);
+        }
+        purpose.seal(state, layout)?;
+        (fill.begun, fill.unsealed) = (false, 0);
+    }
+    if ended && fill.comparing {
+        return Ok(None);
+    }
+    fill.comparing |= ended;
+    Ok(Some(bytes.max(1)))
+}
+
+/// The shard serves from what has been filled.
+fn end(state: &State, layout: &Layout, index: usize, fill: &Fill) -> Result<()> {
+    let shard = &layout.shards[index];
+    let compacted = shard.serves();
+    let before = bytes_of(shard);
+    {
+        let _turn = state.flushing.lock();
+        let _chunk = state.moving.lock();
+        shard.end_filling().inspect_err(|error| Purpose::Filling(index).failed(state, shard, error))?;
+        state.health_changed();
+    }
+    let took = fill.since.elapsed().as_secs_f64();
+    log::info!("shard {}: {} bytes were copied in {took:.1} s", shard.id, fill.bytes);
+    if compacted {
+        shard.clear_up()?;
+        state.events.tell(Some(shard.id), EventKind::Compacted { before, after: bytes_of(shard) });
+        state.healing.granted(shard.id, Ok(()));
+        return Ok(());
+    }
+    if let Err(error) = shard.drop_quarantined(state.settings.quarantine_limit) {
+        log::warn!("what was set aside of shard {} could not be removed: {error}", shard.id);
+    }
+    healed(state, shard);
+    Ok(())
+}
+
+fn bytes_of(shard: &Shard) -> u64 {
+    shard.engine().and_then(|engine| engine.disk_bytes()).unwrap_or(0)
+}
+
+impl Shard {
+    fn quarantined_bytes(&self) -> u64 {
+        self.quarantined().map_or(0, |found| found.iter().map(|q| q.bytes).sum())
+    }
+}

@@ -1,0 +1,133 @@
+//! Taking a shard back whose files may be good: it is opened again, or begun anew where they are not.
+
+use super::fill;
+use super::step::Step;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::ShardId;
+use crate::shard::{Layout, Opened, Shard, ShardSpec};
+use crate::state::State;
+use crate::state::change::Mover;
+use crate::state::events::EventKind;
+use crate::state::healing::Wish;
+use crate::state::transfer::Purpose;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// How many times as long as for a step of a flush a shard may take to be opened.
+const OPENING: u32 = 10;
+
+/// Opens a shard that is offline, to be brought up to date; or begins it anew.
+pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
+    let shard = &layout.shards[index];
+    shard.close_leaving()?;
+    let spec = spec_of(state, shard.id)?;
+    let error = match open(state, layout, index, &spec) {
+        Ok(opened) => match take(state, mover, layout, index, opened) {
+            None => return Ok(Step::Worked(0)),
+            Some(error) => error,
+        },
+        Err(error) => error,
+    };
+    let asked = state.healing.wished(shard.id).is_some_and(|wish| wish.what != Wish::Compact);
+    let (damaged, missing) = (error.kind() == ErrorKind::Corruption, is_missing(&error));
+    // The directory of a disk that is not mounted looks as one does that has been emptied.
+    if damaged || missing && (asked || !is_on_its_own_disk(state, shard.id)) {
+        return fill::begin_anew(state, mover, layout, index, missing, &error.to_string());
+    }
+    Err(error)
+}
+
+/// Opens a shard again that could not be written to, once it can be.
+pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
+    let shard = &layout.shards[index];
+    shard.probe()?;
+    let spec = spec_of(state, shard.id)?;
+    // Without it, what it lacks would have to be looked for in the journal.
+    let turn = state.flushing.lock();
+    shard.shut()?;
+    state.health_changed();
+    let opened = open(state, layout, index, &spec).inspect_err(|error| state.shard_failed(shard, error))?;
+    drop(turn);
+    match take(state, mover, layout, index, opened) {
+        None => Ok(Step::Worked(0)),
+        Some(error) => Err(error),
+    }
+}
+
+/// Takes an engine into use if the journal still has what it lacks; otherwise says so.
+fn take(state: &State, mover: &mut Mover, layout: &Layout, index: usize, opened: Opened) -> Option<Error> {
+    let shard = &layout.shards[index];
+    release(state, mover, layout, index);
+    // Nothing is trimmed meanwhile.
+    let _turn = state.flushing.lock();
+    let (next, first) = (opened.applied.next(), state.journal.first());
+    if next < first && next <= state.forgotten_up_to() {
+        let text = format!(
+            "the shard holds writes up to {}, the journal only those from {first} on",
+            opened.applied
+        );
+        if let Err(error) = opened.close() {
+            log::warn!("shard {} did not close in order: {error}", shard.id);
+        }
+        return Some(Error::corruption(text).at(&shard.dir).on(shard.id));
+    }
+    state.events.tell(Some(shard.id), EventKind::CatchingUp { from: next.0 });
+    shard.take(opened);
+    state.health_changed();
+    None
+}
+
+/// What a change of the topology has given to the shard, and not sealed, may be lost: it goes back to where that was not so.
+pub(super) fn release(state: &State, mover: &mut Mover, layout: &Layout, index: usize) {
+    if mover.begun {
+        for target in Purpose::Change.targets(layout).into_iter().filter(|target| *target != index) {
+            let shard = &layout.shards[target];
+            if let Err(error) = shard.seal(shard.applied()) {
+                state.shard_failed(shard, &error);
+            }
+        }
+    }
+    let change = state.manifest.lock().change.clone();
+    mover.reopened(layout.shards[index].id, change.as_ref());
+}
+
+/// Opens the shard's engine on its worker, so that a disk that hangs holds up nobody else for long.
+fn open(state: &State, layout: &Layout, index: usize, spec: &ShardSpec) -> Result<Opened> {
+    let (shard, worker) = (layout.shards[index].clone(), &layout.workers[index]);
+    let (factory, spec) = (state.seams.factory.clone(), spec.clone());
+    let ticket = worker.run(move || shard.try_open(factory.as_ref(), &spec));
+    worker.wait(&ticket, state.settings.shard_timeout * OPENING, &AtomicU64::new(0))
+}
+
+fn is_missing(error: &Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+}
+
+/// What is needed to open a shard of the store.
+pub(super) fn spec_of(state: &State, id: ShardId) -> Result<ShardSpec> {
+    let manifest = state.manifest.lock();
+    let entry = manifest.entry(id).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "there is no such shard").on(id).remedy("see health() for the shards")
+    })?;
+    let cache = state.settings.memory_budget / 4 / manifest.shards.len().max(1) as u64;
+    Ok(ShardSpec::of(&state.dir, &manifest, entry, cache))
+}
+
+fn is_on_its_own_disk(state: &State, id: ShardId) -> bool {
+    state.manifest.lock().entry(id).is_some_and(|entry| entry.own_disk)
+}
+
+impl Opened {
+    /// Lets the engine go.
+    fn close(self) -> Result<()> {
+        self.engine().close()
+    }
+}
+
+impl Shard {
+    pub(super) fn not_serving(&self) -> Error {
+        Error::new(ErrorKind::Unavailable, format!("the shard is {}", self.health()))
+            .on(self.id)
+            .remedy("repair it first")
+    }
+}

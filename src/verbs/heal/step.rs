@@ -1,0 +1,134 @@
+//! One step of healing: of one shard, as much as some ten milliseconds' work.
+
+use super::{catch_up, fill, revive};
+use crate::error::{Error, ErrorKind, Result};
+use crate::options::Heal;
+use crate::shard::{Health, Layout, Shard};
+use crate::state::State;
+use crate::state::change::Mover;
+use crate::state::events::EventKind;
+use crate::state::healing::Wish;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How soon a shard is looked at again that a worker is still in.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// There is nothing to heal.
+    Idle,
+    /// So many bytes were copied, compared or replayed.
+    Worked(u64),
+    /// A flush must come first: some shards lack what others have.
+    NeedsFlush,
+    /// Nothing can be done before so long.
+    Later(Duration),
+}
+
+/// Takes one step, of the first shard that anything can be done for.
+pub fn step(state: &State) -> Result<Step> {
+    state.check_open()?;
+    let mut mover = state.change.mover.lock();
+    let layout = state.layout();
+    let mut later: Option<Duration> = None;
+    // A shard that is to be filled takes long: those that are back soon come first.
+    for filling in [false, true] {
+        for index in 0..layout.shards.len() {
+            let shard = &layout.shards[index];
+            if filling != (shard.is_filling() && !is_asked_anew(state, shard)) {
+                continue;
+            }
+            match attend(state, &mut mover, &layout, index) {
+                Step::Idle => {}
+                Step::Later(rest) => later = Some(later.map_or(rest, |before| before.min(rest))),
+                step => return Ok(step),
+            }
+        }
+    }
+    Ok(later.map_or(Step::Idle, Step::Later))
+}
+
+fn is_asked_anew(state: &State, shard: &Shard) -> bool {
+    state.healing.wished(shard.id).is_some_and(|wish| !wish.begun && wish.what == Wish::Rebuild)
+}
+
+/// The same for one shard: what fails there does not keep others from being healed.
+fn attend(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Step {
+    let shard = &layout.shards[index];
+    if let Some(rest) = state.healing.resting(shard.id) {
+        return Step::Later(rest);
+    }
+    match heal(state, mover, layout, index) {
+        Ok(step) => step,
+        Err(error) => {
+            failed(state, shard, &error);
+            Step::Later(state.healing.resting(shard.id).unwrap_or(LOOK_AGAIN))
+        }
+    }
+}
+
+fn failed(state: &State, shard: &Shard, error: &Error) {
+    if state.healing.wished(shard.id).is_some() {
+        state.healing.granted(shard.id, Err(error.clone()));
+    }
+    if state.healing.rest(shard.id) {
+        log::error!("shard {} could not be healed, and is tried again: {error}", shard.id);
+        state.events.tell(Some(shard.id), EventKind::NotHealed { cause: error.to_string() });
+    }
+}
+
+fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
+    let shard = &layout.shards[index];
+    let wish = state.healing.wished(shard.id);
+    let asked = wish.is_some() || state.settings.heal == Heal::Automatic;
+    if let Some(wish) = wish.filter(|wish| !wish.begun) {
+        match wish.what {
+            Wish::Rebuild => return fill::begin_anew(state, mover, layout, index, true, "it was asked for"),
+            Wish::Compact if shard.serves() && !shard.is_filling() => {
+                return fill::begin_beside(state, mover, layout, index);
+            }
+            Wish::Compact if !shard.serves() => return Err(shard.not_serving()),
+            _ => {}
+        }
+    }
+    // Its new engine failed: the one that serves goes on.
+    if wish.is_some_and(|wish| wish.begun && wish.what == Wish::Compact) && !shard.is_filling() {
+        return Err(Error::new(ErrorKind::Io, "the new engine could not be written").on(shard.id));
+    }
+    if shard.is_catching_up() {
+        return catch_up::piece(state, mover, layout, index);
+    }
+    if shard.is_filling() {
+        return fill::piece(state, mover, layout, index);
+    }
+    if layout.workers[index].is_stuck() {
+        return Ok(if shard.is_open() { Step::Idle } else { Step::Later(LOOK_AGAIN) });
+    }
+    if !shard.is_open() {
+        return if asked { revive::revive(state, mover, layout, index) } else { Ok(Step::Idle) };
+    }
+    if shard.is_stalled() {
+        return if asked { revive::restart(state, mover, layout, index) } else { Ok(Step::Idle) };
+    }
+    shard.clear_up()?;
+    if wish.is_some_and(|wish| wish.what == Wish::Repair) && shard.health() == Health::Online {
+        state.healing.granted(shard.id, Ok(()));
+    }
+    Ok(Step::Idle)
+}
+
+/// A shard is well again: it holds all that it should, and is read.
+pub(super) fn healed(state: &State, shard: &Shard) {
+    state.health_changed();
+    state.healing.rested(shard.id);
+    if state.healing.wished(shard.id).is_some() {
+        state.healing.granted(shard.id, Ok(()));
+    }
+    state.events.tell(Some(shard.id), EventKind::Online);
+    log::info!("shard {} serves again", shard.id);
+    // What waited for it: purges, old copies to be removed, a change that could not go on.
+    state.signals.want_flush();
+    state.signals.want_change();
+}

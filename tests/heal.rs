@@ -1,0 +1,295 @@
+//! Healing, step by step and by hand: shards that fail, disappear or are damaged, beside a model of what the store must
+//! hold.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use annulus::testing::{self, Disk, EngineOperation, MemoryFactory, Seams, SimDisk};
+use annulus::{EventKind, Heal, Health, Options, ShardId, Store};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+struct World {
+    disk: SimDisk,
+    factory: MemoryFactory,
+    options: Options,
+    model: BTreeMap<Vec<u8>, Vec<u8>>,
+    store: Store,
+    written: u32,
+}
+
+fn options(shards: usize, replicas: usize) -> Options {
+    Options::new()
+        .shards(shards)
+        .replication_factor(replicas)
+        .virtual_nodes(64)
+        .memory_budget(8 << 20)
+        .journal_segment_bytes(64 << 10)
+}
+
+fn open(disk: &SimDisk, factory: &MemoryFactory, options: &Options) -> Store {
+    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false };
+    testing::open(Path::new("/store"), options, seams).unwrap()
+}
+
+impl World {
+    fn new(options: Options) -> World {
+        let (disk, factory) = (SimDisk::new(11), MemoryFactory::new());
+        let store = open(&disk, &factory, &options);
+        World { disk, factory, options, model: BTreeMap::new(), store, written: 0 }
+    }
+
+    fn write(&mut self, count: u32) {
+        for _ in 0..count {
+            self.written += 1;
+            let n = self.written;
+            let key = (n.wrapping_mul(2_654_435_761) % 4000).to_be_bytes().to_vec();
+            if n % 7 == 3 {
+                self.store.remove(&key).unwrap();
+                self.model.remove(&key);
+            } else {
+                let value = format!("value {n}").into_bytes();
+                self.store.insert(&key, &value).unwrap();
+                self.model.insert(key, value);
+            }
+        }
+    }
+
+    fn heal(&self) {
+        for _ in 0..10_000 {
+            if !testing::heal_step(&self.store).unwrap() {
+                return;
+            }
+        }
+        panic!("healing does not end: {:?}", self.store.health().unwrap());
+    }
+
+    fn health(&self, shard: u32) -> Health {
+        let health = self.store.health().unwrap();
+        health.shards.iter().find(|s| s.id == ShardId(shard)).unwrap().health.clone()
+    }
+
+    fn dir(&self, shard: u32) -> PathBuf {
+        self.store.stats().unwrap().shards[shard as usize].path.clone()
+    }
+
+    /// Every record is where it should be, in the answers and on each of its owners.
+    fn check(&self) {
+        for (key, value) in &self.model {
+            assert_eq!(self.store.get(key).unwrap().as_deref(), Some(&value[..]), "{key:?}");
+        }
+        let scanned: Vec<_> = self.store.iter().map(|r| r.unwrap()).collect();
+        let scanned: Vec<(Vec<u8>, Vec<u8>)> =
+            scanned.into_iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+        assert!(scanned.iter().cloned().eq(self.model.clone()), "{} {}", scanned.len(), self.model.len());
+    }
+
+    fn check_copies(&self) {
+        self.store.flush().unwrap();
+        let ring = self.store.ring();
+        for shard in self.store.health().unwrap().shards {
+            assert_eq!(shard.health, Health::Online);
+            let held = testing::held_by(&self.store, annulus::KeyspaceId(0), shard.id).unwrap();
+            let held: Vec<Vec<u8>> = held.into_iter().map(|(key, _)| key).collect();
+            let due = self.model.keys().filter(|key| ring.preference_list(key).contains(&shard.id));
+            assert!(held.iter().eq(due), "shard {}", shard.id);
+        }
+    }
+
+    fn reopen(&mut self) {
+        let closed = open(&SimDisk::new(1), &MemoryFactory::new(), &self.options);
+        std::mem::replace(&mut self.store, closed).close().unwrap();
+        self.store = open(&self.disk, &self.factory, &self.options);
+    }
+
+    fn saw(&self, is: impl Fn(&EventKind) -> bool) -> bool {
+        let mut events = self.store.events();
+        std::iter::from_fn(|| events.try_next()).any(|event| is(&event.kind))
+    }
+}
+
+#[test]
+fn a_shard_that_failed_in_a_flush_catches_up_from_the_journal() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(500);
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(1), Health::Offline(_)));
+    world.check();
+    world.write(500);
+    world.store.flush().unwrap();
+    world.write(100);
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert_eq!(world.health(1), Health::Online);
+    assert!(world.saw(|e| matches!(e, EventKind::CatchingUp { .. })));
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_shard_that_the_journal_has_outrun_is_rebuilt_from_its_replicas() {
+    let mut world = World::new(options(4, 2).journal_retention(0));
+    world.write(500);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(2), EngineOperation::Sync);
+    for _ in 0..40 {
+        world.write(200);
+        world.store.flush().unwrap();
+    }
+    world.factory.heal(ShardId(2));
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check_copies();
+}
+
+#[test]
+fn a_directory_that_is_gone_is_made_anew_and_filled() {
+    let mut world = World::new(options(3, 2));
+    world.write(1500);
+    world.store.flush().unwrap();
+    let dir = world.dir(0);
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.write(10);
+    world.check();
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(0), Health::Offline(_)), "{:?}", world.health(0));
+    world.check();
+    world.heal();
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check_copies();
+}
+
+#[test]
+fn nothing_heals_by_itself_where_the_user_wants_to_decide() {
+    let mut world = World::new(options(3, 2).heal(Heal::Manual));
+    world.write(800);
+    world.store.flush().unwrap();
+    let dir = world.dir(0);
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.write(10);
+    world.store.flush().unwrap();
+    world.heal();
+    assert!(matches!(world.health(0), Health::Offline(_)));
+    world.store.repair(ShardId(0)).unwrap();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_rebuild_goes_on_after_a_crash_and_while_the_store_is_written_to() {
+    for steps in 0..12 {
+        let mut world = World::new(options(4, 2));
+        world.write(3000);
+        world.store.flush().unwrap();
+        world.store.rebuild(ShardId(3)).unwrap();
+        for _ in 0..steps {
+            testing::heal_step(&world.store).unwrap();
+            world.write(50);
+        }
+        if steps % 2 == 0 {
+            world.store.flush().unwrap();
+        }
+        world.check();
+        let disk = world.disk.crash(testing::PowerCut { seed: steps });
+        world.factory.crash(steps);
+        let durable = world.store.stats().unwrap().durable_seq;
+        let _ = durable;
+        let blank = open(&SimDisk::new(1), &MemoryFactory::new(), &world.options);
+        drop(std::mem::replace(&mut world.store, blank));
+        world.disk = disk;
+        world.store = open(&world.disk, &world.factory, &world.options);
+        // What was not durable is gone, and the model follows.
+        let mut kept = BTreeMap::new();
+        for record in world.store.iter() {
+            let (key, value) = record.unwrap();
+            kept.insert(key.to_vec(), value.to_vec());
+        }
+        world.model = kept;
+        world.heal();
+        world.check();
+        world.check_copies();
+    }
+}
+
+#[test]
+fn a_shard_is_rewritten_beside_itself() {
+    let mut world = World::new(options(3, 2));
+    world.write(2000);
+    world.store.flush().unwrap();
+    world.store.compact(ShardId(1)).unwrap();
+    while world.store.health().unwrap().is_good() && !world.saw(|e| matches!(e, EventKind::Compacted { .. }))
+    {
+        testing::heal_step(&world.store).unwrap();
+        world.write(20);
+        world.store.flush().unwrap();
+        world.check();
+    }
+    world.check_copies();
+    world.reopen();
+    world.check_copies();
+    // And where the process ends before it is done, the shard is as it was.
+    world.store.compact(ShardId(1)).unwrap();
+    testing::heal_step(&world.store).unwrap();
+    world.write(100);
+    world.reopen();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn where_no_replica_is_left_nothing_is_touched_and_the_rest_goes_on() {
+    let mut world = World::new(options(3, 1));
+    world.write(900);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(300);
+    world.store.flush().unwrap();
+    let health = world.store.health().unwrap();
+    assert!(health.unavailable > 0);
+    world.heal_a_while();
+    assert!(matches!(world.health(1), Health::Rebuilding | Health::Offline(_)));
+    // The others are written to and read.
+    let ring = world.store.ring();
+    let mut served = 0;
+    for n in 0..200u32 {
+        let key = n.to_be_bytes();
+        let lost = ring.preference_list(key).contains(&ShardId(1));
+        match world.store.insert(key, b"after") {
+            Ok(_) => {
+                assert!(!lost);
+                served += 1;
+                world.model.insert(key.to_vec(), b"after".to_vec());
+            }
+            Err(error) => assert!(lost && error.kind() == annulus::ErrorKind::Unavailable, "{error}"),
+        }
+    }
+    assert!(served > 50);
+    world.store.flush().unwrap();
+    world.factory.heal(ShardId(1));
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+impl World {
+    fn heal_a_while(&self) {
+        for _ in 0..20 {
+            testing::heal_step(&self.store).unwrap();
+        }
+    }
+}

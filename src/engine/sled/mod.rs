@@ -64,6 +64,7 @@ mod window;
 mod writer;
 
 pub use self::node::{Listed, Node, PageRef};
+pub(in crate::engine) use self::edit::check_replacement;
 
 use self::core::Core;
 use super::{Cursor, Damage, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};

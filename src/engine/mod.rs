@@ -3,6 +3,8 @@
 //! Invariants every engine keeps, and the floors above rely on:
 //! - It has one writer at a time (`apply`, `remove_range`, `sync`), and readers never wait for it.
 //! - What a reader gets has passed a checksum. A record that should be there and is not is `Corruption`, not `None`.
+//! - What is damaged is damaged by ranges of keys: an engine can name the range, and puts it right as a whole, so that a bad
+//!   page costs its own records alone, and those only until somebody brings them again.
 //! - `apply` never replaces a newer version by an older one, so a run can be applied again after a crash.
 //! - No call panics: a panic below is caught and returned as an error.
 
@@ -16,7 +18,7 @@ pub use block::{Block, Record};
 pub use memory::{MemoryFactory, Operation as MemoryOperation};
 pub use sled::{Listed, Node, PageRef, SledFactory};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
 use serde::{Deserialize, Serialize};
@@ -79,6 +81,9 @@ pub trait Engine: Send + Sync + Debug {
 
     /// Copies out every version, tombstones included, of the records from `from` on whose key is `wanted`, until about
     /// `bytes` have been read. Returns the key where to go on; none at the end. Leaves no trace in caches.
+    ///
+    /// It stops before what it cannot read, too, so an error is about what holds `from` itself, which
+    /// [`damaged`](Self::damaged) then names, and nothing has been added to `out`.
     fn versions(
         &self,
         from: &[u8],
@@ -94,6 +99,45 @@ pub trait Engine: Send + Sync + Debug {
 
     /// Removes every version of every key in `range`. Not durable before [`sync`](Self::sync).
     fn remove_range(&self, range: &KeyRange) -> Result<()>;
+
+    /// Reads what lies from the key `from` on, about `bytes` of it and at least a page, from where it is kept and not from
+    /// what is remembered of it, and verifies it: checksums, bounds, order, counts. What cannot be read or is not what it
+    /// should be is added to `bad`, with exactly the keys that it answers for, and the walk goes on behind it. Returns the
+    /// key where to go on; none at the end.
+    ///
+    /// Runs beside readers and the writer: what is replaced meanwhile is not damage. What lies in the operating system's
+    /// cache is read from there, which is what readers get, too.
+    ///
+    /// # Errors
+    /// What the pages are found by is damaged itself (`Corruption`): the shard can only be rebuilt as a whole. Or the
+    /// engine has failed, is closed, or cannot do this (`Unsupported`).
+    fn verify(&self, from: &[u8], bytes: usize, bad: &mut Vec<Damage>) -> Result<Option<Vec<u8>>> {
+        let _ = (from, bytes, bad);
+        Err(whole_only())
+    }
+
+    /// The keys that lie with `key` in something that is damaged; none if what holds `key` is whole, be it again. Looks
+    /// where [`verify`](Self::verify) does, so it may name what a reader gets from memory still.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    fn damaged(&self, key: &[u8]) -> Result<Option<KeyRange>> {
+        let _ = key;
+        Err(whole_only())
+    }
+
+    /// Puts `run` (key ascending, sequence descending, every version as it is given) in the place of all that the shard
+    /// holds in `range`, without reading what lies wholly in it. For readers it is one step. Not durable before
+    /// [`sync`](Self::sync); after a crash before that the range is what it was, or what it became, as a whole.
+    ///
+    /// # Errors
+    /// `InvalidInput`: the run is out of order or reaches out of the range. `Corruption` or `Io`: a page that lies only
+    /// partly in the range cannot be read, whose other records would be lost. In these cases nothing was changed. After
+    /// an error in writing every later call fails until the shard is opened again.
+    fn replace_range(&self, range: &KeyRange, run: &[RunRecord<'_>]) -> Result<()> {
+        let _ = (range, run);
+        Err(whole_only())
+    }
 
     /// Makes all that was applied durable and records `applied` as the sequence it is complete up to.
     fn sync(&self, applied: Seq) -> Result<()>;
@@ -126,6 +170,20 @@ pub trait Engine: Send + Sync + Debug {
     fn close(&self) -> Result<()>;
 }
 
+fn whole_only() -> Error {
+    Error::new(ErrorKind::Unsupported, "this engine does not tell its parts from each other")
+        .remedy("rebuild the shard as a whole")
+}
+
+/// Keys that a shard cannot give out.
+#[derive(Debug, Clone)]
+pub struct Damage {
+    /// All keys that what is damaged answers for, whether there are records of them or not.
+    pub range: KeyRange,
+    /// What was expected and what was found.
+    pub error: Error,
+}
+
 /// What a cursor walks over: the live records of `range` as of `at`, ascending or (`reverse`) descending.
 #[derive(Debug, Clone)]
 pub struct Walk {
@@ -141,4 +199,10 @@ pub struct Walk {
 pub trait Cursor: Send {
     /// Puts the next few records in the place of what `block` holds; false, and an empty block, when there are no more.
     fn next_block(&mut self, block: &mut Block) -> Result<bool>;
+
+    /// A key of what comes next: after a failure the one to ask [`Engine::damaged`] about. The walk goes on there when it
+    /// has been put right. None at the end, and where the engine cannot say.
+    fn next_key(&self) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 }

@@ -51,6 +51,11 @@ impl Model {
             .collect()
     }
 
+    pub fn replace(&mut self, range: &KeyRange, run: &Run) {
+        self.records.retain(|key, _| !range.contains(key));
+        self.apply(run);
+    }
+
     pub fn apply(&mut self, run: &Run) {
         for (key, seq, value) in run {
             self.records.entry(key.clone()).or_default().insert(Reverse(*seq), value.clone());
@@ -58,12 +63,41 @@ impl Model {
     }
 }
 
-/// Applies `run`, sorted as the trait wants it.
-pub(in crate::engine) fn apply(engine: &dyn Engine, run: &Run, live: &[Seq]) -> Result<()> {
+/// Puts `run`, sorted as the trait wants it, in the place of what is in `range`.
+pub(in crate::engine) fn replace(engine: &dyn Engine, range: &KeyRange, run: &Run) -> Result<()> {
+    engine.replace_range(range, &sorted(run))
+}
+
+/// Whether the shard has exactly these versions in `range`.
+pub(in crate::engine) fn check_versions(engine: &dyn Engine, range: &KeyRange, run: &Run) {
+    let mut found = RunBuffer::default();
+    let mut from = Some(range.lo.clone());
+    while let Some(key) = from.take().filter(|key| range.contains(key)) {
+        from = engine.versions(&key, 3000, &mut |key| range.contains(key), &mut found).unwrap();
+    }
+    assert!(found.records().eq(sorted(run)), "{} versions", run.len());
+}
+
+/// Every page that is damaged, found in steps of `bytes`.
+pub(in crate::engine) fn verify(engine: &dyn Engine, bytes: usize) -> Result<Vec<Damage>> {
+    let (mut bad, mut from) = (Vec::new(), Some(Vec::new()));
+    while let Some(key) = from {
+        from = engine.verify(&key, bytes, &mut bad)?;
+        assert!(from.as_ref().is_none_or(|next| *next > key));
+    }
+    Ok(bad)
+}
+
+fn sorted(run: &Run) -> Vec<RunRecord<'_>> {
     let mut records: Vec<RunRecord<'_>> =
         run.iter().map(|(key, seq, value)| RunRecord { key, seq: *seq, value: value.as_deref() }).collect();
     records.sort_by_key(|record| (record.key, Reverse(record.seq)));
-    engine.apply(&records, live)
+    records
+}
+
+/// Applies `run`, sorted as the trait wants it.
+pub(in crate::engine) fn apply(engine: &dyn Engine, run: &Run, live: &[Seq]) -> Result<()> {
+    engine.apply(&sorted(run), live)
 }
 
 /// A whole scan, large values fetched.
@@ -131,6 +165,9 @@ enum Step {
     Snapshot,
     Release(usize),
     Remove(KeyRange),
+    /// Versions to take the place of what is in a range; of those outside nothing is made.
+    Replace(KeyRange, Vec<(Vec<u8>, Vec<Option<Vec<u8>>>)>),
+    Verify(Vec<u8>, usize),
     Sync,
     Reopen {
         resume: bool,
@@ -166,6 +203,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Snapshot),
         2 => (0usize..4).prop_map(Step::Release),
         1 => range().prop_map(Step::Remove),
+        2 => (range(), proptest::collection::vec((key(), proptest::collection::vec(value(), 1..4)), 0..60))
+            .prop_map(|(range, records)| Step::Replace(range, records)),
+        1 => (key(), 0usize..20_000).prop_map(|(key, bytes)| Step::Verify(key, bytes)),
         1 => Just(Step::Sync),
         1 => any::<bool>().prop_map(|resume| Step::Reopen { resume }),
         1 => (1usize..20).prop_map(Step::Recount),
@@ -202,6 +242,25 @@ fn run_steps(factory: &dyn EngineFactory, page_bytes: usize, steps: Vec<Step>) {
                 model.records.retain(|key, _| !range.contains(key));
                 // What was removed must not come back from a run that is applied again.
                 last.clear();
+            }
+            Step::Replace(range, records) => {
+                let mut run: Run = Vec::new();
+                for (key, values) in records.into_iter().filter(|(key, _)| range.contains(key)) {
+                    for value in values {
+                        next += 1;
+                        run.push((key.clone(), Seq(next), value));
+                    }
+                }
+                replace(&*engine, &range, &run).unwrap();
+                model.replace(&range, &run);
+                check_versions(&*engine, &range, &run);
+                last.clear();
+            }
+            Step::Verify(from, bytes) => {
+                let mut bad = Vec::new();
+                let next = engine.verify(&from, bytes, &mut bad).unwrap();
+                assert!(bad.is_empty() && next.is_none_or(|next| next > from), "{bad:?}");
+                assert_eq!(engine.damaged(&from).unwrap(), None);
             }
             Step::Sync => {
                 engine.sync(Seq(next)).unwrap();
@@ -286,5 +345,38 @@ proptest! {
     #[test]
     fn memory_agrees_with_a_map(steps in proptest::collection::vec(step(), 1..25)) {
         run_steps(&MemoryFactory::new(), 1024, steps);
+    }
+}
+
+/// What a caller did wrong changes nothing, in either engine.
+#[test]
+fn a_run_that_does_not_fit_its_range_is_refused() {
+    let dir = scratch();
+    let mut spec = spec(dir.path(), 1024);
+    spec.create = true;
+    let run: Run = (0..9).map(|n| (vec![n], Seq(1), Some(vec![n]))).collect();
+    for factory in [&SledFactory as &dyn EngineFactory, &MemoryFactory::new()] {
+        let engine = factory.open(&spec).unwrap();
+        apply(&*engine, &run, &[]).unwrap();
+        let figures = engine.figures();
+        let range = KeyRange { lo: vec![2], hi: Some(vec![5]) };
+        let record = |key: &'static [u8], seq| RunRecord { key, seq: Seq(seq), value: None };
+        let misfits = [
+            vec![record(&[1], 5)],
+            vec![record(&[5], 5)],
+            vec![record(&[3], 5), record(&[2], 5)],
+            vec![record(&[3], 5), record(&[3], 6)],
+            vec![record(&[3], 5), record(&[3], 5)],
+        ];
+        for misfit in misfits {
+            let refused = engine.replace_range(&range, &misfit).unwrap_err();
+            assert_eq!(refused.kind(), crate::error::ErrorKind::InvalidInput);
+        }
+        let nothing = KeyRange { lo: vec![5], hi: Some(vec![5]) };
+        engine.replace_range(&nothing, &[]).unwrap();
+        assert!(engine.replace_range(&nothing, &[record(&[5], 5)]).is_err());
+        assert_eq!(engine.figures(), figures);
+        check_versions(&*engine, &KeyRange { lo: Vec::new(), hi: None }, &run);
+        engine.close().unwrap();
     }
 }

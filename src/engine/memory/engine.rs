@@ -1,20 +1,19 @@
 //! The engine over a shard in memory.
 
+use super::cursor::MemoryCursor;
+use super::faults::unreadable;
 use super::shard::{Shard, Version, figures_of, visible};
 use super::{MemoryFactory, Operation};
-use crate::engine::{Block, Cursor, Engine, Figures, PowerLoss, Walk};
+use crate::engine::sled::check_replacement;
+use crate::engine::{Cursor, Damage, Engine, Figures, PowerLoss, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
-use crate::page::{self, LEFT_OUT, Row};
 use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Keys in one block of a cursor.
-const BLOCK: usize = 32;
 
 /// A shard kept in memory.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ impl std::ops::Deref for MemoryEngine {
 }
 
 impl Seat {
-    fn with<T>(&self, f: impl FnOnce(&mut Shard) -> Result<T>) -> Result<T> {
+    pub fn with<T>(&self, f: impl FnOnce(&mut Shard) -> Result<T>) -> Result<T> {
         let mut shard = self.shard.lock();
         if shard.life != self.life || !shard.open {
             return Err(Error::new(ErrorKind::Closed, "the shard's engine has been closed")
@@ -54,35 +53,46 @@ impl Seat {
         }
     }
 
-    /// Fails for good if `operation` is to fail.
-    fn last_fault(&self, shard: &mut Shard, operation: Operation) -> Result<()> {
-        self.world.fault(self.id, operation).map_err(|error| {
-            let error = error.at(&self.dir);
-            shard.failed = Some(error.clone());
-            error
-        })
+    /// Does what has been injected into `operation`, without a lock.
+    pub fn pass(&self, operation: Operation) -> Result<()> {
+        self.with(|_| Ok(()))?;
+        self.world.fault(self.id, operation)
     }
+
+    /// The same; a failure is to be final.
+    fn pass_writing(&self, operation: Operation) -> Result<Result<()>> {
+        self.with(|_| Ok(()))?;
+        Ok(self.world.fault(self.id, operation).map_err(|error| error.at(&self.dir)))
+    }
+}
+
+impl MemoryEngine {
+    fn leave(&self) {
+        let mut shard = self.shard.lock();
+        if shard.life == self.life {
+            shard.open = false;
+        }
+    }
+}
+
+/// The range of one key.
+fn only(key: &[u8]) -> KeyRange {
+    KeyRange { lo: key.to_vec(), hi: Some([key, &[0]].concat()) }
 }
 
 impl Engine for MemoryEngine {
     fn get(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
+        self.pass(Operation::Get)?;
         self.with(|shard| {
-            self.world.fault(self.id, Operation::Get)?;
-            self.world.check_range(self.id, key, Bound::Included(key))?;
+            self.world.check(self.id, &only(key))?;
             let found = shard.records.get(key).and_then(|versions| visible(versions, at));
             Ok(found.map(|(seq, value)| Found { seq, value: value.clone() }))
         })
     }
 
     fn cursor(&self, walk: &Arc<Walk>) -> Result<Box<dyn Cursor>> {
-        self.with(|_| self.world.fault(self.id, Operation::Cursor))?;
-        Ok(Box::new(MemoryCursor {
-            seat: self.0.clone(),
-            from: Bound::Included(walk.range.lo.clone()),
-            below: walk.range.hi.clone().map_or(Bound::Unbounded, Bound::Excluded),
-            done: walk.range.is_empty(),
-            walk: Arc::clone(walk),
-        }))
+        self.pass(Operation::Cursor)?;
+        Ok(Box::new(MemoryCursor::new(self.0.clone(), walk)))
     }
 
     fn versions(
@@ -92,14 +102,21 @@ impl Engine for MemoryEngine {
         wanted: &mut dyn FnMut(&[u8]) -> bool,
         out: &mut RunBuffer,
     ) -> Result<Option<Vec<u8>>> {
+        self.pass(Operation::Cursor)?;
+        self.pass(Operation::Versions)?;
         self.with(|shard| {
-            self.world.fault(self.id, Operation::Cursor)?;
+            let ahead = KeyRange { lo: from.to_vec(), hi: None };
+            let damage = self.world.damage(self.id, &ahead, false);
+            if let Some(damage) = damage.as_ref().filter(|damage| damage.contains(from)) {
+                return Err(unreadable(self.id, damage));
+            }
+            let end = damage.map(|damage| damage.lo);
+            let below = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
             let mut read = 0;
-            for (key, versions) in shard.records.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+            for (key, versions) in shard.records.range::<[u8], _>((Bound::Included(from), below)) {
                 if read >= bytes {
                     return Ok(Some(key.clone()));
                 }
-                self.world.check_range(self.id, key, Bound::Included(key))?;
                 let is_wanted = wanted(key);
                 for (seq, value) in versions {
                     read += key.len() + value.as_ref().map_or(0, Bytes::len);
@@ -108,42 +125,81 @@ impl Engine for MemoryEngine {
                     }
                 }
             }
-            Ok(None)
+            Ok(end)
         })
     }
 
     fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
+        let fault = self.pass_writing(Operation::Apply)?;
         self.with(|shard| {
-            let fault = self.last_fault(shard, Operation::Apply);
             let run = if fault.is_err() { &run[..run.len() / 2] } else { run };
             for versions in run.chunk_by(|a, b| a.key == b.key) {
                 let key = versions[0].key;
-                self.world.check_range(self.id, key, Bound::Included(key))?;
+                self.world.check(self.id, &only(key))?;
                 shard.merge(key, versions, live);
             }
-            fault
+            shard.stop_at(fault)
         })
     }
 
     fn remove_range(&self, range: &KeyRange) -> Result<()> {
+        let fault = self.pass_writing(Operation::Apply)?;
         self.with(|shard| {
-            self.last_fault(shard, Operation::Apply)?;
-            if range.is_empty() {
-                return Ok(());
+            shard.stop_at(fault)?;
+            self.world.check(self.id, range)?;
+            shard.keys_in(range).iter().for_each(|key| shard.change(key, Vec::new()));
+            Ok(())
+        })
+    }
+
+    fn verify(&self, from: &[u8], bytes: usize, bad: &mut Vec<Damage>) -> Result<Option<Vec<u8>>> {
+        self.pass(Operation::Verify)?;
+        self.with(|shard| {
+            let mut read = 0;
+            let mut within = KeyRange { lo: from.to_vec(), hi: None };
+            for (key, versions) in shard.records.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+                if read >= bytes.max(1) {
+                    within.hi = Some(key.clone());
+                    break;
+                }
+                read += versions.iter().map(|(_, v)| key.len().max(1) + v.as_ref().map_or(0, Bytes::len)).sum::<usize>();
             }
-            let below = range.hi.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-            self.world.check_range(self.id, &range.lo, below)?;
-            let bounds = (Bound::Included(range.lo.as_slice()), below);
-            let keys: Vec<_> = shard.records.range::<[u8], _>(bounds).map(|(key, _)| key.clone()).collect();
-            keys.iter().for_each(|key| shard.change(key, Vec::new()));
+            while let Some(range) = self.world.damage(self.id, &within, false) {
+                let error = unreadable(self.id, &range);
+                let Some(end) = range.hi.clone() else {
+                    bad.push(Damage { range, error });
+                    return Ok(None);
+                };
+                bad.push(Damage { range, error });
+                within.hi = within.hi.map(|hi| hi.max(end.clone()));
+                within.lo = end;
+            }
+            Ok(within.hi)
+        })
+    }
+
+    fn damaged(&self, key: &[u8]) -> Result<Option<KeyRange>> {
+        self.pass(Operation::Damaged)?;
+        self.with(|_| Ok(self.world.damage(self.id, &only(key), false)))
+    }
+
+    fn replace_range(&self, range: &KeyRange, run: &[RunRecord<'_>]) -> Result<()> {
+        check_replacement(range, run)?;
+        let fault = self.pass_writing(Operation::Replace)?;
+        self.with(|shard| {
+            shard.stop_at(fault)?;
+            let damage = self.world.put_right(self.id, range)?;
+            shard.replace(range, run, damage);
             Ok(())
         })
     }
 
     fn sync(&self, applied: Seq) -> Result<()> {
+        let fault = self.pass_writing(Operation::Sync)?;
         self.with(|shard| {
-            self.last_fault(shard, Operation::Sync)?;
+            shard.stop_at(fault)?;
             shard.undo.clear();
+            shard.replaced.clear();
             shard.applied = applied;
             Ok(())
         })
@@ -158,8 +214,9 @@ impl Engine for MemoryEngine {
     }
 
     fn recount(&self, _pages: usize) -> Result<bool> {
+        self.pass(Operation::Recount)?;
         self.with(|shard| {
-            self.world.check_range(self.id, &[], Bound::Unbounded)?;
+            self.world.check(self.id, &KeyRange { lo: Vec::new(), hi: None })?;
             let mut sum = Figures::default();
             for (key, versions) in &shard.records {
                 let figures = figures_of(key, versions);
@@ -198,79 +255,14 @@ impl Engine for MemoryEngine {
     }
 
     fn close(&self) -> Result<()> {
-        let mut shard = self.shard.lock();
-        if shard.life == self.life {
-            shard.open = false;
-        }
+        self.world.fault(self.id, Operation::Close)?;
+        self.leave();
         Ok(())
     }
 }
 
 impl Drop for MemoryEngine {
     fn drop(&mut self) {
-        let _ = self.close();
-    }
-}
-
-struct MemoryCursor {
-    seat: Seat,
-    walk: Arc<Walk>,
-    from: Bound<Vec<u8>>,
-    below: Bound<Vec<u8>>,
-    done: bool,
-}
-
-impl MemoryCursor {
-    /// Moves the bound that the walk goes away from past `key`.
-    fn move_past(&mut self, key: &[u8]) {
-        let past = Bound::Excluded(key.to_vec());
-        if self.walk.reverse {
-            self.below = past;
-        } else {
-            self.from = past;
-        }
-    }
-}
-
-impl Cursor for MemoryCursor {
-    fn next_block(&mut self, block: &mut Block) -> Result<bool> {
-        block.clear();
-        if self.done {
-            return Ok(false);
-        }
-        let (seat, walk) = (&self.seat, &*self.walk);
-        let mut bytes = Vec::new();
-        let (last, ended) = seat.with(|shard| {
-            seat.world.fault(seat.id, Operation::Cursor)?;
-            let mut steps = shard.records.range::<Vec<u8>, _>((self.from.as_ref(), self.below.as_ref()));
-            let mut last: Option<Vec<u8>> = None;
-            while block.len() < BLOCK {
-                let Some((key, versions)) = (if walk.reverse { steps.next_back() } else { steps.next() })
-                else {
-                    return Ok((last, true));
-                };
-                seat.world.check_range(seat.id, key, Bound::Included(key))?;
-                if let Some((seq, value)) = visible(versions, walk.at) {
-                    let (suffix, suffix_len) = (bytes.len() as u32, key.len() as u32);
-                    bytes.extend_from_slice(key);
-                    let carried = value.len() <= seat.carried;
-                    let value_len = if carried { value.len() as u32 } else { LEFT_OUT };
-                    bytes.extend_from_slice(if carried { value } else { &[] });
-                    let row = Row { suffix, suffix_len, value: suffix + suffix_len, value_len, seq };
-                    block.rows.rows.push(row);
-                    block.rows.stems.push(page::stem(key, walk.stem_from, walk.reverse));
-                }
-                last = Some(key.clone());
-            }
-            Ok((last, false))
-        })?;
-        block.prefix.clear();
-        block.base = 0;
-        block.bytes = Some(bytes.into());
-        if let Some(last) = last {
-            self.move_past(&last);
-        }
-        self.done = ended;
-        Ok(!block.is_empty())
+        self.leave();
     }
 }

@@ -4,34 +4,27 @@
 //! Invariant: beside its faults it cannot be told from the sled engine through the trait; one property test runs over
 //! both.
 
+mod cursor;
 mod engine;
+mod faults;
 mod shard;
 #[cfg(test)]
 mod tests;
 
+pub use self::faults::Operation;
+
 use self::engine::{MemoryEngine, Seat};
+use self::faults::Fault;
 use self::shard::Shard;
 use super::{Engine, EngineFactory, EngineSpec, Figures};
 use crate::digest::hash128;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
+use crate::record::KeyRange;
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// What a test can make fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Operation {
-    Open,
-    Get,
-    Cursor,
-    /// Half of the run is applied first. The engine then stays failed until it is opened again, as sled's does.
-    Apply,
-    /// The engine then stays failed until it is opened again, as sled's does.
-    Sync,
-}
 
 /// Opens shards kept in memory. Clones share the shards and the faults.
 #[derive(Debug, Clone, Default)]
@@ -40,30 +33,14 @@ pub struct MemoryFactory(Arc<Mutex<World>>);
 #[derive(Debug, Default)]
 struct World {
     shards: HashMap<PathBuf, Arc<Mutex<Shard>>>,
-    faults: HashSet<(ShardId, Operation)>,
-    corrupt: BTreeSet<(ShardId, Vec<u8>)>,
+    faults: HashMap<(ShardId, Operation), Fault>,
+    /// Pages that cannot be read, so to speak.
+    damage: Vec<(ShardId, KeyRange)>,
 }
 
 impl MemoryFactory {
     pub fn new() -> MemoryFactory {
         MemoryFactory::default()
-    }
-
-    /// From now on, `operation` fails on `shard` with an I/O error.
-    pub fn fail(&self, shard: ShardId, operation: Operation) {
-        self.0.lock().faults.insert((shard, operation));
-    }
-
-    /// From now on, whatever meets `key` on `shard` reports corruption.
-    pub fn corrupt(&self, shard: ShardId, key: &[u8]) {
-        self.0.lock().corrupt.insert((shard, key.to_vec()));
-    }
-
-    /// Takes back all faults and all corruption of `shard`. One that has failed must be opened again.
-    pub fn heal(&self, shard: ShardId) {
-        let mut world = self.0.lock();
-        world.faults.retain(|(failing, _)| *failing != shard);
-        world.corrupt.retain(|(corrupt, _)| *corrupt != shard);
     }
 
     /// Forgets all that is in `dir` and below it, as if the disk had been emptied. Engines there are dead.
@@ -77,17 +54,24 @@ impl MemoryFactory {
     }
 
     /// The process dies, or the power fails: every engine is dead, and of what was not synced a part stays, chosen key
-    /// by key from `seed`.
+    /// by key from `seed`, and of ranges that were replaced as wholes.
     pub fn crash(&self, seed: u64) {
         for (dir, shard) in self.shards() {
             let dir = dir.to_string_lossy().into_owned();
+            let goes_back = |what: &[u8]| {
+                hash128(&[&seed.to_le_bytes(), dir.as_bytes(), what]).is_multiple_of(2)
+            };
             let shard = &mut *shard.lock();
+            let replaced = std::mem::take(&mut shard.replaced);
             for (key, versions) in std::mem::take(&mut shard.undo) {
-                let coin = hash128(&[&seed.to_le_bytes(), dir.as_bytes(), &key]);
-                if coin.is_multiple_of(2) {
+                let whole = replaced.iter().find(|replaced| replaced.range.contains(&key));
+                if goes_back(whole.map_or(&key, |whole| &whole.range.lo)) {
                     shard::put(&mut shard.records, &key, versions);
                 }
             }
+            let damage = replaced.into_iter().filter(|replaced| goes_back(&replaced.range.lo));
+            let damage = damage.flat_map(|replaced| replaced.damage).map(|range| (shard.id, range));
+            self.0.lock().damage.extend(damage);
             shard.life += 1;
             shard.open = false;
         }
@@ -96,34 +80,6 @@ impl MemoryFactory {
     /// All shards. Their own locks are taken without the world's: an engine takes the two in the other order.
     fn shards(&self) -> Vec<(PathBuf, Arc<Mutex<Shard>>)> {
         self.0.lock().shards.iter().map(|(dir, shard)| (dir.clone(), Arc::clone(shard))).collect()
-    }
-
-    fn fault(&self, shard: ShardId, operation: Operation) -> Result<()> {
-        if !self.0.lock().faults.contains(&(shard, operation)) {
-            return Ok(());
-        }
-        let injected = std::io::Error::other("a fault injected by a test");
-        Err(Error::new(ErrorKind::Io, format!("cannot {operation:?}")).on(shard).caused_by(injected))
-    }
-
-    /// An error if a corrupt key lies in `range`.
-    fn check_range(&self, shard: ShardId, from: &[u8], below: Bound<&[u8]>) -> Result<()> {
-        let world = self.0.lock();
-        let met = world.corrupt.iter().find(|(on, key)| {
-            *on == shard
-                && key.as_slice() >= from
-                && match below {
-                    Bound::Included(to) => key.as_slice() <= to,
-                    Bound::Excluded(to) => key.as_slice() < to,
-                    Bound::Unbounded => true,
-                }
-        });
-        match met {
-            None => Ok(()),
-            Some(_) => {
-                Err(Error::corruption("expected a record, found corruption injected by a test").on(shard))
-            }
-        }
     }
 }
 
@@ -153,6 +109,7 @@ impl EngineFactory for MemoryFactory {
         let new = state.life == 0;
         state.life += 1;
         state.open = true;
+        state.id = spec.shard;
         state.failed = None;
         state.figures = if new { Some(Figures::default()) } else { spec.resume };
         let life = state.life;

@@ -3,10 +3,13 @@
 //! Invariants: a node reaches sled only after the pages it refers to are on the disk; the space of replaced pages is
 //! given up only after the index without them is. So whatever a crash leaves of the nodes of one commit, old or new, each
 //! of them refers to pages that are there, and any mixture of both holds every record that was committed before.
+//! That holds for a run, which is applied again. What takes the place of a range must be there as a whole or not at all, so
+//! a commit with such a change in it is announced before it begins ([`intent`](super::intent)).
 //! Nothing is said to be durable before our own fsync of sled's files (it takes sync_file_range for durable, which
 //! it is not). A failed fsync is final: what it did not write is gone from the page cache, and asking again would only
 //! hide that.
 
+use super::calls::Change;
 use super::core::Core;
 use super::node::stored_checksum;
 use super::open::sync_tree;
@@ -38,29 +41,39 @@ impl Core {
             self.write_file("sync", |file| file.sync_data())?;
             writer.unsynced = false;
         }
-        let mut unwritten = 0;
+        let mut nodes = Vec::new();
         // From the right, since the right one of two nodes that reach over each other is the one that counts.
         for lower in writer.dirty.iter().rev() {
             let Some((number, _, Some(node))) = self.root.slot(lower) else { continue };
-            let bytes = node.encode(number);
-            let crc = stored_checksum(&bytes);
+            nodes.push((lower.clone(), number, node.encode(number)));
+        }
+        // From the left: where one that is still there ends, the one that it met is still there, too.
+        writer.removed.sort();
+        let intent = self.intent(writer, &nodes);
+        let mut changes = intent.announced();
+        let (mut unwritten, mut written) = (0, Vec::new());
+        for (lower, number, bytes) in nodes {
             unwritten += bytes.len();
-            self.write("write the index", || self.index.insert(number.to_be_bytes(), bytes))?;
-            self.root.clean(lower, crc);
+            written.push((lower, stored_checksum(&bytes)));
+            changes.push(Change::Node(number, bytes));
             if unwritten > MAX_UNWRITTEN {
                 unwritten = 0;
-                self.write("flush the index", || self.db.flush())?;
+                changes.push(Change::Flush);
             }
+        }
+        changes.extend(writer.removed.iter().map(|(_, number)| Change::NoNode(*number)));
+        changes.push(self.state(writer, applied));
+        changes.extend(intent.withdrawn());
+        changes.push(Change::Flush);
+        self.change_sled(changes)?;
+        // Only now: a node that is not in memory any more must never be one that sled still has to write.
+        for (lower, crc) in written {
+            self.root.clean(&lower, crc);
         }
         writer.dirty.clear();
         writer.dirty_bytes = 0;
-        // From the left: where one that is still there ends, the one that it met is still there, too.
-        writer.removed.sort();
-        for (_, number) in writer.removed.drain(..) {
-            self.write("write the index", || self.index.remove(number.to_be_bytes()))?;
-        }
-        self.write_state(writer, applied)?;
-        self.write("flush the index", || self.db.flush())?;
+        writer.removed.clear();
+        writer.atomic = false;
         sync_tree(self.place.index_dir().as_path())
             .map_err(|(path, error)| self.fail(Error::io("sync", path, error).on(self.place.shard)))?;
         if let Some(applied) = applied {
@@ -79,13 +92,13 @@ impl Core {
         Ok(())
     }
 
-    fn write_state(&self, writer: &Writer, applied: Option<Seq>) -> Result<()> {
+    fn state(&self, writer: &Writer, applied: Option<Seq>) -> Change {
         let applied = applied.map_or_else(|| self.applied.load(Ordering::Acquire), |applied| applied.0);
         let mut state = vec![STATE_VERSION];
         state.extend_from_slice(&applied.to_le_bytes());
         state.extend_from_slice(&writer.next_page.to_le_bytes());
         state.extend_from_slice(&crc32fast::hash(&state).to_le_bytes());
-        self.write("write the shard's state", || self.meta.insert(STATE_KEY, state)).map(|_| ())
+        Change::Meta(STATE_KEY.to_vec(), state)
     }
 
     /// After an end that was not in order: nothing says that what sled and the page file show has reached the disk, or which

@@ -21,6 +21,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 pub(super) struct Core {
     pub place: Place,
@@ -47,9 +48,10 @@ pub(super) struct Core {
     pub live_bytes: AtomicU64,
     pub power_loss: PowerLoss,
     pub failed: OnceLock<Error>,
-    /// How many writes may still happen, so that a test can stop in the middle of any of them.
+    /// How long sled may take to answer.
+    pub patience: Duration,
     #[cfg(test)]
-    pub writes_left: std::sync::atomic::AtomicI64,
+    pub stops: Arc<super::calls::Stops>,
 }
 
 impl Core {
@@ -62,28 +64,11 @@ impl Core {
         }
     }
 
-    #[cfg(test)]
-    fn stopped(&self) -> bool {
-        self.writes_left.fetch_sub(1, Ordering::Relaxed) <= 0
-    }
-
-    /// Calls sled to change something; a failure is final.
-    pub fn write<T>(&self, what: &str, f: impl FnOnce() -> sled::Result<T>) -> Result<T> {
-        self.check()?;
-        #[cfg(test)]
-        let f = || {
-            if self.stopped() { Err(sled::Error::Io(io::Error::other("stopped by the test"))) } else { f() }
-        };
-        self.place.call(what, f).map_err(|error| self.fail(error))
-    }
-
     /// Changes the page file; a failure is final.
     pub fn write_file<T>(&self, what: &str, f: impl FnOnce(&dyn DiskFile) -> io::Result<T>) -> Result<T> {
         self.check()?;
         #[cfg(test)]
-        let f = |file: &dyn DiskFile| {
-            if self.stopped() { Err(io::Error::other("stopped by the test")) } else { f(file) }
-        };
+        let f = |file: &dyn DiskFile| self.stops.pass().and_then(|()| f(file));
         f(self.file.as_ref()).map_err(|e| self.fail(Error::io(what, &self.path, e).on(self.place.shard)))
     }
 

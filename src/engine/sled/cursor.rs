@@ -282,6 +282,18 @@ impl Cursor for PageCursor {
         }
         Ok(!block.is_empty())
     }
+
+    fn next_key(&self) -> Result<Option<Vec<u8>>> {
+        if self.done {
+            return Ok(None);
+        }
+        if !self.walk.reverse {
+            return Ok(self.edge.clone());
+        }
+        let core = self.core.upgrade().ok_or_else(|| super::closed(self.shard))?;
+        let (node, index) = self.seek(&core)?;
+        Ok(Some(node.lower(index).to_vec()))
+    }
 }
 
 impl Drop for PageCursor {

@@ -112,8 +112,11 @@ impl Core {
     fn trimmed(&self, node: &Node, upper: &[u8]) -> Result<Node> {
         let mut listed: Vec<Listed> =
             node.listed().into_iter().take_while(|listed| listed.lower.as_slice() < upper).collect();
-        if let Some(last) = listed.last_mut() {
-            let page = self.verify(&last.page, self.read_frame(&last.page)?)?;
+        let astride = listed.len().checked_sub(1).filter(|last| node.upper(*last) != Some(upper));
+        if let Some(last) = astride.and_then(|last| listed.get_mut(last))
+            // One that cannot be read costs its own records and not the shard; until it is put right, nothing counts them.
+            && let Ok(page) = self.read_frame(&last.page).and_then(|frame| self.verify(&last.page, frame))
+        {
             last.page.records = self.kept_count(&page.view()?, Some(upper))? as u32;
         }
         Ok(Node::new(&listed, Some(upper)))

@@ -32,14 +32,29 @@ impl<'a, 's> Merge<'a, 's> {
         Merge { entries: Vec::with_capacity(capacity), live, group: Vec::new() }
     }
 
-    /// Adds the first `count` records of a page, without those in `range`.
-    pub fn page_without(&mut self, view: &PageView<'a>, count: usize, range: &KeyRange) -> Result<()> {
+    /// Adds the first `count` records of a page with `run`, which lies in `range`, in the place of what is there.
+    pub fn page_replaced(
+        &mut self,
+        view: &PageView<'a>,
+        count: usize,
+        range: &KeyRange,
+        run: &[RunRecord<'a>],
+    ) -> Result<()> {
         let from = view.lower_bound(&range.lo)?.min(count);
         let to = range.hi.as_ref().map_or(Ok(count), |hi| view.lower_bound(hi))?.min(count).max(from);
-        for index in (0..from).chain(to..count) {
+        for index in 0..from {
+            self.entries.push(view.entry(index)?);
+        }
+        self.as_given(run);
+        for index in to..count {
             self.entries.push(view.entry(index)?);
         }
         Ok(())
+    }
+
+    /// Adds records as they are.
+    pub fn as_given(&mut self, run: &[RunRecord<'a>]) {
+        self.entries.extend(run.iter().map(of_run));
     }
 
     /// Adds the first `count` records of a page merged with `run`.

@@ -11,13 +11,15 @@
 //! Invariants, beside the trait's:
 //! - Never `apply_batch`, `transaction` or `checksum`: they take a lock that is global to the process, over all open
 //!   databases. Atomicity is the journal's job.
-//! - Every call into sled is guarded: its panics and errors become values ([`place`]).
+//! - Every call into sled is guarded: its panics and errors become values ([`place`]), and no flush, opening or closing waits
+//!   for it for ever ([`calls`]).
 //! - What sled returns is believed only after a node's checksum and the tiling agree; what the file returns, only after a
 //!   page's checksum and id do.
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`open`], [`index`], [`commit`] | files: opening and closing, reading the index, making all durable |
+//! | [`open`], [`index`], [`commit`], [`intent`] | files: opening and closing, reading the index, making all durable, and some of it in one step |
+//! | [`calls`] | sled's calls that may never come back |
 //! | [`core`] | the open engine, and the only ways to touch its files |
 //! | [`node`], [`root`], [`fences`] | a hundred pages of the index; all of it, as far as it fits in memory; their bounds |
 //! | [`frame`], [`space`] | pages in the file, and the file's free space |
@@ -25,17 +27,20 @@
 //! | [`absent`] | which keys a page does not have, without reading it |
 //! | [`lookup`], [`cursor`], [`versions`] | reading one record, reading many, copying all versions out |
 //! | [`writer`] | what only the writer sees |
-//! | [`rewrite`], [`merge`], [`split`] | the writer: which pages, which records, where to cut |
-//! | [`recount`], [`relocate`] | verifying everything and finding the figures again; giving space back |
+//! | [`edit`], [`rewrite`], [`merge`], [`split`] | the writer: what to do, which pages, which records, where to cut |
+//! | [`verify`], [`recount`], [`relocate`] | finding what is damaged; verifying all and finding the figures again; giving space back |
 
 mod absent;
 mod cache;
+mod calls;
 mod commit;
 mod core;
 mod cursor;
+mod edit;
 mod fences;
 mod frame;
 mod index;
+mod intent;
 mod lookup;
 #[cfg(test)]
 mod measure;
@@ -53,14 +58,16 @@ mod space;
 mod split;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod versions;
 mod window;
 mod writer;
 
 pub use self::node::{Listed, Node, PageRef};
+pub(in crate::engine) use self::edit::check_replacement;
 
 use self::core::Core;
-use super::{Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
+use super::{Cursor, Damage, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
@@ -142,6 +149,18 @@ impl Engine for SledEngine {
         self.with(|core| core.remove_range(range))
     }
 
+    fn verify(&self, from: &[u8], bytes: usize, bad: &mut Vec<Damage>) -> Result<Option<Vec<u8>>> {
+        self.with(|core| core.verify_from(from, bytes, bad))
+    }
+
+    fn damaged(&self, key: &[u8]) -> Result<Option<KeyRange>> {
+        self.with(|core| Ok(core.damage_at(key)?.map(|damage| damage.range)))
+    }
+
+    fn replace_range(&self, range: &KeyRange, run: &[RunRecord<'_>]) -> Result<()> {
+        self.with(|core| core.replace_range(range, run))
+    }
+
     fn sync(&self, applied: Seq) -> Result<()> {
         self.with(|core| core.sync(applied))
     }
@@ -181,7 +200,12 @@ impl Engine for SledEngine {
     }
 
     fn close(&self) -> Result<()> {
-        let core = self.core.write().take();
+        // Whoever is inside may be held up by a disk or by sled, and must not hold up who closes because of that.
+        let Some(mut held) = self.core.try_write_for(open::RELEASE_WAIT) else {
+            return Err(open::still_held(self.shard, &self.dir));
+        };
+        let core = held.take();
+        drop(held);
         core.map_or(Ok(()), open::close)
     }
 }

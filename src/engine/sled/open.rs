@@ -1,6 +1,7 @@
 //! Opening and closing a shard's files.
 
 use super::cache::PageCache;
+use super::calls::{OPENING, PATIENCE};
 use super::commit::STATE_KEY;
 use super::core::Core;
 use super::place::Place;
@@ -10,11 +11,10 @@ use super::writer::Writer;
 use crate::disk::{Disk, DiskFile, OpenMode, RealDisk, power_loss};
 use crate::engine::{EngineSpec, PowerLoss};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Seq;
+use crate::ids::{Seq, ShardId};
 use parking_lot::Mutex;
 use std::fs::{self, File};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,10 +25,10 @@ const SLED_CACHE_BYTES: u64 = 1 << 20;
 /// The share of the memory that nodes of the index may take.
 const NODE_SHARE: u64 = 4;
 /// How long sled may take to let go of its files.
-const RELEASE_WAIT: Duration = Duration::from_secs(10);
+pub(super) const RELEASE_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) fn open(spec: &EngineSpec) -> Result<Core> {
-    let place = Place { dir: spec.dir.clone(), shard: spec.shard };
+    let place = Place { dir: spec.dir.clone(), shard: spec.shard, panicked: Arc::default() };
     let index_dir = place.index_dir();
     if spec.create {
         fs::create_dir_all(&index_dir)
@@ -58,9 +58,13 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
         .flush_every_ms(None)
         .use_compression(false)
         .cache_capacity(SLED_CACHE_BYTES);
-    let db = place.call("open the shard's files", || config.open())?;
-    let tree = |name: &str| place.call("open the shard's files", || db.open_tree(name));
-    let (index, meta) = (tree("index")?, tree("meta")?);
+    let at = place.clone();
+    let (db, index, meta) = place.bounded("open the shard's files", OPENING, move || {
+        let db = at.call("open the shard's files", || config.open())?;
+        let tree = |name: &str| at.call("open the shard's files", || db.open_tree(name));
+        let (index, meta) = (tree("index")?, tree("meta")?);
+        Ok((db, index, meta))
+    })?;
     let path = place.page_file();
     let file = open_page_file(&path, spec.create).map_err(|e| Error::io("open", &path, e).on(spec.shard))?;
     let pool = Arc::new(Pool::default());
@@ -88,8 +92,9 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
         },
         live_bytes: AtomicU64::new(0),
         failed: OnceLock::new(),
+        patience: PATIENCE,
         #[cfg(test)]
-        writes_left: std::sync::atomic::AtomicI64::new(i64::MAX),
+        stops: Arc::default(),
     };
     core.start(spec)?;
     Ok(core)
@@ -111,6 +116,7 @@ impl Core {
             Some(state) => {
                 let (applied, next_page) = self.decode_state(&state)?;
                 self.applied.store(applied.0, Ordering::Release);
+                self.finish_intent()?;
                 let mut loaded = self.read_index(limit)?;
                 loaded.writer.next_page = loaded.writer.next_page.max(next_page);
                 if let Some(sealed) = spec.resume
@@ -168,33 +174,41 @@ impl Core {
 }
 
 /// Gives up the files of an engine that nobody uses any more; returns when they are free.
-pub(super) fn close(core: std::sync::Arc<Core>) -> Result<()> {
-    let place = core.place.clone();
+pub(super) fn close(core: Arc<Core>) -> Result<()> {
+    let (place, patience) = (core.place.clone(), core.patience);
     let deadline = Instant::now() + RELEASE_WAIT;
     let mut core = Some(core);
     while let Some(shared) = core.take() {
-        match std::sync::Arc::try_unwrap(shared) {
+        match Arc::try_unwrap(shared) {
             Ok(core) => {
-                let dropped = catch_unwind(AssertUnwindSafe(move || drop(core)));
-                if dropped.is_err() {
-                    log::warn!("sled panicked while shard {} was being closed", place.shard);
+                // sled flushes when it is dropped, so this may wait for its threads.
+                let drop_it = move || {
+                    drop(core);
+                    Ok(())
+                };
+                if let Err(error) = place.bounded("close the index", patience, drop_it) {
+                    log::warn!("shard {} was not closed in order: {error}", place.shard);
+                    // What it held up may be free nevertheless, if it panicked.
+                    if error.kind() != ErrorKind::Corruption {
+                        return Err(error);
+                    }
                 }
             }
             Err(shared) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(1));
                 core = Some(shared);
             }
-            Err(_) => return Err(still_held(&place)),
+            Err(_) => return Err(still_held(place.shard, &place.dir)),
         }
     }
-    if wait_until_free(&place.index_dir()) { Ok(()) } else { Err(still_held(&place)) }
+    if wait_until_free(&place.index_dir()) { Ok(()) } else { Err(still_held(place.shard, &place.dir)) }
 }
 
-fn still_held(place: &Place) -> Error {
-    place.locate(
-        Error::new(ErrorKind::Locked, format!("the shard's files are still in use after {RELEASE_WAIT:?}"))
-            .remedy("drop all cursors, then open the store again"),
-    )
+pub(super) fn still_held(shard: ShardId, dir: &Path) -> Error {
+    Error::new(ErrorKind::Locked, format!("the shard's files are still in use after {RELEASE_WAIT:?}"))
+        .remedy("drop all cursors, then open the store again")
+        .at(dir)
+        .on(shard)
 }
 
 /// Waits until sled's lock on its file is gone: it outlives the last handle by as long as a background task runs.

@@ -1,4 +1,5 @@
-//! Where an engine is, and the one door to sled: every call goes through [`Place::call`].
+//! Where an engine is, and the one door to sled: every call goes through [`Place::call`]; those that wait for sled's threads
+//! besides through [`Place::bounded`].
 //!
 //! Invariant: a panic or an error of sled's leaves here as an error of ours that names the shard and its directory.
 
@@ -6,11 +7,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub dir: PathBuf,
     pub shard: ShardId,
+    /// That sled has panicked, be it while it was read: what it would do if it was written to then is not known.
+    pub panicked: Arc<OnceLock<Error>>,
 }
 
 impl Place {
@@ -29,7 +33,7 @@ impl Place {
         match catch_unwind(AssertUnwindSafe(f)) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(self.translate(what, error)),
-            Err(panic) => Err(self.panicked(what, &*panic)),
+            Err(panic) => Err(self.note_panic(what, &*panic)),
         }
     }
 
@@ -50,13 +54,15 @@ impl Place {
     }
 
     #[cold]
-    fn panicked(&self, what: &str, panic: &(dyn std::any::Any + Send)) -> Error {
+    pub fn note_panic(&self, what: &str, panic: &(dyn std::any::Any + Send)) -> Error {
         let text = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("no text");
-        self.corruption(format!("cannot {what}: sled panicked: {text}"))
+        let error = self.corruption(format!("cannot {what}: sled panicked: {text}"));
+        let _ = self.panicked.set(error.clone());
+        error
     }
 
     #[cold]

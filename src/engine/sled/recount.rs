@@ -1,7 +1,6 @@
 //! Counting again: a full pass that reads every page and every node from the disk, verifies them, and finds the figures.
 
 use super::core::Core;
-use super::node::Node;
 use super::root::Which;
 use super::writer::{Recount, Writer, added, figures_of};
 use crate::engine::Figures;
@@ -61,31 +60,12 @@ impl Core {
         let last = node.len().min(first + most);
         for index in first..last {
             let Some(wanted) = node.page(index) else { break };
-            let page = self.verify(&wanted, self.read_frame(&wanted)?)?;
-            let view = page.view()?;
-            let upper = node.upper(index);
-            let counted = view.check(page.lower(), view.upper()).and_then(|()| self.kept_count(&view, upper));
-            let counted = counted.map_err(|error| self.place.locate(error))?;
-            if page.lower() != node.lower(index) || counted != wanted.records as usize {
-                return Err(self.place.corruption(format!(
-                    "expected page {} with {} records from {:02x?} on, found {counted} from {:02x?} on",
-                    wanted.id,
-                    wanted.records,
-                    node.lower(index),
-                    page.lower()
-                )));
-            }
+            let frame = self.read_frame(&wanted)?;
+            self.check_frame(&node, index, &frame)?;
+            self.pool.give_back(frame);
             *sum = added(*sum, figures_of(node.lower(index), &wanted));
         }
         let end = if last < node.len() { Some(node.lower(last)) } else { node.end() };
         Ok((end.map(<[u8]>::to_vec), last.saturating_sub(first).max(1)))
-    }
-
-    /// Whether sled has the node as it is in memory.
-    fn verify_stored(&self, node: &Node) -> Result<()> {
-        match self.root.slot(node.lower(0)) {
-            Some((number, crc, None)) => self.stored_node(number, crc).map(|_| ()),
-            _ => Ok(()),
-        }
     }
 }

@@ -9,6 +9,7 @@
 //! neighbour, never dropped.
 
 use super::core::Core;
+use super::edit::{self, Edit, Source, after_sources, run_below};
 use super::frame::Page;
 use super::merge::Merge;
 use super::node::{Listed, Node};
@@ -32,21 +33,6 @@ const MAX_STRETCH: u64 = 192 << 10;
 const MAX_FREED_UNITS: u64 = (64 << 20) / super::space::UNIT;
 /// How much of dirty nodes may wait for a commit in any case, in bytes.
 const MIN_DIRTY: usize = 4 << 20;
-
-/// What is to be changed.
-#[derive(Clone, Copy)]
-enum Edit<'e> {
-    Run { run: &'e [RunRecord<'e>], live: &'e [Seq] },
-    Remove(&'e KeyRange),
-}
-
-/// A page with the bound up to which its records count.
-struct Source {
-    listed: Listed,
-    upper: Option<Vec<u8>>,
-    /// Where its part of the run ends.
-    run_end: usize,
-}
 
 impl Core {
     /// Merges a sorted run.
@@ -73,6 +59,19 @@ impl Core {
             return Ok(());
         }
         self.change(|writer| self.change_nodes(writer, &range.lo, Edit::Remove(range)).map(|_| ()))
+    }
+
+    /// Puts `run` in the place of all that is in `range`. Pages that lie wholly in it are not read, and what a commit
+    /// makes of it, it makes in one step.
+    pub fn replace_range(&self, range: &KeyRange, run: &[RunRecord<'_>]) -> Result<()> {
+        edit::check_replacement(range, run)?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.change(|writer| {
+            writer.atomic = true;
+            self.change_nodes(writer, &range.lo, Edit::Replace { range, run }).map(|_| ())
+        })
     }
 
     fn change(&self, f: impl FnOnce(&mut Writer) -> Result<()>) -> Result<()> {
@@ -108,7 +107,7 @@ impl Core {
         }
         match rest {
             Edit::Run { run, .. } => Ok(run),
-            Edit::Remove(_) => Ok(&[]),
+            Edit::Remove(_) | Edit::Replace { .. } => Ok(&[]),
         }
     }
 
@@ -129,15 +128,30 @@ impl Core {
             window.old.push((lower, number));
             window.upper = node.end().map(<[u8]>::to_vec);
             edit = self.change_pages(writer, window, &node, edit)?;
-            let more = |upper: &Vec<u8>| match edit {
-                Edit::Run { .. } => false,
-                Edit::Remove(range) => range.hi.as_deref().is_none_or(|hi| upper.as_slice() < hi),
-            };
             match &window.upper {
-                Some(upper) if more(upper) || window.pages.len() < MIN_PAGES => next.clone_from(upper),
+                Some(upper) if edit.goes_on(upper) => next.clone_from(upper),
+                Some(upper) if window.pages.len() < MIN_PAGES && self.may_join_node(edit, upper) => {
+                    next.clone_from(upper);
+                }
                 _ => return Ok(edit),
             }
         }
+    }
+
+    /// Whether the node that begins at `lower` is taken in only because little is left of those before. What puts damage
+    /// right does not fail because of more damage beside it.
+    fn may_join_node(&self, edit: Edit<'_>, lower: &[u8]) -> bool {
+        !edit.is_repair() || self.node(Which::Holds(lower)).is_ok()
+    }
+
+    /// Whether a page is taken in only because little is left of those before it.
+    fn may_join(&self, writer: &mut Writer, edit: Edit<'_>, node: &Node, index: usize) -> bool {
+        if index >= node.len() {
+            return false;
+        }
+        let mut sources = Vec::new();
+        self.gather(&mut sources, edit, node, index);
+        !edit.is_repair() || sources.iter().all(|source| self.load_source(writer, source, edit).is_ok())
     }
 
     /// Adds the pages of a node to a window, changed where they are touched. Returns what is left to be done.
@@ -150,9 +164,9 @@ impl Core {
     ) -> Result<Edit<'e>> {
         let mut index = 0;
         // The last page of the node before may have been left with little.
-        let mut join = window.pages.last().is_some_and(|last| self.is_underfull(last));
+        let mut join = !edit.is_repair() && window.pages.last().is_some_and(|last| self.is_underfull(last));
         while index < node.len() {
-            if !join && !touches(&edit, node, index) {
+            if !join && !edit.touches(node, index) {
                 window.pages.extend(self.listed(node, index));
                 index += 1;
                 continue;
@@ -166,7 +180,7 @@ impl Core {
             let mut bytes = 0;
             while index < node.len()
                 && bytes < MAX_STRETCH
-                && (sources.is_empty() || bytes == 0 || touches(&rest_of(edit, &sources), node, index))
+                && (sources.is_empty() || bytes == 0 || after_sources(edit, &sources).touches(node, index))
             {
                 bytes += self.gather(&mut sources, edit, node, index);
                 index += 1;
@@ -178,7 +192,7 @@ impl Core {
                 window.gone.extend(joined);
             }
             index = changed?.max(index);
-            edit = after(edit, node, index);
+            edit = edit.after(node, index);
         }
         Ok(edit)
     }
@@ -194,8 +208,10 @@ impl Core {
         let upper = node.upper(index).map(<[u8]>::to_vec);
         let before = sources.last().map_or(0, |source| source.run_end);
         let run_end = match (edit, &upper) {
-            (Edit::Run { run, .. }, Some(upper)) => before + run_below(&run[before..], upper),
-            (Edit::Run { run, .. }, None) => run.len(),
+            (Edit::Run { run, .. } | Edit::Replace { run, .. }, Some(upper)) => {
+                before + run_below(&run[before..], upper)
+            }
+            (Edit::Run { run, .. } | Edit::Replace { run, .. }, None) => run.len(),
             (Edit::Remove(_), _) => 0,
         };
         sources.push(Source { listed, upper, run_end });
@@ -233,7 +249,7 @@ impl Core {
                 + shared.prefix
                 + upper.as_ref().map_or(0, Vec::len);
             let total: usize = overhead + costs.iter().map(|cost| *cost as usize).sum::<usize>();
-            if total < self.page_bytes / UNDERFULL && index < node.len() {
+            if total < self.page_bytes / UNDERFULL && self.may_join(writer, edit, node, index) {
                 self.gather(&mut sources, edit, node, index);
                 index += 1;
                 continue;
@@ -254,14 +270,7 @@ impl Core {
 
     /// A page of a stretch; none if nothing of it will be left.
     fn load_source(&self, writer: &mut Writer, source: &Source, edit: Edit<'_>) -> Result<Option<Page>> {
-        if let Edit::Remove(range) = edit
-            && range.lo <= source.listed.lower
-            && match (&range.hi, &source.upper) {
-                (None, _) => true,
-                (Some(hi), Some(upper)) => upper <= hi,
-                (Some(_), None) => false,
-            }
-        {
+        if edit.takes_all(&source.listed.lower, source.upper.as_deref()) {
             return Ok(None);
         }
         if source.listed.page.id >= writer.uncommitted {
@@ -282,18 +291,18 @@ impl Core {
     ) -> Result<(Vec<Entry<'a>>, Growth)> {
         let live = match edit {
             Edit::Run { live, .. } => live,
-            Edit::Remove(_) => &[],
+            Edit::Remove(_) | Edit::Replace { .. } => &[],
         };
         let records: usize = views.iter().flatten().map(PageView::len).sum();
         let mut merge = Merge::new(records, live);
         let mut from = 0;
         let mut growth = Growth::Inside;
         for (source, view) in sources.iter().zip(views) {
-            let Some(view) = view else { continue };
-            let count = self.kept_count(view, source.upper.as_deref())?;
-            match edit {
-                Edit::Run { run, .. } => {
-                    let part = &run[from..source.run_end.max(from)];
+            let count = view.as_ref().map_or(Ok(0), |view| self.kept_count(view, source.upper.as_deref()))?;
+            let to = source.run_end.max(from);
+            match (edit, view) {
+                (Edit::Run { run, .. }, Some(view)) => {
+                    let part = &run[from..to];
                     growth = match (count.checked_sub(1), part.first()) {
                         _ if sources.len() > 1 => Growth::Inside,
                         (Some(last), Some(first)) if view.entry(last)?.cmp_key(first.key).is_lt() => {
@@ -303,10 +312,15 @@ impl Core {
                         _ => Growth::Inside,
                     };
                     merge.page_and_run(view, count, part)?;
-                    from = source.run_end.max(from);
                 }
-                Edit::Remove(range) => merge.page_without(view, count, range)?,
+                (Edit::Remove(range), Some(view)) => merge.page_replaced(view, count, range, &[])?,
+                (Edit::Replace { range, run }, Some(view)) => {
+                    merge.page_replaced(view, count, range, &run[from..to])?;
+                }
+                (Edit::Replace { run, .. }, None) => merge.as_given(&run[from..to]),
+                (Edit::Run { .. } | Edit::Remove(_), None) => {}
             }
+            from = to;
         }
         Ok((merge.entries, growth))
     }
@@ -349,51 +363,9 @@ impl Core {
     }
 }
 
-fn touches(edit: &Edit<'_>, node: &Node, index: usize) -> bool {
-    let upper = node.upper(index);
-    match edit {
-        Edit::Run { run, .. } => run.first().is_some_and(|first| upper.is_none_or(|upper| first.key < upper)),
-        Edit::Remove(range) => {
-            upper.is_none_or(|upper| range.lo.as_slice() < upper)
-                && range.hi.as_deref().is_none_or(|hi| node.lower(index) < hi)
-        }
-    }
-}
-
-/// The edit without the part of the run that the sources have.
-fn rest_of<'e>(edit: Edit<'e>, sources: &[Source]) -> Edit<'e> {
-    match edit {
-        Edit::Run { run, live } => {
-            Edit::Run { run: &run[sources.last().map_or(0, |source| source.run_end)..], live }
-        }
-        remove => remove,
-    }
-}
-
-/// The edit without the part of the run that lies below page `index` of the node.
-fn after<'e>(edit: Edit<'e>, node: &Node, index: usize) -> Edit<'e> {
-    let bound = index.checked_sub(1).and_then(|last| node.upper(last));
-    match (edit, bound) {
-        (Edit::Run { run, live }, Some(bound)) => Edit::Run { run: &run[run_below(run, bound)..], live },
-        (Edit::Run { live, .. }, None) => Edit::Run { run: &[], live },
-        (remove, _) => remove,
-    }
-}
-
 /// The shortest key that is above `left` and not above `right`.
 fn separator(left: &Entry<'_>, right: &Entry<'_>) -> Vec<u8> {
     let mut key = right.key();
     key.truncate(left.common_prefix(right) + 1);
     key
-}
-
-/// How many records of `run` have a key below `key`: galloping, since it is few of many.
-fn run_below(run: &[RunRecord<'_>], key: &[u8]) -> usize {
-    let mut high = 1;
-    while high < run.len() && run[high].key < key {
-        high *= 2;
-    }
-    let low = high / 2;
-    let high = run.len().min(high + 1);
-    low + run[low..high].partition_point(|record| record.key < key)
 }

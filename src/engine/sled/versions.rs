@@ -1,7 +1,8 @@
 //! Copying every version of records out, page by page: what moving and comparing copies stands on.
 //!
 //! Invariants: a call takes up where the one before ended, so nothing is skipped and nothing comes twice, whatever the
-//! writer does meanwhile; pages are read in one state of the index each. Pages are left in the cache only where there is room
+//! writer does meanwhile; pages are read in one state of the index each; a call that fails fails at the page that holds the
+//! key it was to begin with. Pages are left in the cache only where there is room
 //! for them, so that a shard that is about to serve for the first time begins warm: a copy of everything must not push out
 //! what is asked for often.
 
@@ -27,9 +28,17 @@ impl Core {
         let mut read = 0;
         while read < bytes {
             self.check()?;
-            let (page, upper) = self.page_in_passing(&next)?;
+            let (page, upper) = match self.page_in_passing(&next) {
+                Ok(found) => found,
+                // What was read before it counts; the next call begins here, and fails.
+                Err(_) if read > 0 => return Ok(Some(next)),
+                Err(error) => return Err(error),
+            };
             let view = page.view()?;
-            copy(&view, &next, upper.as_deref(), wanted, out).map_err(|error| self.place.locate(error))?;
+            if let Err(error) = copy(&view, &next, upper.as_deref(), wanted, out) {
+                out.truncate(&next);
+                return Err(self.place.locate(error));
+            }
             read += page.len();
             self.pool.give_back(page.into_frame());
             match upper {

@@ -35,6 +35,8 @@ pub(super) struct Writer {
     /// The least page id that no committed index refers to.
     pub uncommitted: u64,
     pub next_node: u64,
+    /// What the next commit writes counts as a whole or not at all, see [`Core::commit`].
+    pub atomic: bool,
     /// The page file has bytes that were not synced.
     pub unsynced: bool,
     /// Frames to be written, and the unit where the first of them lies.

@@ -15,7 +15,7 @@ fn stop_everywhere(
         let (spec, engine) = created(dir.path(), page_bytes);
         apply(&engine, before, &[]).unwrap();
         engine.sync(Seq(1)).unwrap();
-        core(&engine).writes_left.store(stop_after, Ordering::Relaxed);
+        core(&engine).stops.left.store(stop_after, Ordering::Relaxed);
         let stopped = change(&engine).and_then(|()| engine.sync(Seq(2)));
         if stopped.is_ok() {
             assert_eq!(scan(&engine, &ALL, Seq::MAX, false).unwrap(), model.1.scan(&ALL, Seq::MAX));
@@ -111,9 +111,9 @@ proptest! {
                 let value = match kind { 0 | 1 => None, 2 => Some(vec![*n as u8; len * 90]), _ => Some(vec![*n as u8; *len]) };
                 (key(*n), seq, value)
             }).collect();
-            core(&engine).writes_left.store(stop_after, Ordering::Relaxed);
+            core(&engine).stops.left.store(stop_after, Ordering::Relaxed);
             let whole = apply(&engine, &run, &[]).and_then(|()| engine.sync(seq)).is_ok();
-            core(&engine).writes_left.store(i64::MAX, Ordering::Relaxed);
+            core(&engine).stops.left.store(i64::MAX, Ordering::Relaxed);
             if !whole {
                 engine.close().unwrap();
                 engine = open(&spec);
@@ -169,7 +169,7 @@ fn page_ids_are_never_given_out_again() {
     engine.sync(Seq(1)).unwrap();
     apply(&engine, &numbers(0..2000, 2, 50), &[]).unwrap();
     let given_out = core(&engine).writer.lock().next_page;
-    core(&engine).writes_left.store(0, Ordering::Relaxed);
+    core(&engine).stops.left.store(0, Ordering::Relaxed);
     engine.sync(Seq(2)).unwrap_err();
     engine.close().unwrap();
     for _ in 0..2 {

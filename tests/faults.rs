@@ -5,7 +5,7 @@
 
 mod common;
 
-use annulus::{ErrorKind, Health, Options, Store};
+use annulus::{ErrorKind, Heal, Health, Options, Store};
 use common::copy;
 use std::path::{Path, PathBuf};
 
@@ -54,6 +54,24 @@ fn expect_whole(store: &Store) {
     }
     assert_eq!(found, RECORDS);
     assert_eq!(store.iter().rev().filter(|i| i.is_ok()).count(), RECORDS as usize);
+}
+
+/// Waits until the store has healed itself, and looks into every copy of every record.
+fn expect_healed(store: &Store) {
+    let mut events = store.events();
+    let begun = std::time::Instant::now();
+    while !store.health().unwrap().is_good() {
+        events.next_within(std::time::Duration::from_millis(50));
+        assert!(begun.elapsed().as_secs() < 60, "not healed: {:?}", store.health().unwrap());
+    }
+    store.flush().unwrap();
+    let ring = store.ring();
+    for shard in store.health().unwrap().shards {
+        let held = annulus::testing::held_by(store, annulus::KeyspaceId(0), shard.id).unwrap();
+        let due = (0..RECORDS).filter(|n| ring.preference_list(key(*n)).contains(&shard.id)).count();
+        let ours = held.iter().filter(|(key, _)| key.starts_with(b"key/")).count();
+        assert_eq!(ours, due, "shard {}", shard.id);
+    }
 }
 
 /// Reads everything; whatever comes is right, or an error.
@@ -150,6 +168,9 @@ fn any_file_of_one_shard_may_be_damaged_in_any_way() {
                 store.insert("after", b"the damage").unwrap();
                 store.flush().unwrap();
                 assert_eq!(store.get("after").unwrap().as_deref(), Some(&b"the damage"[..]));
+                // Damage that nobody has met yet is met by asking for it.
+                store.repair(annulus::ShardId(1)).unwrap();
+                expect_healed(&store);
             }
         }
     }
@@ -174,7 +195,7 @@ fn a_shard_may_be_gone_emptied_swapped_or_foreign() {
         copy(&good, &bad);
         change();
         let before = if shard(&bad, 2).exists() { files(&shard(&bad, 2)) } else { Vec::new() };
-        let store = options(2).open(&bad).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let store = options(2).heal(Heal::Manual).open(&bad).unwrap_or_else(|e| panic!("{name}: {e}"));
         expect_whole(&store);
         let stats = store.stats().unwrap();
         assert!(matches!(stats.shards[2].health, Health::Offline(_)), "{name}: {:?}", stats.shards[2].health);
@@ -182,6 +203,19 @@ fn a_shard_may_be_gone_emptied_swapped_or_foreign() {
         drop(store);
         let after = if shard(&bad, 2).exists() { files(&shard(&bad, 2)) } else { Vec::new() };
         assert_eq!(before, after, "{name}: an offline shard's directory was touched");
+        // Left to itself, the store heals what is its own.
+        let store = options(2).open(&bad).unwrap_or_else(|e| panic!("{name}: {e}"));
+        expect_whole(&store);
+        if name != "foreign" {
+            expect_healed(&store);
+            drop(store);
+            expect_whole(&options(2).open(&bad).unwrap());
+            continue;
+        }
+        let refused = store.repair(annulus::ShardId(2)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Foreign, "{refused}");
+        drop(store);
+        assert_eq!(after, files(&shard(&bad, 2)), "another store's shard was touched");
     }
     // Two shards swapped are both offline: with two replicas of three shards that is one too many.
     copy(&good, &bad);
@@ -199,7 +233,7 @@ fn a_shard_that_comes_back_catches_up() {
     let (place, aside) = (dir.path().join("store"), dir.path().join("aside"));
     fill(&place, 2, true);
     std::fs::rename(shard(&place, 0), &aside).unwrap();
-    let store = options(2).open(&place).unwrap();
+    let store = options(2).heal(Heal::Manual).open(&place).unwrap();
     for n in 0..RECORDS {
         store.insert(key(n), value(n + 1)).unwrap();
     }
@@ -223,7 +257,7 @@ fn a_shard_that_comes_back_catches_up() {
 fn a_shard_that_the_journal_has_outrun_stays_offline() {
     let dir = tempfile::tempdir().unwrap();
     let (place, aside) = (dir.path().join("store"), dir.path().join("aside"));
-    let options = options(2).journal_retention(128 << 10);
+    let options = options(2).journal_retention(128 << 10).heal(Heal::Manual);
     options.open(&place).unwrap().insert("old", b"1").unwrap();
     options.open(&place).unwrap().close().unwrap();
     std::fs::rename(shard(&place, 0), &aside).unwrap();
@@ -239,6 +273,15 @@ fn a_shard_that_the_journal_has_outrun_stays_offline() {
     let store = options.open(&place).unwrap();
     let stats = store.stats().unwrap();
     assert!(matches!(stats.shards[0].health, Health::Offline(_)), "{:?}", stats.shards[0].health);
+    for n in 0..RECORDS {
+        assert!(store.get(key(n)).unwrap().as_deref() == Some(&value(n + 3)[..]), "record {n} is old");
+    }
+    // By itself, or when it is asked for, it is rebuilt from its replicas.
+    store.repair(stats.shards[0].id).unwrap();
+    expect_healed(&store);
+    store.close().unwrap();
+    std::fs::remove_dir_all(shard(&place, 1)).unwrap();
+    let store = options.open(&place).unwrap();
     for n in 0..RECORDS {
         assert!(store.get(key(n)).unwrap().as_deref() == Some(&value(n + 3)[..]), "record {n} is old");
     }
@@ -343,7 +386,7 @@ fn an_engine_that_went_back_in_time_is_found_by_its_seal() {
         if applying {
             edit_seal(&shard(&place, 1), "\"applying\":false", "\"applying\":true");
         }
-        let store = options(2).open(&place).unwrap();
+        let store = options(2).heal(Heal::Manual).open(&place).unwrap();
         expect_whole(&store);
         let health = &store.stats().unwrap().shards[1].health;
         let text = if applying { "tail" } else { "not the one that was sealed" };

@@ -9,12 +9,14 @@
 //! - No call panics: a panic below is caught and returned as an error.
 
 mod block;
+mod guard;
 mod memory;
 mod sled;
 #[cfg(test)]
 mod tests;
 
 pub use block::{Block, Record};
+pub use guard::Guarded;
 pub use memory::{MemoryFactory, Operation as MemoryOperation};
 pub use sled::{Listed, Node, PageRef, SledFactory};
 

@@ -10,7 +10,7 @@ use super::identity::{self, Identity};
 use super::seal::{self, Seal};
 use super::{Shard, ShardSpec};
 use crate::disk::Disk;
-use crate::engine::{EngineFactory, EngineSpec, Figures};
+use crate::engine::{EngineFactory, EngineSpec, Figures, Guarded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use serde::{Deserialize, Serialize};
@@ -82,7 +82,7 @@ impl Shard {
         disk.create_dir_durably(dir).map_err(|e| Error::io("create the shard's directory", dir, e))?;
         Identity { store: spec.store, shard: spec.id, manifest: None }.store(disk.as_ref(), dir)?;
         remove(disk.as_ref(), &dir.join(ENGINE_DIR))?;
-        let engine = factory.open(&engine_spec(spec, 0, true, None))?;
+        let engine = Guarded::open(spec.id, || factory.open(&engine_spec(spec, 0, true, None)))?;
         engine.sync(applied)?;
         let figures = engine.figures().map(Into::into);
         engine.close()?;

@@ -36,7 +36,7 @@ use crate::manifest::{Manifest, ShardEntry};
 use parking_lot::{Mutex, RwLock};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What is needed to open one shard.
 #[derive(Debug, Clone)]
@@ -117,8 +117,12 @@ pub struct Shard {
     // Locked for the length of a clone or a swap, never over I/O.
     engines: RwLock<Engines>,
     health: Mutex<Health>,
-    // Why it went offline.
+    // Why it went offline, or cannot be written to.
     fault: Mutex<Option<Error>>,
+    // Some of its pages may be damaged: it is to be verified before it serves again.
+    suspect: AtomicBool,
+    // How often it failed as if it were damaged, and was not, since it was last flushed to.
+    strikes: AtomicU32,
 }
 
 impl Shard {
@@ -137,6 +141,11 @@ impl Shard {
     /// The engine that flushes and copies are written to.
     fn written(&self) -> Result<Arc<dyn Engine>> {
         self.engines.read().engine.clone().ok_or_else(|| self.unavailable())
+    }
+
+    /// The engine, whatever it is there for.
+    pub fn whatever_for(&self) -> Result<Arc<dyn Engine>> {
+        self.written()
     }
 
     /// The engine that is being filled: the shard's own, or the one that will take its place.
@@ -264,11 +273,42 @@ impl Shard {
             log::error!("shard {} is offline: {error}", self.id);
             *health = Health::Offline(error.to_string());
             *self.fault.lock() = Some(error.clone());
+            if error.kind() == ErrorKind::Corruption {
+                self.suspect.store(true, Ordering::Release);
+            }
         }
         news
     }
 
-    /// The shard could not be written to, for want of space or of the right; it goes on answering reads as long as no
+    /// Whether its pages are to be verified before it serves again.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::Acquire)
+    }
+
+    /// It failed as if it were damaged, and was not. Returns how often that was in a row.
+    pub fn strike(&self) -> u32 {
+        self.strikes.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// It was flushed to.
+    pub fn forgive(&self) {
+        self.strikes.store(0, Ordering::Release);
+    }
+
+    /// Its pages have been verified.
+    pub fn cleared(&self) {
+        self.suspect.store(false, Ordering::Release);
+    }
+
+    /// It can be written to again, and lacks nothing that has left the memtables.
+    pub fn resume(&self) {
+        let mut engines = self.engines.write();
+        if engines.role == Role::Stalled {
+            engines.role = Role::Serving;
+        }
+    }
+
+    /// The shard could not be written to, for want of space or of the right, or since what is there already is damaged; it goes on answering reads as long as no
     /// memtable is forgotten that it lacks. Returns whether that is news.
     pub fn stall(&self, error: &Error) -> bool {
         let mut engines = self.engines.write();

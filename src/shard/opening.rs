@@ -8,12 +8,12 @@ use super::identity::Identity;
 use super::seal::{self, Seal};
 use super::{Aside, Engines, Health, Role, Shard, ShardSpec};
 use crate::disk::Disk;
-use crate::engine::{Engine, EngineFactory, Figures};
+use crate::engine::{Engine, EngineFactory, Figures, Guarded};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// An engine that has been opened, and is not in use yet.
 #[derive(Debug)]
@@ -60,6 +60,8 @@ impl Shard {
             engines: RwLock::new(engines),
             health: Mutex::new(Health::Online),
             fault: Mutex::new(None),
+            suspect: AtomicBool::new(false),
+            strikes: AtomicU32::new(0),
         }
     }
 
@@ -90,7 +92,8 @@ impl Shard {
         }
         self.tidy(seal.generation)?;
         let resume = if seal.applying { None } else { seal.figures.map(Figures::from) };
-        let engine = factory.open(&engine_spec(spec, seal.generation, false, resume))?;
+        let engine =
+            Guarded::open(self.id, || factory.open(&engine_spec(spec, seal.generation, false, resume)))?;
         if engine.applied() < seal.applied {
             let text = format!(
                 "the shard has lost its tail: it holds writes up to {}, its seal says {}",
@@ -158,7 +161,7 @@ impl Shard {
         }
         self.close_leaving()?;
         self.quarantine(before, whole)?;
-        let engine = factory.open(&engine_spec(spec, generation, true, None))?;
+        let engine = Guarded::open(self.id, || factory.open(&engine_spec(spec, generation, true, None)))?;
         engine.sync(applied)?;
         *self.sessions.lock() = 0;
         let mut engines = self.engines.write();
@@ -167,6 +170,8 @@ impl Shard {
         engines.role = Role::Filling(Vec::new());
         drop(engines);
         self.applied.store(applied.0, Ordering::Release);
+        self.cleared();
+        self.forgive();
         if let Err(error) = self.write_seal(applied, false) {
             self.fail(&error);
             return Err(error);
@@ -178,7 +183,7 @@ impl Shard {
     /// Begins an engine beside the one that serves, which will take its place.
     pub fn begin_aside(&self, factory: &dyn EngineFactory, spec: &ShardSpec) -> Result<()> {
         let generation = self.next_generation();
-        let engine = factory.open(&engine_spec(spec, generation, true, None))?;
+        let engine = Guarded::open(self.id, || factory.open(&engine_spec(spec, generation, true, None)))?;
         engine.sync(self.applied())?;
         self.engines.write().aside = Some(Aside { engine, generation });
         Ok(())

@@ -105,6 +105,8 @@ pub struct Mover {
     pub sweep: Option<Sweep>,
     /// The shard that is being filled.
     pub fill: Option<Fill>,
+    /// The shard whose pages are being verified.
+    pub mending: Option<Mender>,
 }
 
 impl Mover {
@@ -117,6 +119,7 @@ impl Mover {
         };
         self.sweep.take_if(|sweep| sweep.shard == shard);
         self.fill.take_if(|fill| fill.shard == shard);
+        self.mending.take_if(|mending| mending.shard == shard);
     }
 
     /// Takes note of a layout that was replaced, whatever for: whoever reads by it does so until done, also when yet another
@@ -140,6 +143,15 @@ pub struct Sweep {
     pub shard: ShardId,
     /// Where to go on; none at the end.
     pub position: Option<Vec<u8>>,
+}
+
+/// A shard whose pages are being verified, and replaced where they are damaged.
+#[derive(Debug)]
+pub struct Mender {
+    pub shard: ShardId,
+    pub position: Vec<u8>,
+    pub repaired: u64,
+    pub left: u64,
 }
 
 /// A shard that is being filled.

@@ -324,10 +324,11 @@ impl State {
         }
     }
 
-    /// A shard could not be flushed to: it is offline, or, where it was refused the writing alone, goes on being read for as
-    /// long as nothing is forgotten that it lacks.
+    /// A shard could not be flushed to: it is offline, or, where it was refused the writing alone or met a damaged page, goes
+    /// on being read for as long as nothing is forgotten that it lacks.
     pub fn flush_failed(&self, shard: &Shard, error: &Error) {
-        if !error.is_refusal_to_write() {
+        // One damaged page keeps the rest of the shard neither from being read nor from being put right.
+        if !error.is_refusal_to_write() && error.kind() != crate::error::ErrorKind::Corruption {
             return self.shard_failed(shard, error);
         }
         if shard.stall(error) {

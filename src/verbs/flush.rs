@@ -54,6 +54,7 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
         state.pace.stuck(&error);
         return Err(error);
     }
+    layout.shards.iter().filter(|shard| shard.is_complete()).for_each(|shard| shard.forgive());
     drop(layout);
     state.records.retire(&table);
     state.memory.pop_frozen();

@@ -66,7 +66,7 @@ fn read(state: &State, layout: &Layout, purpose: Purpose, from: &[u8]) -> Result
         // What was just written cannot be read: of a shard that serves it is one page, of one that is being filled all is begun
         // anew.
         match purpose {
-            Purpose::Change => state.read_failed(&layout.shards[shard], &error),
+            Purpose::Change | Purpose::Mending(_) => state.read_failed(&layout.shards[shard], &error),
             Purpose::Filling(_) => purpose.failed(state, &layout.shards[shard], &error),
         }
         error

@@ -89,7 +89,7 @@ pub fn apply(
         };
         match purpose {
             Purpose::Change => layout.next_owners_at(versions.position).for_each(give),
-            Purpose::Filling(index) => give(index),
+            Purpose::Filling(index) | Purpose::Mending(index) => give(index),
         }
     }
     // The flush of a table that waits has not seen to it yet: no shard is ever ahead of what recovery can replay.

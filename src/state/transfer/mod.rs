@@ -11,11 +11,13 @@ mod chunk;
 mod compare;
 mod copy;
 mod level;
+mod mend;
 mod sources;
 
 pub use compare::compare_chunk;
 pub use copy::{SEAL_EVERY, copy_chunk};
 pub use level::{level, uneven};
+pub use mend::{Mended, verify_and_mend};
 pub use sources::{Sources, no_source};
 
 use crate::engine::Engine;
@@ -34,6 +36,8 @@ pub enum Purpose {
     Change,
     /// The shard at that index of the layout has an engine that is to get all that is written to the shard.
     Filling(usize),
+    /// Some of what the shard at that index holds cannot be read, and is put in anew.
+    Mending(usize),
 }
 
 impl Purpose {
@@ -41,7 +45,9 @@ impl Purpose {
     pub fn wants(self, layout: &Layout, shard: usize, position: Position) -> bool {
         match self {
             Purpose::Change => layout.gains(shard, position),
-            Purpose::Filling(index) => shard == index && layout.is_written(shard, position),
+            Purpose::Filling(index) | Purpose::Mending(index) => {
+                shard == index && layout.is_written(shard, position)
+            }
         }
     }
 
@@ -49,14 +55,14 @@ impl Purpose {
     pub fn targets(self, layout: &Layout) -> Vec<usize> {
         match self {
             Purpose::Change => gaining(layout),
-            Purpose::Filling(index) => vec![index],
+            Purpose::Filling(index) | Purpose::Mending(index) => vec![index],
         }
     }
 
     /// The engine of a target that is compared with its sources.
     fn engine(self, shard: &Shard) -> Result<Arc<dyn Engine>> {
         match self {
-            Purpose::Change => shard.engine(),
+            Purpose::Change | Purpose::Mending(_) => shard.engine(),
             Purpose::Filling(_) => shard.filling(),
         }
     }
@@ -94,7 +100,7 @@ impl Purpose {
 
     fn apply(self, shard: &Shard, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {
         match self {
-            Purpose::Change => shard.apply(run, live),
+            Purpose::Change | Purpose::Mending(_) => shard.apply(run, live),
             Purpose::Filling(_) => shard.fill(run, live),
         }
     }

@@ -27,7 +27,9 @@ impl Sources {
         let children = (aim.virtual_nodes() / layout.ring.virtual_nodes().max(1)).max(1);
         let mut loads = vec![0_u32; layout.shards.len()];
         let usable: Vec<bool> = (layout.shards.iter().enumerate())
-            .map(|(index, shard)| shard.serves() && !except.contains(&index))
+            .map(|(index, shard)| {
+                shard.serves() && !except.contains(&index) && purpose != Purpose::Mending(index)
+            })
             .collect();
         let mut of = vec![NOBODY; aim.virtual_nodes() as usize];
         for (node, source) in of.iter_mut().enumerate() {
@@ -37,7 +39,7 @@ impl Sources {
             let aimed = layout.aimed_owners(node);
             let wanted = match purpose {
                 Purpose::Change => aimed.iter().any(|owner| !owners.contains(owner)),
-                Purpose::Filling(index) => {
+                Purpose::Filling(index) | Purpose::Mending(index) => {
                     owners.contains(&(index as u16)) || aimed.contains(&(index as u16))
                 }
             };
@@ -48,6 +50,7 @@ impl Sources {
                 Purpose::Change => aimed.contains(&owner),
                 // One that is written anew beside itself has all that it needs.
                 Purpose::Filling(index) => usize::from(owner) != index,
+                Purpose::Mending(_) => false,
             };
             let usable = owners.iter().filter(|owner| usable[usize::from(**owner)]);
             let least = usable.min_by_key(|owner| (rank(**owner), loads[usize::from(**owner)]));

@@ -4,6 +4,7 @@
 //!              +--> files are good, the journal reaches back --> catching up ----------------------+
 //!  offline ----+                                                                                   +--> online
 //!              +--> files are damaged or gone, or too old -----> filling: copy ... compare ... ----+
+//!  degraded (a page is damaged) --> verified, damaged pages replaced --> online
 //!  stalled (full, read-only) --> opened again when it can be written to --> catching up --> online
 //!  online  --> compacting: an engine beside the one that serves is filled, and takes its place
 //! ```
@@ -16,6 +17,7 @@
 
 mod catch_up;
 mod fill;
+mod mend;
 mod requests;
 mod revive;
 mod step;

@@ -1,6 +1,6 @@
 //! One step of healing: of one shard, as much as some ten milliseconds' work.
 
-use super::{catch_up, fill, revive};
+use super::{catch_up, fill, mend, revive};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Heal;
 use crate::shard::{Health, Layout, Shard};
@@ -97,6 +97,9 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
     if wish.is_some_and(|wish| wish.begun && wish.what == Wish::Compact) && !shard.is_filling() {
         return Err(Error::new(ErrorKind::Io, "the new engine could not be written").on(shard.id));
     }
+    if asked && shard.is_open() && shard.is_suspect() {
+        return mend::piece(state, mover, layout, index);
+    }
     if shard.is_catching_up() {
         return catch_up::piece(state, mover, layout, index);
     }
@@ -109,13 +112,15 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
     if !shard.is_open() {
         return if asked { revive::revive(state, mover, layout, index) } else { Ok(Step::Idle) };
     }
-    if shard.is_stalled() {
+    let damaged = !shard.is_stalled() || shard.fault().is_some_and(|e| e.kind() == ErrorKind::Corruption);
+    if shard.is_stalled() && !damaged {
         return if asked { revive::restart(state, mover, layout, index) } else { Ok(Step::Idle) };
     }
-    shard.clear_up()?;
-    if wish.is_some_and(|wish| wish.what == Wish::Repair) && shard.health() == Health::Online {
-        state.healing.granted(shard.id, Ok(()));
+    let repair = wish.is_some_and(|wish| wish.what == Wish::Repair);
+    if asked && (repair || shard.health() != Health::Online) {
+        return mend::piece(state, mover, layout, index);
     }
+    shard.clear_up()?;
     Ok(Step::Idle)
 }
 

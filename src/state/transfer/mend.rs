@@ -1,0 +1,80 @@
+//! Mending: what a shard cannot read is put in from its replicas, page by page, in place.
+
+use super::Purpose;
+use super::chunk::{Extent, gather};
+use super::copy::with_sources;
+use crate::error::{ErrorKind, Result};
+use crate::record::{KeyRange, RunRecord};
+use crate::shard::Layout;
+use crate::state::State;
+
+/// How much is verified at once, in bytes.
+pub const VERIFIED: usize = 2 << 20;
+
+/// What verifying a piece of a shard came to.
+#[derive(Debug, Default)]
+pub struct Mended {
+    /// Damaged pages that were replaced.
+    pub repaired: u64,
+    /// Damaged pages for which there was nothing to replace them by; the last cause.
+    pub left: u64,
+    pub cause: Option<crate::error::Error>,
+    /// Where to go on; none at the end.
+    pub end: Option<Vec<u8>>,
+}
+
+/// Verifies a piece of a shard's pages from `from` on, and replaces those that are damaged. An error is about the shard as a
+/// whole.
+pub fn verify_and_mend(state: &State, layout: &Layout, index: usize, from: &[u8]) -> Result<Mended> {
+    let shard = &layout.shards[index];
+    let mut bad = Vec::new();
+    let end = shard.whatever_for()?.verify(from, VERIFIED, &mut bad)?;
+    let mut mended = Mended { end, ..Mended::default() };
+    for damage in bad {
+        match mend(state, layout, index, &damage.range) {
+            Ok(true) => {
+                log::warn!("shard {}: a damaged page was replaced: {}", shard.id, damage.error);
+                mended.repaired += 1;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                log::error!("shard {}: a damaged page is left ({}): {error}", shard.id, damage.error);
+                mended.left += 1;
+                mended.cause = Some(error);
+            }
+        }
+    }
+    Ok(mended)
+}
+
+/// Replaces what a shard holds of a damaged range by what its replicas hold; false if it is no longer damaged.
+fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Result<bool> {
+    let (purpose, shard) = (Purpose::Mending(index), &layout.shards[index]);
+    // No flush is half done meanwhile: what it has brought to one side and not yet to the other would be lost.
+    let _turn = state.flushing.lock();
+    let _chunk = state.moving.lock();
+    let engine = shard.whatever_for()?;
+    let Some(range) = engine.damaged(&range.lo)? else { return Ok(false) };
+    let extent = Extent::Key(range.hi.as_deref());
+    let chunk = with_sources(state, layout, purpose, |sources| {
+        let wanted = |shard, position| sources.is(layout, shard, position);
+        let engine = |shard: usize| layout.shards[shard].engine();
+        gather(layout, &range.lo, extent, &sources.shards, &engine, &wanted)
+    })?;
+    let keys = chunk.keys();
+    let run: Vec<RunRecord<'_>> = keys
+        .iter()
+        .filter(|versions| purpose.wants(layout, index, versions.position))
+        .flat_map(|versions| versions.records())
+        .collect();
+    let replaced = shard
+        .begin_apply()
+        .and_then(|()| engine.replace_range(&range, &run))
+        .and_then(|()| shard.seal(shard.applied()));
+    replaced.inspect_err(|error| match error.kind() {
+        // It was refused, and nothing was changed.
+        ErrorKind::InvalidInput => {}
+        _ => state.shard_failed(shard, error),
+    })?;
+    Ok(true)
+}

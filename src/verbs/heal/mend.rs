@@ -1,0 +1,76 @@
+//! Mending a shard of which some page is known to be damaged: all of it is verified, and what is damaged is replaced from
+//! its replicas, in place.
+
+use super::fill;
+use super::step::{Step, healed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shard::Layout;
+use crate::state::State;
+use crate::state::change::{Mender, Mover};
+use crate::state::events::EventKind;
+use crate::state::transfer::verify_and_mend;
+use std::sync::Arc;
+
+/// Verifies and mends a piece of the shard; at the end it is whole, or what is left of its damage is told.
+pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
+    let shard = &layout.shards[index];
+    if mover.mending.as_ref().is_none_or(|mending| mending.shard != shard.id) {
+        mover.mending = Some(Mender { shard: shard.id, position: Vec::new(), repaired: 0, left: 0 });
+    }
+    let Some(mending) = &mut mover.mending else { return Ok(Step::Idle) };
+    let mended = match verify_and_mend(state, layout, index, &mending.position) {
+        Ok(mended) => mended,
+        // What its pages are found by is damaged: there are no parts to be put right.
+        Err(error) if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unsupported) => {
+            mover.mending = None;
+            return fill::begin_anew(state, mover, layout, index, false, &error.to_string());
+        }
+        Err(error) => {
+            mover.mending = None;
+            return Err(error);
+        }
+    };
+    (mending.repaired, mending.left) = (mending.repaired + mended.repaired, mending.left + mended.left);
+    if let Some(cause) = mended.cause {
+        mending.left = mending.left.max(1);
+        log::debug!("shard {}: {cause}", shard.id);
+    }
+    if let Some(end) = mended.end {
+        mending.position = end;
+        return Ok(Step::Worked(1));
+    }
+    let (repaired, left) = (mending.repaired, mending.left);
+    mover.mending = None;
+    if repaired > 0 {
+        state.events.tell(Some(shard.id), EventKind::Repaired { pages: repaired });
+    }
+    if left > 0 {
+        let text = format!("{left} damaged pages have no replica to be replaced from");
+        return Err(Error::new(ErrorKind::Unavailable, text)
+            .on(shard.id)
+            .remedy("bring the shards back that hold their replicas, or restore a checkpoint"));
+    }
+    // A change of it failed as damage does, and nothing is damaged: it is opened again; the second time it is begun anew.
+    if repaired == 0 && (shard.is_stalled() || shard.is_suspect()) && shard.strike() > 1 {
+        return fill::begin_anew(
+            state,
+            mover,
+            layout,
+            index,
+            false,
+            "it fails, and no damage is found in it",
+        );
+    }
+    if repaired == 0 && shard.is_stalled() {
+        let error = shard.fault().unwrap_or_else(|| Error::corruption("it fails").on(shard.id));
+        state.shard_failed(shard, &error);
+        return Ok(Step::Worked(1));
+    }
+    shard.cleared();
+    if shard.serves() {
+        shard.resume();
+        shard.recovered();
+        healed(state, shard);
+    }
+    Ok(Step::Worked(1))
+}

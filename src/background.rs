@@ -118,8 +118,8 @@ fn mover(state: &State) {
     }
 }
 
-/// One step of healing, or, where there is none to be taken, of a change of the topology; and how soon to look again if
-/// there is neither.
+/// One step of healing, or, where there is none to be taken, of a change of the topology, or of a scrub; and how soon to look
+/// again if there is none at all.
 fn move_round(state: &State) -> Result<(Step, Option<Duration>)> {
     let mut later = None;
     match verbs::heal::step(state)? {
@@ -135,7 +135,14 @@ fn move_round(state: &State) -> Result<(Step, Option<Duration>)> {
     if step == Step::NeedsFlush {
         verbs::flush::flush(state)?;
     }
-    Ok((step, later))
+    if step != Step::Idle {
+        return Ok((step, None));
+    }
+    match verbs::scrub::step(state)? {
+        verbs::scrub::Step::Worked(bytes) => Ok((Step::Worked(bytes), None)),
+        verbs::scrub::Step::Idle => Ok((Step::Idle, later)),
+        verbs::scrub::Step::Later(rest) => Ok((Step::Idle, Some(later.map_or(rest, |l| l.min(rest))))),
+    }
 }
 
 /// How hard the mover works.
@@ -155,7 +162,8 @@ impl Default for Effort {
 impl Effort {
     /// How long to rest after a step.
     fn after(&mut self, state: &State, bytes: u64, worked: Duration) -> Duration {
-        if let Some(rate) = state.change.rate() {
+        let scrubbing = state.change.current().is_none().then(|| state.scrub.rate()).flatten();
+        if let Some(rate) = state.change.rate().or(scrubbing) {
             return Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64).saturating_sub(worked);
         }
         if self.looked.elapsed() >= LOOK_AT_FOREGROUND {

@@ -61,6 +61,7 @@ mod range;
 #[allow(missing_docs)] // Exported to tests alone.
 mod record;
 mod ring;
+mod scrub;
 mod shard;
 #[allow(missing_docs)] // Exported to tests alone.
 mod state;
@@ -80,9 +81,11 @@ pub use options::{Durability, Heal, Options, ShardOptions};
 pub use plan::{Plan, PlannedShard, Problem, Request, Role};
 pub use range::Range;
 pub use ring::{Balance, LoadLimit, Member, Move, Partitioner, Ring, ShardBalance};
+pub use scrub::Scrub;
 pub use shard::{Health, Quarantined};
 pub use state::change::{Phase, Progress};
 pub use state::events::{Event, EventKind, Events};
+pub use state::scrub::{ScrubProgress, ScrubReport};
 pub use store::Store;
 pub use topology::{Planner, ShardPlace, ShardRole, TopologyChange, TopologyView};
 pub use verbs::heal::{ShardHealth, StoreHealth};

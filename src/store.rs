@@ -11,6 +11,7 @@ use crate::manifest::DEFAULT_KEYSPACE;
 use crate::options::{Durability, Options};
 use crate::plan::Plan;
 use crate::ring::Ring;
+use crate::scrub::Scrub;
 use crate::state::Seams;
 use crate::state::events::Events;
 use crate::state::healing::Wish;
@@ -256,6 +257,28 @@ impl Store {
     /// `Unavailable` if it does not serve; `Io`.
     pub fn compact(&self, shard: ShardId) -> Result<()> {
         verbs::heal::request(&self.handle().state, shard, Wish::Compact, None)
+    }
+
+    /// Begins a scrub, or finds the one that is under way: every page of every shard is read and verified, and replicas are
+    /// compared record by record; what is found is put right from the other replicas and told ([`events`](Self::events)).
+    /// It works in the background, gives way to reads and writes, and goes on where it was after the store is opened again.
+    ///
+    /// # Errors
+    /// `Closed` after a close.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = annulus::Store::open(dir.path().join("db"))?;
+    /// store.insert("order/17", b"paid")?;
+    /// store.flush()?;
+    /// let report = store.scrub()?.wait()?.expect("nobody cancelled it");
+    /// assert_eq!((report.pages_left, report.records_unsettled), (0, 0));
+    /// # Ok(()) }
+    /// ```
+    pub fn scrub(&self) -> Result<Scrub> {
+        let number = verbs::scrub::begin(&self.handle().state)?;
+        Ok(Scrub::new(self.default.handle.clone(), number))
     }
 
     /// Deletes the files of damaged engines that were kept of a shard ([`StoreHealth::quarantined`]).

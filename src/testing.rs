@@ -157,6 +157,11 @@ pub fn heal_step(store: &Store) -> Result<bool> {
     }
 }
 
+/// One step of a scrub; whether there may be more.
+pub fn scrub_step(store: &Store) -> Result<bool> {
+    Ok(verbs::scrub::step(&store.handle.state)? != verbs::scrub::Step::Idle)
+}
+
 pub fn held_by(store: &Store, keyspace: KeyspaceId, shard: ShardId) -> Result<Vec<(Vec<u8>, Seq)>> {
     let layout = store.handle.state.layout();
     let index = layout.index_of(shard).unwrap_or(usize::MAX);

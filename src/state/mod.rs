@@ -28,6 +28,7 @@ mod memory;
 mod pace;
 mod read;
 mod records;
+pub mod scrub;
 mod share;
 mod signals;
 pub mod transfer;
@@ -53,6 +54,7 @@ use cover::Cover;
 use events::{EventKind, Hub};
 use healing::Healing;
 use parking_lot::{Mutex, RwLock};
+use scrub::Scrubbing;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,6 +84,8 @@ pub struct Settings {
     pub shard_timeout: Duration,
     /// Bytes of damaged engines that are kept of each shard.
     pub quarantine_limit: u64,
+    /// How often everything is scrubbed.
+    pub scrub_every: Option<Duration>,
 }
 
 /// What the last opening did.
@@ -111,6 +115,7 @@ pub struct State {
     /// The change of the topology that is under way, if one is.
     pub change: Control,
     pub healing: Healing,
+    pub scrub: Scrubbing,
     /// Where it is told what happens to the store.
     pub events: Arc<Hub>,
     pub flushes: AtomicU64,
@@ -151,6 +156,7 @@ pub struct Parts {
     pub journal: Journal,
     pub memory: Memory,
     pub layout: Arc<Layout>,
+    pub scrub: Scrubbing,
     pub lock: Box<dyn Send + Sync>,
 }
 
@@ -181,6 +187,7 @@ impl State {
             moving: Mutex::new(()),
             change: Control::new(parts.manifest.change.as_ref(), replayed),
             healing: Healing::default(),
+            scrub: parts.scrub,
             events: Arc::default(),
             flushes: AtomicU64::new(0),
             records: Records::new(records),
@@ -239,6 +246,7 @@ impl State {
         let first = !self.closed.swap(true, Ordering::AcqRel);
         if first {
             self.events.close();
+            self.scrub.close();
             self.healing.close(&closed(&self.dir));
         }
         first

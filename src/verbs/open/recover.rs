@@ -16,6 +16,7 @@ use crate::manifest::{ChangeStep, Manifest, ShardEntry, ShardState};
 use crate::options::Options;
 use crate::shard::paths::{self, JOURNAL_DIR};
 use crate::shard::{self, Layout, Run, Shard, ShardSpec, Turns, Worker, apply_to_all};
+use crate::state::scrub::Scrubbing;
 use crate::state::{Memory, Opening, Parts, Seams, Settings, State};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -71,8 +72,19 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let opening =
         Opening { replayed_frames: report.frames, replayed_bytes: report.bytes, took: started.elapsed() };
     state_limits(&layout);
-    let parts =
-        Parts { dir: dir.to_path_buf(), seams, settings, opening, manifest, journal, memory, layout, lock };
+    let scrub = Scrubbing::load(seams.disk.as_ref(), dir, manifest.store);
+    let parts = Parts {
+        dir: dir.to_path_buf(),
+        seams,
+        settings,
+        opening,
+        manifest,
+        journal,
+        memory,
+        layout,
+        scrub,
+        lock,
+    };
     Ok(State::new(parts))
 }
 
@@ -109,6 +121,7 @@ fn settings(options: &Options) -> Settings {
         heal: options.heal,
         shard_timeout: options.shard_timeout.unwrap_or(Duration::from_secs(60)),
         quarantine_limit: options.quarantine_limit.unwrap_or(1 << 30),
+        scrub_every: options.scrub_every,
     }
 }
 

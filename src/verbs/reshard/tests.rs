@@ -673,3 +673,25 @@ fn a_flush_begins_after_the_chunk_that_is_cleaned() {
     check_reads(&store, &content);
     check_placed(&store, &content);
 }
+
+/// A shard that joins has as much memory as the others, also for what is set when it is opened.
+#[test]
+fn memory_is_shared_out_among_the_shards_that_there_are() {
+    let world = World::new();
+    let (store, _) = world.filled(2);
+    let budget = 8 << 20;
+    let equal = |shards: &[u32]| {
+        let given: Vec<_> = shards.iter().map(|id| world.gates.given(ShardId(*id))).collect();
+        let least = budget / 4 / shards.len() as u64;
+        assert!(given.iter().all(|share| *share == given[0] && share.1 == least), "{given:?}");
+    };
+    equal(&[0, 1, 2, 3]);
+    let plan = store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap();
+    store.apply(plan).unwrap();
+    assert_eq!(world.gates.opened(ShardId(4)), budget / 2 / 5);
+    equal(&[0, 1, 2, 3, 4]);
+    settle(&store);
+    drain(&store, LAST);
+    settle(&store);
+    equal(&[0, 1, 2, 4]);
+}

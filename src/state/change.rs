@@ -103,6 +103,8 @@ pub struct Mover {
     pub grace: Vec<Grace>,
     /// The shard that is being rid of what it does not own.
     pub sweep: Option<Sweep>,
+    /// Shards that have been, durably, since they lost something last, and are yet to be said to be clean.
+    pub swept: Vec<ShardId>,
 }
 
 impl Mover {

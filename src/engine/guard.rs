@@ -112,8 +112,8 @@ impl Engine for Guarded {
         guard(self.shard, || self.engine.recount(pages))
     }
 
-    fn set_cache(&self, bytes: u64) {
-        self.engine.set_cache(bytes);
+    fn set_cache(&self, bytes: u64, least: u64) {
+        self.engine.set_cache(bytes, least);
     }
 
     fn live_bytes(&self) -> Result<u64> {

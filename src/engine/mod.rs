@@ -157,8 +157,9 @@ pub trait Engine: Send + Sync + Debug {
     /// were lost or went back in time unseen: it ends with `Corruption`, and the figures are what was counted.
     fn recount(&self, pages: usize) -> Result<bool>;
 
-    /// Sets the memory for caches anew, see [`EngineSpec::cache_bytes`].
-    fn set_cache(&self, bytes: u64);
+    /// Sets the memory for caches anew, see [`EngineSpec::cache_bytes`]. It will not become less than `least` while there are
+    /// as many shards as now: what is dear to bring back may take a part of that for good.
+    fn set_cache(&self, bytes: u64, least: u64);
 
     /// Bytes on disk that records take, without free space.
     fn live_bytes(&self) -> Result<u64>;

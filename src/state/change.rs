@@ -110,6 +110,8 @@ pub struct Mover {
     pub mending: Option<Mender>,
     /// What the scrub under way knows from counting shards' pages.
     pub counted: Counted,
+    /// Shards that have been, durably, since they lost something last, and are yet to be said to be clean.
+    pub swept: Vec<ShardId>,
 }
 
 impl Mover {

@@ -88,6 +88,13 @@ pub struct Settings {
     pub scrub_every: Option<Duration>,
 }
 
+impl Settings {
+    /// The memory for caches that each of so many shards is opened with, before it is shared out by what memtables hold.
+    pub fn opening_cache(&self, shards: usize) -> u64 {
+        (self.memory_budget - self.memtable_bytes) / shards.max(1) as u64
+    }
+}
+
 /// What the last opening did.
 #[derive(Debug, Clone, Default)]
 pub struct Opening {

@@ -236,7 +236,7 @@ fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> Result<Manifest> 
 fn open_shards(dir: &Path, manifest: &Manifest, settings: &Settings, seams: &Seams) -> Result<Layout> {
     let here = |entry: &&ShardEntry| matches!(entry.state, ShardState::Member | ShardState::Joining);
     let entries: Vec<&ShardEntry> = manifest.shards.iter().filter(here).collect();
-    let cache = (settings.memory_budget - settings.memtable_bytes) / entries.len().max(1) as u64;
+    let cache = settings.opening_cache(entries.len());
     let specs: Vec<ShardSpec> =
         entries.iter().map(|entry| ShardSpec::of(dir, manifest, entry, cache)).collect();
     let workers: Vec<Arc<Worker>> = (specs.iter())

@@ -8,7 +8,7 @@ use super::SledEngine;
 use super::core::Core;
 use super::frame::Page;
 use super::node::Listed;
-use super::root::Which;
+use super::root::{Search, Which};
 use crate::engine::tests::{Model, Run, apply, check, scan, scratch, spec};
 use crate::engine::{Engine, EngineSpec, Figures};
 use crate::error::ErrorKind;

@@ -1,8 +1,9 @@
-//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`]; here is what they share.
+//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`], [`repair`]; here is what they share.
 
 mod crash;
 mod damage;
 mod growth;
+mod repair;
 
 use super::SledEngine;
 use super::core::Core;

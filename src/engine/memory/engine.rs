@@ -162,7 +162,10 @@ impl Engine for MemoryEngine {
                     within.hi = Some(key.clone());
                     break;
                 }
-                read += versions.iter().map(|(_, v)| key.len().max(1) + v.as_ref().map_or(0, Bytes::len)).sum::<usize>();
+                read += versions
+                    .iter()
+                    .map(|(_, v)| key.len().max(1) + v.as_ref().map_or(0, Bytes::len))
+                    .sum::<usize>();
             }
             while let Some(range) = self.world.damage(self.id, &within, false) {
                 let error = unreadable(self.id, &range);

@@ -4,8 +4,8 @@
 //! Invariants: a call that hangs holds no lock, so others of the same shard go on; what is changed without a word leaves the
 //! figures as they are, so a recount finds it; what cannot be read is found by verifying.
 
-use super::shard::{self, Shard, Version};
 use super::MemoryFactory;
+use super::shard::{self, Shard, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::KeyRange;
@@ -257,9 +257,7 @@ impl MemoryFactory {
     pub(super) fn put_right(&self, shard: ShardId, range: &KeyRange) -> Result<Vec<KeyRange>> {
         let mut world = self.0.lock();
         let met = |(on, damaged): &(ShardId, KeyRange)| *on == shard && shard::meet(damaged, range);
-        if let Some((_, cut)) =
-            world.damage.iter().find(|item| met(item) && !shard::covers(range, &item.1))
-        {
+        if let Some((_, cut)) = world.damage.iter().find(|item| met(item) && !shard::covers(range, &item.1)) {
             return Err(unreadable(shard, cut));
         }
         Ok(world.damage.extract_if(.., |item| met(item)).map(|(_, range)| range).collect())

@@ -58,9 +58,8 @@ impl MemoryFactory {
     pub fn crash(&self, seed: u64) {
         for (dir, shard) in self.shards() {
             let dir = dir.to_string_lossy().into_owned();
-            let goes_back = |what: &[u8]| {
-                hash128(&[&seed.to_le_bytes(), dir.as_bytes(), what]).is_multiple_of(2)
-            };
+            let goes_back =
+                |what: &[u8]| hash128(&[&seed.to_le_bytes(), dir.as_bytes(), what]).is_multiple_of(2);
             let shard = &mut *shard.lock();
             let replaced = std::mem::take(&mut shard.replaced);
             for (key, versions) in std::mem::take(&mut shard.undo) {

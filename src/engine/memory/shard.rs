@@ -103,7 +103,8 @@ impl Shard {
     /// Puts `run` in the place of what is in `range`.
     pub fn replace(&mut self, range: &KeyRange, run: &[RunRecord<'_>], mut damage: Vec<KeyRange>) {
         let keys: Vec<Vec<u8>> = self.keys_in(range);
-        let mut new: BTreeMap<Vec<u8>, Vec<Version>> = keys.into_iter().map(|key| (key, Vec::new())).collect();
+        let mut new: BTreeMap<Vec<u8>, Vec<Version>> =
+            keys.into_iter().map(|key| (key, Vec::new())).collect();
         for record in run {
             let version = (record.seq, record.value.map(Bytes::copy_from_slice));
             new.entry(record.key.to_vec()).or_default().push(version);

@@ -53,9 +53,8 @@ impl Core {
                 Change::Flush => db.flush().map(|_| ()),
             }
         };
-        let all = move || {
-            changes.into_iter().try_for_each(|change| place.call("write the index", || make(change)))
-        };
+        let all =
+            move || changes.into_iter().try_for_each(|change| place.call("write the index", || make(change)));
         self.place.bounded("write the index", self.patience, all).map_err(|error| self.fail(error))
     }
 }

@@ -63,8 +63,8 @@ mod versions;
 mod window;
 mod writer;
 
-pub use self::node::{Listed, Node, PageRef};
 pub(in crate::engine) use self::edit::check_replacement;
+pub use self::node::{Listed, Node, PageRef};
 
 use self::core::Core;
 use super::{Cursor, Damage, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};

@@ -96,7 +96,8 @@ fn harm(core: &Core, spec: &EngineSpec, listed: &Listed, other: &Listed, harm: H
     core.file.write_at(at, &bytes).unwrap();
     core.cache.remove(listed.page.id);
     // Readers need not know of the header's own checksum.
-    !matches!(harm, Harm::HeaderSum) && !matches!(harm, Harm::Flip(at) if (4..8).contains(&(at % frame.len())))
+    !matches!(harm, Harm::HeaderSum)
+        && !matches!(harm, Harm::Flip(at) if (4..8).contains(&(at % frame.len())))
 }
 
 #[test]
@@ -188,24 +189,27 @@ fn a_page_file_that_lost_its_end_is_put_right() {
 #[test]
 fn little_in_the_place_of_damage_beside_damage_is_enough() {
     let before = numbers(0..2000, 1, 40);
-    let dir = scratch();
-    let (_, engine) = created(dir.path(), 256);
-    apply(&engine, &before, &[]).unwrap();
-    engine.sync(Seq(1)).unwrap();
-    let held = core(&engine);
-    let listed = pages(&held);
-    listed.iter().for_each(|listed| zero(&held, listed));
-    let mut model = Model::default();
-    for index in 0..listed.len() {
-        let range = range_of(&listed, index);
-        let some: Run = within(&before, &range).into_iter().take(index % 2).collect();
-        replace(&engine, &range, &some).unwrap();
-        model.apply(&some);
-        assert_eq!(ranges(&engine, usize::MAX).len(), listed.len() - index - 1);
+    for backwards in [false, true] {
+        let dir = scratch();
+        let (_, engine) = created(dir.path(), 1024);
+        apply(&engine, &before, &[]).unwrap();
+        engine.sync(Seq(1)).unwrap();
+        let held = core(&engine);
+        let listed = pages(&held);
+        listed.iter().for_each(|listed| zero(&held, listed));
+        let mut model = Model::default();
+        for step in 0..listed.len() {
+            let index = if backwards { listed.len() - 1 - step } else { step };
+            let range = range_of(&listed, index);
+            let some: Run = within(&before, &range).into_iter().take(index % 2).collect();
+            replace(&engine, &range, &some).unwrap();
+            model.apply(&some);
+            assert_eq!(ranges(&engine, usize::MAX).len(), listed.len() - step - 1);
+        }
+        check(&engine, &model, &[], &ALL);
+        assert_eq!(engine.figures(), Some(counted(&held)));
+        assert_eq!(pages(&held).len() < listed.len() / 2, backwards, "one that can be read is taken in");
     }
-    check(&engine, &model, &[], &ALL);
-    assert_eq!(engine.figures(), Some(counted(&held)));
-    assert!(pages(&held).len() < listed.len(), "those that can be read are taken in");
 }
 
 #[test]
@@ -381,7 +385,8 @@ fn readers_see_what_was_there_or_what_took_its_place() {
 #[test]
 fn a_crash_leaves_a_repair_undone_or_done() {
     let before = numbers(0..1200, 1, 60);
-    let grown: Run = (0..1200).filter(|n| !(600..700).contains(n)).map(|n| (key(n), Seq(2), Some(vec![2; 150]))).collect();
+    let grown: Run =
+        (0..1200).filter(|n| !(600..700).contains(n)).map(|n| (key(n), Seq(2), Some(vec![2; 150]))).collect();
     let mut done = [0, 0];
     for stop_after in 0.. {
         let dir = scratch();
@@ -397,13 +402,17 @@ fn a_crash_leaves_a_repair_undone_or_done() {
         model.apply(&before);
         model.apply(&grown);
         // Many versions: what takes the page's place is many pages.
-        let new: Run = (0..200).map(|n| ([&range.lo[..], &[n as u8]].concat(), Seq(2), Some(vec![n as u8; 100]))).collect();
+        let new: Run = (0..200)
+            .map(|n| ([&range.lo[..], &[n as u8]].concat(), Seq(2), Some(vec![n as u8; 100])))
+            .collect();
         let new = within(&new, &range);
         model.replace(&range, &new);
         held.stops.left.store(stop_after, Ordering::Relaxed);
         drop(held);
         let change = |engine: &SledEngine| {
-            replace(engine, &range, &new).and_then(|()| apply(engine, &grown, &[])).and_then(|()| engine.sync(Seq(2)))
+            replace(engine, &range, &new)
+                .and_then(|()| apply(engine, &grown, &[]))
+                .and_then(|()| engine.sync(Seq(2)))
         };
         if change(&engine).is_ok() {
             break;
@@ -458,14 +467,17 @@ fn perform(engine: &SledEngine, model: &mut Model, ops: &[Op], seq: &mut u64) ->
         match op {
             Op::Apply(changes) => {
                 let value = |n: &u64, len: &usize, kept: &bool| kept.then(|| vec![*n as u8; *len]);
-                let run: Run =
-                    changes.iter().map(|(n, (len, kept))| (key(*n), Seq(*seq), value(n, len, kept))).collect();
+                let run: Run = changes
+                    .iter()
+                    .map(|(n, (len, kept))| (key(*n), Seq(*seq), value(n, len, kept)))
+                    .collect();
                 model.apply(&run);
                 apply(engine, &run, &[])?;
             }
             Op::Replace(lo, hi, run) => {
                 let range = KeyRange { lo: key(*lo), hi: (*hi < 900).then(|| key(*hi)) };
-                let run = run.iter().map(|(n, len)| (key(*n), Seq(*seq), Some(vec![*n as u8; *len]))).collect();
+                let run =
+                    run.iter().map(|(n, len)| (key(*n), Seq(*seq), Some(vec![*n as u8; *len]))).collect();
                 let run = within(&run, &range);
                 model.replace(&range, &run);
                 replace(engine, &range, &run)?;
@@ -475,7 +487,8 @@ fn perform(engine: &SledEngine, model: &mut Model, ops: &[Op], seq: &mut u64) ->
                 let listed = pages(&held);
                 let index = listed.partition_point(|listed| listed.lower <= key(*n)) - 1;
                 let range = range_of(&listed, index);
-                let run: Run = model.scan(&range, Seq::MAX).into_iter().map(|(k, s, v)| (k, s, Some(v))).collect();
+                let run: Run =
+                    model.scan(&range, Seq::MAX).into_iter().map(|(k, s, v)| (k, s, Some(v))).collect();
                 // Only one that no crash brings back is harmed: what it held is asked for afterwards.
                 if listed[index].page.id >= held.writer.lock().uncommitted {
                     zero(&held, &listed[index]);

@@ -145,7 +145,7 @@ fn a_corrupt_page_is_found_named_and_put_right_as_a_whole() {
     for (reverse, before) in [(false, 97), (true, 96)] {
         let walk = Arc::new(Walk { range: ALL, at: Seq::MAX, reverse, stem_from: 0 });
         let (mut cursor, mut block, mut count) = (engine.cursor(&walk).unwrap(), Block::default(), 0);
-        while cursor.next_block(&mut block).map_or_else(|_| false, |more| more) {
+        while cursor.next_block(&mut block).unwrap_or(false) {
             count += block.len();
         }
         assert_eq!(count, before);
@@ -224,7 +224,8 @@ fn faults_are_counted() {
     let (spec, engine) = created(&factory);
     apply(&*engine, &run(1), &[]).unwrap();
     let io = |result: crate::Result<()>| assert_eq!(result.unwrap_err().kind(), ErrorKind::Io);
-    let calls: [(Operation, &dyn Fn(&dyn Engine) -> crate::Result<()>); 5] = [
+    type Call<'a> = &'a dyn Fn(&dyn Engine) -> crate::Result<()>;
+    let calls: [(Operation, Call<'_>); 5] = [
         (Operation::Get, &|engine| engine.get(&[1], Seq::MAX).map(|_| ())),
         (Operation::Versions, &|engine| {
             engine.versions(&[], 1, &mut |_| false, &mut RunBuffer::default()).map(|_| ())

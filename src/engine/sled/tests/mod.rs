@@ -1,8 +1,10 @@
-//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`]; here is what they share.
+//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`], [`repair`], [`stall`]; here is what they share.
 
 mod crash;
 mod damage;
 mod growth;
+mod repair;
+mod stall;
 
 use super::SledEngine;
 use super::core::Core;

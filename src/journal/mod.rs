@@ -2,7 +2,8 @@
 //!
 //! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
 //! `writer` (writing), `group` (syncing for many), `scan` and `recovery` (reading back), `cases` (what to do with
-//! damage), `open` (creating and opening), `replay` (reading while it is written to).
+//! damage), `open` (creating and opening), `replay` (reading while it is written to), `mirror`
+//! (several copies, on a disk below all this).
 //!
 //! Invariants:
 //! - Sequences are consecutive. What is durable, and what is readable after a crash, is a prefix.
@@ -35,6 +36,7 @@ mod cases;
 mod chunk;
 mod group;
 mod log;
+pub(crate) mod mirror;
 mod open;
 mod recovery;
 mod replay;

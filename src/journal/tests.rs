@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 mod crash;
 mod damage;
 mod live;
+mod mirror;
 mod replay;
 
 const DIR: &str = "/store/journal";

@@ -75,11 +75,14 @@ fn round(state: &State) -> Result<bool> {
 }
 
 fn ticker(state: &State) {
+    let mut short = false;
     loop {
-        if let Err(error) = state.journal.provision() {
+        let provided = state.journal.provision();
+        if let (Err(error), false) = (&provided, short) {
             // Writes make their own room when none was prepared; they report what is wrong.
             log::warn!("no journal segment could be prepared: {error}");
         }
+        short = provided.is_err();
         if !state.signals.next_tick() {
             return;
         }

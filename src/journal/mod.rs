@@ -228,7 +228,7 @@ impl Journal {
     /// disk; runs beside appends.
     ///
     /// # Errors
-    /// `Io`: no segment could be made, for example since the disk is full. Nothing is lost; try again later.
+    /// `Full`: the disk has no room for a segment. `Io`: no segment could be made. Nothing is lost; try again later.
     pub fn provision(&self) -> Result<bool> {
         self.health.check()?;
         self.supply.provision()
@@ -297,6 +297,11 @@ impl Journal {
     /// Whether [`provision`](Self::provision) has something to do.
     pub fn wants_provision(&self) -> bool {
         self.supply.wants_provision()
+    }
+
+    /// Why the next segment could not be made, if the last try failed: appends fail when the current one is full.
+    pub fn shortage(&self) -> Option<Error> {
+        self.supply.shortage()
     }
 
     /// Why nothing more can be written, if so.

@@ -228,6 +228,11 @@ fn warnings(state: &State, shards: &[ShardStats], replicas: usize) -> Vec<String
             ));
         }
     }
+    if let Some(error) = state.journal.shortage() {
+        warnings.push(format!(
+            "the journal cannot grow, and writes fail when its current segment is full: {error}"
+        ));
+    }
     for MirrorFigures { path, good, cause, .. } in mirrors(state) {
         if !good {
             let (path, cause) = (path.display(), cause.unwrap_or_default());

@@ -22,7 +22,7 @@ mod words;
 
 pub use open::{Found, Place};
 
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
 use crate::error::{Error, Result};
 use file::{Handle, MirrorFile, Syncer};
 use parking_lot::{Mutex, RwLock};
@@ -69,7 +69,7 @@ pub struct Mirrors {
     gate: RwLock<()>,
     /// The epoch of the newest word.
     epoch: Mutex<u64>,
-    /// Word of a lost copy could not be kept: nothing may be acknowledged any more.
+    /// A copy may have word that it is complete, and is not: nothing may be acknowledged any more.
     broken: OnceLock<Error>,
     /// Files that are open for writing.
     handles: Mutex<Vec<Weak<Handle>>>,
@@ -175,13 +175,18 @@ impl Mirrors {
             }
         }
         if let Some(value) = done {
-            if !failed.is_empty() {
-                let causes = failed.into_iter().map(|(index, e)| {
-                    (index, Error::io("keep a copy of the journal", self.place(index, path), e))
-                });
-                self.drop_copies(causes.collect())?;
+            if failed.is_empty() {
+                return Ok(value);
             }
-            return Ok(value);
+            let full = failed.iter().map(|(_, e)| e.kind()).find(|kind| is_full(*kind));
+            let causes = failed.into_iter().map(|(index, e)| {
+                (index, Error::io("keep a copy of the journal", self.place(index, path), e))
+            });
+            // Without word of it the operation has failed: what it was for is not acknowledged.
+            let dropped = self.drop_copies(causes.collect());
+            return dropped
+                .map(|()| value)
+                .map_err(|e| io::Error::new(full.unwrap_or(io::ErrorKind::Other), e));
         }
         let error = failed.into_iter().next().map(|(_, e)| e);
         Err(error.unwrap_or_else(|| io::Error::other("no copy of the journal is left")))
@@ -195,7 +200,7 @@ impl Mirrors {
         if good.len() == self.good().count() {
             return Ok(());
         }
-        let more = self.give_word(&mut epoch, good).inspect_err(|e| drop(self.broken.set(e.clone())))?;
+        let more = self.give_word(&mut epoch, good)?;
         for (index, cause) in causes.into_iter().chain(more) {
             self.leave_out(index, cause);
         }
@@ -248,6 +253,10 @@ impl Mirrors {
         }
         outcome
     }
+}
+
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl Disk for Mirrors {
@@ -333,5 +342,12 @@ impl Disk for Mirrors {
 
     fn boot_id(&self) -> u128 {
         self.disk.boot_id()
+    }
+
+    /// The most that any copy has: the others are left out when they are full.
+    fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
+        let spaces: io::Result<Vec<_>> =
+            self.good().map(|index| self.disk.space(&self.place(index, path))).collect();
+        Ok(spaces?.into_iter().flatten().max_by_key(|space| space.free))
     }
 }

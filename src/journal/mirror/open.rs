@@ -11,13 +11,15 @@
 
 use super::words::Word;
 use super::{Mirrors, copy};
-use crate::disk::Disk;
+use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::Journal;
 use crate::journal::recovery::{self, Survey, Walker};
+use crate::journal::segment;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Where a copy lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Found {
     epoch: u64,
     /// The words say of every copy what it is.
     settled: bool,
+    /// A copy was accepted that may have been left behind after a failed sync.
+    accepted: bool,
 }
 
 impl Mirrors {
@@ -139,7 +143,8 @@ impl Found {
                 (place, cause)
             })
             .collect();
-        if judged.iter().all(|(_, cause)| cause.is_some()) {
+        let accepted = judged.iter().all(|(_, cause)| cause.is_some());
+        if accepted {
             accept_one(disk.as_ref(), &mut judged, accept)?;
         }
         let good = |(place, cause): &(Place, Option<Error>)| cause.is_none() && place.listed;
@@ -149,7 +154,7 @@ impl Found {
         named.sort_unstable();
         named.dedup();
         let settled = epoch > 0 && named == believed && word_in_home.is_some_and(|word| word.epoch == epoch);
-        Ok(Found { disk, home: home.to_path_buf(), store, places: judged, epoch, settled })
+        Ok(Found { disk, home: home.to_path_buf(), store, places: judged, epoch, settled, accepted })
     }
 
     fn believed(&self) -> impl Iterator<Item = (usize, &Place)> {
@@ -178,12 +183,16 @@ impl Found {
         let disk = self.disk.clone();
         let (best, generation) = self.best(from, at_least)?;
         let Some((source, _)) = self.places.get(best).cloned() else { return Err(nothing_left(&self.home)) };
+        let suspect = self.suspect(&source.dir)?;
         let (mut good, mut mend, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (place, mut cause)) in self.places.into_iter().enumerate().filter(|(_, (p, _))| p.listed)
         {
             let at = places.len();
             if index == best {
                 good.insert(0, at);
+            } else if cause.is_none() && suspect {
+                mend.push((at, true));
+                cause = Some(Error::corruption("a sync of the journal has failed").at(&place.dir));
             } else if cause.is_none() {
                 match copy::align(disk.as_ref(), &source.dir, &place.dir, generation, false) {
                     Ok(false) => good.push(at),
@@ -198,41 +207,26 @@ impl Found {
             places.push((place, cause));
         }
         let settled = self.settled && mend.is_empty();
-        let mirrors = Mirrors::new(disk.clone(), &self.home, self.store, places, self.epoch, parallel);
-        if settled {
-            return Ok(mirrors);
+        let mirrors = Mirrors::new(disk, &self.home, self.store, places, self.epoch, parallel);
+        if !settled {
+            mirrors.settle(&source.dir, generation, good, mend)?;
         }
-        let mut epoch = mirrors.epoch.lock();
-        if !good.is_empty() {
-            let lost = mirrors.give_word(&mut epoch, good.clone())?;
-            good.retain(|index| lost.iter().all(|(failed, _)| failed != index));
-            lost.into_iter().for_each(|(index, cause)| mirrors.leave_out(index, cause));
-        }
-        for (index, anew) in mend {
-            let Some(mirror) = mirrors.copies.get(index) else { continue };
-            let mended = mend_one(disk.as_ref(), &source.dir, &mirror.dir, generation, anew);
-            match mended {
-                Ok(()) => {
-                    log::warn!("the copy of the journal at {} was mended", mirror.dir.display());
-                    good.push(index);
-                }
-                Err(e) => *mirror.cause.lock() = Some(e),
-            }
-        }
-        if good.is_empty() {
-            let cause = mirrors.copies.iter().find_map(|mirror| mirror.cause.lock().clone());
-            return Err(cause.unwrap_or_else(|| nothing_left(&self.home)));
-        }
-        let lost = mirrors.give_word(&mut epoch, good.clone())?;
-        for index in good.into_iter().filter(|index| lost.iter().all(|(failed, _)| failed != index)) {
-            if let Some(mirror) = mirrors.copies.get(index) {
-                *mirror.cause.lock() = None;
-                mirror.good.store(true, std::sync::atomic::Ordering::Release);
-            }
-        }
-        lost.into_iter().for_each(|(index, cause)| mirrors.leave_out(index, cause));
-        drop(epoch);
         Ok(mirrors)
+    }
+
+    /// Whether the system may hold bytes of a believed copy in memory that it no longer means to write. If so, the one that
+    /// serves gets the note that makes the journal write it again; comparing would not show it.
+    fn suspect(&self, serves: &Path) -> Result<bool> {
+        let noted = |dir: &Path| self.disk.exists(&dir.join(segment::POISONED)).unwrap_or(true);
+        if !self.accepted && !self.believed().any(|(_, place)| noted(&place.dir)) {
+            return Ok(false);
+        }
+        if !noted(serves) {
+            let io = |e| Error::io("note a failed sync in a copy of the journal", serves, e);
+            self.disk.open(&serves.join(segment::POISONED), OpenMode::CreateNew).map_err(io)?;
+            copy::sync_dir(self.disk.as_ref(), serves)?;
+        }
+        Ok(true)
     }
 
     /// The undamaged copy that reaches furthest, and the generation that a replay begins with there.
@@ -277,6 +271,52 @@ impl Found {
         };
         let end = walker.walk()?.end;
         Ok((end, survey.segments.get(start).map_or(0, |segment| segment.header.generation)))
+    }
+}
+
+impl Mirrors {
+    /// Gives word that the copies `good` are complete and no others, then mends those to be mended (true: from scratch), and
+    /// gives word of them too.
+    fn settle(
+        &self,
+        from: &Path,
+        generation: u64,
+        mut good: Vec<usize>,
+        mend: Vec<(usize, bool)>,
+    ) -> Result<()> {
+        let mut epoch = self.epoch.lock();
+        if !good.is_empty() {
+            for (lost, cause) in self.give_word(&mut epoch, good.clone())? {
+                good.retain(|index| *index != lost);
+                self.leave_out(lost, cause);
+            }
+        }
+        if mend.is_empty() {
+            return Ok(());
+        }
+        for (index, anew) in mend {
+            let Some(mirror) = self.copies.get(index) else { continue };
+            match mend_one(self.disk.as_ref(), from, &mirror.dir, generation, anew) {
+                Ok(()) => {
+                    log::warn!("the copy of the journal at {} was mended", mirror.dir.display());
+                    good.push(index);
+                }
+                Err(e) => *mirror.cause.lock() = Some(e),
+            }
+        }
+        if good.is_empty() {
+            let cause = self.copies.iter().find_map(|mirror| mirror.cause.lock().clone());
+            return Err(cause.unwrap_or_else(|| nothing_left(&self.home)));
+        }
+        let lost = self.give_word(&mut epoch, good.clone())?;
+        for index in good.into_iter().filter(|index| lost.iter().all(|(failed, _)| failed != index)) {
+            if let Some(mirror) = self.copies.get(index) {
+                *mirror.cause.lock() = None;
+                mirror.good.store(true, Ordering::Release);
+            }
+        }
+        lost.into_iter().for_each(|(index, cause)| self.leave_out(index, cause));
+        Ok(())
     }
 }
 

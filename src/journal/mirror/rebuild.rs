@@ -105,14 +105,12 @@ impl Mirrors {
             }
         }
         let mut epoch = self.epoch.lock();
+        // Where no word can be given now, that shows here, before the copy has one.
+        for (lost, cause) in self.give_word(&mut epoch, self.good().collect())? {
+            self.leave_out(lost, cause);
+        }
         let good: Vec<usize> = self.good().chain([index]).collect();
-        let lost = self.give_word(&mut epoch, good).or_else(|cause| {
-            // The copy may have the word already, and is not counted: that must not stand.
-            let without = self.good().collect();
-            let lost =
-                self.give_word(&mut epoch, without).inspect_err(|e| drop(self.broken.set(e.clone())))?;
-            Ok(lost.into_iter().chain([(index, cause)]).collect())
-        })?;
+        let lost = self.give_word(&mut epoch, good).inspect_err(|e| drop(self.broken.set(e.clone())))?;
         let mut refused = None;
         for (lost, cause) in lost {
             if lost == index {

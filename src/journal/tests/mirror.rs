@@ -379,6 +379,11 @@ fn wander(seed: u64) {
             continue;
         }
         let was_good = good(&mirrors);
+        let noted = |dir: &&str| disk.exists(&Path::new(dir).join("poisoned")).unwrap_or(false);
+        if journal.poisoned().is_some() && !DIRS.iter().any(noted) {
+            // The note of a failed sync failed as well: what is readable may not be on the disk, and nobody can know.
+            return;
+        }
         let kill = rng.below(3) == 0;
         disk = if kill { disk.kill() } else { disk.crash(PowerCut { seed: rng.next() }) };
         let least = if kill { model.handed } else { model.synced };
@@ -395,7 +400,7 @@ fn wander(seed: u64) {
         let complete = (0..2).any(|index| was_good[index] && Some(index) != lost);
         let outcome = match outcome {
             Err(e) => {
-                assert!(!complete, "seed {seed}: {e}");
+                assert!(!complete, "seed {seed}, {was_good:?} without {lost:?}, kill {kill}: {e}");
                 assert_eq!(e.kind(), ErrorKind::Refused, "seed {seed}: {e}");
                 refused += 1;
                 disk.heal();
@@ -440,7 +445,7 @@ fn a_copy_is_made_anew_beside_writers() {
     for round in 0..3 {
         fault(&disk, Operation::Sync, round % 2, 1);
         write(50);
-        assert_eq!(good(&mirrors)[round % 2], false);
+        assert!(!good(&mirrors)[round % 2]);
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| write(150));

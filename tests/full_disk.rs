@@ -94,7 +94,7 @@ fn a_full_journal_disk_is_a_clean_error() {
         assert_eq!(error.kind(), ErrorKind::Full, "{error:?}");
         assert!(error.to_string().contains("free space"), "{error}");
         for _ in 0..20 {
-            assert_eq!(store.insert("never", b"1").unwrap_err().kind(), ErrorKind::Full);
+            assert_eq!(store.insert("never", value(7)).unwrap_err().kind(), ErrorKind::Full);
         }
         assert!(store.stats().unwrap().warnings.iter().any(|w| w.contains("journal")), "{round}");
         check(&store, acknowledged);

@@ -89,7 +89,7 @@ pub use state::scrub::{ScrubProgress, ScrubReport};
 pub use store::Store;
 pub use topology::{Planner, ShardPlace, ShardRole, TopologyChange, TopologyView};
 pub use verbs::heal::{ShardHealth, StoreHealth};
-pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};
+pub use verbs::stats::{JournalFigures, MirrorFigures, OpeningFigures, ShardStats, Stats};
 
 /// The examples of the README and the guides are compiled with the tests.
 #[cfg(doctest)]
@@ -98,4 +98,5 @@ pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};
 #[doc = include_str!("../docs/guides/replication.md")]
 #[doc = include_str!("../docs/guides/rebalancing.md")]
 #[doc = include_str!("../docs/guides/tuning.md")]
+#[doc = include_str!("../docs/guides/journal.md")]
 mod pages {}

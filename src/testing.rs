@@ -124,6 +124,11 @@ pub fn tick(store: &Store) -> Result<()> {
     store.handle.state.journal.provision().map(|_| ())
 }
 
+/// Tries the journal's copies that are behind; how many are complete again.
+pub fn mend(store: &Store) -> usize {
+    store.handle.state.mirrors.as_ref().map_or(0, |mirrors| mirrors.mend())
+}
+
 /// Purges dropped keyspaces.
 pub fn purge(store: &Store) -> Result<bool> {
     verbs::purge::purge(&store.handle.state)

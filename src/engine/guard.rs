@@ -142,4 +142,8 @@ impl Cursor for GuardedCursor {
     fn next_block(&mut self, block: &mut Block) -> Result<bool> {
         guard(self.shard, || self.cursor.next_block(block))
     }
+
+    fn next_key(&self) -> Result<Option<Vec<u8>>> {
+        guard(self.shard, || self.cursor.next_key())
+    }
 }

@@ -96,7 +96,8 @@ pub trait Engine: Send + Sync + Debug {
 
     /// Merges a sorted run (key ascending, sequence descending). Of each key the newest version is kept, and the older
     /// ones that a snapshot in `live` (ascending) still sees; a removal at [`Seq::MAX`] takes all of its key's versions
-    /// away. Not durable before [`sync`](Self::sync). After an error a part may have been applied; after one in writing, every later call fails until the shard is opened again.
+    /// away. Not durable before [`sync`](Self::sync). After an error a part may have been applied; after one in
+    /// writing, every later change fails until the shard is opened again, and what is there is read as before.
     fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()>;
 
     /// Removes every version of every key in `range`. Not durable before [`sync`](Self::sync).
@@ -135,7 +136,7 @@ pub trait Engine: Send + Sync + Debug {
     /// # Errors
     /// `InvalidInput`: the run is out of order or reaches out of the range. `Corruption` or `Io`: a page that lies only
     /// partly in the range cannot be read, whose other records would be lost. In these cases nothing was changed. After
-    /// an error in writing every later call fails until the shard is opened again.
+    /// an error in writing every later change fails until the shard is opened again.
     fn replace_range(&self, range: &KeyRange, run: &[RunRecord<'_>]) -> Result<()> {
         let _ = (range, run);
         Err(whole_only())

@@ -45,6 +45,7 @@ use crate::engine::EngineFactory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Journal;
+use crate::journal::mirror::Mirrors;
 use crate::manifest::Manifest;
 use crate::options::{Durability, Heal};
 use crate::ring::Ring;
@@ -115,6 +116,8 @@ pub struct State {
     pub manifest: Mutex<Manifest>,
     pub flushing: Mutex<()>,
     pub journal: Journal,
+    /// The journal's copies, where there are several.
+    pub mirrors: Option<Arc<Mirrors>>,
     pub memory: Memory,
     pub pace: Pace,
     pub signals: Signals,
@@ -161,6 +164,7 @@ pub struct Parts {
     pub opening: Opening,
     pub manifest: Manifest,
     pub journal: Journal,
+    pub mirrors: Option<Arc<Mirrors>>,
     pub memory: Memory,
     pub layout: Arc<Layout>,
     pub scrub: Scrubbing,
@@ -189,6 +193,7 @@ impl State {
             opening: parts.opening,
             flushing: Mutex::new(()),
             journal: parts.journal,
+            mirrors: parts.mirrors,
             memory: parts.memory,
             signals: Signals::default(),
             moving: Mutex::new(()),

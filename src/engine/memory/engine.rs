@@ -40,6 +40,7 @@ impl std::ops::Deref for MemoryEngine {
 }
 
 impl Seat {
+    /// What was written before a failure is read after it as before.
     pub fn with<T>(&self, f: impl FnOnce(&mut Shard) -> Result<T>) -> Result<T> {
         let mut shard = self.shard.lock();
         if shard.life != self.life || !shard.open {
@@ -47,10 +48,11 @@ impl Seat {
                 .at(&self.dir)
                 .on(self.id));
         }
-        match &shard.failed {
-            Some(error) => Err(error.clone()),
-            None => f(&mut shard),
-        }
+        f(&mut shard)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.with(|shard| shard.failed.clone().map_or(Ok(()), Err))
     }
 
     /// Does what has been injected into `operation`, without a lock.
@@ -61,7 +63,7 @@ impl Seat {
 
     /// The same; a failure is to be final.
     fn pass_writing(&self, operation: Operation) -> Result<Result<()>> {
-        self.with(|_| Ok(()))?;
+        self.check()?;
         Ok(self.world.fault(self.id, operation).map_err(|error| error.at(&self.dir)))
     }
 }

@@ -163,7 +163,6 @@ impl Core {
     }
 
     pub fn disk_bytes(&self) -> Result<u64> {
-        self.check()?;
         let mut total = 0;
         walk(&self.place.dir, &mut |path| {
             let found = fs::symlink_metadata(path)?;

@@ -165,7 +165,7 @@ fn a_page_file_that_lost_its_end_is_put_right() {
         apply(&engine, &before, &[]).unwrap();
         engine.sync(Seq(1)).unwrap();
         let held = core(&engine);
-        engine.set_cache(0);
+        engine.set_cache(0, 0);
         let listed = pages(&held);
         assert!(listed.is_sorted_by_key(|listed| listed.page.unit), "they lie in order");
         let index = listed.len() / 2;
@@ -378,7 +378,7 @@ fn readers_see_what_was_there_or_what_took_its_place() {
     let (_, engine) = created(dir.path(), 512);
     apply(&engine, &before, &[]).unwrap();
     engine.sync(Seq(1)).unwrap();
-    engine.set_cache(0);
+    engine.set_cache(0, 0);
     let held = core(&engine);
     let (over, round_now) = (AtomicBool::new(false), AtomicU64::new(1));
     std::thread::scope(|scope| {

@@ -1,6 +1,6 @@
 //! Engines whose operations wait at gates.
 
-use crate::engine::{Block, Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
+use crate::engine::{Block, Cursor, Damage, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
 use crate::error::{Error, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
@@ -162,6 +162,18 @@ impl Engine for GatedEngine {
 
     fn remove_range(&self, range: &KeyRange) -> Result<()> {
         self.engine.remove_range(range)
+    }
+
+    fn verify(&self, from: &[u8], bytes: usize, bad: &mut Vec<Damage>) -> Result<Option<Vec<u8>>> {
+        self.engine.verify(from, bytes, bad)
+    }
+
+    fn damaged(&self, key: &[u8]) -> Result<Option<KeyRange>> {
+        self.engine.damaged(key)
+    }
+
+    fn replace_range(&self, range: &KeyRange, run: &[RunRecord<'_>]) -> Result<()> {
+        self.engine.replace_range(range, run)
     }
 
     fn sync(&self, applied: Seq) -> Result<()> {

@@ -149,6 +149,25 @@ impl Shard {
         matches!(seal, Ok(Some(seal)) if (seal.store, seal.shard) == (self.store, self.id))
     }
 
+    /// Errors if the directory has become another's since it was opened, as when two are swapped or one is replaced by an empty
+    /// one: files that are open go on being those that they were, and those that are replaced by name do not. Of a seal and an
+    /// identity that are both damaged one cannot tell; they are written anew.
+    pub(super) fn check_ours(&self) -> Result<()> {
+        let disk = self.disk.as_ref();
+        let sealed = match Seal::load(disk, &self.dir) {
+            Ok(Some(seal)) if (seal.store, seal.shard) == (self.store, self.id) => return Ok(()),
+            sealed => sealed,
+        };
+        match Identity::load(disk, &self.dir) {
+            Ok(Some(found)) => found.expect(&self.dir, self.store, self.id),
+            Ok(None) if matches!(sealed, Ok(None)) => {
+                Err(self.missing("has neither an identity file nor a seal"))
+            }
+            Err(error) if error.kind() != ErrorKind::Corruption => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn missing(&self, what: &str) -> Error {
         let text = format!("the shard is missing: its directory {what}");
         Error::new(ErrorKind::NotFound, text).at(&self.dir).on(self.id).remedy("is its disk mounted?")

@@ -22,6 +22,10 @@ const ENGINE_DIR: &str = "engine";
 /// What the directories of engines that were set aside begin with.
 const QUARANTINE_DIR: &str = "quarantine-";
 
+/// Room that must be there before a shard that was full is opened again, or one is begun anew: an engine writes at its opening,
+/// and one that fails in the middle of that can be read no longer, or passes for damaged.
+const ROOM: u64 = 4 << 20;
+
 /// The files of a damaged engine, which were set aside when the shard was rebuilt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -173,13 +177,26 @@ impl Shard {
         Error::new(ErrorKind::NotFound, text).at(&self.dir).on(self.id).remedy("is its disk mounted?")
     }
 
-    /// Errors unless the directory can be written to.
+    /// Errors unless the directory can be written to, and there is room enough for an engine to be opened.
     pub fn probe(&self) -> Result<()> {
+        self.check_room()?;
         let (disk, path) = (self.disk.as_ref(), self.dir.join("PROBE"));
         // More than metadata alone, which may find room where nothing else does.
         let written = disk.replace(&path, &[0; 64 << 10]);
         let removed = disk.remove_file(&path);
         written.and(removed).map_err(|e| Error::io("write to the shard's directory", &path, e).on(self.id))
+    }
+
+    /// Errors where too little is free for an engine to be opened in safety; writes nothing.
+    pub fn check_room(&self) -> Result<()> {
+        let disk = self.disk.as_ref();
+        let space = disk.space(&self.dir).map_err(|e| Error::io("ask for the room left at", &self.dir, e))?;
+        if let Some(space) = space.filter(|space| space.free < ROOM) {
+            let text = format!("{} bytes are free, {ROOM} are needed to go on", space.free);
+            let full = std::io::Error::new(std::io::ErrorKind::StorageFull, text);
+            return Err(Error::io("write to the shard's directory", &self.dir, full).on(self.id));
+        }
+        Ok(())
     }
 
     /// Moves the engine of that generation aside, or deletes one that was never whole.

@@ -194,8 +194,17 @@ impl Live {
 
     /// Fails if anything wrong has been seen.
     pub fn check(&self) {
-        let wrong = self.shared.wrong.lock().unwrap();
-        assert!(wrong.is_empty(), "{} wrong, the first: {:#?}", wrong.len(), &wrong[..wrong.len().min(5)]);
+        let wrong = self.shared.wrong.lock().unwrap().clone();
+        if let Some(first) = wrong.first() {
+            let store = self.shared.store.try_read().ok();
+            let mut events = store.as_ref().and_then(|store| store.as_ref()).map(|store| store.events());
+            let events: Vec<Event> = std::iter::from_fn(|| events.as_mut()?.try_next()).collect();
+            panic!(
+                "{} wrong, the first: {first}; {:#?}",
+                wrong.len(),
+                &events[events.len().saturating_sub(12)..]
+            );
+        }
     }
 
     /// With the workload at rest: closes the store, does something to its files, and opens it again.

@@ -364,6 +364,14 @@ fn files_that_are_deleted_are_missed_while_the_store_is_open() {
             live.operations(200);
             live.with(|store| store.flush().unwrap());
             live.wait_for("not missed", |_| seen(&live) > before);
+            if what == "db" {
+                // What is left is kept for whoever wants to look into it.
+                let kept = live.with(|store| store.health().unwrap().quarantined);
+                assert!(
+                    kept.iter().any(|q| q.shard.0 == shard as u32 && q.path.join("pages").exists()),
+                    "{kept:?}"
+                );
+            }
             live.wait_until_good();
             live.check_copies();
         }

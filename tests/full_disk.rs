@@ -1,9 +1,14 @@
 //! A small ext4 file system in a loop-mounted image that runs full: writes end in a clean error, everything acknowledged
-//! stays readable, and after space has been made the store opens with all of it. Skipped where mounting is not possible.
+//! stays readable, and after space has been made the store opens with all of it, or goes on without being opened again. And
+//! file systems that are shut down under a store. Skipped where mounting is not possible.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::{ErrorKind, Options, Store};
+#[path = "common/live.rs"]
+mod live;
+
+use annulus::{ErrorKind, EventKind, Health, Options, ShardId, Store};
+use live::Live;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -185,4 +190,137 @@ fn a_read_only_shard_is_an_error_or_made_up_for() {
     store.flush().unwrap();
     check(&store, 2000);
     assert!(!store.stats().unwrap().warnings.is_empty());
+}
+
+impl Mounted {
+    /// Fills the file system up to its last block.
+    fn fill_up(&self) -> PathBuf {
+        use std::io::Write;
+        let ballast = self.path().join("ballast");
+        let mut file = std::fs::File::create(&ballast).unwrap();
+        for length in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![1; length]).is_ok() {}
+        }
+        // What has been taken to the disk, and not only been promised.
+        let _ = file.sync_all();
+        ballast
+    }
+
+    /// Cuts the file system off from its device, as if that had died; false where that cannot be done.
+    fn shut_down(&self) -> bool {
+        let script = "import fcntl,os,struct,sys; fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+        Command::new("python3")
+            .args(["-c", script])
+            .arg(self.path())
+            .output()
+            .is_ok_and(|o| o.status.success())
+    }
+
+    fn mount_again(&self) {
+        let run = |command: &mut Command| {
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        run(Command::new("umount").arg("-l").arg(self.path()));
+        run(Command::new("mount").args(["-o", "loop"]).arg(self.dir.path().join("image")).arg(self.path()));
+    }
+}
+
+fn live(shards: &[PathBuf], replicas: usize, place: PathBuf, seed: u64) -> Live {
+    let shards = shards.iter().map(annulus::ShardOptions::new);
+    let options = shards.fold(Options::new(), Options::shard).replication_factor(replicas);
+    Live::start(place, options.virtual_nodes(64).memory_budget(8 << 20).journal_segment_bytes(1 << 20), seed)
+}
+
+#[test]
+fn a_shard_whose_disk_is_full_comes_back_by_itself() {
+    let Some(mounted) = Mounted::new(48) else { return };
+    let (home, seed) = (tempfile::tempdir().unwrap(), live::seed("a full shard"));
+    let shards = [home.path().join("a"), home.path().join("b"), mounted.path().join("c")];
+    let mut live = live(&shards, 2, home.path().join("store"), seed);
+    for _ in 0..2 {
+        live.operations(1000);
+        live.with(|store| store.flush().unwrap());
+        let ballast = mounted.fill_up();
+        live.figures.faults += 1;
+        live.wait_for("not noticed", |store| {
+            store.flush().unwrap();
+            !store.health().unwrap().is_good()
+        });
+        // The others go on, and flush, without it.
+        live.operations(20_000);
+        live.with(|store| store.flush().unwrap());
+        let behind = live.with(|store| store.health().unwrap().shards[2].health.clone());
+        assert!(matches!(behind, Health::Offline(_)), "{behind:?}");
+        std::fs::remove_file(&ballast).unwrap();
+        live.wait_until_good();
+        live.check_copies();
+    }
+    assert!(
+        !live.saw(ShardId(2), |e| matches!(e, EventKind::Rebuilding { .. })),
+        "{:#?}",
+        live.last_events()
+    );
+    live.reopen(|| ());
+    live.finish("a full shard");
+}
+
+#[test]
+fn all_shards_on_one_full_disk_are_read_and_come_back_by_themselves() {
+    let Some(mounted) = Mounted::new(64) else { return };
+    let (home, seed) = (tempfile::tempdir().unwrap(), live::seed("a full disk of all shards"));
+    let shards = ["a", "b", "c"].map(|name| mounted.path().join(name));
+    let mut live = live(&shards, 2, home.path().join("store"), seed);
+    for _ in 0..2 {
+        live.operations(1000);
+        live.with(|store| store.flush().unwrap());
+        live.lenient(true);
+        let (ballast, refused) = (mounted.fill_up(), live.refused());
+        live.figures.faults += 1;
+        // The memory takes writes until it is full; from there on they are refused, and reads go on.
+        live.wait_for("not refused", |_| live.refused() > refused + 10);
+        live.operations(1000);
+        let serving = live.with(|store| store.health().unwrap());
+        assert_eq!(serving.unavailable, 0, "{serving:#?}");
+        std::fs::remove_file(&ballast).unwrap();
+        live.wait_until_good();
+        live.with(|store| store.flush().unwrap());
+        live.lenient(false);
+        live.operations(5000);
+        live.check_copies();
+    }
+    live.reopen(|| ());
+    live.finish("a full disk of all shards");
+}
+
+#[test]
+fn a_disk_that_dies_is_made_up_for_and_taken_back_when_it_is_mounted_again() {
+    let Some(mounted) = Mounted::new(48) else { return };
+    let (home, seed) = (tempfile::tempdir().unwrap(), live::seed("a dead disk"));
+    let shards = [home.path().join("a"), mounted.path().join("b"), home.path().join("c")];
+    let mut live = live(&shards, 2, home.path().join("store"), seed);
+    live.operations(5000);
+    live.with(|store| store.flush().unwrap());
+    live.operations(5000);
+    if !mounted.shut_down() {
+        println!("skipped: a file system cannot be shut down here");
+        return;
+    }
+    live.figures.faults += 1;
+    live.operations(5000);
+    live.with(|store| store.flush().unwrap());
+    live.wait_for("not noticed", |store| {
+        matches!(store.health().unwrap().shards[1].health, Health::Offline(_))
+    });
+    // Nothing heals there, and an error says why.
+    let refused = live.with(|store| store.repair(ShardId(1))).unwrap_err();
+    assert!([ErrorKind::Io, ErrorKind::Locked].contains(&refused.kind()), "{refused:?}");
+    live.operations(5000);
+    live.with(|store| store.flush().unwrap());
+    mounted.mount_again();
+    live.wait_for("not repaired", |store| store.repair(ShardId(1)).is_ok());
+    live.wait_until_good();
+    live.check_copies();
+    live.reopen(|| ());
+    live.finish("a dead disk");
 }

@@ -97,7 +97,8 @@ pub trait Engine: Send + Sync + Debug {
     /// Merges a sorted run (key ascending, sequence descending). Of each key the newest version is kept, and the older
     /// ones that a snapshot in `live` (ascending) still sees; a removal at [`Seq::MAX`] takes all of its key's versions
     /// away. Not durable before [`sync`](Self::sync). After an error a part may have been applied; after one in
-    /// writing, every later change fails until the shard is opened again, and what is there is read as before.
+    /// writing, every later change fails until the shard is opened again, and every read as well unless the writing was refused for
+    /// want of space or of the right.
     fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()>;
 
     /// Removes every version of every key in `range`. Not durable before [`sync`](Self::sync).

@@ -22,6 +22,10 @@ const ENGINE_DIR: &str = "engine";
 /// What the directories of engines that were set aside begin with.
 const QUARANTINE_DIR: &str = "quarantine-";
 
+/// Room that must be there before a shard that was full is opened again, or one is begun anew: an engine writes at its opening,
+/// and one that fails in the middle of that can be read no longer, or passes for damaged.
+const ROOM: u64 = 4 << 20;
+
 /// The files of a damaged engine, which were set aside when the shard was rebuilt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -149,18 +153,50 @@ impl Shard {
         matches!(seal, Ok(Some(seal)) if (seal.store, seal.shard) == (self.store, self.id))
     }
 
+    /// Errors if the directory has become another's since it was opened, as when two are swapped or one is replaced by an empty
+    /// one: files that are open go on being those that they were, and those that are replaced by name do not. Of a seal and an
+    /// identity that are both damaged one cannot tell; they are written anew.
+    pub(super) fn check_ours(&self) -> Result<()> {
+        let disk = self.disk.as_ref();
+        let sealed = match Seal::load(disk, &self.dir) {
+            Ok(Some(seal)) if (seal.store, seal.shard) == (self.store, self.id) => return Ok(()),
+            sealed => sealed,
+        };
+        match Identity::load(disk, &self.dir) {
+            Ok(Some(found)) => found.expect(&self.dir, self.store, self.id),
+            Ok(None) if matches!(sealed, Ok(None)) => {
+                Err(self.missing("has neither an identity file nor a seal"))
+            }
+            Err(error) if error.kind() != ErrorKind::Corruption => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn missing(&self, what: &str) -> Error {
         let text = format!("the shard is missing: its directory {what}");
         Error::new(ErrorKind::NotFound, text).at(&self.dir).on(self.id).remedy("is its disk mounted?")
     }
 
-    /// Errors unless the directory can be written to.
+    /// Errors unless the directory can be written to, and there is room enough for an engine to be opened.
     pub fn probe(&self) -> Result<()> {
+        self.check_room()?;
         let (disk, path) = (self.disk.as_ref(), self.dir.join("PROBE"));
         // More than metadata alone, which may find room where nothing else does.
         let written = disk.replace(&path, &[0; 64 << 10]);
         let removed = disk.remove_file(&path);
         written.and(removed).map_err(|e| Error::io("write to the shard's directory", &path, e).on(self.id))
+    }
+
+    /// Errors where too little is free for an engine to be opened in safety; writes nothing.
+    pub fn check_room(&self) -> Result<()> {
+        let disk = self.disk.as_ref();
+        let space = disk.space(&self.dir).map_err(|e| Error::io("ask for the room left at", &self.dir, e))?;
+        if let Some(space) = space.filter(|space| space.free < ROOM) {
+            let text = format!("{} bytes are free, {ROOM} are needed to go on", space.free);
+            let full = std::io::Error::new(std::io::ErrorKind::StorageFull, text);
+            return Err(Error::io("write to the shard's directory", &self.dir, full).on(self.id));
+        }
+        Ok(())
     }
 
     /// Moves the engine of that generation aside, or deletes one that was never whole.

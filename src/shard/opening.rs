@@ -147,6 +147,8 @@ impl Shard {
         empty: bool,
     ) -> Result<()> {
         self.claim(empty)?;
+        // What there is stays as it is where nothing could take its place.
+        self.probe()?;
         let sealed = Seal::load(self.disk.as_ref(), &self.dir).ok().flatten();
         let (before, whole) = match &sealed {
             Some(seal) => (seal.generation, seal.filled.is_none()),

@@ -85,6 +85,7 @@ impl Shard {
         generation: u32,
         filled: Option<Vec<u8>>,
     ) -> Result<()> {
+        self.check_ours()?;
         let (figures, filled) = (figures.map(Into::into), filled.map(Filled));
         let seal = Seal { store: self.store, shard: self.id, applied, applying, figures, generation, filled };
         seal.store(self.disk.as_ref(), &self.dir)

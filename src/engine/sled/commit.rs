@@ -77,6 +77,7 @@ impl Core {
         writer.atomic = false;
         sync_tree(self.place.index_dir().as_path())
             .map_err(|(path, error)| self.fail(Error::io("sync", path, error).on(self.place.shard)))?;
+        self.place.check_files().map_err(|error| self.fail(error))?;
         if let Some(applied) = applied {
             self.applied.store(applied.0, Ordering::Release);
         }

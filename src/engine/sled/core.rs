@@ -64,6 +64,16 @@ impl Core {
         }
     }
 
+    /// The same for a reader: for want of space, or of the right to write, what is there is as good as it was. The index refers
+    /// to nothing that is not in the file, and what was replaced is given up only when the index without it is durable.
+    #[inline]
+    pub fn check_readable(&self) -> Result<()> {
+        match self.failed.get() {
+            Some(error) if !error.is_refusal_to_write() => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
     /// Changes the page file; a failure is final.
     pub fn write_file<T>(&self, what: &str, f: impl FnOnce(&dyn DiskFile) -> io::Result<T>) -> Result<T> {
         self.check()?;

@@ -272,6 +272,7 @@ impl Cursor for PageCursor {
         block.clear();
         let core = self.core.upgrade().ok_or_else(|| super::closed(self.shard))?;
         while !self.done && block.is_empty() {
+            core.check_readable()?;
             block.clear();
             self.let_go(&core);
             self.step(&core, block)?;

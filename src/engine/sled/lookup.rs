@@ -34,6 +34,7 @@ impl Core {
     /// A page's space may be used again while a reader is on its way to it. What it reads then is not the page it wanted,
     /// and the index has another by that time; where the index has not, the damage is on the disk.
     pub fn get(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
+        self.check_readable()?;
         let doubt = DOUBT.get();
         let mut located = self.locate(key, doubt >= DOUBTFUL)?;
         loop {

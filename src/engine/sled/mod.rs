@@ -125,7 +125,10 @@ impl Engine for SledEngine {
     }
 
     fn cursor(&self, walk: &Arc<Walk>) -> Result<Box<dyn Cursor>> {
-        self.with(|core| Ok(Box::new(cursor::PageCursor::new(core, walk)) as Box<dyn Cursor>))
+        self.with(|core| {
+            core.check_readable()?;
+            Ok(Box::new(cursor::PageCursor::new(core, walk)) as Box<dyn Cursor>)
+        })
     }
 
     fn versions(

@@ -27,6 +27,18 @@ impl Place {
         self.dir.join("pages")
     }
 
+    /// Errors if a file has been deleted that is open: it answers and takes writes like any other, and is gone at the next
+    /// opening.
+    pub fn check_files(&self) -> Result<()> {
+        let index = self.index_dir();
+        for path in [self.page_file(), index.join("db"), index.join("conf")] {
+            if !path.try_exists().map_err(|e| Error::io("look for the file", &path, e).on(self.shard))? {
+                return Err(self.corruption(format!("{} has been deleted", path.display())));
+            }
+        }
+        Ok(())
+    }
+
     /// Calls sled to do `what`.
     #[inline]
     pub fn call<T>(&self, what: &str, f: impl FnOnce() -> sled::Result<T>) -> Result<T> {

@@ -27,6 +27,7 @@ impl Core {
         let mut next = from.to_vec();
         let mut read = 0;
         while read < bytes {
+            self.check_readable()?;
             let (page, upper) = match self.page_in_passing(&next) {
                 Ok(found) => found,
                 // What was read before it counts; the next call begins here, and fails.
@@ -76,6 +77,7 @@ impl Core {
 
     /// Bytes of the page file that are in use. While the writer works, as of when it last did not.
     pub fn live_bytes(&self) -> Result<u64> {
+        self.check_readable()?;
         if let Some(writer) = self.writer.try_lock() {
             self.live_bytes.store(writer.space.used() * UNIT, Ordering::Relaxed);
         }

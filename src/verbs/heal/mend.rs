@@ -1,8 +1,8 @@
 //! Mending a shard of which some page is known to be damaged: all of it is verified, and what is damaged is replaced from
 //! its replicas, in place.
 
-use super::fill;
 use super::step::{Step, healed};
+use super::{fill, revive};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shard::Layout;
 use crate::state::State;
@@ -62,9 +62,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         );
     }
     if repaired == 0 && shard.is_stalled() {
-        let error = shard.fault().unwrap_or_else(|| Error::corruption("it fails").on(shard.id));
-        state.shard_failed(shard, &error);
-        return Ok(Step::Worked(1));
+        return revive::restart(state, mover, layout, index);
     }
     shard.cleared();
     if shard.serves() {

@@ -1,7 +1,7 @@
 //! Taking a shard back whose files may be good: it is opened again, or begun anew where they are not.
 
 use super::fill;
-use super::step::Step;
+use super::step::{LOOK_AGAIN, Step};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use crate::shard::{Layout, Opened, Shard, ShardSpec};
@@ -9,7 +9,7 @@ use crate::state::State;
 use crate::state::change::Mover;
 use crate::state::events::EventKind;
 use crate::state::healing::Wish;
-use crate::state::transfer::Purpose;
+use crate::state::transfer::{Purpose, Sources};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -21,7 +21,7 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
     let shard = &layout.shards[index];
     shard.close_leaving()?;
     let spec = spec_of(state, shard.id)?;
-    let error = match open(state, layout, index, &spec) {
+    let error = match open_again(state, layout, index, &spec) {
         Ok(opened) => match take(state, mover, layout, index, opened) {
             None => return Ok(Step::Worked(0)),
             Some(error) => error,
@@ -41,12 +41,18 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
 pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
     shard.probe()?;
+    // Meanwhile its replicas answer; one that is about to is waited for.
+    let alone = Sources::choose(layout, Purpose::Mending(index), &[]).is_err();
+    if alone && layout.shards.iter().any(|other| other.is_catching_up()) {
+        return Ok(Step::Later(LOOK_AGAIN));
+    }
     let spec = spec_of(state, shard.id)?;
     // Without it, what it lacks would have to be looked for in the journal.
     let turn = state.flushing.lock();
     shard.shut()?;
     state.health_changed();
-    let opened = open(state, layout, index, &spec).inspect_err(|error| state.shard_failed(shard, error))?;
+    let opened =
+        open_again(state, layout, index, &spec).inspect_err(|error| state.shard_failed(shard, error))?;
     drop(turn);
     match take(state, mover, layout, index, opened) {
         None => Ok(Step::Worked(0)),
@@ -97,6 +103,20 @@ fn open(state: &State, layout: &Layout, index: usize, spec: &ShardSpec) -> Resul
     let (factory, spec) = (state.seams.factory.clone(), spec.clone());
     let ticket = worker.run(move || shard.try_open(factory.as_ref(), &spec));
     worker.wait(&ticket, state.settings.shard_timeout * OPENING, &AtomicU64::new(0))
+}
+
+/// The same for a shard that may have been full: sled fails to open while it is, and once more
+/// after that; where it is tried again and again what it has is damaged in the end.
+fn open_again(state: &State, layout: &Layout, index: usize, spec: &ShardSpec) -> Result<Opened> {
+    let shard = &layout.shards[index];
+    let was_full = shard.fault().is_some_and(|fault| fault.is_refusal_to_write());
+    if was_full {
+        shard.check_room()?;
+    }
+    open(state, layout, index, spec).or_else(|error| match was_full {
+        true => open(state, layout, index, spec),
+        false => Err(error),
+    })
 }
 
 fn is_missing(error: &Error) -> bool {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How soon a shard is looked at again that a worker is still in.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What a step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! A tour of Annulus on real input: loads a tree of files, reads it back, grows and shrinks under load, scans, commits
-//! atomically, and survives a kill.
+//! A tour of Annulus on real input: loads a tree of files, reads it back, grows and shrinks under load, heals a shard whose
+//! directory is deleted, scans, commits atomically, and survives a kill.
 //!
 //! ```text
 //! cargo run --release --example tour [DIR] [--keep STORE]
@@ -8,6 +8,7 @@
 //! directory that is removed at the end, or in STORE, which is kept.
 
 mod elastic;
+mod heal;
 mod kill;
 mod records;
 mod show;
@@ -43,6 +44,8 @@ fn main() -> Outcome<()> {
     elastic::grow_and_drain(&store, &place)?;
     records::verify(&store, &files)?;
     show_ring(&store)?;
+    heal::delete_a_shard(&store, &files)?;
+    records::verify(&store, &files)?;
     records::scan(&store, &files)?;
     records::commit(&store)?;
     store.close()?;

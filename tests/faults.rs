@@ -390,7 +390,7 @@ fn a_store_whose_directory_is_lost_opens_from_its_shards() {
     std::fs::remove_dir_all(&place).unwrap();
     // What is lost with it is said, and nothing is done before that has been accepted.
     let error = options.open(&place).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
     assert!(error.advice().is_some_and(|a| a.contains("accept_journal_loss")), "{error}");
     assert!(!place.join("MANIFEST").exists() && !place.join("journal").exists());
     // Their order is not what tells them from each other, and one of them may be gone as well.

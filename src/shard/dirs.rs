@@ -224,6 +224,13 @@ impl Shard {
         found.max(sealed).max(self.engines.read().generation).saturating_add(1)
     }
 
+    /// The newest engine that lies here.
+    pub(super) fn newest_engine(&self) -> u32 {
+        let found = names(self.disk.as_ref(), &self.dir).unwrap_or_default();
+        let engines = found.iter().filter(|name| is_engine(name)).filter_map(|name| generation_of(name));
+        engines.max().unwrap_or_else(|| self.engines.read().generation)
+    }
+
     /// Deletes engines that do not count: what interrupted rebuilds and compactions have left.
     pub(super) fn tidy(&self, counts: u32) -> Result<()> {
         let (disk, dir) = (self.disk.as_ref(), self.dir.as_path());
@@ -248,6 +255,7 @@ impl Shard {
 
     /// Deletes what has been set aside here, but for the newest of it up to `keep` bytes.
     pub fn drop_quarantined(&self, keep: u64) -> Result<()> {
+        self.check_ours()?;
         let mut found = self.quarantined()?;
         found.sort_by_key(|q| {
             std::cmp::Reverse(q.path.file_name().and_then(|name| generation_of(&name.to_string_lossy())))

@@ -55,7 +55,10 @@ impl Identity {
                 format!("the directory belongs to store {:032x}, not to store {store:032x}", self.store);
             return Err(Error::new(ErrorKind::Foreign, text)
                 .at(dir)
-                .remedy("give each store directories of its own"));
+                .remedy(
+                    "give each store directories of its own; where the directory of the store that it belongs to is lost, with its \
+                     journal, accept_journal_loss(true) opens it from its shards",
+                ));
         }
         if self.shard != shard {
             let text = format!("the directory holds shard {}, not shard {shard}", self.shard);

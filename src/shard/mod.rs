@@ -92,6 +92,8 @@ struct Engines {
     role: Role,
     /// Of the engine, or of the one that was there last.
     generation: u32,
+    /// How many are changing the engine at the moment. Held over the writing of a seal, which must say what holds then.
+    sessions: Arc<Mutex<u32>>,
     /// One that will take the engine's place: it gets every flush, and is filled meanwhile.
     aside: Option<Aside>,
     /// Engines that are to be closed when nobody is in them any more.
@@ -112,8 +114,6 @@ pub struct Shard {
     store: u128,
     disk: Arc<dyn Disk>,
     applied: AtomicU64,
-    // How many are changing the engine at the moment. Held over the writing of a seal, which must say what holds then.
-    sessions: Mutex<u32>,
     // Locked for the length of a clone or a swap, never over I/O.
     engines: RwLock<Engines>,
     health: Mutex<Health>,
@@ -121,6 +121,8 @@ pub struct Shard {
     fault: Mutex<Option<Error>>,
     // Some of its pages may be damaged: it is to be verified before it serves again.
     suspect: AtomicBool,
+    // Whether engines that do not count lie in its directory.
+    untidy: AtomicBool,
     // How often it failed as if it were damaged, and was not, since it was last flushed to.
     strikes: AtomicU32,
 }
@@ -265,8 +267,9 @@ impl Shard {
             let engine = engines.engine.take();
             let aside = engines.aside.take().map(|aside| aside.engine);
             engines.leaving.extend(engine.into_iter().chain(aside));
+            // Not waited for: who holds it may hang.
+            engines.sessions = Arc::default();
         }
-        *self.sessions.lock() = 0;
         let mut health = self.health.lock();
         let news = !matches!(*health, Health::Offline(_));
         if news {
@@ -320,7 +323,6 @@ impl Shard {
         let aside = engines.aside.take().map(|aside| aside.engine);
         engines.leaving.extend(aside);
         drop(engines);
-        *self.sessions.lock() = 0;
         *self.fault.lock() = Some(error.clone());
         let mut health = self.health.lock();
         let news = !matches!(*health, Health::Degraded(_));

@@ -48,20 +48,26 @@ impl Shard {
 
     /// A shard that has not been opened.
     pub fn closed(disk: &Arc<dyn Disk>, spec: &ShardSpec) -> Shard {
-        let engines =
-            Engines { engine: None, role: Role::Serving, generation: 0, aside: None, leaving: Vec::new() };
+        let engines = Engines {
+            engine: None,
+            role: Role::Serving,
+            generation: 0,
+            sessions: Arc::default(),
+            aside: None,
+            leaving: Vec::new(),
+        };
         Shard {
             id: spec.id,
             dir: spec.dir.clone(),
             store: spec.store,
             disk: disk.clone(),
             applied: AtomicU64::new(0),
-            sessions: Mutex::new(0),
             engines: RwLock::new(engines),
             health: Mutex::new(Health::Online),
             fault: Mutex::new(None),
             suspect: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
+            untidy: AtomicBool::new(false),
         }
     }
 
@@ -115,9 +121,9 @@ impl Shard {
 
     /// Takes an engine into use, to be brought up to date first.
     pub fn take(&self, opened: Opened) {
-        *self.sessions.lock() = 0;
         self.applied.store(opened.applied.0, Ordering::Release);
         let mut engines = self.engines.write();
+        engines.sessions = Arc::default();
         // Two engines over the same files there cannot be: the one before has been closed.
         engines.engine = Some(opened.engine);
         engines.generation = opened.generation;
@@ -152,7 +158,8 @@ impl Shard {
         let sealed = Seal::load(self.disk.as_ref(), &self.dir).ok().flatten();
         let (before, whole) = match &sealed {
             Some(seal) => (seal.generation, seal.filled.is_none()),
-            None => (self.engines.read().generation, true),
+            // Nothing says which one counted: the newest.
+            None => (self.newest_engine(), true),
         };
         let generation = self.next_generation();
         {
@@ -165,8 +172,8 @@ impl Shard {
         self.quarantine(before, whole)?;
         let engine = Guarded::open(self.id, || factory.open(&engine_spec(spec, generation, true, None)))?;
         engine.sync(applied)?;
-        *self.sessions.lock() = 0;
         let mut engines = self.engines.write();
+        engines.sessions = Arc::default();
         engines.engine = Some(engine);
         engines.generation = generation;
         engines.role = Role::Filling(Vec::new());
@@ -195,18 +202,19 @@ impl Shard {
     pub fn drop_aside(&self, why: &Error) {
         let Some(aside) = self.engines.write().aside.take() else { return };
         log::warn!("shard {}: its new engine is given up: {why}", self.id);
+        self.untidy.store(true, Ordering::Release);
         self.engines.write().leaving.push(aside.engine);
     }
 
-    /// Closes the engine of a shard that serves, to be opened again at once.
-    pub fn shut(&self) -> Result<()> {
+    /// Takes the engine of a shard that serves out of use, to be opened again at once.
+    pub fn shut(&self) {
         {
             let mut engines = self.engines.write();
             let engine = engines.engine.take();
             engines.leaving.extend(engine);
+            engines.sessions = Arc::default();
         }
         *self.health.lock() = Health::Rebuilding;
-        self.close_leaving()
     }
 
     /// How far it has been filled, durably.
@@ -245,8 +253,9 @@ impl Shard {
                 let before = engines.engine.replace(aside.engine);
                 engines.leaving.extend(before);
                 (engines.aside, engines.generation) = (None, aside.generation);
+                engines.sessions = Arc::default();
                 drop(engines);
-                *self.sessions.lock() = 0;
+                self.untidy.store(true, Ordering::Release);
             }
         }
         Ok(())
@@ -255,9 +264,17 @@ impl Shard {
     /// Closes engines that have left and deletes what they leave behind.
     pub fn clear_up(&self) -> Result<()> {
         self.close_leaving()?;
+        if !self.untidy.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.check_ours()?;
         let engines = self.engines.read();
         let (counts, busy) = (engines.generation, engines.aside.is_some() || engines.engine.is_none());
         drop(engines);
-        if busy { Ok(()) } else { self.tidy(counts) }
+        if !busy {
+            self.tidy(counts)?;
+            self.untidy.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 }

@@ -54,7 +54,16 @@ impl Run {
             return Ok(());
         }
         let turn = turns.take();
-        shard.begin_apply()?;
+        let session = shard.begin_apply()?;
+        self.write(index, shard, applied, progress).inspect_err(|_| session.leave())?;
+        // Waiting for the disk takes no processor.
+        drop(turn);
+        progress(0);
+        shard.seal(target).inspect_err(|_| session.leave())
+    }
+
+    /// Applies what a shard that has all up to `applied` owns of the table.
+    fn write(&self, index: usize, shard: &Shard, applied: Seq, progress: &dyn Fn(u64)) -> Result<()> {
         let mut run: Vec<RunRecord<'_>> = Vec::with_capacity(RUN_RECORDS);
         let mut bytes = 0;
         for (record, position) in self.table.records().zip(&self.positions) {
@@ -77,10 +86,7 @@ impl Run {
         if !run.is_empty() {
             shard.apply(&run, &self.live)?;
         }
-        // Waiting for the disk takes no processor.
-        drop(turn);
-        progress(0);
-        shard.seal(target)
+        Ok(())
     }
 
     fn exists(&self, key: &[u8]) -> bool {

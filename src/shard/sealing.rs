@@ -8,18 +8,42 @@ use crate::error::Result;
 use crate::ids::Seq;
 use crate::manifest::Manifest;
 use crate::record::{KeyRange, RunRecord};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// A change of an engine that has been begun.
+#[derive(Debug)]
+pub struct Session(Arc<Mutex<u32>>);
+
+impl Session {
+    /// Ends without a seal: the one on the disk goes on saying that the engine is being changed, until the next one.
+    pub fn leave(&self) {
+        let mut count = self.0.lock();
+        *count = count.saturating_sub(1);
+    }
+}
 
 impl Shard {
     /// Says in the seal that the engine is about to change. Several may be at it at once, a flush and a move of records: the
     /// seal says so until the last of them has called [`seal`](Self::seal).
-    pub fn begin_apply(&self) -> Result<()> {
-        let mut sessions = self.sessions.lock();
-        if *sessions == 0 {
+    pub fn begin_apply(&self) -> Result<Session> {
+        // A shard that is not open has a seal that says what lies there, and keeps it.
+        self.written()?;
+        let sessions = self.sessions();
+        let mut count = sessions.lock();
+        if *count == 0 {
             self.write_seal(self.applied(), true)?;
         }
-        *sessions += 1;
-        Ok(())
+        *count += 1;
+        drop(count);
+        Ok(Session(sessions))
+    }
+
+    /// The count of this engine's sessions: another engine has another count, so that nobody waits for what hangs in the one
+    /// before.
+    fn sessions(&self) -> Arc<Mutex<u32>> {
+        self.engines.read().sessions.clone()
     }
 
     /// Applies a part of a run; [`begin_apply`](Self::begin_apply) came before, [`seal`](Self::seal) comes after.
@@ -42,8 +66,8 @@ impl Shard {
     /// Removes a range of keys, as one whole step.
     pub fn remove_range(&self, range: &KeyRange) -> Result<()> {
         let engine = self.written()?;
-        self.begin_apply()?;
-        engine.remove_range(range)?;
+        let session = self.begin_apply()?;
+        engine.remove_range(range).inspect_err(|_| session.leave())?;
         let aside = self.engines.read().aside.clone();
         if let Some(aside) = aside
             && let Err(error) = aside.engine.remove_range(range)
@@ -55,13 +79,17 @@ impl Shard {
 
     /// Makes everything applied durable and says so in the seal: the shard is complete up to `applied` at least.
     pub fn seal(&self, applied: Seq) -> Result<()> {
-        let mut sessions = self.sessions.lock();
+        let sessions = self.sessions();
+        let mut count = sessions.lock();
         let applied = applied.max(self.applied());
         self.written()?.sync(applied)?;
-        let others = sessions.saturating_sub(1);
+        let others = count.saturating_sub(1);
         self.write_seal(applied, others > 0)?;
-        *sessions = others;
-        self.applied.store(applied.0, Ordering::Release);
+        *count = others;
+        // One that was given up meanwhile speaks for nobody any more.
+        if Arc::ptr_eq(&sessions, &self.sessions()) {
+            self.applied.store(applied.0, Ordering::Release);
+        }
         Ok(())
     }
 

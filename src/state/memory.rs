@@ -237,10 +237,11 @@ impl Memory {
         self.tables.read().frozen.len()
     }
 
-    /// The oldest write that a memtable holds; none if they are empty.
-    pub fn first(&self) -> Option<Seq> {
+    /// Every write up to this one has left the memtables.
+    pub fn forgotten(&self) -> Seq {
         let tables = self.tables.read();
-        tables.frozen.iter().map(|table| table.min_seq()).chain([tables.active.min_seq()]).flatten().min()
+        let oldest = tables.frozen.iter().map(|table| table.min_seq()).chain([tables.active.min_seq()]);
+        oldest.flatten().min().map_or(tables.last, |first| Seq(first.0.saturating_sub(1)))
     }
 }
 

@@ -384,7 +384,7 @@ impl State {
     /// Every write up to this one has left the memtables, and what shards that are read hold is complete up to there. The
     /// caller has the turn to flush.
     pub fn forgotten_up_to(&self) -> Seq {
-        self.memory.first().map_or_else(|| self.memory.last(), |first| Seq(first.0.saturating_sub(1)))
+        self.memory.forgotten()
     }
 
     /// Whether some virtual node may have no shard that answers.

@@ -52,9 +52,11 @@ impl State {
         let mut cause = None;
         for index in owners {
             let Some(shard) = layout.shards.get(usize::from(*index)) else { continue };
-            let answer = match shard.engine() {
-                Ok(engine) => engine.get(key, at),
-                Err(error) => Err(error),
+            let ask = || shard.engine().and_then(|engine| engine.get(key, at));
+            let answer = match ask() {
+                // It has just been put in another's place.
+                Err(error) if error.kind() == ErrorKind::Closed => ask(),
+                answer => answer,
             };
             match answer {
                 Ok(found) => return Ok(found),

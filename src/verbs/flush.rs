@@ -9,6 +9,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VirtualNode;
+use crate::memtable::Table;
 use crate::options::Heal;
 use crate::shard::{Layout, Run, Shard, Turns, apply_to_all};
 use crate::state::State;
@@ -66,6 +67,8 @@ fn mend(state: &State) -> bool {
             }
         }
         if repaired > 0 && left == 0 {
+            // A flush that is under way goes without it, and counts it among those that lack the table.
+            let _turn = state.flushing.lock();
             shard.resume();
             shard.recovered();
             state.events.tell(Some(shard.id), EventKind::Repaired { pages: repaired });
@@ -93,7 +96,7 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     for (index, error) in &failed {
         state.flush_failed(&layout.shards[*index], error);
     }
-    if let Err(error) = check_forgettable(state, &layout, &failed) {
+    if let Err(error) = check_forgettable(state, &layout, &table, &failed) {
         state.pace.stuck(&error);
         return Err(error);
     }
@@ -114,9 +117,11 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
 
 /// Errors as long as the memtable at hand must be kept, for a shard that could not be written to and has it not. Where all
 /// owners of a virtual node are gone the journal keeps it for them, up to its bound, so that the rest of the store goes on.
-fn check_forgettable(state: &State, layout: &Layout, failed: &[(usize, Error)]) -> Result<()> {
-    let members = layout.ring.members().len();
-    if layout.shards.iter().take(members).all(|shard| shard.is_complete()) {
+fn check_forgettable(state: &State, layout: &Layout, table: &Table, failed: &[(usize, Error)]) -> Result<()> {
+    // One that came back meanwhile serves, and may lack it.
+    let last = table.max_seq().unwrap_or_default();
+    let holds = |shard: &Shard| shard.is_complete() && shard.applied() >= last;
+    if layout.shards.iter().all(|shard| holds(shard)) {
         return Ok(());
     }
     let stuck = |node: VirtualNode| {
@@ -129,7 +134,7 @@ fn check_forgettable(state: &State, layout: &Layout, failed: &[(usize, Error)]) 
     for node in (0..layout.ring.virtual_nodes()).map(VirtualNode) {
         let owners =
             || layout.ring.owner_indexes(node).iter().filter_map(|i| layout.shards.get(usize::from(*i)));
-        if owners().any(|shard| shard.is_complete()) {
+        if owners().any(|shard| holds(shard)) {
             continue;
         }
         // One that is full holds everything together with the memtables.
@@ -144,7 +149,7 @@ fn check_forgettable(state: &State, layout: &Layout, failed: &[(usize, Error)]) 
         return Err(stuck(node));
     }
     // Their replicas have it all, and they do not: they are no longer to be read.
-    for shard in layout.shards.iter().filter(|shard| shard.is_stalled()) {
+    for shard in layout.shards.iter().filter(|shard| shard.serves() && !holds(shard)) {
         let behind = Error::new(ErrorKind::Io, "the shard cannot be written to, and its replicas went on");
         let cause = shard.fault();
         state.shard_failed(shard, &cause.into_iter().fold(behind, |error, cause| error.caused_by(cause)));

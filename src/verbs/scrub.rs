@@ -5,12 +5,12 @@
 //! was written since.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::ShardId;
+use crate::ids::{Seq, ShardId};
 use crate::shard::Layout;
 use crate::state::State;
 use crate::state::events::EventKind;
 use crate::state::scrub::{ScrubReport, Stage};
-use crate::state::transfer::{Counted, reconcile_chunk, verify_and_mend};
+use crate::state::transfer::{Counted, level, reconcile_chunk, verify_and_mend};
 use std::time::Duration;
 
 /// Pages that are counted at once.
@@ -23,6 +23,8 @@ pub enum Step {
     Idle,
     /// So many bytes were gone through.
     Worked(u64),
+    /// A flush must come first: some shards lack what others have.
+    NeedsFlush,
     /// The next one is due in so long.
     Later(Duration),
 }
@@ -61,7 +63,10 @@ pub fn step(state: &State) -> Result<Step> {
             mover.counted = Counted::default();
             verify(state, &layout, shard, &position)
         }
-        Stage::Compare { position } => compare(state, &layout, &position, &mut mover.counted),
+        Stage::Compare { position } => {
+            let replayed = mover.replayed;
+            compare(state, &layout, &position, replayed, &mut mover.counted)
+        }
     };
     if let Err(error) = &stepped {
         state.scrub.failed(error);
@@ -108,11 +113,22 @@ fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Resul
     Ok(Step::Worked(mended.bytes))
 }
 
-fn compare(state: &State, layout: &Layout, position: &[u8], counted: &mut Counted) -> Result<Step> {
+fn compare(
+    state: &State,
+    layout: &Layout,
+    position: &[u8],
+    replayed: Seq,
+    counted: &mut Counted,
+) -> Result<Step> {
     let compared = {
         // Nothing is half flushed, and nothing begins to be.
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
+        // After a crash some have more of what was replayed than others.
+        let settled = |applied| applied >= replayed || state.memory.is_empty();
+        if !level(state)?.is_some_and(settled) {
+            return Ok(Step::NeedsFlush);
+        }
         reconcile_chunk(state, layout, position, counted)?
     };
     for id in &compared.count {

@@ -4,14 +4,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::state::State;
 
-/// Returns the sequence that every shard that is flushed to is complete up to; none if a flush must come first. Under the turn to
+/// Returns the sequence that every shard that is read or flushed to is complete up to; none if a flush must come first. Under the turn to
 /// flush.
 ///
 /// Shards differ only between an opening after a crash and the first flush. What one of them lacks is in the memtables then,
 /// and a copy taken from it would lack it for good on a shard that is past it.
 pub fn level(state: &State) -> Result<Option<Seq>> {
     let layout = state.layout();
-    let serving = || layout.shards.iter().filter(|shard| shard.is_flushed());
+    let serving = || layout.shards.iter().filter(|shard| shard.is_flushed() || shard.serves());
     let most = serving().map(|shard| shard.applied()).max().unwrap_or_default();
     if serving().all(|shard| shard.applied() == most) {
         return Ok(Some(most));
@@ -23,7 +23,7 @@ pub fn level(state: &State) -> Result<Option<Seq>> {
     for shard in serving().filter(|shard| shard.applied() < most) {
         shard
             .begin_apply()
-            .and_then(|()| shard.seal(most))
+            .and_then(|_| shard.seal(most))
             .inspect_err(|error| state.shard_failed(shard, error))?;
     }
     Ok(Some(most))

@@ -3,7 +3,7 @@
 use super::Purpose;
 use super::chunk::{Extent, gather};
 use super::copy::with_sources;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::record::{KeyRange, RunRecord};
 use crate::shard::Layout;
 use crate::state::State;
@@ -69,14 +69,11 @@ fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Resul
         .filter(|versions| purpose.wants(layout, index, versions.position))
         .flat_map(|versions| versions.records())
         .collect();
-    let replaced = shard
-        .begin_apply()
-        .and_then(|()| engine.replace_range(&range, &run))
-        .and_then(|()| shard.seal(shard.applied()));
-    replaced.inspect_err(|error| match error.kind() {
-        // It was refused, and nothing was changed.
-        ErrorKind::InvalidInput => {}
-        _ => state.shard_failed(shard, error),
-    })?;
+    // Refused, it stays as it was, and goes on being read; an engine that has stopped says so to the next flush.
+    let session = shard.begin_apply()?;
+    engine
+        .replace_range(&range, &run)
+        .and_then(|()| shard.seal(shard.applied()))
+        .inspect_err(|_| session.leave())?;
     Ok(true)
 }

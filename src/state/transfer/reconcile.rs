@@ -83,16 +83,20 @@ pub fn reconcile_chunk(state: &State, layout: &Layout, from: &[u8], counted: &Co
         settle(layout, group, &owners, counted, &mut found, &mut corrections);
     }
     if found.count.is_empty() {
-        write(state, layout, corrections)?;
+        write(layout, corrections)?;
         found.end = chunk.end;
     }
     Ok(found)
 }
 
-/// What an owner holds of a key, if that is a value.
+/// What an owner holds of a key last, a removal included, which is there as long as a snapshot sees what it removed.
+fn newest_of<'a>(group: &[Held<'a>], owner: usize) -> Option<RunRecord<'a>> {
+    Some(group.iter().find(|held| held.shard == owner)?.versions.newest)
+}
+
+/// The same, if it is a value.
 fn value_of<'a>(group: &[Held<'a>], owner: usize) -> Option<RunRecord<'a>> {
-    let held = group.iter().find(|held| held.shard == owner)?;
-    held.versions.newest.value.is_some().then_some(held.versions.newest)
+    newest_of(group, owner).filter(|newest| newest.value.is_some())
 }
 
 fn differs(group: &[Held<'_>], owners: &[usize]) -> bool {
@@ -114,22 +118,25 @@ fn settle<'a>(
     let believed: Vec<usize> =
         owners.iter().copied().filter(|owner| !counted.wrong.contains(&id(*owner))).collect();
     let judges = if believed.is_empty() { owners } else { &believed };
-    // The newest value; of two with the same sequence, the one that more of them have.
+    // The newest; of two with the same sequence, the one that more of them have.
     let votes =
-        |value: &RunRecord<'a>| owners.iter().filter(|o| value_of(group, **o) == Some(*value)).count();
-    let newest = judges.iter().filter_map(|owner| value_of(group, *owner));
-    let newest = newest.max_by_key(|value| (value.seq, votes(value)));
+        |found: &RunRecord<'a>| owners.iter().filter(|o| newest_of(group, **o) == Some(*found)).count();
+    let newest = judges.iter().filter_map(|owner| newest_of(group, *owner));
+    let newest = newest.max_by_key(|found| (found.seq, votes(found)));
+    let removed = newest.is_some_and(|newest| newest.value.is_none());
     let with = judges.iter().filter(|owner| value_of(group, **owner).is_some()).count();
     let without = judges.len() - with;
-    let tie = with > 0 && with == without;
-    if tie && judges.iter().any(|owner| !counted.all.contains(&id(*owner))) && believed.len() > 1 {
+    // A removal leaves nothing behind: one of them is not what it should be, and counting may tell which.
+    let open = !removed && with > 0 && without > 0;
+    if open && judges.iter().any(|owner| !counted.all.contains(&id(*owner))) {
         let unknown = judges.iter().map(|owner| id(*owner)).filter(|id| !counted.all.contains(id));
         found.count.extend(unknown);
         return;
     }
+    let tie = open && with == without;
     found.unsettled += u64::from(tie);
     found.reconciled += 1;
-    let right = if with >= without { newest } else { None };
+    let right = newest.filter(|newest| newest.value.is_some() && with >= without);
     let Some(key) = group.first().map(|held| held.versions.newest.key) else { return };
     for owner in owners.iter().filter(|owner| value_of(group, **owner) != right) {
         let source = right.and_then(|right| group.iter().find(|held| held.versions.newest == right));
@@ -138,7 +145,7 @@ fn settle<'a>(
     }
 }
 
-fn write(state: &State, layout: &Layout, corrections: Corrections<'_>) -> Result<()> {
+fn write(layout: &Layout, corrections: Corrections<'_>) -> Result<()> {
     for (index, keys) in corrections {
         let shard = &layout.shards[index];
         // In one step for readers: a key is never seen without its value on the way.
@@ -146,11 +153,11 @@ fn write(state: &State, layout: &Layout, corrections: Corrections<'_>) -> Result
             let range = KeyRange { lo: key.to_vec(), hi: Some([key, &[0][..]].concat()) };
             shard.engine()?.replace_range(&range, versions)
         };
-        shard
-            .begin_apply()
-            .and_then(|()| keys.iter().try_for_each(replace))
+        let session = shard.begin_apply()?;
+        keys.iter()
+            .try_for_each(replace)
             .and_then(|()| shard.seal(shard.applied()))
-            .inspect_err(|error| state.shard_failed(shard, error))?;
+            .inspect_err(|_| session.leave())?;
     }
     Ok(())
 }

@@ -5,7 +5,8 @@ use crate::error::Error;
 use crate::error::ErrorKind;
 use crate::ids::VirtualNode;
 use crate::ring::Position;
-use crate::shard::Layout;
+use crate::shard::{Layout, Shard};
+use std::sync::Arc;
 
 /// From which shard each virtual node of the ring that is aimed at is copied.
 #[derive(Debug)]
@@ -22,15 +23,23 @@ impl Sources {
     ///
     /// The one that loses it, since a shard that is emptied is best read alone, and whole; where nobody does, each as often
     /// as another.
+    ///
+    /// What is mended is never taken from one that has applied less: what is replaced has that already, and is not given it
+    /// again.
     pub fn choose(layout: &Layout, purpose: Purpose, except: &[usize]) -> Result<Sources, VirtualNode> {
         let aim = layout.aim();
         let children = (aim.virtual_nodes() / layout.ring.virtual_nodes().max(1)).max(1);
         let mut loads = vec![0_u32; layout.shards.len()];
-        let usable: Vec<bool> = (layout.shards.iter().enumerate())
-            .map(|(index, shard)| {
-                shard.serves() && !except.contains(&index) && purpose != Purpose::Mending(index)
-            })
-            .collect();
+        let is_usable = |(index, shard): (usize, &Arc<Shard>)| {
+            let fits = match purpose {
+                Purpose::Mending(mended) => {
+                    index != mended && shard.applied() >= layout.shards[mended].applied()
+                }
+                _ => true,
+            };
+            fits && shard.serves() && !except.contains(&index)
+        };
+        let usable: Vec<bool> = layout.shards.iter().enumerate().map(is_usable).collect();
         let mut of = vec![NOBODY; aim.virtual_nodes() as usize];
         for (node, source) in of.iter_mut().enumerate() {
             let node = VirtualNode(node as u32);

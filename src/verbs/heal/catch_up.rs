@@ -37,9 +37,13 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     }
     let read = read(state, from, until).inspect_err(|error| {
         // It was trimmed, or is damaged: the shard is begun anew from its replicas.
-        let text = "what the shard lacks cannot be read from the journal";
-        state.shard_failed(shard, &Error::corruption(text).on(shard.id).caused_by(error.clone()));
+        if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corruption) {
+            let text = "what the shard lacks cannot be read from the journal";
+            state.shard_failed(shard, &Error::corruption(text).on(shard.id).caused_by(error.clone()));
+        }
     })?;
+    // No shard is ever ahead of what recovery can replay to its replicas.
+    state.journal.sync_to(read.last)?;
     let bytes = read.table.payload_bytes() as u64;
     apply(state, layout, index, read).inspect_err(|error| state.shard_failed(shard, error))?;
     Ok(Step::Worked(bytes))

@@ -71,6 +71,7 @@ pub fn begin_beside(state: &State, mover: &mut Mover, layout: &Arc<Layout>, inde
 pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
     if mover.fill.as_ref().is_none_or(|fill| fill.shard != shard.id) {
+        abandon(state, layout, mover.fill.take());
         mover.fill = Some(Fill {
             shard: shard.id,
             position: shard.filled_to(),
@@ -109,9 +110,20 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
             ended.map(|()| Step::Worked(0))
         }
         Err(error) => {
-            mover.fill = None;
+            abandon(state, layout, mover.fill.take());
             Err(error)
         }
+    }
+}
+
+/// Seals a shard whose filling does not go on for now: its seal would say for ever that it is being changed.
+fn abandon(state: &State, layout: &Layout, fill: Option<Fill>) {
+    let Some(fill) = fill.filter(|fill| fill.begun) else { return };
+    let Some(index) = layout.index_of(fill.shard).filter(|index| layout.shards[*index].is_filling()) else {
+        return;
+    };
+    if let Err(error) = Purpose::Filling(index).seal(state, layout) {
+        log::warn!("shard {} could not be sealed: {error}", fill.shard);
     }
 }
 
@@ -170,7 +182,9 @@ fn end(state: &State, layout: &Layout, index: usize, fill: &Fill) -> Result<()> 
     let took = fill.since.elapsed().as_secs_f64();
     log::info!("shard {}: {} bytes were copied in {took:.1} s", shard.id, fill.bytes);
     if compacted {
-        shard.clear_up()?;
+        if let Err(error) = shard.clear_up() {
+            log::warn!("shard {}: its old engine could not be removed yet: {error}", shard.id);
+        }
         state.events.tell(Some(shard.id), EventKind::Compacted { before, after: bytes_of(shard) });
         state.healing.granted(shard.id, Ok(()));
         return Ok(());

@@ -66,7 +66,11 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     }
     shard.cleared();
     if shard.serves() {
-        shard.resume();
+        {
+            // A flush that is under way goes without it.
+            let _turn = state.flushing.lock();
+            shard.resume();
+        }
         shard.recovered();
         healed(state, shard);
     }

@@ -47,13 +47,15 @@ pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: us
         return Ok(Step::Later(LOOK_AGAIN));
     }
     let spec = spec_of(state, shard.id)?;
-    // Without it, what it lacks would have to be looked for in the journal.
-    let turn = state.flushing.lock();
-    shard.shut()?;
+    {
+        // No flush is in it. What is forgotten while it is being opened is in the journal.
+        let _turn = state.flushing.lock();
+        shard.shut();
+    }
     state.health_changed();
-    let opened =
-        open_again(state, layout, index, &spec).inspect_err(|error| state.shard_failed(shard, error))?;
-    drop(turn);
+    let opened = (shard.close_leaving())
+        .and_then(|()| open_again(state, layout, index, &spec))
+        .inspect_err(|error| state.shard_failed(shard, error))?;
     match take(state, mover, layout, index, opened) {
         None => Ok(Step::Worked(0)),
         Some(error) => Err(error),

@@ -33,6 +33,7 @@ pub fn step(state: &State) -> Result<Step> {
     let mut mover = state.change.mover.lock();
     let layout = state.layout();
     let mut later: Option<Duration> = None;
+    let mut needs_flush = false;
     // A shard that is to be filled takes long: those that are back soon come first.
     for filling in [false, true] {
         for index in 0..layout.shards.len() {
@@ -43,9 +44,14 @@ pub fn step(state: &State) -> Result<Step> {
             match attend(state, &mut mover, &layout, index) {
                 Step::Idle => {}
                 Step::Later(rest) => later = Some(later.map_or(rest, |before| before.min(rest))),
+                // The flush may have to wait for another one of them.
+                Step::NeedsFlush => needs_flush = true,
                 step => return Ok(step),
             }
         }
+    }
+    if needs_flush {
+        return Ok(Step::NeedsFlush);
     }
     Ok(later.map_or(Step::Idle, Step::Later))
 }
@@ -81,6 +87,10 @@ fn failed(state: &State, shard: &Shard, error: &Error) {
 
 fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
+    // What was given up may wake up, and must not find another engine than the one that it began with.
+    if layout.workers[index].is_stuck() {
+        return Ok(if shard.is_open() { Step::Idle } else { Step::Later(LOOK_AGAIN) });
+    }
     let wish = state.healing.wished(shard.id);
     let asked = wish.is_some() || state.settings.heal == Heal::Automatic;
     if let Some(wish) = wish.filter(|wish| !wish.begun) {
@@ -105,9 +115,6 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
     }
     if shard.is_filling() {
         return fill::piece(state, mover, layout, index);
-    }
-    if layout.workers[index].is_stuck() {
-        return Ok(if shard.is_open() { Step::Idle } else { Step::Later(LOOK_AGAIN) });
     }
     if !shard.is_open() {
         return if asked { revive::revive(state, mover, layout, index) } else { Ok(Step::Idle) };

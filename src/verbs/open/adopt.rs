@@ -1,6 +1,6 @@
 //! A store whose own directory, or whose manifest, is lost: every shard carries a copy of the manifest.
 //!
-//! Invariants: nothing is written before the user has accepted what is lost with the journal, if that was in the directory,
+//! Invariants: nothing is taken over before the user has accepted what is lost with the journal, if that was in the directory,
 //! too; the manifest comes last, so that an opening that is interrupted can be done again.
 
 use super::create::MARKER;
@@ -47,6 +47,11 @@ pub fn from_shards(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Opt
             newest = Some(copy);
         }
     }
+    // Without the journal it may as well be a store that lies elsewhere: only who says so is believed.
+    let lost = |manifest: &Manifest| {
+        manifest.journals.is_empty() && !disk.exists(&dir.join(JOURNAL_DIR)).unwrap_or(true)
+    };
+    newest = newest.filter(|manifest| options.accept_journal_loss || !lost(manifest));
     if let Some(manifest) = &newest {
         log::warn!(
             "the manifest of {} is lost or damaged: taken from its shards, as of its writing number {}",
@@ -57,8 +62,8 @@ pub fn from_shards(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Opt
     Ok(newest)
 }
 
-/// Makes a new journal in the place of one that is lost with the store's directory, if the user accepts that. Returns whether
-/// it did.
+/// Makes a new journal in the place of one that is lost with the store's directory, as the user has accepted. Returns whether
+/// it was.
 pub fn replace_journal(
     dir: &Path,
     manifest: &Manifest,
@@ -73,15 +78,6 @@ pub fn replace_journal(
         return Ok(false);
     }
     let last = layout.shards.iter().map(|shard| shard.applied()).max().unwrap_or_default();
-    if !options.accept_journal_loss {
-        let text = format!(
-            "the journal is lost with the store's directory: what was written after {last} and not flushed is gone, and of \
-             what was being flushed some shards have more than others"
-        );
-        return Err(Error::new(ErrorKind::Refused, text)
-            .at(&journal)
-            .remedy("put the journal back, or open with accept_journal_loss(true)"));
-    }
     // Nothing can tell them any more what they lack: they count as they are, and a scrub makes replicas equal.
     for shard in layout.shards.iter().filter(|shard| shard.is_open() && shard.applied() < last) {
         level(shard, last);
@@ -99,7 +95,7 @@ pub fn replace_journal(
 }
 
 fn level(shard: &Shard, last: Seq) {
-    if let Err(error) = shard.begin_apply().and_then(|()| shard.seal(last)) {
+    if let Err(error) = shard.begin_apply().and_then(|_| shard.seal(last)) {
         shard.fail(&error);
     }
 }

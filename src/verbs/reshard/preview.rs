@@ -237,7 +237,7 @@ fn unbalanced(ring: &Ring, next: &Ring) -> Vec<Problem> {
 pub fn in_the_way(layout: &Layout, next: &Ring) -> Result<Vec<ShardId>> {
     let serves = |id: &ShardId| {
         // One that is yet to be made will serve.
-        layout.index_of(*id).is_none_or(|index| layout.shards[index].serves())
+        layout.index_of(*id).is_none_or(|index| layout.shards[index].is_complete())
     };
     let count = |owners: &[ShardId]| owners.iter().filter(|id| serves(id)).count();
     let children = (next.virtual_nodes() / layout.ring.virtual_nodes().max(1)).max(1);

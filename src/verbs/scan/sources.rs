@@ -14,11 +14,15 @@ use crate::batch::{self, KEYSPACE_BYTES};
 use crate::engine::{Block, Cursor, Walk};
 use crate::error::{ErrorKind, Result};
 use crate::ids::Seq;
+use crate::options::Heal;
 use crate::record::KeyRange;
 use crate::shard::Layout;
 use crate::state::transfer::verify_and_mend;
 use crate::state::{Copied, State};
 use std::sync::{Arc, Weak};
+
+/// How often a chunk is begun again since an engine was put in another's place.
+const SWAPS: usize = 4;
 
 /// A shard's cursor, and what it gave out last.
 pub struct Source {
@@ -120,6 +124,7 @@ impl Sources {
     ) -> Result<Option<KeyRange>> {
         let mut layout = state.layout();
         let mut except = Vec::new();
+        let mut swapped = 0;
         loop {
             state.check_open()?;
             chunk.prepare(limit);
@@ -139,6 +144,13 @@ impl Sources {
                     state.check_keyspace(batch::keyspace_of(&range.lo))?;
                     return Ok(rest);
                 }
+                // Its engine has been put in another's place, which is asked instead.
+                Err((index, error)) if error.kind() == ErrorKind::Closed && swapped < SWAPS => {
+                    self.close();
+                    swapped += 1;
+                    state.check_open()?;
+                    log::debug!("shard {}: {error}", layout.shards[index].id);
+                }
                 Err((index, error)) => {
                     self.close();
                     state.read_failed(&layout.shards[index], &error);
@@ -146,7 +158,10 @@ impl Sources {
                     // Where several shards are damaged in different places, each has a replica all the same.
                     if cover(state, &layout, range, &except).is_err() {
                         state.check_open()?;
-                        if error.kind() != ErrorKind::Corruption || !mend(state, &layout, range, &except) {
+                        if error.kind() != ErrorKind::Corruption
+                            || state.settings.heal != Heal::Automatic
+                            || !mend(state, &layout, range, &except)
+                        {
                             return Err(error);
                         }
                         except.clear();

@@ -2,7 +2,7 @@
 //!
 //! Three parts, chosen by `ANNULUS_PARTS` (all, separated by commas):
 //! - `speed`: a shard is added, and one replaced, with nobody else at work, beside a plain scan of a store of as many records
-//!   that is inserted into another new store and flushed.
+//!   that is inserted into another new store and flushed. `ANNULUS_KINDS` chooses among `add` and `replace`.
 //! - `bytes`: one shard is added to 4, 8 and 16 shards of one total size.
 //! - `latency`: reads and writes by one thread each, before, during and after a shard is added. `ANNULUS_LOADS` chooses
 //!   among `paced` (half of what the store can do) and `flat-out`; `ANNULUS_REPLICAS` among 1 and 2; `ANNULUS_RATE` bounds the
@@ -143,12 +143,13 @@ const MIB: f64 = (1 << 20) as f64;
 fn speed(records: u64, rounds: u64) {
     let mut table = Table::default();
     for _ in 0..rounds {
-        for replicas in [1, 2] {
-            for kind in ["add", "replace"] {
+        for replicas in chosen("ANNULUS_REPLICAS", "1,2") {
+            let replicas = replicas.parse().expect("a number");
+            for kind in chosen("ANNULUS_KINDS", "add,replace") {
                 let dir = tempfile::tempdir().unwrap();
                 let store = filled(dir.path(), 4, replicas, records);
                 let new = ShardOptions::new(dir.path().join("new"));
-                let plan = match kind {
+                let plan = match kind.as_str() {
                     "add" => store.plan().add_shard(new),
                     _ => store.plan().replace_shard(ShardId(1), new),
                 };

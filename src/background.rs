@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(50);
 /// How long a failed flush rests before it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a copy of the journal that is behind rests before it is tried again.
+const MEND: Duration = Duration::from_secs(5);
 /// How soon readers of before a change are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often the latency of reads and writes decides anew how much a change of the topology rests.
@@ -33,11 +35,15 @@ pub fn start(state: &Arc<State>) -> Result<Vec<JoinHandle<()>>> {
             .spawn(move || work(&state))
             .map_err(|e| Error::new(ErrorKind::Io, "cannot start a background thread").caused_by(e))
     };
-    Ok(vec![
+    let mut threads = vec![
         spawn("annulus-flush", flusher)?,
         spawn("annulus-journal", ticker)?,
         spawn("annulus-change", mover)?,
-    ])
+    ];
+    if state.mirrors.as_ref().is_some_and(|mirrors| mirrors.copies().len() > 1) {
+        threads.push(spawn("annulus-mend", mender)?);
+    }
+    Ok(threads)
 }
 
 fn flusher(state: &State) {
@@ -70,11 +76,14 @@ fn round(state: &State) -> Result<bool> {
 }
 
 fn ticker(state: &State) {
+    let mut short = false;
     loop {
-        if let Err(error) = state.journal.provision() {
+        let provided = state.journal.provision();
+        if let (Err(error), false) = (&provided, short) {
             // Writes make their own room when none was prepared; they report what is wrong.
             log::warn!("no journal segment could be prepared: {error}");
         }
+        short = provided.is_err();
         if !state.signals.next_tick() {
             return;
         }
@@ -82,6 +91,18 @@ fn ticker(state: &State) {
         state.signals.pause(TICK);
         if let Err(error) = state.journal.write_buffered() {
             log::error!("the journal could not be written: {error}");
+        }
+    }
+}
+
+/// Not the ticker: making a copy of the journal takes as long as it is large.
+fn mender(state: &State) {
+    loop {
+        if let Some(mirrors) = &state.mirrors {
+            mirrors.mend();
+        }
+        if !state.signals.next_mend(MEND) {
+            return;
         }
     }
 }
@@ -118,8 +139,8 @@ fn mover(state: &State) {
     }
 }
 
-/// One step of healing, or, where there is none to be taken, of a change of the topology; and how soon to look again if
-/// there is neither.
+/// One step of healing, or, where there is none to be taken, of a change of the topology, or of a scrub; and how soon to look
+/// again if there is none at all.
 fn move_round(state: &State) -> Result<(Step, Option<Duration>)> {
     let mut later = None;
     match verbs::heal::step(state)? {
@@ -135,7 +156,14 @@ fn move_round(state: &State) -> Result<(Step, Option<Duration>)> {
     if step == Step::NeedsFlush {
         verbs::flush::flush(state)?;
     }
-    Ok((step, later))
+    if step != Step::Idle {
+        return Ok((step, None));
+    }
+    match verbs::scrub::step(state)? {
+        verbs::scrub::Step::Worked(bytes) => Ok((Step::Worked(bytes), None)),
+        verbs::scrub::Step::Idle => Ok((Step::Idle, later)),
+        verbs::scrub::Step::Later(rest) => Ok((Step::Idle, Some(later.map_or(rest, |l| l.min(rest))))),
+    }
 }
 
 /// How hard the mover works.
@@ -155,7 +183,8 @@ impl Default for Effort {
 impl Effort {
     /// How long to rest after a step.
     fn after(&mut self, state: &State, bytes: u64, worked: Duration) -> Duration {
-        if let Some(rate) = state.change.rate() {
+        let scrubbing = state.change.current().is_none().then(|| state.scrub.rate()).flatten();
+        if let Some(rate) = state.change.rate().or(scrubbing) {
             return Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64).saturating_sub(worked);
         }
         if self.looked.elapsed() >= LOOK_AT_FOREGROUND {

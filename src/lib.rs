@@ -61,6 +61,7 @@ mod range;
 #[allow(missing_docs)] // Exported to tests alone.
 mod record;
 mod ring;
+mod scrub;
 mod shard;
 #[allow(missing_docs)] // Exported to tests alone.
 mod state;
@@ -80,13 +81,15 @@ pub use options::{Durability, Heal, Options, ShardOptions};
 pub use plan::{Plan, PlannedShard, Problem, Request, Role};
 pub use range::Range;
 pub use ring::{Balance, LoadLimit, Member, Move, Partitioner, Ring, ShardBalance};
+pub use scrub::Scrub;
 pub use shard::{Health, Quarantined};
 pub use state::change::{Phase, Progress};
 pub use state::events::{Event, EventKind, Events};
+pub use state::scrub::{ScrubProgress, ScrubReport};
 pub use store::Store;
 pub use topology::{Planner, ShardPlace, ShardRole, TopologyChange, TopologyView};
 pub use verbs::heal::{ShardHealth, StoreHealth};
-pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};
+pub use verbs::stats::{JournalFigures, MirrorFigures, OpeningFigures, ShardStats, Stats};
 
 /// The examples of the README and the guides are compiled with the tests.
 #[cfg(doctest)]
@@ -95,4 +98,5 @@ pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};
 #[doc = include_str!("../docs/guides/replication.md")]
 #[doc = include_str!("../docs/guides/rebalancing.md")]
 #[doc = include_str!("../docs/guides/tuning.md")]
+#[doc = include_str!("../docs/guides/journal.md")]
 mod pages {}

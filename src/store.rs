@@ -11,6 +11,7 @@ use crate::manifest::DEFAULT_KEYSPACE;
 use crate::options::{Durability, Options};
 use crate::plan::Plan;
 use crate::ring::Ring;
+use crate::scrub::Scrub;
 use crate::state::Seams;
 use crate::state::events::Events;
 use crate::state::healing::Wish;
@@ -258,6 +259,28 @@ impl Store {
         verbs::heal::request(&self.handle().state, shard, Wish::Compact, None)
     }
 
+    /// Begins a scrub, or finds the one that is under way: every page of every shard is read and verified, and replicas are
+    /// compared record by record; what is found is put right from the other replicas and told ([`events`](Self::events)).
+    /// It works in the background, gives way to reads and writes, and goes on where it was after the store is opened again.
+    ///
+    /// # Errors
+    /// `Closed` after a close.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let store = annulus::Store::open(dir.path().join("db"))?;
+    /// store.insert("order/17", b"paid")?;
+    /// store.flush()?;
+    /// let report = store.scrub()?.wait()?.expect("nobody cancelled it");
+    /// assert_eq!((report.pages_left, report.records_unsettled), (0, 0));
+    /// # Ok(()) }
+    /// ```
+    pub fn scrub(&self) -> Result<Scrub> {
+        let number = verbs::scrub::begin(&self.handle().state)?;
+        Ok(Scrub::new(self.default.handle.clone(), number))
+    }
+
     /// Deletes the files of damaged engines that were kept of a shard ([`StoreHealth::quarantined`]).
     ///
     /// # Errors
@@ -291,7 +314,8 @@ impl Options {
     /// `InvalidInput` for an option outside its limits, `Mismatch` for one that contradicts the existing store,
     /// `Locked` if the store is open already, `Foreign` for a directory of something else, `NotFound` if there is no
     /// store and none may be created, `Unsupported` for a format of another release, `Corruption` for damage that no
-    /// replica makes up for, `Unavailable` if too many shards are missing, `Io`. None of them changes the store.
+    /// replica makes up for, `Unavailable` if too many shards are missing, `Refused` if the
+    /// copies of the journal that are known to be complete are, `Full` if there is no room for a segment of it, `Io`. None of them changes the store.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
         let seams = Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: true };
         Store::open_with(dir.as_ref(), self, seams)

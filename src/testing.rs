@@ -124,6 +124,11 @@ pub fn tick(store: &Store) -> Result<()> {
     store.handle.state.journal.provision().map(|_| ())
 }
 
+/// Tries the journal's copies that are behind; how many are complete again.
+pub fn mend(store: &Store) -> usize {
+    store.handle.state.mirrors.as_ref().map_or(0, |mirrors| mirrors.mend())
+}
+
 /// Purges dropped keyspaces.
 pub fn purge(store: &Store) -> Result<bool> {
     verbs::purge::purge(&store.handle.state)
@@ -155,6 +160,11 @@ pub fn heal_step(store: &Store) -> Result<bool> {
         }
         verbs::heal::Step::Worked(_) => Ok(true),
     }
+}
+
+/// One step of a scrub; whether there may be more.
+pub fn scrub_step(store: &Store) -> Result<bool> {
+    Ok(verbs::scrub::step(&store.handle.state)? != verbs::scrub::Step::Idle)
 }
 
 pub fn held_by(store: &Store, keyspace: KeyspaceId, shard: ShardId) -> Result<Vec<(Vec<u8>, Seq)>> {

@@ -5,8 +5,8 @@
 
 use annulus::testing::{self, EngineOperation, Fault, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{
-    ErrorKind, Health, KeyspaceId, Options, Phase, Plan, Problem, Role, Seq, ShardId, ShardOptions,
-    ShardRole, Store,
+    Durability, ErrorKind, Health, KeyspaceId, Options, Phase, Plan, Problem, Role, Seq, ShardId,
+    ShardOptions, ShardRole, Store,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -498,4 +498,111 @@ fn values_larger_than_a_chunk_are_moved() {
     assert!(store.change().is_none(), "the change does not get on");
     check_reads(&store, &content);
     check_placed(&store, &content);
+}
+
+/// A number below `n`, from a seed that it moves on (splitmix64).
+fn below(seed: &mut u64, n: u32) -> u32 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((mixed ^ (mixed >> 31)) % u64::from(n.max(1))) as u32
+}
+
+/// What a store must hold when it has the first commits of a log, each of one key: commit `i` has version `i + 1`.
+type Log = Vec<(u32, Option<Vec<u8>>)>;
+
+fn content_of(log: &Log) -> Content {
+    let mut content = Content::new();
+    for (index, (n, value)) in log.iter().enumerate() {
+        match value {
+            Some(value) => content.insert(key(*n), (value.clone(), Seq(index as u64 + 1))),
+            None => content.remove(&key(*n)),
+        };
+    }
+    content
+}
+
+fn commit(store: &Store, log: &mut Log, n: u32, value: Option<&[u8]>, durability: Durability) {
+    let seq = match value {
+        Some(value) => store.insert_with(key(n), value, durability).unwrap(),
+        None => store.remove_with(key(n), durability).unwrap(),
+    };
+    log.push((n, value.map(<[u8]>::to_vec)));
+    assert_eq!(seq, Seq(log.len() as u64));
+}
+
+/// A chunk brings along what the memtable that waits to be flushed says of its keys, so after a crash a new owner may have writes
+/// that its source is yet to get from the journal: that is no difference between the two, and stays none when such a key is removed.
+#[test]
+fn what_a_chunk_brought_before_a_crash_is_no_difference_after_it() {
+    for first in 0..400_u64 {
+        let mut seed = first;
+        let seed = &mut seed;
+        let mut world = World::new();
+        let options = Options::new().shards(5).replication_factor(1).virtual_nodes(64);
+        let store = world.open(options).unwrap();
+        let mut log = Log::new();
+        let most = [4, 40, 300][below(seed, 3) as usize];
+        let records = 1 + below(seed, most);
+        (0..records).for_each(|n| commit(&store, &mut log, n, Some(b"first"), Durability::Process));
+        let planner = store.plan().set_replication_factor(2).add_shard(ShardOptions::new("/mnt/new"));
+        let plan = planner.preview().unwrap();
+        drop(planner);
+        store.apply(plan).unwrap();
+        // Some are copied before the writes that follow, some after.
+        if below(seed, 4) == 0 {
+            testing::change_step(&store).unwrap();
+        }
+        let durability = [Durability::Memory, Durability::Process, Durability::Sync][below(seed, 3) as usize];
+        for round in 0..=below(seed, 3) {
+            for _ in 0..=below(seed, records) {
+                let n = below(seed, records + 3);
+                let value = [Some(&b"second"[..]), Some(b"third"), None][below(seed, 3) as usize];
+                commit(&store, &mut log, n, value, durability);
+            }
+            match below(seed, 4) {
+                0 => store.flush().unwrap(),
+                1 if round > 0 => drop(testing::flush_oldest(&store).unwrap()),
+                _ => testing::freeze(&store),
+            }
+        }
+        for _ in 0..[1, 1, 1, 2, 3][below(seed, 5) as usize] {
+            testing::change_step(&store).unwrap();
+        }
+        match below(seed, 3) {
+            0 => {}
+            1 => world.crash(None),
+            _ => world.crash(Some(first)),
+        }
+        drop(store);
+
+        let store = world.open(Options::new()).unwrap_or_else(|e| panic!("seed {first}: {e}"));
+        let last = store.stats().unwrap().last_seq.0 as usize;
+        assert!(last >= records as usize && last <= log.len(), "seed {first}: {last} of {}", log.len());
+        log.truncate(last);
+        for _ in 0..=below(seed, 3) {
+            // One of those that were written last, or any other.
+            let recent = log[log.len() - 1 - below(seed, (log.len() as u32).min(8)) as usize].0;
+            let n = if below(seed, 2) == 0 { recent } else { below(seed, records) };
+            commit(&store, &mut log, n, None, durability);
+            match below(seed, 6) {
+                0 => store.flush().unwrap(),
+                1 => testing::freeze(&store),
+                2 => drop(testing::change_step(&store).unwrap_or_else(|e| panic!("seed {first}: {e}"))),
+                _ => {}
+            }
+        }
+        loop {
+            match testing::change_step(&store) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => panic!("seed {first}: {error}"),
+            }
+        }
+        assert!(store.change().is_none(), "seed {first}");
+        let content = content_of(&log);
+        check_reads(&store, &content);
+        check_placed(&store, &content);
+        assert_eq!(store.ring().replication_factor(), 2);
+    }
 }

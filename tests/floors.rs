@@ -32,6 +32,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("handle", 6),
     ("keyspace", 6),
     ("range", 6),
+    ("scrub", 6),
     ("store", 6),
     ("testing", 6),
     ("topology", 6),

@@ -112,8 +112,8 @@ impl Engine for Guarded {
         guard(self.shard, || self.engine.recount(pages))
     }
 
-    fn set_cache(&self, bytes: u64) {
-        self.engine.set_cache(bytes);
+    fn set_cache(&self, bytes: u64, least: u64) {
+        self.engine.set_cache(bytes, least);
     }
 
     fn live_bytes(&self) -> Result<u64> {
@@ -141,5 +141,9 @@ struct GuardedCursor {
 impl Cursor for GuardedCursor {
     fn next_block(&mut self, block: &mut Block) -> Result<bool> {
         guard(self.shard, || self.cursor.next_block(block))
+    }
+
+    fn next_key(&self) -> Result<Option<Vec<u8>>> {
+        guard(self.shard, || self.cursor.next_key())
     }
 }

@@ -96,7 +96,9 @@ pub trait Engine: Send + Sync + Debug {
 
     /// Merges a sorted run (key ascending, sequence descending). Of each key the newest version is kept, and the older
     /// ones that a snapshot in `live` (ascending) still sees; a removal at [`Seq::MAX`] takes all of its key's versions
-    /// away. Not durable before [`sync`](Self::sync). After an error a part may have been applied; after one in writing, every later call fails until the shard is opened again.
+    /// away. Not durable before [`sync`](Self::sync). After an error a part may have been applied; after one in
+    /// writing, every later change fails until the shard is opened again, and every read as well unless the writing was refused for
+    /// want of space or of the right.
     fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()>;
 
     /// Removes every version of every key in `range`. Not durable before [`sync`](Self::sync).
@@ -135,7 +137,7 @@ pub trait Engine: Send + Sync + Debug {
     /// # Errors
     /// `InvalidInput`: the run is out of order or reaches out of the range. `Corruption` or `Io`: a page that lies only
     /// partly in the range cannot be read, whose other records would be lost. In these cases nothing was changed. After
-    /// an error in writing every later call fails until the shard is opened again.
+    /// an error in writing every later change fails until the shard is opened again.
     fn replace_range(&self, range: &KeyRange, run: &[RunRecord<'_>]) -> Result<()> {
         let _ = (range, run);
         Err(whole_only())
@@ -157,8 +159,9 @@ pub trait Engine: Send + Sync + Debug {
     /// were lost or went back in time unseen: it ends with `Corruption`, and the figures are what was counted.
     fn recount(&self, pages: usize) -> Result<bool>;
 
-    /// Sets the memory for caches anew, see [`EngineSpec::cache_bytes`].
-    fn set_cache(&self, bytes: u64);
+    /// Sets the memory for caches anew, see [`EngineSpec::cache_bytes`]. It will not become less than `least` while there are
+    /// as many shards as now: what is dear to bring back may take a part of that for good.
+    fn set_cache(&self, bytes: u64, least: u64);
 
     /// Bytes on disk that records take, without free space.
     fn live_bytes(&self) -> Result<u64>;

@@ -157,6 +157,8 @@ pub(in crate::engine) fn check(engine: &dyn Engine, model: &Model, snapshots: &[
     }
 }
 
+type Values = Vec<Option<Vec<u8>>>;
+
 #[derive(Debug, Clone)]
 enum Step {
     Apply(Vec<(Vec<u8>, Option<Vec<u8>>)>),
@@ -166,7 +168,7 @@ enum Step {
     Release(usize),
     Remove(KeyRange),
     /// Versions to take the place of what is in a range; of those outside nothing is made.
-    Replace(KeyRange, Vec<(Vec<u8>, Vec<Option<Vec<u8>>>)>),
+    Replace(KeyRange, Vec<(Vec<u8>, Values)>),
     Verify(Vec<u8>, usize),
     Sync,
     Reopen {

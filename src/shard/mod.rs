@@ -225,14 +225,14 @@ impl Shard {
         engines.engine.is_some() && matches!(engines.role, Role::CatchingUp(_))
     }
 
-    /// Sets the memory for caches of all its engines.
-    pub fn set_cache(&self, bytes: u64) {
+    /// Sets the memory for caches of all its engines, and what it is never less than.
+    pub fn set_cache(&self, bytes: u64, least: u64) {
         let engines = self.engines.read();
         let all = engines.engine.iter().chain(engines.aside.iter().map(|aside| &aside.engine));
         let all: Vec<_> = all.cloned().collect();
         drop(engines);
-        let each = bytes / all.len().max(1) as u64;
-        all.iter().for_each(|engine| engine.set_cache(each));
+        let engines = all.len().max(1) as u64;
+        all.iter().for_each(|engine| engine.set_cache(bytes / engines, least / engines));
     }
 
     /// Some bytes failed a check; the shard goes on serving the others. Returns whether that is news.

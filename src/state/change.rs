@@ -4,6 +4,7 @@
 //! learns it; a step that failed leaves its cause here until one succeeds.
 
 use super::foreground::Foreground;
+use super::transfer::Counted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Seq, ShardId};
 use crate::manifest::{ChangeEntry, ChangeStep};
@@ -107,6 +108,10 @@ pub struct Mover {
     pub fill: Option<Fill>,
     /// The shard whose pages are being verified.
     pub mending: Option<Mender>,
+    /// What the scrub under way knows from counting shards' pages.
+    pub counted: Counted,
+    /// Shards that have been, durably, since they lost something last, and are yet to be said to be clean.
+    pub swept: Vec<ShardId>,
 }
 
 impl Mover {

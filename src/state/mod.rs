@@ -28,6 +28,7 @@ mod memory;
 mod pace;
 mod read;
 mod records;
+pub mod scrub;
 mod share;
 mod signals;
 pub mod transfer;
@@ -44,6 +45,7 @@ use crate::engine::EngineFactory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Journal;
+use crate::journal::mirror::Mirrors;
 use crate::manifest::Manifest;
 use crate::options::{Durability, Heal};
 use crate::ring::Ring;
@@ -53,6 +55,7 @@ use cover::Cover;
 use events::{EventKind, Hub};
 use healing::Healing;
 use parking_lot::{Mutex, RwLock};
+use scrub::Scrubbing;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,6 +85,15 @@ pub struct Settings {
     pub shard_timeout: Duration,
     /// Bytes of damaged engines that are kept of each shard.
     pub quarantine_limit: u64,
+    /// How often everything is scrubbed.
+    pub scrub_every: Option<Duration>,
+}
+
+impl Settings {
+    /// The memory for caches that each of so many shards is opened with, before it is shared out by what memtables hold.
+    pub fn opening_cache(&self, shards: usize) -> u64 {
+        (self.memory_budget - self.memtable_bytes) / shards.max(1) as u64
+    }
 }
 
 /// What the last opening did.
@@ -104,6 +116,8 @@ pub struct State {
     pub manifest: Mutex<Manifest>,
     pub flushing: Mutex<()>,
     pub journal: Journal,
+    /// The journal's copies, where there are several.
+    pub mirrors: Option<Arc<Mirrors>>,
     pub memory: Memory,
     pub pace: Pace,
     pub signals: Signals,
@@ -111,6 +125,7 @@ pub struct State {
     /// The change of the topology that is under way, if one is.
     pub change: Control,
     pub healing: Healing,
+    pub scrub: Scrubbing,
     /// Where it is told what happens to the store.
     pub events: Arc<Hub>,
     pub flushes: AtomicU64,
@@ -149,8 +164,10 @@ pub struct Parts {
     pub opening: Opening,
     pub manifest: Manifest,
     pub journal: Journal,
+    pub mirrors: Option<Arc<Mirrors>>,
     pub memory: Memory,
     pub layout: Arc<Layout>,
+    pub scrub: Scrubbing,
     pub lock: Box<dyn Send + Sync>,
 }
 
@@ -176,11 +193,13 @@ impl State {
             opening: parts.opening,
             flushing: Mutex::new(()),
             journal: parts.journal,
+            mirrors: parts.mirrors,
             memory: parts.memory,
             signals: Signals::default(),
             moving: Mutex::new(()),
             change: Control::new(parts.manifest.change.as_ref(), replayed),
             healing: Healing::default(),
+            scrub: parts.scrub,
             events: Arc::default(),
             flushes: AtomicU64::new(0),
             records: Records::new(records),
@@ -239,6 +258,7 @@ impl State {
         let first = !self.closed.swap(true, Ordering::AcqRel);
         if first {
             self.events.close();
+            self.scrub.close();
             self.healing.close(&closed(&self.dir));
         }
         first

@@ -32,9 +32,9 @@ impl State {
         let caches = (budget - records).saturating_sub(held);
         let caches = caches.clamp(budget / LEAST_SHARE, budget / MOST.1 * MOST.0 - records);
         let layout = self.layout();
-        let each = caches / layout.shards.len().max(1) as u64;
+        let shards = layout.shards.len().max(1) as u64;
         for shard in &layout.shards {
-            shard.set_cache(each);
+            shard.set_cache(caches / shards, budget / LEAST_SHARE / shards);
         }
     }
 

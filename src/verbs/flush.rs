@@ -9,8 +9,14 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VirtualNode;
-use crate::shard::{Layout, Run, Turns, apply_to_all};
+use crate::options::Heal;
+use crate::shard::{Layout, Run, Shard, Turns, apply_to_all};
 use crate::state::State;
+use crate::state::events::EventKind;
+use crate::state::transfer::verify_and_mend;
+
+/// How often a flush is tried again after damage has been put right.
+const ATTEMPTS: usize = 3;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -28,9 +34,46 @@ pub fn flush_all(state: &State) -> Result<()> {
     state.memory.freeze();
     // As many as there are now: what is written meanwhile is not this flush's.
     for _ in 0..state.memory.frozen() {
-        flush_oldest(state)?;
+        let mut flushed = flush_oldest(state);
+        // Where every owner met a damaged page, each at another place, they put each other right.
+        for _ in 0..ATTEMPTS {
+            if flushed.is_err() && state.settings.heal == Heal::Automatic && mend(state) {
+                flushed = flush_oldest(state);
+            }
+        }
+        flushed?;
     }
     Ok(())
+}
+
+/// Replaces the damaged pages of shards that could not be flushed to for them; whether any can be flushed to again.
+fn mend(state: &State) -> bool {
+    let layout = state.layout();
+    let damaged = |shard: &Shard| {
+        shard.is_stalled() && shard.fault().is_some_and(|error| error.kind() == ErrorKind::Corruption)
+    };
+    let mut any = false;
+    for index in (0..layout.shards.len()).filter(|index| damaged(&layout.shards[*index])) {
+        let shard = &layout.shards[index];
+        let (mut from, mut repaired, mut left) = (Some(Vec::new()), 0, 0);
+        while let Some(lo) = from.take() {
+            match verify_and_mend(state, &layout, index, &lo) {
+                Ok(mended) => {
+                    (from, repaired, left) = (mended.end, repaired + mended.repaired, left + mended.left);
+                }
+                // What is wrong with the shard as a whole is left to who heals it.
+                Err(_) => left += 1,
+            }
+        }
+        if repaired > 0 && left == 0 {
+            shard.resume();
+            shard.recovered();
+            state.events.tell(Some(shard.id), EventKind::Repaired { pages: repaired });
+            state.health_changed();
+            any = true;
+        }
+    }
+    any
 }
 
 /// Flushes the oldest frozen memtable. Returns whether there was one.

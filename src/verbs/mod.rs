@@ -11,5 +11,6 @@ pub mod read;
 pub mod recount;
 pub mod reshard;
 pub mod scan;
+pub mod scrub;
 pub mod stats;
 pub mod write;

@@ -238,7 +238,7 @@ impl Engine for MemoryEngine {
         })
     }
 
-    fn set_cache(&self, _: u64) {}
+    fn set_cache(&self, _: u64, _: u64) {}
 
     fn live_bytes(&self) -> Result<u64> {
         self.disk_bytes()

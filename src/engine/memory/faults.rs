@@ -231,7 +231,8 @@ impl MemoryFactory {
                 Err(Error::new(ErrorKind::Io, format!("cannot {operation:?}")).on(shard).caused_by(injected))
             }
             Some(What::Panic) => {
-                std::panic::panic_any(format!("a panic injected by a test into {operation:?} of {shard}"))
+                let text = format!("a panic injected by a test into {operation:?} of {shard}");
+                std::panic::resume_unwind(Box::new(text))
             }
             Some(What::Hang(gate)) => {
                 gate.pass();

@@ -11,6 +11,7 @@
 
 use super::calls::Change;
 use super::core::Core;
+use super::intent::Encoded;
 use super::node::stored_checksum;
 use super::open::sync_tree;
 use super::writer::Writer;
@@ -45,14 +46,14 @@ impl Core {
         // From the right, since the right one of two nodes that reach over each other is the one that counts.
         for lower in writer.dirty.iter().rev() {
             let Some((number, _, Some(node))) = self.root.slot(lower) else { continue };
-            nodes.push((lower.clone(), number, node.encode(number)));
+            nodes.push(Encoded { lower: lower.clone(), number, bytes: node.encode(number) });
         }
         // From the left: where one that is still there ends, the one that it met is still there, too.
         writer.removed.sort();
         let intent = self.intent(writer, &nodes);
         let mut changes = intent.announced();
         let (mut unwritten, mut written) = (0, Vec::new());
-        for (lower, number, bytes) in nodes {
+        for Encoded { lower, number, bytes } in nodes {
             unwritten += bytes.len();
             written.push((lower, stored_checksum(&bytes)));
             changes.push(Change::Node(number, bytes));

@@ -109,7 +109,7 @@ impl Core {
     }
 
     /// A node without what lies at or above `upper`.
-    fn trimmed(&self, node: &Node, upper: &[u8]) -> Result<Node> {
+    pub(super) fn trimmed(&self, node: &Node, upper: &[u8]) -> Result<Node> {
         let mut listed: Vec<Listed> =
             node.listed().into_iter().take_while(|listed| listed.lower.as_slice() < upper).collect();
         let astride = listed.len().checked_sub(1).filter(|last| node.upper(*last) != Some(upper));

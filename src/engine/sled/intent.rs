@@ -21,6 +21,13 @@ const VERSION: u8 = 1;
 /// Before so many bytes more what was announced is flushed: sled puts no bound on what waits.
 const MAX_UNWRITTEN: usize = 8 << 20;
 
+/// A node on its way to sled.
+pub(super) struct Encoded {
+    pub lower: Box<[u8]>,
+    pub number: u64,
+    pub bytes: Vec<u8>,
+}
+
 /// What a commit will write, by keys; empty if it may be written in any part.
 #[derive(Default)]
 pub(super) struct Intent(Vec<(Vec<u8>, Vec<u8>)>);
@@ -65,11 +72,11 @@ impl Intent {
 
 impl Core {
     /// The intent of a commit that writes these nodes. One change alone sled makes whole by itself.
-    pub(super) fn intent(&self, writer: &Writer, nodes: &[(Box<[u8]>, u64, Vec<u8>)]) -> Intent {
+    pub(super) fn intent(&self, writer: &Writer, nodes: &[Encoded]) -> Intent {
         if !writer.atomic || nodes.len() + writer.removed.len() <= 1 {
             return Intent::default();
         }
-        let put = nodes.iter().map(|(_, number, bytes)| (entry_key(*number), bytes.clone()));
+        let put = nodes.iter().map(|node| (entry_key(node.number), node.bytes.clone()));
         let gone = writer.removed.iter().map(|(_, number)| (entry_key(*number), Vec::new()));
         let mut entries: Vec<_> = put.chain(gone).collect();
         entries.sort();

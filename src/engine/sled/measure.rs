@@ -187,3 +187,64 @@ fn speed() {
         (records * 124) as f64 / (figures.pages * page_bytes as u64) as f64,
     );
 }
+
+/// How fast everything is verified, in steps of `STEP` bytes: from the system's cache, with pages in memory or not.
+#[test]
+#[ignore = "a measurement"]
+fn verifying() {
+    let (records, step) = (setting("RECORDS", 3_000_000), setting("STEP", 1 << 20) as usize);
+    let dir = std::env::var("DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+    let dir = tempfile::tempdir_in(Path::new(&dir)).unwrap();
+    let spec = EngineSpec {
+        dir: dir.path().join("engine"),
+        shard: ShardId(0),
+        cache_bytes: setting("CACHE_MB", 64) << 20,
+        page_bytes: setting("PAGE", 4096) as usize,
+        create: true,
+        resume: None,
+    };
+    let bench = Bench { engine: SledFactory.open(&spec).unwrap(), spec, records };
+    bench.load(400_000, 1);
+    let live = bench.engine.live_bytes().unwrap();
+    for _ in 0..3 {
+        let cost = Cost::of(1, || {
+            let (mut bad, mut from) = (Vec::new(), Some(Vec::new()));
+            while let Some(key) = from {
+                from = bench.engine.verify(&key, step, &mut bad).unwrap();
+            }
+            assert!(bad.is_empty());
+        });
+        // Bytes a microsecond are megabytes a second.
+        println!(
+            "verify {} MB: {:.0} MB/s (cpu {:.0})",
+            live >> 20,
+            live as f64 / cost.wall,
+            live as f64 / cost.cpu
+        );
+    }
+    let figures = bench.engine.figures().unwrap();
+    let recount = Cost::of(1, || while !bench.engine.recount(256).unwrap() {});
+    println!("recount {:.0} MB/s, {} pages", live as f64 / recount.wall, figures.pages);
+    let each = figures.pages.min(2000);
+    let ranges: Vec<KeyRange> = {
+        let (mut found, mut from) = (Vec::new(), Vec::new());
+        while let Some(next) = bench.engine.verify(&from, 1, &mut Vec::new()).unwrap()
+            && found.len() < each as usize
+        {
+            found.push(KeyRange { lo: std::mem::replace(&mut from, next.clone()), hi: Some(next) });
+        }
+        found
+    };
+    let runs: Vec<crate::record::RunBuffer> = (ranges.iter().map(|range| {
+        let mut run = crate::record::RunBuffer::default();
+        bench.engine.versions(&range.lo, 1, &mut |key| range.contains(key), &mut run).unwrap();
+        run
+    }))
+    .collect();
+    let replace = Cost::of(ranges.len() as u64, || {
+        for (range, run) in ranges.iter().zip(&runs) {
+            bench.engine.replace_range(range, &run.records().collect::<Vec<_>>()).unwrap();
+        }
+    });
+    println!("replace_range of a page {replace} us");
+}

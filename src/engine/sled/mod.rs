@@ -180,9 +180,10 @@ impl Engine for SledEngine {
         self.with(|core| core.recount(pages))
     }
 
-    fn set_cache(&self, bytes: u64) {
+    fn set_cache(&self, bytes: u64, least: u64) {
         if let Some(core) = self.core.read_recursive().as_ref() {
             core.cache_bytes.store(bytes, Ordering::Relaxed);
+            core.root.set_limit(least / open::NODES_OF_LEAST);
             core.balance();
         }
     }

@@ -22,8 +22,10 @@ use std::time::{Duration, Instant};
 
 /// sled holds the index alone, of which the engine keeps what it needs itself.
 const SLED_CACHE_BYTES: u64 = 1 << 20;
-/// The share of the memory that nodes of the index may take.
+/// The share of the memory at opening that nodes of the index may take.
 const NODE_SHARE: u64 = 4;
+/// Their share of the least memory that the shard is told it will have. Pages have the other half even then.
+pub(super) const NODES_OF_LEAST: u64 = 2;
 /// How long sled may take to let go of its files.
 pub(super) const RELEASE_WAIT: Duration = Duration::from_secs(10);
 
@@ -161,7 +163,6 @@ impl Core {
     }
 
     pub fn disk_bytes(&self) -> Result<u64> {
-        self.check()?;
         let mut total = 0;
         walk(&self.place.dir, &mut |path| {
             let found = fs::symlink_metadata(path)?;

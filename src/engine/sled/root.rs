@@ -23,7 +23,7 @@ pub(super) struct Root {
     nodes: RwLock<Nodes>,
     /// Bytes of nodes in memory, and how many there may be.
     resident: AtomicU64,
-    limit: u64,
+    limit: AtomicU64,
     /// The group from which the next search for nodes that may go begins.
     hand: AtomicUsize,
 }
@@ -164,7 +164,7 @@ impl Root {
         Root {
             nodes: RwLock::new(Nodes::new(nodes)),
             resident: AtomicU64::new(resident),
-            limit,
+            limit: AtomicU64::new(limit),
             hand: AtomicUsize::new(0),
         }
     }
@@ -174,8 +174,13 @@ impl Root {
         self.resident.load(Ordering::Relaxed)
     }
 
+    /// How many bytes there may be from now on. Nodes that are too many go as others come, or with the next commit.
+    pub fn set_limit(&self, bytes: u64) {
+        self.limit.store(bytes, Ordering::Relaxed);
+    }
+
     pub fn over_limit(&self) -> bool {
-        self.resident() > self.limit
+        self.resident() > self.limit.load(Ordering::Relaxed)
     }
 
     /// The page that holds `key`. Whether it is known to lack the key is looked up if it may not be in memory, and if the key is

@@ -28,7 +28,6 @@ impl Core {
         let mut next = from.to_vec();
         let mut buffer = Vec::new();
         loop {
-            self.check()?;
             let node = self.node(Which::Holds(&next))?.ok_or_else(|| self.hole(&next))?;
             let mut index = node.find(&next);
             if index == 0 {
@@ -84,7 +83,6 @@ impl Core {
     pub fn damage_at(&self, key: &[u8]) -> Result<Option<Damage>> {
         let mut tried = None;
         loop {
-            self.check()?;
             let node = self.node(Which::Holds(key))?.ok_or_else(|| self.hole(key))?;
             let index = node.find(key);
             let wanted = node.page(index).ok_or_else(|| self.hole(key))?;

@@ -9,7 +9,7 @@ use crate::shard::Layout;
 use crate::state::State;
 
 /// How much is verified at once, in bytes.
-pub const VERIFIED: usize = 2 << 20;
+const VERIFIED: usize = 2 << 20;
 
 /// What verifying a piece of a shard came to.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub struct Mended {
     /// Damaged pages for which there was nothing to replace them by; the last cause.
     pub left: u64,
     pub cause: Option<crate::error::Error>,
+    /// About how much was read.
+    pub bytes: u64,
     /// Where to go on; none at the end.
     pub end: Option<Vec<u8>>,
 }
@@ -29,7 +31,7 @@ pub fn verify_and_mend(state: &State, layout: &Layout, index: usize, from: &[u8]
     let shard = &layout.shards[index];
     let mut bad = Vec::new();
     let end = shard.whatever_for()?.verify(from, VERIFIED, &mut bad)?;
-    let mut mended = Mended { end, ..Mended::default() };
+    let mut mended = Mended { end, bytes: VERIFIED as u64, ..Mended::default() };
     for damage in bad {
         match mend(state, layout, index, &damage.range) {
             Ok(true) => {

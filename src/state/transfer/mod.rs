@@ -12,12 +12,14 @@ mod compare;
 mod copy;
 mod level;
 mod mend;
+mod reconcile;
 mod sources;
 
 pub use compare::compare_chunk;
 pub use copy::{SEAL_EVERY, copy_chunk};
 pub use level::{level, uneven};
-pub use mend::{Mended, verify_and_mend};
+pub use mend::verify_and_mend;
+pub use reconcile::{Counted, reconcile_chunk};
 pub use sources::{Sources, no_source};
 
 use crate::engine::Engine;

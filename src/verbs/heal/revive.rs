@@ -129,7 +129,7 @@ pub(super) fn spec_of(state: &State, id: ShardId) -> Result<ShardSpec> {
     let entry = manifest.entry(id).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "there is no such shard").on(id).remedy("see health() for the shards")
     })?;
-    let cache = state.settings.memory_budget / 4 / manifest.shards.len().max(1) as u64;
+    let cache = state.settings.opening_cache(manifest.shards.len().max(1));
     Ok(ShardSpec::of(&state.dir, &manifest, entry, cache))
 }
 

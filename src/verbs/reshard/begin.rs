@@ -10,7 +10,6 @@ use crate::plan::{Plan, Problem, refused};
 use crate::shard::{Layout, Shard, ShardSpec, Worker, paths};
 use crate::state::State;
 use crate::state::transfer::{level, uneven};
-use std::path::Path;
 use std::sync::Arc;
 
 /// Begins the change that a plan shows; returns the epoch that it leads to. Nothing has been changed after an error.
@@ -35,7 +34,7 @@ pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
         next.shards.push(ShardEntry { state: ShardState::Joining, own_disk, ..ShardEntry::new(*id, path) });
         next.next_shard = next.next_shard.max(id.0.saturating_add(1));
     }
-    let specs = specs(&state.dir, &next);
+    let specs = specs(state, &next);
     for spec in &specs {
         Shard::check_joinable(disk, spec)?;
     }
@@ -131,10 +130,13 @@ fn same_kind(a: &Problem, b: &Problem) -> bool {
     }
 }
 
-fn specs(dir: &Path, manifest: &Manifest) -> Vec<ShardSpec> {
+fn specs(state: &State, manifest: &Manifest) -> Vec<ShardSpec> {
     let joining = manifest.shards.iter().filter(|entry| entry.state == ShardState::Joining);
-    // Memory is shared out when the layout that names them is in place.
-    joining.map(|entry| ShardSpec::of(dir, manifest, entry, 1 << 20)).collect()
+    // What they would have if the store were opened now: empty they take none of it, and all memory is shared out when the
+    // layout that names them is in place.
+    let open = |entry: &&ShardEntry| matches!(entry.state, ShardState::Member | ShardState::Joining);
+    let cache = state.settings.opening_cache(manifest.shards.iter().filter(open).count());
+    joining.map(|entry| ShardSpec::of(&state.dir, manifest, entry, cache)).collect()
 }
 
 type Joined = Vec<(Arc<Shard>, Arc<Worker>)>;

@@ -98,7 +98,8 @@ fn install(state: &State, manifest: &Manifest, mover: &mut Mover) -> Result<()> 
     drop(layout);
     mover.replaced(&state.replace_layout(next), leaving);
     mover.position = Vec::new();
-    // The shard that is being cleaned may have lost more, also where it has been gone through.
+    // The shards that are being cleaned may have lost more, also where they have been gone through.
+    mover.swept.clear();
     if let Some(sweep) = &mut mover.sweep {
         sweep.position = Some(Vec::new());
     }

@@ -1,12 +1,13 @@
 //! Sweeping: what a shard no longer owns is removed from it, once nobody reads by the layout under which it did; shards that
-//! left are closed.
+//! left are closed. That shards are clean is said of all of them at once, since a manifest is written to every shard's directory
+//! and that takes as long as a shard's sweep.
 //!
 //! Invariant: a shard is taken for clean only when all of it has been gone through since it lost something, durably.
 
 use super::retire;
 use crate::batch;
 use crate::error::Result;
-use crate::ids::Seq;
+use crate::ids::{Seq, ShardId};
 use crate::record::{RunBuffer, RunRecord};
 use crate::shard::{Layout, Shard};
 use crate::state::State;
@@ -45,8 +46,17 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     let stale = (0..layout.shards.len()).filter(|index| layout.stale[*index]);
     // The one that was begun comes first: its seal says so until it is done.
     let begun = mover.sweep.as_ref().map(|sweep| sweep.shard);
-    let serving = stale.clone().filter(|index| layout.shards[*index].serves());
+    let is_left = |index: &usize| !mover.swept.contains(&layout.shards[*index].id);
+    let serving = stale.clone().filter(|index| layout.shards[*index].serves() && is_left(index));
     let Some(index) = serving.min_by_key(|index| begun != Some(layout.shards[*index].id)) else {
+        if !mover.swept.is_empty() {
+            // The layout is about to be replaced, and whoever holds one keeps what it names.
+            drop(layout);
+            let before = clean(state, &mover.swept)?;
+            mover.swept.clear();
+            mover.replaced(&before, Vec::new());
+            return Ok(Swept::Some(0));
+        }
         if state.change.current().is_some() {
             state.change.end(Phase::Completed);
         }
@@ -54,7 +64,7 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
         retire::settle(state)?;
         return Ok(Swept::Nothing);
     };
-    let left = stale.count();
+    let left = stale.filter(is_left).count();
     let done = 1.0 - left as f64 / layout.shards.len().max(1) as f64;
     state.change.clean(done);
     let shard = layout.shards[index].clone();
@@ -64,12 +74,8 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
         }
         state.read_failed(&shard, error);
     })?;
-    // The layout is about to be replaced, and whoever holds one keeps what it names.
-    drop(layout);
-    if mover.sweep.as_ref().is_some_and(|sweep| sweep.position.is_none()) {
-        let before = clean(state, &shard)?;
-        mover.sweep = None;
-        mover.replaced(&before, Vec::new());
+    if mover.sweep.take_if(|sweep| sweep.position.is_none()).is_some() {
+        mover.swept.push(shard.id);
     }
     Ok(Swept::Some(read))
 }
@@ -110,16 +116,16 @@ fn sweep_chunk(
     Ok(read as u64)
 }
 
-/// Says, durably, that a shard holds nothing any more that it does not own.
-fn clean(state: &State, shard: &Shard) -> Result<Arc<Layout>> {
+/// Says, durably, that these shards hold nothing any more that they do not own.
+fn clean(state: &State, swept: &[ShardId]) -> Result<Arc<Layout>> {
     let mut manifest = state.manifest.lock();
     let _turn = state.flushing.lock();
     let mut next = manifest.clone();
-    next.shards.iter_mut().filter(|entry| entry.id == shard.id).for_each(|entry| entry.stale = false);
+    next.shards.iter_mut().filter(|entry| swept.contains(&entry.id)).for_each(|entry| entry.stale = false);
     state.replace_manifest(&mut manifest, next)?;
     let layout = state.layout();
     let stale =
-        layout.shards.iter().zip(&layout.stale).map(|(s, stale)| *stale && s.id != shard.id).collect();
+        layout.shards.iter().zip(&layout.stale).map(|(s, stale)| *stale && !swept.contains(&s.id)).collect();
     let next = layout.with_stale(stale);
     drop(layout);
     Ok(state.replace_layout(next))

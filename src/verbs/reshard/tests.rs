@@ -11,7 +11,7 @@ use crate::ids::{KeyspaceId, Seq, ShardId};
 use crate::manifest::ChangeStep;
 use crate::options::{Durability, Options, ShardOptions};
 use crate::record::RunRecord;
-use crate::state::change::Phase;
+use crate::state::change::{Mover, Phase};
 use crate::state::{Seams, State};
 use crate::store::Store;
 use crate::testing;
@@ -464,9 +464,17 @@ fn a_chunk_brings_no_write_to_a_shard_that_the_journal_lacks() {
     check_placed(&store, &content);
 }
 
-/// Shards that are being rid of what they lost begin anew with it when they lose more.
+/// Shards that are being rid of what they lost begin anew with it when they lose more, also those that have been gone through
+/// and are not yet said to be clean.
 #[test]
 fn a_shard_that_loses_more_while_it_is_cleaned_is_cleaned_from_the_beginning() {
+    more_is_lost_when(|mover| {
+        mover.sweep.as_ref().is_some_and(|sweep| sweep.position.as_ref().is_some_and(|p| p.len() > 8))
+    });
+    more_is_lost_when(|mover| mover.swept.len() == 2);
+}
+
+fn more_is_lost_when(is_time: fn(&Mover) -> bool) {
     let world = World::new();
     let (store, mut content) = world.filled(1);
     // Several chunks of a sweep on each shard.
@@ -484,13 +492,12 @@ fn a_shard_that_loses_more_while_it_is_cleaned_is_cleaned_from_the_beginning() {
     let mut cut = false;
     for _ in 0..100 {
         testing::change_step(&store).unwrap();
-        let mover = state(&store).change.mover.lock();
-        if mover.sweep.as_ref().is_some_and(|sweep| sweep.position.as_ref().is_some_and(|p| p.len() > 8)) {
+        if is_time(&state(&store).change.mover.lock()) {
             cut = true;
             break;
         }
     }
-    assert!(cut, "no shard takes two chunks");
+    assert!(cut, "that did not happen");
     // Nobody but the new shard gains.
     let plan = store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap();
     store.apply(plan).unwrap();
@@ -672,4 +679,26 @@ fn a_flush_begins_after_the_chunk_that_is_cleaned() {
     });
     check_reads(&store, &content);
     check_placed(&store, &content);
+}
+
+/// A shard that joins has as much memory as the others, also for what is set when it is opened.
+#[test]
+fn memory_is_shared_out_among_the_shards_that_there_are() {
+    let world = World::new();
+    let (store, _) = world.filled(2);
+    let budget = 8 << 20;
+    let equal = |shards: &[u32]| {
+        let given: Vec<_> = shards.iter().map(|id| world.gates.given(ShardId(*id))).collect();
+        let least = budget / 4 / shards.len() as u64;
+        assert!(given.iter().all(|share| *share == given[0] && share.1 == least), "{given:?}");
+    };
+    equal(&[0, 1, 2, 3]);
+    let plan = store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap();
+    store.apply(plan).unwrap();
+    assert_eq!(world.gates.opened(ShardId(4)), budget / 2 / 5);
+    equal(&[0, 1, 2, 3, 4]);
+    settle(&store);
+    drain(&store, LAST);
+    settle(&store);
+    equal(&[0, 1, 2, 4]);
 }

@@ -12,10 +12,11 @@ use super::chunk::Chunk;
 use super::merge::{Failed, Frozen, Limit, Merge};
 use crate::batch::{self, KEYSPACE_BYTES};
 use crate::engine::{Block, Cursor, Walk};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::ids::Seq;
 use crate::record::KeyRange;
 use crate::shard::Layout;
+use crate::state::transfer::verify_and_mend;
 use crate::state::{Copied, State};
 use std::sync::{Arc, Weak};
 
@@ -142,10 +143,13 @@ impl Sources {
                     self.close();
                     state.read_failed(&layout.shards[index], &error);
                     except.push(index);
-                    // Without a replica to turn to, the cause is the answer.
+                    // Where several shards are damaged in different places, each has a replica all the same.
                     if cover(state, &layout, range, &except).is_err() {
                         state.check_open()?;
-                        return Err(error);
+                        if error.kind() != ErrorKind::Corruption || !mend(state, &layout, range, &except) {
+                            return Err(error);
+                        }
+                        except.clear();
                     }
                 }
             }
@@ -245,6 +249,23 @@ impl Sources {
         }
         Ok(())
     }
+}
+
+/// Puts right what is damaged in the next pages of a range; whether there was anything.
+fn mend(state: &State, layout: &Layout, range: &KeyRange, shards: &[usize]) -> bool {
+    let mut repaired = 0;
+    for index in shards {
+        let mut from = Some(range.lo.clone());
+        while let Some(lo) = from.take().filter(|lo| range.contains(lo)) {
+            match verify_and_mend(state, layout, *index, &lo) {
+                Ok(mended) if mended.repaired == 0 => from = mended.end,
+                Ok(mended) => repaired += mended.repaired,
+                // What is wrong with the shard as a whole is not put right from here.
+                Err(error) => log::warn!("shard {}: {error}", layout.shards[*index].id),
+            }
+        }
+    }
+    repaired > 0
 }
 
 /// The shards that hold every key of `range` between them.

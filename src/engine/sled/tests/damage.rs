@@ -58,7 +58,7 @@ fn a_key_that_was_missed_in_a_page_costs_no_reading_of_it_again() {
     apply(&engine, &numbers(0..200, 1, 30), &[]).unwrap();
     engine.sync(Seq(1)).unwrap();
     let held = core(&engine);
-    engine.set_cache(0);
+    engine.set_cache(0, 1 << 20);
     let absent = |n: u64| [&key(n)[..], b"x"].concat();
     let missed = |engine: &SledEngine| {
         (0..200).filter(|n| matches!(engine.get(&absent(*n), Seq::MAX), Ok(None))).count()

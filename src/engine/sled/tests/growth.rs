@@ -313,6 +313,32 @@ fn nodes_that_were_only_written_leave_memory_too() {
     assert!(resident < nodes * 200 + spec.cache_bytes, "{resident} bytes for {nodes} nodes");
 }
 
+/// Whether a node is kept when it is loaded follows what the shard has now, not what it was opened with.
+#[test]
+fn memory_for_the_index_grows_and_shrinks_with_the_shards_share() {
+    let dir = scratch();
+    let mut spec = spec(dir.path(), 256);
+    (spec.create, spec.cache_bytes) = (true, 64 << 10);
+    let engine = open(&spec);
+    apply(&engine, &numbers(0..20_000, 1, 100), &[]).unwrap();
+    engine.sync(Seq(1)).unwrap();
+    let held = core(&engine);
+    let bounds: Vec<Vec<u8>> = pages(&held).into_iter().map(|listed| listed.lower).collect();
+    // Of so many pages, those whose place is known without asking sled.
+    let known = || {
+        let is_known =
+            |lower: &&Vec<u8>| matches!(held.root.node(Which::Holds(lower)), Some(Search::Found(_)));
+        bounds.iter().filter(is_known).count()
+    };
+    assert!(known() < bounds.len() / 2, "{} of {}", known(), bounds.len());
+    engine.set_cache(64 << 20, 32 << 20);
+    (0..20_000).for_each(|n| assert!(engine.get(&key(n), Seq::MAX).unwrap().is_some()));
+    assert_eq!(known(), bounds.len(), "a node was let go though there is room");
+    engine.set_cache(64 << 10, 64 << 10);
+    engine.sync(Seq(2)).unwrap();
+    assert!(known() < bounds.len() / 2, "{} of {}", known(), bounds.len());
+}
+
 #[test]
 fn the_rest_of_a_block_is_written_only_where_nobody_has_it() {
     let dir = scratch();

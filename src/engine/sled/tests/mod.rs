@@ -1,14 +1,16 @@
-//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`]; here is what they share.
+//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`], [`repair`], [`stall`]; here is what they share.
 
 mod crash;
 mod damage;
 mod growth;
+mod repair;
+mod stall;
 
 use super::SledEngine;
 use super::core::Core;
 use super::frame::Page;
 use super::node::Listed;
-use super::root::Which;
+use super::root::{Search, Which};
 use crate::engine::tests::{Model, Run, apply, check, scan, scratch, spec};
 use crate::engine::{Engine, EngineSpec, Figures};
 use crate::error::ErrorKind;

@@ -1,6 +1,6 @@
 //! Engines whose operations wait at gates.
 
-use crate::engine::{Block, Cursor, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
+use crate::engine::{Block, Cursor, Damage, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
 use crate::error::{Error, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
@@ -42,6 +42,8 @@ pub struct Gates(Arc<(Mutex<Inner>, Condvar)>);
 struct Inner {
     gates: HashMap<(ShardId, At), Gate>,
     passed: Vec<(ShardId, At)>,
+    opened: HashMap<ShardId, u64>,
+    given: HashMap<ShardId, (u64, u64)>,
 }
 
 impl Gates {
@@ -78,6 +80,16 @@ impl Gates {
         self.0.0.lock().passed.iter().filter(|(_, passed)| *passed == at).map(|(shard, _)| *shard).collect()
     }
 
+    /// The memory that a shard was opened with.
+    pub fn opened(&self, shard: ShardId) -> u64 {
+        self.0.0.lock().opened[&shard]
+    }
+
+    /// The memory that a shard was given last, and the least that it was told to expect.
+    pub fn given(&self, shard: ShardId) -> (u64, u64) {
+        self.0.0.lock().given[&shard]
+    }
+
     fn pass(&self, shard: ShardId, at: At) -> Result<()> {
         let mut inner = self.0.0.lock();
         if inner.gates.get(&(shard, at)) == Some(&Gate::Shut) {
@@ -108,6 +120,7 @@ pub struct Gated {
 impl EngineFactory for Gated {
     fn open(&self, spec: &EngineSpec) -> Result<Arc<dyn Engine>> {
         let engine = self.inner.open(spec)?;
+        self.gates.0.0.lock().opened.insert(spec.shard, spec.cache_bytes);
         Ok(Arc::new(GatedEngine { engine, shard: spec.shard, gates: self.gates.clone() }))
     }
 }
@@ -151,6 +164,18 @@ impl Engine for GatedEngine {
         self.engine.remove_range(range)
     }
 
+    fn verify(&self, from: &[u8], bytes: usize, bad: &mut Vec<Damage>) -> Result<Option<Vec<u8>>> {
+        self.engine.verify(from, bytes, bad)
+    }
+
+    fn damaged(&self, key: &[u8]) -> Result<Option<KeyRange>> {
+        self.engine.damaged(key)
+    }
+
+    fn replace_range(&self, range: &KeyRange, run: &[RunRecord<'_>]) -> Result<()> {
+        self.engine.replace_range(range, run)
+    }
+
     fn sync(&self, applied: Seq) -> Result<()> {
         self.engine.sync(applied)
     }
@@ -167,8 +192,9 @@ impl Engine for GatedEngine {
         self.engine.recount(pages)
     }
 
-    fn set_cache(&self, bytes: u64) {
-        self.engine.set_cache(bytes);
+    fn set_cache(&self, bytes: u64, least: u64) {
+        self.gates.0.0.lock().given.insert(self.shard, (bytes, least));
+        self.engine.set_cache(bytes, least);
     }
 
     fn live_bytes(&self) -> Result<u64> {

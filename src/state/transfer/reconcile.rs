@@ -1,0 +1,156 @@
+//! Anti-entropy: replicas are compared with each other, record by record, and what differs is made equal.
+//!
+//! All replicas lie in this process, so nothing is saved by comparing digests first, as stores that are spread over machines do
+//! with hash trees (Dynamo, Cassandra): every page must be read to be digested, and digesting costs as much as comparing.
+//!
+//! **What is right.** Of two versions the one with the greater sequence. Of a record that one replica has and another has not: a
+//! removal leaves nothing behind, so either may be right. A shard that holds other pages than its figures say has lost them or
+//! gone back in time: it is not believed. Else most of them decide; and where that is not enough either, the record stays.
+
+use super::chunk::{Extent, Versions, flushing, gather, newest_in};
+use super::copy::CHUNK;
+use crate::error::Result;
+use crate::ids::ShardId;
+use crate::record::{KeyRange, RunRecord};
+use crate::shard::Layout;
+use crate::state::State;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What comparing a chunk came to.
+#[derive(Debug, Default)]
+pub struct Reconciled {
+    pub bytes: u64,
+    pub records: u64,
+    pub reconciled: u64,
+    pub unsettled: u64,
+    /// These are to be counted first, and then the chunk is compared again: nothing else tells which of them is right.
+    pub count: Vec<ShardId>,
+    /// Where to go on; none at the end.
+    pub end: Option<Vec<u8>>,
+}
+
+/// What is known of shards from counting their pages.
+#[derive(Debug, Default)]
+pub struct Counted {
+    /// All that were counted in this scrub.
+    pub all: BTreeSet<ShardId>,
+    /// Those of them that hold other pages than they should.
+    pub wrong: BTreeSet<ShardId>,
+}
+
+/// One key as one of its owners has it.
+struct Held<'a> {
+    shard: usize,
+    versions: Versions<'a>,
+}
+
+/// What a shard is to hold of some keys.
+type Corrections<'a> = BTreeMap<usize, Vec<(&'a [u8], Vec<RunRecord<'a>>)>>;
+
+/// Compares the replicas of a chunk of records. Under the lock that keeps flushes from beginning, and with none under way.
+pub fn reconcile_chunk(state: &State, layout: &Layout, from: &[u8], counted: &Counted) -> Result<Reconciled> {
+    let tables = flushing(state);
+    let members = layout.ring.members().len();
+    let shards: Vec<usize> = (0..members).filter(|index| layout.shards[*index].is_complete()).collect();
+    let wanted = |shard, position| layout.owns(shard, position);
+    let engine = |shard: usize| layout.shards[shard].engine();
+    let chunk =
+        gather(layout, from, Extent::Bytes(CHUNK), &shards, &engine, &wanted).map_err(|(shard, error)| {
+            state.read_failed(&layout.shards[shard], &error);
+            error
+        })?;
+    let mut held: Vec<Held<'_>> = Vec::new();
+    for part in &chunk.parts {
+        let of = |versions| Held { shard: part.shard, versions };
+        held.extend(part.keys().into_iter().map(of));
+    }
+    held.sort_by(|a, b| a.versions.newest.key.cmp(b.versions.newest.key));
+    let bytes = chunk.parts.iter().map(|part| part.copied.bytes() as u64).sum();
+    let mut found = Reconciled { bytes, ..Reconciled::default() };
+    let mut corrections: Corrections<'_> = BTreeMap::new();
+    for group in held.chunk_by(|a, b| a.versions.newest.key == b.versions.newest.key) {
+        let Some(first) = group.first() else { continue };
+        // What is on its way has reached some of them and not others.
+        if newest_in(&tables, first.versions.newest.key).is_some() {
+            continue;
+        }
+        found.records += 1;
+        let owners = layout.owners_at(first.versions.position).iter().map(|owner| usize::from(*owner));
+        let owners: Vec<usize> = owners.filter(|owner| shards.contains(owner)).collect();
+        if !differs(group, &owners) {
+            continue;
+        }
+        settle(layout, group, &owners, counted, &mut found, &mut corrections);
+    }
+    if found.count.is_empty() {
+        write(state, layout, corrections)?;
+        found.end = chunk.end;
+    }
+    Ok(found)
+}
+
+/// What an owner holds of a key, if that is a value.
+fn value_of<'a>(group: &[Held<'a>], owner: usize) -> Option<RunRecord<'a>> {
+    let held = group.iter().find(|held| held.shard == owner)?;
+    held.versions.newest.value.is_some().then_some(held.versions.newest)
+}
+
+fn differs(group: &[Held<'_>], owners: &[usize]) -> bool {
+    let mut all = owners.iter().map(|owner| value_of(group, *owner));
+    let Some(first) = all.next() else { return false };
+    all.any(|other| other != first)
+}
+
+/// Decides what is right, and what that means for each owner.
+fn settle<'a>(
+    layout: &Layout,
+    group: &[Held<'a>],
+    owners: &[usize],
+    counted: &Counted,
+    found: &mut Reconciled,
+    corrections: &mut Corrections<'a>,
+) {
+    let id = |owner: usize| layout.shards[owner].id;
+    let believed: Vec<usize> =
+        owners.iter().copied().filter(|owner| !counted.wrong.contains(&id(*owner))).collect();
+    let judges = if believed.is_empty() { owners } else { &believed };
+    // The newest value; of two with the same sequence, the one that more of them have.
+    let votes =
+        |value: &RunRecord<'a>| owners.iter().filter(|o| value_of(group, **o) == Some(*value)).count();
+    let newest = judges.iter().filter_map(|owner| value_of(group, *owner));
+    let newest = newest.max_by_key(|value| (value.seq, votes(value)));
+    let with = judges.iter().filter(|owner| value_of(group, **owner).is_some()).count();
+    let without = judges.len() - with;
+    let tie = with > 0 && with == without;
+    if tie && judges.iter().any(|owner| !counted.all.contains(&id(*owner))) && believed.len() > 1 {
+        let unknown = judges.iter().map(|owner| id(*owner)).filter(|id| !counted.all.contains(id));
+        found.count.extend(unknown);
+        return;
+    }
+    found.unsettled += u64::from(tie);
+    found.reconciled += 1;
+    let right = if with >= without { newest } else { None };
+    let Some(key) = group.first().map(|held| held.versions.newest.key) else { return };
+    for owner in owners.iter().filter(|owner| value_of(group, **owner) != right) {
+        let source = right.and_then(|right| group.iter().find(|held| held.versions.newest == right));
+        let versions = source.iter().flat_map(|held| held.versions.records()).collect();
+        corrections.entry(*owner).or_default().push((key, versions));
+    }
+}
+
+fn write(state: &State, layout: &Layout, corrections: Corrections<'_>) -> Result<()> {
+    for (index, keys) in corrections {
+        let shard = &layout.shards[index];
+        // In one step for readers: a key is never seen without its value on the way.
+        let replace = |(key, versions): &(&[u8], Vec<RunRecord<'_>>)| {
+            let range = KeyRange { lo: key.to_vec(), hi: Some([key, &[0][..]].concat()) };
+            shard.engine()?.replace_range(&range, versions)
+        };
+        shard
+            .begin_apply()
+            .and_then(|()| keys.iter().try_for_each(replace))
+            .and_then(|()| shard.seal(shard.applied()))
+            .inspect_err(|error| state.shard_failed(shard, error))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! The scrub: every page of every shard is read and verified, and replicas are compared with each other; what is found is put
+//! right from the other replicas.
+//!
+//! Invariant: it takes a step only while nothing is being healed or moved; what lies behind its place has been verified, or
+//! was written since.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::ShardId;
+use crate::shard::Layout;
+use crate::state::State;
+use crate::state::events::EventKind;
+use crate::state::scrub::{ScrubReport, Stage};
+use crate::state::transfer::{Counted, reconcile_chunk, verify_and_mend};
+use std::time::Duration;
+
+/// Pages that are counted at once.
+const COUNTED: usize = 256;
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// There is none under way, or it is paused, or has to wait.
+    Idle,
+    /// So many bytes were gone through.
+    Worked(u64),
+    /// The next one is due in so long.
+    Later(Duration),
+}
+
+/// Begins a scrub, or finds the one that is under way; returns its number.
+pub fn begin(state: &State) -> Result<u64> {
+    state.check_open()?;
+    let layout = state.layout();
+    let first = layout.shards.first().map_or(ShardId(0), |shard| shard.id);
+    let number = state.scrub.begin(first);
+    state.signals.want_change();
+    Ok(number)
+}
+
+/// Takes one step.
+pub fn step(state: &State) -> Result<Step> {
+    state.check_open()?;
+    let Some(stage) = state.scrub.stage() else {
+        let Some(period) = state.settings.scrub_every else { return Ok(Step::Idle) };
+        let left = state.scrub.due_in(period);
+        if state.scrub.current().is_some() || !left.is_zero() {
+            return Ok(Step::Later(left.max(Duration::from_secs(1))));
+        }
+        begin(state)?;
+        return Ok(Step::Worked(0));
+    };
+    // What is on its way between shards would pass for a difference.
+    let mut mover = state.change.mover.lock();
+    if state.manifest.lock().change.is_some() {
+        return Ok(Step::Idle);
+    }
+    let layout = state.layout();
+    let stepped = match stage {
+        Stage::Verify { shard, position } => {
+            // What an earlier scrub knew of them is of then.
+            mover.counted = Counted::default();
+            verify(state, &layout, shard, &position)
+        }
+        Stage::Compare { position } => compare(state, &layout, &position, &mut mover.counted),
+    };
+    if let Err(error) = &stepped {
+        state.scrub.failed(error);
+    }
+    stepped
+}
+
+fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Result<Step> {
+    let next = |after: ShardId| {
+        let later = layout.shards.iter().map(|shard| shard.id).filter(|id| *id > after).min();
+        later.map_or(Stage::Compare { position: Vec::new() }, |shard| Stage::Verify {
+            shard,
+            position: Vec::new(),
+        })
+    };
+    let Some(index) = layout.index_of(id).filter(|index| layout.shards[*index].is_complete()) else {
+        // One that is being healed is verified by that.
+        advance(state, Some(next(id)), |_| ());
+        return Ok(Step::Worked(0));
+    };
+    let shard = &layout.shards[index];
+    let mended = match verify_and_mend(state, layout, index, position) {
+        Ok(mended) => mended,
+        // What its pages are found by is damaged: it is offline until it has been rebuilt.
+        Err(error) if error.kind() == ErrorKind::Corruption => {
+            state.shard_failed(shard, &error);
+            return Ok(Step::Worked(0));
+        }
+        Err(error) => return Err(error),
+    };
+    if mended.repaired > 0 {
+        state.events.tell(Some(id), EventKind::Repaired { pages: mended.repaired });
+    }
+    let through = mended.end.is_none();
+    let stage = match mended.end {
+        Some(position) => Stage::Verify { shard: id, position },
+        None => next(id),
+    };
+    advance(state, Some(stage), |report| {
+        report.pages_repaired += mended.repaired;
+        report.pages_left += mended.left;
+        report.shards_verified += u64::from(through);
+    });
+    Ok(Step::Worked(mended.bytes))
+}
+
+fn compare(state: &State, layout: &Layout, position: &[u8], counted: &mut Counted) -> Result<Step> {
+    let compared = {
+        // Nothing is half flushed, and nothing begins to be.
+        let _turn = state.flushing.lock();
+        let _chunk = state.moving.lock();
+        reconcile_chunk(state, layout, position, counted)?
+    };
+    for id in &compared.count {
+        if !counted.all.contains(id) {
+            count(layout, *id, counted)?;
+        }
+    }
+    if !compared.count.is_empty() {
+        return Ok(Step::Worked(compared.bytes));
+    }
+    if compared.reconciled > 0 {
+        state.events.tell(None, EventKind::Reconciled { records: compared.reconciled });
+    }
+    let stage = compared.end.map(|position| Stage::Compare { position });
+    let ended = advance(state, stage, |report| {
+        report.records_compared += compared.records;
+        report.records_reconciled += compared.reconciled;
+        report.records_unsettled += compared.unsettled;
+    });
+    if let Some(report) = ended {
+        state.events.tell(
+            None,
+            EventKind::Scrubbed {
+                pages_repaired: report.pages_repaired,
+                records_reconciled: report.records_reconciled,
+                unrepaired: report.pages_left + report.records_unsettled,
+            },
+        );
+    }
+    Ok(Step::Worked(compared.bytes))
+}
+
+fn advance(state: &State, stage: Option<Stage>, found: impl FnOnce(&mut ScrubReport)) -> Option<ScrubReport> {
+    state.scrub.advance(state.seams.disk.as_ref(), &state.dir, stage, found)
+}
+
+/// Counts what a shard holds, and compares that with what it should hold.
+fn count(layout: &Layout, id: ShardId, counted: &mut Counted) -> Result<()> {
+    let gone = || Error::new(ErrorKind::NotFound, "a shard has left while it was compared").on(id);
+    let shard = &layout.shards[layout.index_of(id).ok_or_else(gone)?];
+    let engine = shard.engine()?;
+    loop {
+        match engine.recount(COUNTED) {
+            Ok(false) => {}
+            Ok(true) => {
+                counted.all.insert(id);
+                return Ok(());
+            }
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                log::error!("shard {id} is not believed where its replicas differ: {error}");
+                counted.wrong.insert(id);
+                counted.all.insert(id);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

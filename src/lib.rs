@@ -97,6 +97,7 @@ pub use verbs::stats::{JournalFigures, MirrorFigures, OpeningFigures, ShardStats
 #[doc = include_str!("../docs/guides/sharding.md")]
 #[doc = include_str!("../docs/guides/replication.md")]
 #[doc = include_str!("../docs/guides/rebalancing.md")]
+#[doc = include_str!("../docs/guides/healing.md")]
 #[doc = include_str!("../docs/guides/tuning.md")]
 #[doc = include_str!("../docs/guides/journal.md")]
 mod pages {}

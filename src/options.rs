@@ -115,6 +115,7 @@ pub struct Options {
     pub(crate) journal_retention: Option<u64>,
     pub(crate) journals: Vec<PathBuf>,
     pub(crate) accept_journal: Option<PathBuf>,
+    pub(crate) accept_journal_loss: bool,
     pub(crate) existing_only: bool,
     pub(crate) leave_allocator: bool,
     pub(crate) heal: Heal,
@@ -254,6 +255,15 @@ impl Options {
     /// without another allocator, a process holds up to twice its budget.
     pub fn leave_allocator(mut self, leave: bool) -> Self {
         self.leave_allocator = leave;
+        self
+    }
+
+    /// Opens a store whose own directory is lost, and with it its only journal, from its shards, which this takes for whole
+    /// as they are. Name them with [`shard`](Self::shard): each carries a copy of the manifest. What was acknowledged and not
+    /// yet flushed is lost, and of a batch that was being flushed a part may be there; a scrub makes replicas equal. Without
+    /// this, such an opening is refused and changes nothing. Of no effect while the journal is there.
+    pub fn accept_journal_loss(mut self, accept: bool) -> Self {
+        self.accept_journal_loss = accept;
         self
     }
 

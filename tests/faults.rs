@@ -347,15 +347,70 @@ fn a_damaged_journal_or_manifest_is_named() {
     std::fs::remove_dir_all(bad.join("journal")).unwrap();
     assert!(options(2).open(&bad).is_err(), "a store without its journal was opened");
     copy(&good, &bad);
+    for n in 0..3 {
+        std::fs::remove_file(shard(&bad, n).join("IDENTITY")).unwrap();
+    }
     std::fs::remove_file(bad.join("MANIFEST")).unwrap();
     let error = options(2).open(&bad).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
     assert!(error.advice().is_some_and(|a| a.contains("IDENTITY")), "{error}");
-    for kind in 0..4 {
+}
+
+/// Every shard carries a copy of the manifest.
+#[test]
+fn a_lost_or_damaged_manifest_is_taken_from_the_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad) = (dir.path().join("good"), dir.path().join("bad"));
+    fill(&good, 2, false);
+    for kind in 0..7 {
         copy(&good, &bad);
         assert!(damage(&bad.join("MANIFEST"), kind, 12345));
-        assert_eq!(options(2).open(&bad).unwrap_err().kind(), ErrorKind::Corruption);
+        expect_whole(&options(2).open(&bad).unwrap_or_else(|e| panic!("{kind}: {e}")));
+        expect_whole(&options(2).open(&bad).unwrap_or_else(|e| panic!("again, {kind}: {e}")));
     }
+}
+
+/// The whole directory of a store is lost, and the shards are on other disks.
+#[test]
+fn a_store_whose_directory_is_lost_opens_from_its_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    let named = |names: [&str; 3]| {
+        let at = |name: &str| annulus::ShardOptions::new(dir.path().join(name));
+        let options = Options::new().replication_factor(2).memory_budget(8 << 20);
+        names.into_iter().fold(options, |options, name| options.shard(at(name)))
+    };
+    let options = named(["a", "b", "c"]);
+    let store = options.open(&place).unwrap();
+    for n in 0..RECORDS {
+        store.insert(key(n), value(n)).unwrap();
+    }
+    store.keyspace("another").unwrap().insert("k", b"v").unwrap();
+    store.close().unwrap();
+    std::fs::remove_dir_all(&place).unwrap();
+    // What is lost with it is said, and nothing is done before that has been accepted.
+    let error = options.open(&place).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(error.advice().is_some_and(|a| a.contains("accept_journal_loss")), "{error}");
+    assert!(!place.join("MANIFEST").exists() && !place.join("journal").exists());
+    // Their order is not what tells them from each other, and one of them may be gone as well.
+    std::fs::remove_dir_all(dir.path().join("b")).unwrap();
+    std::fs::create_dir(dir.path().join("b")).unwrap();
+    let store = named(["c", "b", "a"]).accept_journal_loss(true).open(&place).unwrap();
+    expect_whole(&store);
+    expect_healed(&store);
+    assert_eq!(store.keyspace("another").unwrap().get("k").unwrap().as_deref(), Some(&b"v"[..]));
+    store.insert("after", b"the loss").unwrap();
+    store.close().unwrap();
+    let store = options.open(&place).unwrap();
+    assert_eq!(store.get("after").unwrap().as_deref(), Some(&b"the loss"[..]));
+    let other = dir.path().join("other");
+    let error = Options::new()
+        .shard(annulus::ShardOptions::new(dir.path().join("a")))
+        .open(&other)
+        .map(|_| ())
+        .unwrap_err();
+    assert!(!other.join("MANIFEST").exists(), "{error}");
 }
 
 /// Changes the seal of a shard, as a program that knows the format could.

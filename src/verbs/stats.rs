@@ -220,6 +220,13 @@ fn warnings(state: &State, shards: &[ShardStats], replicas: usize) -> Vec<String
             Health::Offline(cause) => warnings.push(format!("shard {} is offline: {cause}", shard.id)),
             other => warnings.push(format!("shard {} is {other:?}", shard.id)),
         }
+        // Free space in the middle of a file is used again; this much of it is worth a rewrite.
+        if shard.disk_bytes > (256 << 20).max(shard.live_bytes.saturating_mul(4)) {
+            warnings.push(format!(
+                "shard {} takes {} bytes on disk, of which {} are in use: compact() gives the rest back",
+                shard.id, shard.disk_bytes, shard.live_bytes
+            ));
+        }
         if shard.power_loss == Some(PowerLoss::OneOwnerAtRest) && replicas == 1 {
             warnings.push(format!(
                 "shard {}: its file system does not keep writes in order, and there is no replica: a power cut is not \

@@ -21,8 +21,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 
 pub const LOCK: &str = "LOCK";
-const SHARDS_DIR: &str = "shards";
-const MARKER: &str = "CREATING";
+pub const SHARDS_DIR: &str = "shards";
+pub const MARKER: &str = "CREATING";
 const DEFAULT_SHARDS: usize = 4;
 const DEFAULT_REPLICATION_FACTOR: usize = 2;
 /// Chosen by measurement: see docs/BENCHMARKS.md.

@@ -1,5 +1,6 @@
 //! Opening a store that exists, or making one that does not.
 
+mod adopt;
 mod create;
 mod journals;
 mod recover;

@@ -4,6 +4,7 @@
 //! a serving owner, and says in the log what is missing; replay starts at the oldest write that some serving shard lacks,
 //! and a shard that lacks what the journal no longer has stays offline.
 
+use super::adopt;
 use super::create::{self, LOCK};
 use super::journals::{self, Wanted};
 use crate::allocator;
@@ -38,7 +39,9 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     }
     let disk = seams.disk.as_ref();
     let lock = lock(disk, dir, options)?;
-    let mut manifest = match Manifest::load(disk, dir)? {
+    let (found, adopted) = find(disk, dir, options)?;
+    let mut manifest = match found {
+        Some(manifest) if adopted => relocated(disk, dir, manifest, options)?,
         Some(manifest) => {
             let known = manifest.clone();
             let mut manifest = relocated(disk, dir, manifest, options)?;
@@ -53,6 +56,12 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     };
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
+    let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &seams)?;
+    if adopted {
+        manifest = take_up(disk, dir, manifest)?;
+        manifest.generation += 1;
+        manifest.store(disk, dir)?;
+    }
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
         limit: settings.memtable_bytes,
@@ -94,6 +103,9 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         Opening { replayed_frames: report.frames, replayed_bytes: report.bytes, took: started.elapsed() };
     state_limits(&layout);
     let scrub = Scrubbing::load(seams.disk.as_ref(), dir, manifest.store);
+    if lost && let Some(first) = layout.shards.first() {
+        scrub.begin(first.id);
+    }
     let parts = Parts {
         dir: dir.to_path_buf(),
         seams,
@@ -119,17 +131,34 @@ fn below(seams: &Seams, dir: &Path, mirrors: Option<&Arc<Mirrors>>) -> (Arc<dyn 
     }
 }
 
+/// The manifest, and whether it was taken from the shards, since there is none, or a damaged one, where it should be.
+fn find(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<(Option<Manifest>, bool)> {
+    let damage = match Manifest::load(disk, dir) {
+        Ok(Some(manifest)) => return Ok((Some(manifest), false)),
+        Ok(None) => None,
+        Err(error) if error.kind() == ErrorKind::Corruption => Some(error),
+        Err(error) => return Err(error),
+    };
+    match (adopt::from_shards(disk, dir, options)?, damage) {
+        (Some(manifest), _) => Ok((Some(manifest), true)),
+        (None, Some(error)) => Err(error),
+        (None, None) => Ok((None, false)),
+    }
+}
+
 fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send + Sync>> {
     let manifest = dir.join(crate::manifest::FILE);
-    if !disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
+    if !disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))?
+        && adopt::from_shards(disk, dir, options)?.is_none()
+    {
         create::check_vacant(disk, dir)?;
         if options.existing_only {
             return Err(Error::new(ErrorKind::NotFound, "there is no store")
                 .at(dir)
                 .remedy("create it first"));
         }
-        disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
     }
+    disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
     let path = dir.join(LOCK);
     disk.lock(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::WouldBlock => Error::new(

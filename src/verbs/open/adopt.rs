@@ -1,0 +1,105 @@
+//! A store whose own directory, or whose manifest, is lost: every shard carries a copy of the manifest.
+//!
+//! Invariants: nothing is written before the user has accepted what is lost with the journal, if that was in the directory,
+//! too; the manifest comes last, so that an opening that is interrupted can be done again.
+
+use super::create::MARKER;
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Seq;
+use crate::journal::Journal;
+use crate::manifest::Manifest;
+use crate::options::Options;
+use crate::shard::identity::Identity;
+use crate::shard::paths::JOURNAL_DIR;
+use crate::shard::{Layout, Shard};
+use crate::state::Seams;
+use std::path::{Path, PathBuf};
+
+/// The newest copy of the manifest in the shards that the options name, or that lie in the store's directory; none if there
+/// is none, or a creation was interrupted there.
+pub fn from_shards(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Option<Manifest>> {
+    if disk.exists(&dir.join(MARKER)).unwrap_or(false) {
+        return Ok(None);
+    }
+    let inside = dir.join(super::create::SHARDS_DIR);
+    let names = disk.list(&inside).unwrap_or_default();
+    let named = options.shard.iter().map(|shard| shard.path.clone());
+    let places: Vec<PathBuf> = named.chain(names.into_iter().map(|name| inside.join(name))).collect();
+    let mut newest: Option<Manifest> = None;
+    for place in &places {
+        // One that cannot be read is one copy fewer.
+        let Ok(Some(Identity { manifest: Some(copy), .. })) = Identity::load(disk, place) else { continue };
+        let Some(best) = &newest else {
+            newest = Some(copy);
+            continue;
+        };
+        if best.store != copy.store {
+            let text = format!(
+                "the shards' directories belong to several stores: {:032x} and {:032x}",
+                best.store, copy.store
+            );
+            return Err(Error::new(ErrorKind::Foreign, text)
+                .at(place)
+                .remedy("name the directories of one store"));
+        }
+        if copy.generation > best.generation {
+            newest = Some(copy);
+        }
+    }
+    if let Some(manifest) = &newest {
+        log::warn!(
+            "the manifest of {} is lost or damaged: taken from its shards, as of its writing number {}",
+            dir.display(),
+            manifest.generation
+        );
+    }
+    Ok(newest)
+}
+
+/// Makes a new journal in the place of one that is lost with the store's directory, if the user accepts that. Returns whether
+/// it did.
+pub fn replace_journal(
+    dir: &Path,
+    manifest: &Manifest,
+    options: &Options,
+    layout: &Layout,
+    seams: &Seams,
+) -> Result<bool> {
+    let journal = dir.join(JOURNAL_DIR);
+    let disk = seams.disk.as_ref();
+    let exists = disk.exists(&journal).map_err(|e| Error::io("look for the journal", &journal, e))?;
+    if exists || !manifest.journals.is_empty() {
+        return Ok(false);
+    }
+    let last = layout.shards.iter().map(|shard| shard.applied()).max().unwrap_or_default();
+    if !options.accept_journal_loss {
+        let text = format!(
+            "the journal is lost with the store's directory: what was written after {last} and not flushed is gone, and of \
+             what was being flushed some shards have more than others"
+        );
+        return Err(Error::new(ErrorKind::Refused, text)
+            .at(&journal)
+            .remedy("put the journal back, or open with accept_journal_loss(true)"));
+    }
+    // Nothing can tell them any more what they lack: they count as they are, and a scrub makes replicas equal.
+    for shard in layout.shards.iter().filter(|shard| shard.is_open() && shard.applied() < last) {
+        level(shard, last);
+    }
+    Journal::create(
+        seams.disk.clone(),
+        &journal,
+        super::create::journal_config(manifest, options),
+        last.next(),
+    )?
+    .close()?;
+    disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
+    log::warn!("the journal of {} was lost, and is begun anew after {last}", dir.display());
+    Ok(true)
+}
+
+fn level(shard: &Shard, last: Seq) {
+    if let Err(error) = shard.begin_apply().and_then(|()| shard.seal(last)) {
+        shard.fail(&error);
+    }
+}

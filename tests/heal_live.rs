@@ -357,7 +357,10 @@ fn files_that_are_deleted_are_missed_while_the_store_is_open() {
             let seen = |live: &Live| {
                 let mut events = live.with(|store| store.events());
                 std::iter::from_fn(|| events.try_next())
-                    .filter(|e| e.shard == Some(ShardId(shard as u32)) && e.kind == EventKind::Online)
+                    .filter(|e| {
+                        e.shard == Some(ShardId(shard as u32))
+                            && matches!(e.kind, EventKind::Rebuilding { .. })
+                    })
                     .count()
             };
             let before = seen(&live);
@@ -366,11 +369,10 @@ fn files_that_are_deleted_are_missed_while_the_store_is_open() {
             live.wait_for("not missed", |_| seen(&live) > before);
             if what == "db" {
                 // What is left is kept for whoever wants to look into it.
-                let kept = live.with(|store| store.health().unwrap().quarantined);
-                assert!(
-                    kept.iter().any(|q| q.shard.0 == shard as u32 && q.path.join("pages").exists()),
-                    "{kept:?}"
-                );
+                live.wait_for("not kept", |store| {
+                    let kept = store.health().unwrap().quarantined;
+                    kept.iter().any(|q| q.shard.0 == shard as u32 && q.path.join("pages").exists())
+                });
             }
             live.wait_until_good();
             live.check_copies();

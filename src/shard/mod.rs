@@ -96,6 +96,8 @@ struct Engines {
     aside: Option<Aside>,
     /// Engines that are to be closed when nobody is in them any more.
     leaving: Vec<Arc<dyn Engine>>,
+    /// How often the shard has failed: what was begun before, and ends after it, comes too late.
+    failures: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -265,8 +267,9 @@ impl Shard {
             let engine = engines.engine.take();
             let aside = engines.aside.take().map(|aside| aside.engine);
             engines.leaving.extend(engine.into_iter().chain(aside));
+            engines.failures += 1;
         }
-        *self.sessions.lock() = 0;
+        self.forget_sessions();
         let mut health = self.health.lock();
         let news = !matches!(*health, Health::Offline(_));
         if news {
@@ -278,6 +281,14 @@ impl Shard {
             }
         }
         news
+    }
+
+    /// Whoever was changing the engine does so no longer. One that hangs in a sync is not waited for: the next opening begins at
+    /// none in any case.
+    fn forget_sessions(&self) {
+        if let Some(mut sessions) = self.sessions.try_lock() {
+            *sessions = 0;
+        }
     }
 
     /// Whether its pages are to be verified before it serves again.
@@ -320,7 +331,7 @@ impl Shard {
         let aside = engines.aside.take().map(|aside| aside.engine);
         engines.leaving.extend(aside);
         drop(engines);
-        *self.sessions.lock() = 0;
+        self.forget_sessions();
         *self.fault.lock() = Some(error.clone());
         let mut health = self.health.lock();
         let news = !matches!(*health, Health::Degraded(_));
@@ -329,6 +340,16 @@ impl Shard {
         }
         *health = Health::Degraded(error.to_string());
         news
+    }
+
+    /// How often it has failed, for [`begin_filling`](Self::begin_filling).
+    pub fn failures(&self) -> u64 {
+        self.engines.read().failures
+    }
+
+    /// Whether engines of it that have been taken out of use are yet to be closed.
+    pub fn has_leaving(&self) -> bool {
+        !self.engines.read().leaving.is_empty()
     }
 
     /// Releases the files and locks of engines that have been taken out of use. An error says that one is still held.

@@ -57,7 +57,12 @@ impl Shard {
     pub fn seal(&self, applied: Seq) -> Result<()> {
         let mut sessions = self.sessions.lock();
         let applied = applied.max(self.applied());
+        let failures = self.failures();
         self.written()?.sync(applied)?;
+        // The shard may have been given up meanwhile, and its directory be another engine's.
+        if self.failures() != failures {
+            return Err(self.unavailable());
+        }
         let others = sessions.saturating_sub(1);
         self.write_seal(applied, others > 0)?;
         *sessions = others;

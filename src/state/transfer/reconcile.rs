@@ -122,7 +122,9 @@ fn settle<'a>(
     let with = judges.iter().filter(|owner| value_of(group, **owner).is_some()).count();
     let without = judges.len() - with;
     let tie = with > 0 && with == without;
-    if tie && judges.iter().any(|owner| !counted.all.contains(&id(*owner))) && believed.len() > 1 {
+    // What has been lost once may have been copied: most of them are not right before they have been counted.
+    let removes = with > 0 && with <= without;
+    if removes && judges.iter().any(|owner| !counted.all.contains(&id(*owner))) && believed.len() > 1 {
         let unknown = judges.iter().map(|owner| id(*owner)).filter(|id| !counted.all.contains(id));
         found.count.extend(unknown);
         return;

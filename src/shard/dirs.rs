@@ -13,6 +13,7 @@ use crate::disk::Disk;
 use crate::engine::{EngineFactory, EngineSpec, Figures, Guarded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
+use crate::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -170,6 +171,21 @@ impl Shard {
             Err(error) if error.kind() != ErrorKind::Corruption => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Writes the seal and the identity anew where they cannot be read, of a shard that serves.
+    pub fn renew(&self, manifest: &Manifest) -> Result<()> {
+        let disk = self.disk.as_ref();
+        if !matches!(Seal::load(disk, &self.dir), Ok(Some(_))) {
+            log::warn!("shard {}: its seal is lost or damaged, and is written anew", self.id);
+            self.begin_apply()?;
+            self.seal(self.applied())?;
+        }
+        if matches!(Identity::load(disk, &self.dir), Ok(Some(_))) {
+            return Ok(());
+        }
+        log::warn!("shard {}: its identity file is lost or damaged, and is written anew", self.id);
+        self.write_identity(manifest)
     }
 
     pub(super) fn missing(&self, what: &str) -> Error {

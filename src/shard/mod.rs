@@ -98,6 +98,8 @@ struct Engines {
     aside: Option<Aside>,
     /// Engines that are to be closed when nobody is in them any more.
     leaving: Vec<Arc<dyn Engine>>,
+    /// How often the shard has failed: what was begun before, and ends after it, comes too late.
+    failures: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -269,6 +271,7 @@ impl Shard {
             engines.leaving.extend(engine.into_iter().chain(aside));
             // Not waited for: who holds it may hang.
             engines.sessions = Arc::default();
+            engines.failures += 1;
         }
         let mut health = self.health.lock();
         let news = !matches!(*health, Health::Offline(_));
@@ -331,6 +334,16 @@ impl Shard {
         }
         *health = Health::Degraded(error.to_string());
         news
+    }
+
+    /// How often it has failed, for [`begin_filling`](Self::begin_filling).
+    pub fn failures(&self) -> u64 {
+        self.engines.read().failures
+    }
+
+    /// Whether engines of it that have been taken out of use are yet to be closed.
+    pub fn has_leaving(&self) -> bool {
+        !self.engines.read().leaving.is_empty()
     }
 
     /// Releases the files and locks of engines that have been taken out of use. An error says that one is still held.

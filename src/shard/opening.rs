@@ -9,7 +9,7 @@ use super::seal::{self, Seal};
 use super::{Aside, Engines, Health, Role, Shard, ShardSpec};
 use crate::disk::Disk;
 use crate::engine::{Engine, EngineFactory, Figures, Guarded};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -55,6 +55,7 @@ impl Shard {
             sessions: Arc::default(),
             aside: None,
             leaving: Vec::new(),
+            failures: 0,
         };
         Shard {
             id: spec.id,
@@ -145,13 +146,20 @@ impl Shard {
 
     /// Begins the shard anew, with an empty engine that is level with the others at `applied` and is to be filled from its
     /// replicas; what was there is set aside. `empty`: a directory without anything in it may be taken for this shard's.
+    /// Nothing comes of it where the shard has failed since `failures` was asked for.
     pub fn begin_filling(
         &self,
         factory: &dyn EngineFactory,
         spec: &ShardSpec,
         applied: Seq,
         empty: bool,
+        failures: u64,
     ) -> Result<()> {
+        let late =
+            || Error::new(ErrorKind::Unavailable, "the shard failed while it was begun anew").on(self.id);
+        if self.failures() != failures {
+            return Err(late());
+        }
         self.claim(empty)?;
         // What there is stays as it is where nothing could take its place.
         self.probe()?;
@@ -173,6 +181,11 @@ impl Shard {
         let engine = Guarded::open(self.id, || factory.open(&engine_spec(spec, generation, true, None)))?;
         engine.sync(applied)?;
         let mut engines = self.engines.write();
+        if engines.failures != failures {
+            // The others have gone on without it.
+            engines.leaving.push(engine);
+            return Err(late());
+        }
         engines.sessions = Arc::default();
         engines.engine = Some(engine);
         engines.generation = generation;
@@ -206,14 +219,13 @@ impl Shard {
         self.engines.write().leaving.push(aside.engine);
     }
 
-    /// Takes the engine of a shard that serves out of use, to be opened again at once.
+    /// Takes the engine of a shard that serves out of use, to be [closed](Self::close_leaving) and opened again at once.
     pub fn shut(&self) {
-        {
-            let mut engines = self.engines.write();
-            let engine = engines.engine.take();
-            engines.leaving.extend(engine);
-            engines.sessions = Arc::default();
-        }
+        let mut engines = self.engines.write();
+        let engine = engines.engine.take();
+        engines.leaving.extend(engine);
+        engines.sessions = Arc::default();
+        drop(engines);
         *self.health.lock() = Health::Rebuilding;
     }
 

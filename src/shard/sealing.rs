@@ -82,14 +82,16 @@ impl Shard {
         let sessions = self.sessions();
         let mut count = sessions.lock();
         let applied = applied.max(self.applied());
+        let failures = self.failures();
         self.written()?.sync(applied)?;
+        // The shard may have been given up meanwhile, and its directory be another engine's.
+        if self.failures() != failures {
+            return Err(self.unavailable());
+        }
         let others = count.saturating_sub(1);
         self.write_seal(applied, others > 0)?;
         *count = others;
-        // One that was given up meanwhile speaks for nobody any more.
-        if Arc::ptr_eq(&sessions, &self.sessions()) {
-            self.applied.store(applied.0, Ordering::Release);
-        }
+        self.applied.store(applied.0, Ordering::Release);
         Ok(())
     }
 

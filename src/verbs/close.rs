@@ -1,10 +1,16 @@
 //! Closing a store.
 //!
 //! Invariant: when it returns, with or without an error, files and locks are released and nothing acknowledged is lost:
-//! what could not be flushed is in the journal.
+//! what could not be flushed is in the journal. Only what a shard is in that hangs is released later, when it answers.
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::shard::{Shard, Worker};
 use crate::state::State;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// How many times as long as for a step of a flush a shard may take to be closed.
+const CLOSING: u32 = 10;
 
 /// Flushes (if `flush`) and releases everything; the background threads have ended. The first error is returned.
 pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Result<()> {
@@ -15,9 +21,24 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
         }
     };
     note(state.journal.close());
-    for shard in &state.layout().shards {
-        note(shard.close());
+    // Each on its worker, side by side: one whose disk hangs holds up neither the others nor the caller.
+    let layout = state.layout();
+    let close = |(shard, worker): (&Arc<Shard>, &Arc<Worker>)| {
+        let (shard, stuck) = (shard.clone(), worker.is_stuck());
+        (worker.run(move || shard.close()), stuck)
+    };
+    let closing: Vec<_> = layout.shards.iter().zip(&layout.workers).map(close).collect();
+    for ((ticket, stuck), (shard, worker)) in closing.iter().zip(layout.shards.iter().zip(&layout.workers)) {
+        note(match stuck {
+            // It is closed when what it is in has ended.
+            true => Err(Error::new(ErrorKind::Unavailable, "the shard hangs, and is closed when it answers")
+                .at(&shard.dir)
+                .on(shard.id)
+                .remedy("look at its disk and the kernel log")),
+            false => worker.wait(ticket, state.settings.shard_timeout * CLOSING, &AtomicU64::new(0)),
+        });
     }
+    drop(closing);
     // Shards that have left, and were still to be waited for.
     for shard in state.change.mover.lock().grace.drain(..).flat_map(|grace| grace.leaving) {
         note(shard.close());

@@ -88,6 +88,10 @@ fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Resul
         return Ok(Step::Worked(0));
     };
     let shard = &layout.shards[index];
+    if position.is_empty() {
+        // The small files as well: of a directory that has lost both nobody can say any more whose it is.
+        shard.renew(&state.manifest_copy()).inspect_err(|error| state.flush_failed(shard, error))?;
+    }
     let mended = match verify_and_mend(state, layout, index, position) {
         Ok(mended) => mended,
         // What its pages are found by is damaged: it is offline until it has been rebuilt.

@@ -88,6 +88,14 @@ impl EngineFactory for MemoryFactory {
         let shard = {
             let mut world = self.0.lock();
             if spec.create {
+                // Files that are made anew are not damaged, unless older ones of the shard are open beside them.
+                let beside = world.shards.values().any(|other| {
+                    let other = other.lock();
+                    other.open && other.id == spec.shard
+                });
+                if !beside {
+                    world.damage.retain(|(damaged, _)| *damaged != spec.shard);
+                }
                 let shard = world.shards.entry(spec.dir.clone()).or_default();
                 // What was there has been cleared away, as the files of another engine would have been.
                 if !shard.lock().open {

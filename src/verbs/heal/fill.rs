@@ -1,7 +1,7 @@
 //! Filling: a shard gets all that it should hold from its replicas, or from itself, while it gets every flush.
 
 use super::revive::{release, spec_of};
-use super::step::{Step, healed};
+use super::step::{LOOK_AGAIN, Step, healed, let_go};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shard::{Layout, Shard};
 use crate::state::State;
@@ -9,6 +9,7 @@ use crate::state::change::{Fill, Mover};
 use crate::state::events::EventKind;
 use crate::state::transfer::{Purpose, SEAL_EVERY, Sources, compare_chunk, copy_chunk, level, no_source};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 /// Begins a shard anew, empty, to be filled from its replicas. Its directory is made if it is `missing`.
@@ -20,7 +21,10 @@ pub fn begin_anew(
     missing: bool,
     why: &str,
 ) -> Result<Step> {
-    let shard = &layout.shards[index];
+    let (shard, worker) = (&layout.shards[index], &layout.workers[index]);
+    if worker.is_stuck() {
+        return Ok(Step::Later(LOOK_AGAIN));
+    }
     let spec = spec_of(state, shard.id)?;
     release(state, mover, layout, index);
     let manifest = state.manifest.lock();
@@ -35,7 +39,12 @@ pub fn begin_anew(
     })?;
     let Some(applied) = level(state)? else { return Ok(Step::NeedsFlush) };
     let before = shard.quarantined_bytes();
-    let begun = shard.begin_filling(state.seams.factory.as_ref(), &spec, applied, missing);
+    let begun = {
+        // On its worker, since its disk may hang: then the others go on without it.
+        let (factory, failures, shard) = (state.seams.factory.clone(), shard.failures(), shard.clone());
+        let begin = move || shard.begin_filling(factory.as_ref(), &spec, applied, missing, failures);
+        worker.wait(&worker.run(begin), state.settings.shard_timeout, &AtomicU64::new(0))
+    };
     state.health_changed();
     begun.inspect_err(|error| state.shard_failed(shard, error))?;
     if let Err(error) = shard.write_identity(&manifest) {
@@ -182,7 +191,8 @@ fn end(state: &State, layout: &Layout, index: usize, fill: &Fill) -> Result<()> 
     let took = fill.since.elapsed().as_secs_f64();
     log::info!("shard {}: {} bytes were copied in {took:.1} s", shard.id, fill.bytes);
     if compacted {
-        if let Err(error) = shard.clear_up() {
+        // What is left of the old one is cleared away when nobody is in it any more.
+        if let Err(error) = let_go(state, layout, index).and_then(|()| shard.clear_up()) {
             log::warn!("shard {}: its old engine could not be removed yet: {error}", shard.id);
         }
         state.events.tell(Some(shard.id), EventKind::Compacted { before, after: bytes_of(shard) });

@@ -1,7 +1,7 @@
 //! Taking a shard back whose files may be good: it is opened again, or begun anew where they are not.
 
 use super::fill;
-use super::step::{LOOK_AGAIN, Step};
+use super::step::{LOOK_AGAIN, OPENING, Step, let_go};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use crate::shard::{Layout, Opened, Shard, ShardSpec};
@@ -13,13 +13,10 @@ use crate::state::transfer::{Purpose, Sources};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// How many times as long as for a step of a flush a shard may take to be opened.
-const OPENING: u32 = 10;
-
 /// Opens a shard that is offline, to be brought up to date; or begins it anew.
 pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
-    shard.close_leaving()?;
+    let_go(state, layout, index)?;
     let spec = spec_of(state, shard.id)?;
     let error = match open_again(state, layout, index, &spec) {
         Ok(opened) => match take(state, mover, layout, index, opened) {
@@ -53,7 +50,7 @@ pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: us
         shard.shut();
     }
     state.health_changed();
-    let opened = (shard.close_leaving())
+    let opened = let_go(state, layout, index)
         .and_then(|()| open_again(state, layout, index, &spec))
         .inspect_err(|error| state.shard_failed(shard, error))?;
     match take(state, mover, layout, index, opened) {

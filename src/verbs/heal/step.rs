@@ -9,10 +9,13 @@ use crate::state::change::Mover;
 use crate::state::events::EventKind;
 use crate::state::healing::Wish;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// How soon a shard is looked at again that a worker is still in.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How many times as long as for a step of a flush a shard may take to be opened or closed.
+pub(super) const OPENING: u32 = 10;
 
 /// What a step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,8 +130,26 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
     if asked && (repair || shard.health() != Health::Online) {
         return mend::piece(state, mover, layout, index);
     }
-    shard.clear_up()?;
-    Ok(Step::Idle)
+    let_go(state, layout, index)?;
+    match shard.clear_up() {
+        // Files that are open go on answering where their directory is gone: that is noticed here, and not at the next opening.
+        Err(error) if error.io_kind() == Some(std::io::ErrorKind::NotFound) => {
+            state.shard_failed(shard, &error);
+            Ok(Step::Worked(0))
+        }
+        cleared => cleared.map(|()| Step::Idle),
+    }
+}
+
+/// Closes engines of a shard that have been taken out of use, on its worker, so that a disk that hangs holds up nobody else
+/// for long.
+pub(super) fn let_go(state: &State, layout: &Layout, index: usize) -> Result<()> {
+    let (shard, worker) = (layout.shards[index].clone(), &layout.workers[index]);
+    if !shard.has_leaving() {
+        return Ok(());
+    }
+    let ticket = worker.run(move || shard.close_leaving());
+    worker.wait(&ticket, state.settings.shard_timeout * OPENING, &AtomicU64::new(0))
 }
 
 /// A shard is well again: it holds all that it should, and is read.

@@ -1,0 +1,73 @@
+//! Everything is put right, and looked at.
+
+use super::world::World;
+use annulus::{ScrubReport, testing};
+
+const MANY: usize = 3000;
+
+impl World {
+    /// Faults are taken back; healing, the change that is under way and a scrub run to their ends.
+    pub fn recover(&mut self) {
+        self.take_back();
+        let silent = !self.doubts.is_empty();
+        self.heal();
+        self.end_change();
+        self.heal();
+        if silent {
+            self.close_iters();
+        }
+        let report = self.scrub_all();
+        self.heal();
+        let health = self.store().health().unwrap();
+        assert!(health.is_good(), "{health:?}");
+        assert_eq!((report.pages_left, report.records_unsettled), (0, 0), "{report:?}");
+        if !silent {
+            assert_eq!(report.records_reconciled, 0, "replicas differed: {report:?}");
+        }
+        self.touched.clear();
+        self.doubts.clear();
+        self.check_copies();
+        self.check();
+    }
+
+    fn heal(&mut self) {
+        for _ in 0..MANY {
+            if !testing::heal_step(self.store()).unwrap() {
+                return;
+            }
+        }
+        let mut events = self.store().events();
+        let events: Vec<_> = std::iter::from_fn(|| events.try_next()).map(|e| (e.shard, e.kind)).collect();
+        let last = &events[events.len().saturating_sub(8)..];
+        panic!("healing does not end: {:?}, {last:#?}", self.store().health().unwrap());
+    }
+
+    fn end_change(&mut self) {
+        for step in 0..MANY {
+            if !testing::change_step(self.store()).unwrap() {
+                assert!(self.store().change().is_none());
+                self.forget_those_that_left();
+                return;
+            }
+            // Old copies stay as long as somebody reads by the placement before.
+            if step == 40 {
+                self.close_iters();
+            }
+        }
+        panic!("the change does not end: {:?}", self.store().change().map(|c| c.progress()));
+    }
+
+    fn scrub_all(&mut self) -> ScrubReport {
+        let scrub = self.store().scrub().unwrap();
+        scrub.cancel().unwrap();
+        let scrub = self.store().scrub().unwrap();
+        for _ in 0..MANY {
+            if !scrub.progress().running {
+                return scrub.progress().report;
+            }
+            testing::scrub_step(self.store()).unwrap();
+            testing::heal_step(self.store()).unwrap();
+        }
+        panic!("the scrub does not end: {:?}", scrub.progress());
+    }
+}

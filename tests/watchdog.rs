@@ -1,0 +1,264 @@
+//! Shards whose disks hang: with a limit to their patience the others go on without them, closing the store is not held up, and
+//! they are taken back when they answer.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use annulus::testing::{self, EngineOperation as Op, MemoryFactory, Seams, SimDisk};
+use annulus::{EventKind, Events, Health, KeyspaceId, Options, ShardId, Store};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+const SHARD: ShardId = ShardId(1);
+/// Longer than anything here takes that does not hang.
+const LONG: Duration = Duration::from_secs(60);
+
+struct World {
+    disk: SimDisk,
+    factory: MemoryFactory,
+    model: BTreeMap<Vec<u8>, Vec<u8>>,
+    store: Store,
+    written: u32,
+}
+
+fn open(disk: &SimDisk, factory: &MemoryFactory) -> Store {
+    let options = Options::new()
+        .shards(3)
+        .replication_factor(2)
+        .virtual_nodes(64)
+        .memory_budget(8 << 20)
+        .journal_segment_bytes(64 << 10)
+        .shard_timeout(Duration::from_millis(50));
+    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: true };
+    testing::open(Path::new("/store"), &options, seams).unwrap()
+}
+
+/// Does something on a thread of its own; fails where that takes too long.
+fn in_time<T: Send + 'static>(what: &str, f: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, outcome) = channel();
+    std::thread::spawn(move || done.send(f()));
+    outcome.recv_timeout(LONG).unwrap_or_else(|_| panic!("{what} hangs"))
+}
+
+impl World {
+    fn new() -> World {
+        let (disk, factory) = (SimDisk::new(5), MemoryFactory::new());
+        let store = open(&disk, &factory);
+        let mut world = World { disk, factory, model: BTreeMap::new(), store, written: 0 };
+        world.write();
+        world.flush();
+        world
+    }
+
+    fn write(&mut self) {
+        for _ in 0..300 {
+            self.written += 1;
+            let n = self.written;
+            let key = (n.wrapping_mul(2_654_435_761) % 1000).to_be_bytes().to_vec();
+            if n % 7 == 3 {
+                self.store.remove(&key).unwrap();
+                self.model.remove(&key);
+            } else {
+                let value = format!("value {n}").into_bytes();
+                self.store.insert(&key, &value).unwrap();
+                self.model.insert(key, value);
+            }
+        }
+    }
+
+    fn flush(&self) {
+        let store = self.store.clone();
+        in_time("a flush", move || store.flush()).unwrap();
+    }
+
+    fn check(&self) {
+        let (store, model) = (self.store.clone(), self.model.clone());
+        in_time("reading", move || {
+            for (key, value) in &model {
+                assert_eq!(store.get(key).unwrap().as_deref(), Some(&value[..]), "{key:?}");
+            }
+            let scanned = store.iter().map(|r| r.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec()));
+            assert!(scanned.eq(model));
+        });
+    }
+
+    /// Writes, flushes and reads while the shard hangs.
+    fn go_on(&mut self) {
+        for _ in 0..3 {
+            self.write();
+            self.flush();
+            self.check();
+        }
+    }
+
+    fn health(&self) -> Health {
+        self.store.health().unwrap().shards[SHARD.0 as usize].health.clone()
+    }
+
+    fn assert_left_behind(&self) {
+        match self.health() {
+            Health::Offline(cause) => assert!(cause.contains("has not answered"), "{cause}"),
+            other => panic!("{other}"),
+        }
+    }
+
+    /// Waits until the shard serves again, and looks at what it holds.
+    fn wait_until_back(&mut self, events: &mut Events) {
+        wait_for(events, |kind| matches!(kind, EventKind::Online));
+        self.check();
+        self.write();
+        self.flush();
+        assert!(self.store.health().unwrap().is_good(), "{:?}", self.store.health());
+        let ring = self.store.ring();
+        for shard in self.store.health().unwrap().shards {
+            let held = testing::held_by(&self.store, KeyspaceId(0), shard.id).unwrap();
+            let due = self.model.keys().filter(|key| ring.preference_list(key).contains(&shard.id));
+            assert!(held.iter().map(|(key, _)| key).eq(due), "shard {}", shard.id);
+        }
+        self.check();
+    }
+
+    fn close(&self) -> annulus::Result<()> {
+        let store = self.store.clone();
+        in_time("closing", move || store.close())
+    }
+
+    fn reopen(&mut self) {
+        let (disk, factory) = (self.disk.clone(), self.factory.clone());
+        self.store = in_time("opening", move || open(&disk, &factory));
+    }
+}
+
+/// Waits for an event of the shard.
+fn wait_for(events: &mut Events, wanted: impl Fn(&EventKind) -> bool) -> EventKind {
+    loop {
+        let event = events.next_within(LONG).expect("nothing happens");
+        if event.shard == Some(SHARD) && wanted(&event.kind) {
+            return event.kind;
+        }
+    }
+}
+
+#[test]
+fn a_flush_goes_on_without_a_shard_that_hangs_in_it() {
+    for operation in [Op::Apply, Op::Sync] {
+        let mut world = World::new();
+        let gate = world.factory.hang(SHARD, operation);
+        world.write();
+        world.flush();
+        assert_eq!(gate.waiting(), 1);
+        world.assert_left_behind();
+        world.go_on();
+        assert_eq!(gate.waiting(), 1, "it is not called again while it hangs");
+        let mut events = world.store.events();
+        while events.try_next().is_some() {}
+        gate.release();
+        world.wait_until_back(&mut events);
+    }
+}
+
+#[test]
+fn a_store_is_closed_while_a_shard_hangs_in_a_flush() {
+    for operation in [Op::Apply, Op::Sync] {
+        let mut world = World::new();
+        let gate = world.factory.hang(SHARD, operation);
+        world.write();
+        world.flush();
+        world.go_on();
+        // It says that not all could be released.
+        assert_eq!(world.close().unwrap_err().kind(), annulus::ErrorKind::Unavailable);
+        assert_eq!(gate.waiting(), 1);
+        world.reopen();
+        world.check();
+        let mut events = world.store.events();
+        gate.release();
+        world.go_on();
+        world.wait_until_back(&mut events);
+    }
+}
+
+#[test]
+fn a_shard_that_hangs_while_it_is_opened_again_is_waited_for_by_nobody() {
+    let mut world = World::new();
+    let mut events = world.store.events();
+    let gate = world.factory.hang(SHARD, Op::Open);
+    world.factory.fail_times(SHARD, Op::Apply, 1);
+    world.write();
+    world.flush();
+    assert!(gate.wait_for(1));
+    world.go_on();
+    let cause = wait_for(&mut events, |kind| matches!(kind, EventKind::NotHealed { .. }));
+    assert!(
+        matches!(&cause, EventKind::NotHealed { cause } if cause.contains("has not answered")),
+        "{cause:?}"
+    );
+    assert_eq!(gate.waiting(), 1);
+    let _ = world.close();
+    world.reopen();
+    world.check();
+    let mut events = world.store.events();
+    world.go_on();
+    gate.release();
+    world.wait_until_back(&mut events);
+}
+
+#[test]
+fn a_store_opens_without_a_shard_that_hangs() {
+    let mut world = World::new();
+    world.close().unwrap();
+    let gate = world.factory.hang(SHARD, Op::Open);
+    world.reopen();
+    assert_eq!(gate.waiting(), 1);
+    world.assert_left_behind();
+    world.go_on();
+    let mut events = world.store.events();
+    gate.release();
+    world.wait_until_back(&mut events);
+}
+
+#[test]
+fn a_shard_that_hangs_while_it_is_begun_anew_holds_up_nobody() {
+    let mut world = World::new();
+    let mut events = world.store.events();
+    let gate = world.factory.hang(SHARD, Op::Open);
+    let store = world.store.clone();
+    let asked = std::thread::spawn(move || store.rebuild(SHARD));
+    assert!(gate.wait_for(1));
+    world.go_on();
+    let refused = in_time("what was asked for", move || asked.join().unwrap()).unwrap_err();
+    assert!(refused.to_string().contains("has not answered"), "{refused}");
+    world.assert_left_behind();
+    world.go_on();
+    gate.release();
+    world.wait_until_back(&mut events);
+}
+
+#[test]
+fn a_shard_that_hangs_while_it_is_closed_holds_up_nobody() {
+    // In the middle of being healed.
+    let mut world = World::new();
+    let mut events = world.store.events();
+    let gate = world.factory.hang(SHARD, Op::Close);
+    world.factory.fail_times(SHARD, Op::Apply, 1);
+    world.write();
+    world.flush();
+    assert!(gate.wait_for(1));
+    world.go_on();
+    gate.release();
+    world.wait_until_back(&mut events);
+    // And with the store, twice.
+    for _ in 0..2 {
+        let gate = world.factory.hang(SHARD, Op::Close);
+        let closed = world.close().unwrap_err();
+        assert!(closed.to_string().contains("has not answered"), "{closed}");
+        assert!(gate.wait_for(1));
+        world.reopen();
+        world.check();
+        let mut events = world.store.events();
+        gate.release();
+        world.go_on();
+        world.wait_until_back(&mut events);
+    }
+}

@@ -177,3 +177,46 @@ fn a_store_of_the_third_version_opens_with_either_copy_of_its_journal() {
         store.close().unwrap();
     }
 }
+
+/// A store of which a shard is being filled anew, and which has been scrubbed before.
+fn write_filling(place: &Path) {
+    let _ = std::fs::remove_dir_all(place);
+    let options = options().shards(2).replication_factor(2).virtual_nodes(16).page_bytes(512);
+    let store = by_hand(place, &options);
+    for n in 0..RECORDS {
+        store.insert(key(n), value(n)).unwrap();
+    }
+    store.flush().unwrap();
+    let scrub = store.scrub().unwrap();
+    while scrub.progress().running {
+        testing::scrub_step(&store).unwrap();
+    }
+    store.rebuild(ShardId(1)).unwrap();
+    testing::heal_step(&store).unwrap();
+    store.drop_quarantined(ShardId(1)).unwrap();
+}
+
+#[test]
+fn a_shard_of_the_second_version_of_the_seal_goes_on_being_filled() {
+    let fixture = fixture(3).with_file_name("store-v3-filling");
+    if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
+        write_filling(&fixture);
+    }
+    let seal = std::fs::read(fixture.join("shards/0001/SEAL")).unwrap();
+    let seal = String::from_utf8_lossy(&seal);
+    assert!(seal.contains(r#""generation":1,"filled":"""#), "{seal}");
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    copy(&fixture, &place);
+    let store = by_hand(&place, &options());
+    assert_eq!(store.stats().unwrap().shards[1].health, annulus::Health::Rebuilding);
+    assert_eq!(store.scrub().unwrap().progress().report.records_compared, 0, "another one begins");
+    while testing::heal_step(&store).unwrap() {}
+    assert!(store.health().unwrap().is_good());
+    std::fs::remove_dir_all(place.join("shards/0000")).unwrap();
+    store.close().unwrap();
+    let store = by_hand(&place, &options());
+    for n in 0..RECORDS {
+        assert_eq!(store.get(key(n)).unwrap().as_deref(), Some(&value(n)[..]), "{n}");
+    }
+}

@@ -392,3 +392,118 @@ fn a_panic_in_an_engine_is_an_error_of_one_shard() {
         world.check_copies();
     }
 }
+
+fn internal(key: &[u8]) -> Vec<u8> {
+    [&0u32.to_be_bytes()[..], key].concat()
+}
+
+impl World {
+    /// The process ends, and nothing that was not handed to the disk outlives it.
+    fn kill(&mut self) {
+        let blank = open(&SimDisk::new(1), &MemoryFactory::new(), &self.options);
+        drop(std::mem::replace(&mut self.store, blank));
+        self.store = open(&self.disk, &self.factory, &self.options);
+    }
+}
+
+/// One shard has a flush that the other has not, and the process was killed: what lies between is in the memtables, not in
+/// both.
+fn uneven(world: &mut World) -> (Vec<u8>, Vec<u8>) {
+    world.write(2000);
+    world.store.flush().unwrap();
+    let ring = world.store.ring();
+    let on_both = |key: &&Vec<u8>| {
+        let owners = ring.preference_list(key);
+        owners.contains(&ShardId(0)) && owners.contains(&ShardId(1))
+    };
+    let keys: Vec<Vec<u8>> = world.model.keys().filter(on_both).take(2).cloned().collect();
+    let (removed, replaced) = (keys[0].clone(), keys[1].clone());
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.store.remove(&removed).unwrap();
+    world.model.remove(&removed);
+    world.store.insert(&replaced, b"newer").unwrap();
+    world.model.insert(replaced.clone(), b"newer".to_vec());
+    world.store.flush().unwrap();
+    world.factory.heal(ShardId(1));
+    world.kill();
+    (removed, replaced)
+}
+
+#[test]
+fn a_scrub_after_a_crash_does_not_take_what_is_yet_to_be_flushed_for_a_difference() {
+    let mut world = World::new(options(2, 2));
+    uneven(&mut world);
+    let report = scrub(&world.store);
+    assert_eq!(report.records_reconciled, 0, "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn damage_is_not_mended_from_a_replica_that_is_behind() {
+    let mut world = World::new(options(2, 2));
+    let (removed, replaced) = uneven(&mut world);
+    world.factory.corrupt(ShardId(0), &internal(&replaced));
+    world.factory.corrupt(ShardId(0), &internal(&removed));
+    for _ in 0..3 {
+        assert_eq!(world.store.iter().filter(|r| r.is_ok()).count(), world.model.len());
+    }
+    world.heal();
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn most_replicas_are_not_right_when_they_have_lost_something() {
+    let mut world = World::new(options(3, 3));
+    world.write(1000);
+    world.store.flush().unwrap();
+    let keys: Vec<Vec<u8>> = world.model.keys().take(5).cloned().collect();
+    for key in &keys {
+        world.factory.forge(ShardId(0), &internal(key), &[]);
+        world.factory.forge(ShardId(2), &internal(key), &[]);
+    }
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (5, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_removal_that_one_replica_still_knows_of_counts() {
+    let mut world = World::new(options(2, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let snapshot = world.store.iter();
+    let keys: Vec<Vec<u8>> = world.model.keys().take(5).cloned().collect();
+    for key in &keys {
+        world.store.remove(key).unwrap();
+        world.model.remove(key);
+    }
+    world.store.flush().unwrap();
+    for key in &keys {
+        assert!(world.factory.turn_back(ShardId(1), &internal(key)));
+    }
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (5, 0), "{report:?}");
+    world.check();
+    assert_eq!(snapshot.filter(|r| r.is_ok()).count(), world.model.len() + keys.len());
+    world.check_copies();
+}
+
+#[test]
+fn a_scan_mends_nothing_where_the_user_wants_to_decide() {
+    for heal in [Heal::Manual, Heal::Automatic] {
+        let mut world = World::new(options(2, 2).heal(heal));
+        world.write(500);
+        world.store.flush().unwrap();
+        let keys: Vec<Vec<u8>> = world.model.keys().take(2).cloned().collect();
+        world.factory.corrupt(ShardId(0), &internal(&keys[0]));
+        world.factory.corrupt(ShardId(1), &internal(&keys[1]));
+        let scanned = world.store.iter().collect::<Result<Vec<_>, _>>();
+        assert_eq!(scanned.is_ok(), heal == Heal::Automatic);
+    }
+}

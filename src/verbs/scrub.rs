@@ -94,7 +94,10 @@ fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Resul
             state.shard_failed(shard, &error);
             return Ok(Step::Worked(0));
         }
-        Err(error) => return Err(error),
+        Err(error) => {
+            state.read_failed(shard, &error);
+            return Err(error);
+        }
     };
     if mended.repaired > 0 {
         state.events.tell(Some(id), EventKind::Repaired { pages: mended.repaired });

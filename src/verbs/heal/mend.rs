@@ -27,6 +27,10 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         }
         Err(error) => {
             mover.mending = None;
+            // It cannot even be looked through: it is opened again, and begun anew where that fails.
+            if error.kind() != ErrorKind::Unavailable {
+                state.shard_failed(shard, &error);
+            }
             return Err(error);
         }
     };

@@ -161,6 +161,10 @@ fn move_round(state: &State) -> Result<(Step, Option<Duration>)> {
     }
     match verbs::scrub::step(state)? {
         verbs::scrub::Step::Worked(bytes) => Ok((Step::Worked(bytes), None)),
+        verbs::scrub::Step::NeedsFlush => {
+            verbs::flush::flush(state)?;
+            Ok((Step::NeedsFlush, None))
+        }
         verbs::scrub::Step::Idle => Ok((Step::Idle, later)),
         verbs::scrub::Step::Later(rest) => Ok((Step::Idle, Some(later.map_or(rest, |l| l.min(rest))))),
     }

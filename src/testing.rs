@@ -164,7 +164,11 @@ pub fn heal_step(store: &Store) -> Result<bool> {
 
 /// One step of a scrub; whether there may be more.
 pub fn scrub_step(store: &Store) -> Result<bool> {
-    Ok(verbs::scrub::step(&store.handle.state)? != verbs::scrub::Step::Idle)
+    match verbs::scrub::step(&store.handle.state)? {
+        verbs::scrub::Step::Idle => Ok(false),
+        verbs::scrub::Step::NeedsFlush => store.flush().map(|()| true),
+        _ => Ok(true),
+    }
 }
 
 pub fn held_by(store: &Store, keyspace: KeyspaceId, shard: ShardId) -> Result<Vec<(Vec<u8>, Seq)>> {

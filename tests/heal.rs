@@ -466,3 +466,61 @@ fn a_scrub_writes_small_files_anew_that_are_lost() {
         world.check_copies();
     }
 }
+
+impl World {
+    /// Writes what one shard is offline for, and reopens the store: the others have it, and that shard is yet to be given it.
+    fn leave_behind(&mut self, shard: u32) {
+        self.write(1200);
+        self.store.flush().unwrap();
+        self.factory.fail(ShardId(shard), EngineOperation::Apply);
+        self.write(900);
+        self.store.flush().unwrap();
+        self.factory.heal(ShardId(shard));
+        self.reopen();
+    }
+}
+
+/// What one shard has removed, and another will with the next flush, would pass for lost, and be brought back for good.
+#[test]
+fn a_scrub_waits_until_all_shards_are_level() {
+    let mut world = World::new(options(3, 2));
+    world.leave_behind(1);
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (0, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+/// What is copied from a shard that is behind would be lacking for good.
+#[test]
+fn a_page_is_not_mended_from_a_shard_that_is_behind() {
+    let mut world = World::new(options(3, 2));
+    world.leave_behind(1);
+    for shard in [0, 2] {
+        world
+            .factory
+            .corrupt_range(ShardId(shard), annulus::testing::memtable::range_from(&[0, 0, 0, 0, 0, 0, 4]));
+    }
+    for shard in [0, 2] {
+        world.store.repair(ShardId(shard)).unwrap();
+    }
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_shard_that_fails_again_and_again_while_it_is_mended_is_begun_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(1200);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Replace);
+    let key =
+        world.model.keys().find(|key| world.store.ring().preference_list(key)[0] == ShardId(1)).unwrap();
+    world.factory.corrupt(ShardId(1), &[&0u32.to_be_bytes()[..], key].concat());
+    world.check();
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+}

@@ -10,7 +10,7 @@ use crate::shard::Layout;
 use crate::state::State;
 use crate::state::events::EventKind;
 use crate::state::scrub::{ScrubReport, Stage};
-use crate::state::transfer::{Counted, reconcile_chunk, verify_and_mend};
+use crate::state::transfer::{Counted, level, reconcile_chunk, verify_and_mend};
 use std::time::Duration;
 
 /// Pages that are counted at once.
@@ -25,6 +25,8 @@ pub enum Step {
     Worked(u64),
     /// The next one is due in so long.
     Later(Duration),
+    /// A flush must come first: some shards lack what others have.
+    NeedsFlush,
 }
 
 /// Begins a scrub, or finds the one that is under way; returns its number.
@@ -53,6 +55,15 @@ pub fn step(state: &State) -> Result<Step> {
     let mut mover = state.change.mover.lock();
     if state.manifest.lock().change.is_some() {
         return Ok(Step::Idle);
+    }
+    // After an opening some may have what others are yet to be given: it would pass for a difference.
+    let is_level = {
+        let _turn = state.flushing.lock();
+        let _chunk = state.moving.lock();
+        level(state)?.is_some_and(|applied| applied >= mover.replayed || state.memory.is_empty())
+    };
+    if !is_level {
+        return Ok(Step::NeedsFlush);
     }
     let layout = state.layout();
     let stepped = match stage {

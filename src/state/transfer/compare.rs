@@ -53,7 +53,7 @@ pub fn compare_chunk(
 
 /// A range of keys as its sources have it, and as those that gain it do.
 fn read(state: &State, layout: &Layout, purpose: Purpose, from: &[u8]) -> Result<(Chunk, Chunk)> {
-    let source = with_sources(state, layout, purpose, |sources| {
+    let source = with_sources(state, layout, purpose, Vec::new(), |sources| {
         let wanted = |shard, position| sources.is(layout, shard, position);
         let engine = |shard: usize| layout.shards[shard].engine();
         gather(layout, from, Extent::Bytes(CHUNK), &sources.shards, &engine, &wanted)

@@ -30,7 +30,7 @@ pub struct Copied {
 /// Copies the chunk from `from` on. Under the lock that keeps flushes from beginning.
 pub fn copy_chunk(state: &State, layout: &Layout, purpose: Purpose, from: &[u8]) -> Result<Copied> {
     let tables = flushing(state);
-    let chunk = with_sources(state, layout, purpose, |sources| {
+    let chunk = with_sources(state, layout, purpose, Vec::new(), |sources| {
         let wanted = |shard, position| sources.is(layout, shard, position);
         let engine = |shard: usize| layout.shards[shard].engine();
         gather(layout, from, Extent::Bytes(CHUNK), &sources.shards, &engine, &wanted)
@@ -39,14 +39,14 @@ pub fn copy_chunk(state: &State, layout: &Layout, purpose: Purpose, from: &[u8])
     Ok(Copied { bytes, records, end: chunk.end })
 }
 
-/// Reads by a choice of sources; a shard that fails is left out and its part read from others.
+/// Reads by a choice of sources, none of those in `except`; a shard that fails is left out and its part read from others.
 pub fn with_sources<T>(
     state: &State,
     layout: &Layout,
     purpose: Purpose,
+    mut except: Vec<usize>,
     read: impl Fn(&Sources) -> Result<T, (usize, Error)>,
 ) -> Result<T> {
-    let mut except = Vec::new();
     let mut cause = None;
     loop {
         let sources = match (Sources::choose(layout, purpose, &except), cause.take()) {

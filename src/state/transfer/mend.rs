@@ -49,6 +49,17 @@ pub fn verify_and_mend(state: &State, layout: &Layout, index: usize, from: &[u8]
     Ok(mended)
 }
 
+/// Shards that lack some of what the shard at `index` holds already, as after an opening before the first flush. What is copied
+/// from them would lack it for good, since the shard is not given it again.
+pub fn behind(state: &State, layout: &Layout, index: usize) -> Vec<usize> {
+    if state.memory.is_empty() {
+        return Vec::new();
+    }
+    let applied = layout.shards[index].applied();
+    let lacks = |other: &usize| layout.shards[*other].serves() && layout.shards[*other].applied() < applied;
+    (0..layout.shards.len()).filter(lacks).collect()
+}
+
 /// Replaces what a shard holds of a damaged range by what its replicas hold; false if it is no longer damaged.
 fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Result<bool> {
     let (purpose, shard) = (Purpose::Mending(index), &layout.shards[index]);
@@ -58,7 +69,7 @@ fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Resul
     let engine = shard.whatever_for()?;
     let Some(range) = engine.damaged(&range.lo)? else { return Ok(false) };
     let extent = Extent::Key(range.hi.as_deref());
-    let chunk = with_sources(state, layout, purpose, |sources| {
+    let chunk = with_sources(state, layout, purpose, behind(state, layout, index), |sources| {
         let wanted = |shard, position| sources.is(layout, shard, position);
         let engine = |shard: usize| layout.shards[shard].engine();
         gather(layout, &range.lo, extent, &sources.shards, &engine, &wanted)

@@ -507,3 +507,135 @@ fn a_scan_mends_nothing_where_the_user_wants_to_decide() {
         assert_eq!(scanned.is_ok(), heal == Heal::Automatic);
     }
 }
+
+#[test]
+fn a_directory_that_is_gone_is_missed_while_nothing_is_written() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let dir = world.dir(0);
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.heal();
+    assert!(world.store.health().unwrap().is_good());
+    assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_degraded_shard_that_cannot_be_looked_through_is_taken_offline_and_healed() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let internal = |key: &[u8]| [&0u32.to_be_bytes()[..], key].concat();
+    let ring = world.store.ring();
+    let key = world.model.keys().find(|key| ring.preference_list(key)[0] == ShardId(0)).unwrap().clone();
+    world.factory.corrupt(ShardId(0), &internal(&key));
+    world.check();
+    assert!(matches!(world.health(0), Health::Degraded(_)));
+    let dir = world.dir(0);
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.heal();
+    assert!(world.store.health().unwrap().is_good());
+    world.check();
+    world.check_copies();
+}
+
+/// A shard is filled from one that has lost records without a word: two lack them then and one has them, and it is right.
+#[test]
+fn what_was_lost_and_copied_is_no_majority() {
+    let mut world = World::new(options(4, 3));
+    world.write(2000);
+    world.store.flush().unwrap();
+    let internal = |key: &[u8]| [&0u32.to_be_bytes()[..], key].concat();
+    for key in world.model.keys().step_by(3) {
+        world.factory.forge(ShardId(0), &internal(key), &[]);
+    }
+    world.store.rebuild(ShardId(1)).unwrap();
+    world.heal();
+    let report = scrub(&world.store);
+    assert!(report.records_reconciled > 200, "{report:?}");
+    world.check();
+    world.check_copies();
+    assert_eq!(scrub(&world.store).records_reconciled, 0);
+}
+
+/// Of a directory that has lost both its small files nobody can say whose it is: the loss of one is made good before.
+#[test]
+fn a_scrub_writes_small_files_anew_that_are_lost() {
+    for names in [["IDENTITY", "SEAL"], ["SEAL", "IDENTITY"]] {
+        let mut world = World::new(options(3, 2));
+        world.write(800);
+        world.store.flush().unwrap();
+        for name in names {
+            world.disk.damage(&world.dir(1).join(name), |bytes| bytes.fill(7)).unwrap();
+            scrub(&world.store);
+        }
+        world.reopen();
+        world.heal();
+        assert!(world.store.health().unwrap().is_good());
+        assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+        world.check();
+        world.check_copies();
+    }
+}
+
+impl World {
+    /// Writes what one shard is offline for, and reopens the store: the others have it, and that shard is yet to be given it.
+    fn leave_behind(&mut self, shard: u32) {
+        self.write(1200);
+        self.store.flush().unwrap();
+        self.factory.fail(ShardId(shard), EngineOperation::Apply);
+        self.write(900);
+        self.store.flush().unwrap();
+        self.factory.heal(ShardId(shard));
+        self.reopen();
+    }
+}
+
+/// What one shard has removed, and another will with the next flush, would pass for lost, and be brought back for good.
+#[test]
+fn a_scrub_waits_until_all_shards_are_level() {
+    let mut world = World::new(options(3, 2));
+    world.leave_behind(1);
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (0, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+/// What is copied from a shard that is behind would be lacking for good.
+#[test]
+fn a_page_is_not_mended_from_a_shard_that_is_behind() {
+    let mut world = World::new(options(3, 2));
+    world.leave_behind(1);
+    for shard in [0, 2] {
+        world
+            .factory
+            .corrupt_range(ShardId(shard), annulus::testing::memtable::range_from(&[0, 0, 0, 0, 0, 0, 4]));
+    }
+    for shard in [0, 2] {
+        world.store.repair(ShardId(shard)).unwrap();
+    }
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_shard_that_fails_again_and_again_while_it_is_mended_is_begun_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(1200);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Replace);
+    let key =
+        world.model.keys().find(|key| world.store.ring().preference_list(key)[0] == ShardId(1)).unwrap();
+    world.factory.corrupt(ShardId(1), &[&0u32.to_be_bytes()[..], key].concat());
+    world.check();
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+}

@@ -5,7 +5,7 @@
 //! was written since.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Seq, ShardId};
+use crate::ids::ShardId;
 use crate::shard::Layout;
 use crate::state::State;
 use crate::state::events::EventKind;
@@ -56,6 +56,15 @@ pub fn step(state: &State) -> Result<Step> {
     if state.manifest.lock().change.is_some() {
         return Ok(Step::Idle);
     }
+    // After an opening some may have what others are yet to be given: it would pass for a difference.
+    let is_level = {
+        let _turn = state.flushing.lock();
+        let _chunk = state.moving.lock();
+        level(state)?.is_some_and(|applied| applied >= mover.replayed || state.memory.is_empty())
+    };
+    if !is_level {
+        return Ok(Step::NeedsFlush);
+    }
     let layout = state.layout();
     let stepped = match stage {
         Stage::Verify { shard, position } => {
@@ -63,10 +72,7 @@ pub fn step(state: &State) -> Result<Step> {
             mover.counted = Counted::default();
             verify(state, &layout, shard, &position)
         }
-        Stage::Compare { position } => {
-            let replayed = mover.replayed;
-            compare(state, &layout, &position, replayed, &mut mover.counted)
-        }
+        Stage::Compare { position } => compare(state, &layout, &position, &mut mover.counted),
     };
     if let Err(error) = &stepped {
         state.scrub.failed(error);
@@ -99,7 +105,10 @@ fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Resul
             state.shard_failed(shard, &error);
             return Ok(Step::Worked(0));
         }
-        Err(error) => return Err(error),
+        Err(error) => {
+            state.read_failed(shard, &error);
+            return Err(error);
+        }
     };
     if mended.repaired > 0 {
         state.events.tell(Some(id), EventKind::Repaired { pages: mended.repaired });
@@ -117,22 +126,11 @@ fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Resul
     Ok(Step::Worked(mended.bytes))
 }
 
-fn compare(
-    state: &State,
-    layout: &Layout,
-    position: &[u8],
-    replayed: Seq,
-    counted: &mut Counted,
-) -> Result<Step> {
+fn compare(state: &State, layout: &Layout, position: &[u8], counted: &mut Counted) -> Result<Step> {
     let compared = {
         // Nothing is half flushed, and nothing begins to be.
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
-        // After a crash some have more of what was replayed than others.
-        let settled = |applied| applied >= replayed || state.memory.is_empty();
-        if !level(state)?.is_some_and(settled) {
-            return Ok(Step::NeedsFlush);
-        }
         reconcile_chunk(state, layout, position, counted)?
     };
     for id in &compared.count {

@@ -63,6 +63,21 @@ pub enum Harm {
     Erased,
 }
 
+impl Harm {
+    fn name(&self) -> &'static str {
+        match self {
+            Harm::Fails(_) => "fails",
+            Harm::FailsTimes(..) => "times",
+            Harm::Panics(..) => "panics",
+            Harm::Key(_) => "key",
+            Harm::Page(..) => "page",
+            Harm::Disk { .. } => "disk",
+            Harm::Small { .. } => "small",
+            Harm::Erased => "erased",
+        }
+    }
+}
+
 pub fn harm() -> impl Strategy<Value = Harm> {
     let operation = 0..OPERATIONS.len();
     prop_oneof![
@@ -104,6 +119,9 @@ impl World {
     }
 
     pub fn harm(&mut self, which: u8, harm: &Harm) {
+        if std::env::var("ANNULUS_HEAL_MODEL_HARM").is_ok_and(|only| !only.contains(harm.name())) {
+            return;
+        }
         let Some(shard) = self.victim(which) else { return };
         self.touched.entry(shard).or_default();
         let dir = self.dir(shard);

@@ -10,7 +10,8 @@
 //! Of an in-memory engine that loses records without a word, or goes back in time, wrong answers are due until a scrub has
 //! gone through it; of those keys alone, and no others than what they were once.
 //!
-//! `PROPTEST_CASES` sets the number of cases, and so does `ANNULUS_HEAL_MODEL_CASES`, for this test alone.
+//! `PROPTEST_CASES` sets the number of cases, and so does `ANNULUS_HEAL_MODEL_CASES`, for this test alone;
+//! `ANNULUS_HEAL_MODEL_HARM` names what alone is to go wrong (see `Harm::name`), which helps to tell one finding from another.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

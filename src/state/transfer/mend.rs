@@ -49,6 +49,17 @@ pub fn verify_and_mend(state: &State, layout: &Layout, index: usize, from: &[u8]
     Ok(mended)
 }
 
+/// Shards that lack some of what the shard at `index` holds already, as after an opening before the first flush: it is not mended
+/// from them.
+pub fn behind(state: &State, layout: &Layout, index: usize) -> Vec<usize> {
+    if state.memory.is_empty() {
+        return Vec::new();
+    }
+    let applied = layout.shards[index].applied();
+    let lacks = |other: &usize| layout.shards[*other].serves() && layout.shards[*other].applied() < applied;
+    (0..layout.shards.len()).filter(lacks).collect()
+}
+
 /// Replaces what a shard holds of a damaged range by what its replicas hold; false if it is no longer damaged.
 fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Result<bool> {
     let (purpose, shard) = (Purpose::Mending(index), &layout.shards[index]);

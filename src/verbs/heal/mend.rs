@@ -8,12 +8,15 @@ use crate::shard::Layout;
 use crate::state::State;
 use crate::state::change::{Mender, Mover};
 use crate::state::events::EventKind;
-use crate::state::transfer::verify_and_mend;
+use crate::state::transfer::{behind, verify_and_mend};
 use std::sync::Arc;
 
 /// Verifies and mends a piece of the shard; at the end it is whole, or what is left of its damage is told.
 pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
+    if !behind(state, layout, index).is_empty() {
+        return Ok(Step::NeedsFlush);
+    }
     if mover.mending.as_ref().is_none_or(|mending| mending.shard != shard.id) {
         mover.mending = Some(Mender { shard: shard.id, position: Vec::new(), repaired: 0, left: 0 });
     }
@@ -27,9 +30,22 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         }
         Err(error) => {
             mover.mending = None;
+            // It cannot even be looked through: it is opened again, and begun anew where that fails.
+            if error.kind() != ErrorKind::Unavailable {
+                state.shard_failed(shard, &error);
+            }
             return Err(error);
         }
     };
+    if !shard.is_open() {
+        mover.mending = None;
+        // It failed while it was mended: it is opened again; the second time it is begun anew.
+        let cause = mended.cause.unwrap_or_else(|| shard.not_serving());
+        if shard.strike() > 1 {
+            return fill::begin_anew(state, mover, layout, index, false, &cause.to_string());
+        }
+        return Err(cause);
+    }
     (mending.repaired, mending.left) = (mending.repaired + mended.repaired, mending.left + mended.left);
     if let Some(cause) = mended.cause {
         mending.left = mending.left.max(1);

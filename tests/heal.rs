@@ -639,3 +639,32 @@ fn a_shard_that_fails_again_and_again_while_it_is_mended_is_begun_anew() {
     world.check();
     world.check_copies();
 }
+
+#[test]
+fn a_scrub_rests_when_it_is_told_to_and_goes_on_after_an_opening() {
+    let mut world = World::new(options(4, 2));
+    world.write(3000);
+    world.store.flush().unwrap();
+    let first = world.store.scrub().unwrap();
+    testing::scrub_step(&world.store).unwrap();
+    testing::scrub_step(&world.store).unwrap();
+    let before = first.progress();
+    assert!(before.running && before.report.shards_verified >= 1, "{before:?}");
+    first.pause().unwrap();
+    assert!(!testing::scrub_step(&world.store).unwrap(), "it rests");
+    assert_eq!(first.progress().report, before.report);
+    world.reopen();
+    let again = world.store.scrub().unwrap();
+    assert_eq!(
+        again.progress().report,
+        before.report,
+        "it goes on where it was, and does not rest any longer"
+    );
+    let report = scrub(&world.store);
+    assert_eq!((report.shards_verified, report.records_compared), (4, world.model.len() as u64));
+    assert_eq!(report.started, before.report.started);
+    let cancelled = world.store.scrub().unwrap();
+    cancelled.cancel().unwrap();
+    assert_eq!(cancelled.wait().unwrap(), None);
+    assert_eq!(cancelled.pause().unwrap_err().kind(), annulus::ErrorKind::NotFound);
+}

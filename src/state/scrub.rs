@@ -176,21 +176,32 @@ impl Scrubbing {
         }
         inner.stage = stage;
         let due = ended || inner.saved.elapsed() >= SAVE_EVERY;
-        let saved = due.then(|| inner.save());
         let report = ended.then(|| inner.report.clone());
         drop(inner);
-        if let Some(saved) = saved {
-            let stored = envelope::encode(KIND, &saved).and_then(|bytes| {
-                let path = dir.join(FILE);
-                disk.replace(&path, &bytes).map_err(|e| Error::io("save how far the scrub has got", path, e))
-            });
-            // It is then gone through again.
-            if let Err(error) = stored {
-                log::warn!("{error}");
-            }
+        if due {
+            self.save(disk, dir);
         }
         self.changed.notify_all();
         report
+    }
+
+    /// Saves how far it has got, if one is under way or has ended.
+    pub fn save(&self, disk: &dyn Disk, dir: &Path) {
+        let saved = {
+            let mut inner = self.inner.lock();
+            if inner.number == 0 {
+                return;
+            }
+            inner.save()
+        };
+        let stored = envelope::encode(KIND, &saved).and_then(|bytes| {
+            let path = dir.join(FILE);
+            disk.replace(&path, &bytes).map_err(|e| Error::io("save how far the scrub has got", path, e))
+        });
+        // It is then gone through again.
+        if let Err(error) = stored {
+            log::warn!("{error}");
+        }
     }
 
     pub fn failed(&self, error: &Error) {

@@ -20,6 +20,9 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
             outcome = result;
         }
     };
+    if state.scrub.current().is_some() {
+        state.scrub.save(state.seams.disk.as_ref(), &state.dir);
+    }
     note(state.journal.close());
     // Each on its worker, side by side: one whose disk hangs holds up neither the others nor the caller.
     let layout = state.layout();

@@ -39,6 +39,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     };
     if !shard.is_open() {
         mover.mending = None;
+        shard.suspect();
         // It failed while it was mended: it is opened again; the second time it is begun anew.
         let cause = mended.cause.unwrap_or_else(|| shard.not_serving());
         if shard.strike() > 1 {

@@ -20,6 +20,8 @@ const MEND: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often the latency of reads and writes decides anew how much a change of the topology rests.
 const LOOK_AT_FOREGROUND: Duration = Duration::from_millis(50);
+/// How often shards' directories are looked at while nothing else is to be done.
+const LOOK_AT_SHARDS: Duration = Duration::from_secs(10);
 /// Pages counted in one slice of a recount, so that a flush never waits long for it.
 const RECOUNT_PAGES: usize = 256;
 
@@ -165,7 +167,7 @@ fn move_round(state: &State) -> Result<(Step, Option<Duration>)> {
             verbs::flush::flush(state)?;
             Ok((Step::NeedsFlush, None))
         }
-        verbs::scrub::Step::Idle => Ok((Step::Idle, later)),
+        verbs::scrub::Step::Idle => Ok((Step::Idle, Some(later.unwrap_or(LOOK_AT_SHARDS)))),
         verbs::scrub::Step::Later(rest) => Ok((Step::Idle, Some(later.map_or(rest, |l| l.min(rest))))),
     }
 }

@@ -611,14 +611,8 @@ fn a_scrub_waits_until_all_shards_are_level() {
 fn a_page_is_not_mended_from_a_shard_that_is_behind() {
     let mut world = World::new(options(3, 2));
     world.leave_behind(1);
-    for shard in [0, 2] {
-        world
-            .factory
-            .corrupt_range(ShardId(shard), annulus::testing::memtable::range_from(&[0, 0, 0, 0, 0, 0, 4]));
-    }
-    for shard in [0, 2] {
-        world.store.repair(ShardId(shard)).unwrap();
-    }
+    world.factory.corrupt_range(ShardId(0), testing::memtable::range_from(&[0, 0, 0, 0, 0, 0, 4]));
+    world.store.repair(ShardId(0)).unwrap();
     world.heal();
     world.check();
     world.check_copies();
@@ -667,4 +661,95 @@ fn a_scrub_rests_when_it_is_told_to_and_goes_on_after_an_opening() {
     cancelled.cancel().unwrap();
     assert_eq!(cancelled.wait().unwrap(), None);
     assert_eq!(cancelled.pause().unwrap_err().kind(), annulus::ErrorKind::NotFound);
+}
+
+/// A snapshot is open while a shard is offline, and while it catches up: it sees what it saw, on that shard as well.
+#[test]
+fn a_shard_that_catches_up_keeps_what_snapshots_see() {
+    let mut world = World::new(options(3, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    let due = world.model.clone();
+    let snapshot = world.store.iter();
+    for _ in 0..2 {
+        for key in due.keys().cloned().collect::<Vec<_>>() {
+            world.store.insert(&key, b"later").unwrap();
+            world.model.insert(key, b"later".to_vec());
+        }
+        world.store.flush().unwrap();
+    }
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    // It alone answers for what it shares with another.
+    testing::fail_shard(&world.store, ShardId(0));
+    let seen = snapshot.map(|item| item.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec()));
+    assert!(seen.eq(due));
+    world.check();
+}
+
+/// What a shard lacks that is being brought up to date stays in the journal, whatever is flushed meanwhile.
+#[test]
+fn the_journal_keeps_what_a_shard_that_catches_up_lacks() {
+    let mut world = World::new(options(3, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(4000);
+    world.store.flush().unwrap();
+    world.factory.heal(ShardId(1));
+    while !world.saw(|e| matches!(e, EventKind::CatchingUp { .. })) {
+        testing::heal_step(&world.store).unwrap();
+    }
+    assert_eq!(world.health(1), Health::Rebuilding);
+    world.write(4000);
+    world.store.flush().unwrap();
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_scrub_gives_the_newest_version_to_all() {
+    let mut world = World::new(options(3, 2));
+    world.write(2000);
+    world.store.flush().unwrap();
+    let ring = world.store.ring();
+    let internal = |key: &[u8]| [&0u32.to_be_bytes()[..], key].concat();
+    let keys: Vec<Vec<u8>> = world.model.keys().step_by(50).cloned().collect();
+    for key in &keys {
+        let owners = ring.preference_list(key);
+        world.factory.forge(
+            owners[key[3] as usize % 2],
+            &internal(key),
+            &[(annulus::Seq(1), Some(b"older"))],
+        );
+    }
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (keys.len() as u64, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn what_a_scrub_has_counted_is_not_forgotten_when_it_is_cancelled() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let key = world.model.keys().next().unwrap().clone();
+    let owner = world.store.ring().preference_list(&key)[0];
+    world.factory.forge(owner, &[&0u32.to_be_bytes()[..], &key].concat(), &[]);
+    let cancelled = world.store.scrub().unwrap();
+    while cancelled.progress().stage != "comparing replicas" {
+        testing::scrub_step(&world.store).unwrap();
+    }
+    // It finds the difference, and counts.
+    testing::scrub_step(&world.store).unwrap();
+    cancelled.cancel().unwrap();
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (1, 0), "{report:?}");
+    world.check();
+    world.check_copies();
 }

@@ -30,7 +30,7 @@ fn open(disk: &SimDisk, factory: &MemoryFactory) -> Store {
         .virtual_nodes(64)
         .memory_budget(8 << 20)
         .journal_segment_bytes(64 << 10)
-        .shard_timeout(Duration::from_millis(50));
+        .shard_timeout(Duration::from_millis(500));
     let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: true };
     testing::open(Path::new("/store"), &options, seams).unwrap()
 }

@@ -157,7 +157,7 @@ impl Shard {
     /// Errors if the directory has become another's since it was opened, as when two are swapped or one is replaced by an empty
     /// one: files that are open go on being those that they were, and those that are replaced by name do not. Of a seal and an
     /// identity that are both damaged one cannot tell; they are written anew.
-    pub(super) fn check_ours(&self) -> Result<()> {
+    pub fn check_ours(&self) -> Result<()> {
         let disk = self.disk.as_ref();
         let sealed = match Seal::load(disk, &self.dir) {
             Ok(Some(seal)) if (seal.store, seal.shard) == (self.store, self.id) => return Ok(()),

@@ -291,6 +291,11 @@ impl Shard {
         self.suspect.load(Ordering::Acquire)
     }
 
+    /// Its pages are to be verified before it serves again, whatever it failed with: damage is known to be left.
+    pub fn suspect(&self) {
+        self.suspect.store(true, Ordering::Release);
+    }
+
     /// It failed as if it were damaged, and was not. Returns how often that was in a row.
     pub fn strike(&self) -> u32 {
         self.strikes.fetch_add(1, Ordering::AcqRel) + 1

@@ -68,8 +68,9 @@ pub fn step(state: &State) -> Result<Step> {
     let layout = state.layout();
     let stepped = match stage {
         Stage::Verify { shard, position } => {
-            // What an earlier scrub knew of them is of then.
-            mover.counted = Counted::default();
+            // What an earlier scrub knew of them is of then. But a shard that it found to hold too little counts as what it
+            // holds since, and what it lacks has not been given to it where that scrub was cancelled.
+            mover.counted.all = mover.counted.wrong.clone();
             verify(state, &layout, shard, &position)
         }
         Stage::Compare { position } => compare(state, &layout, &position, &mut mover.counted),
@@ -151,6 +152,7 @@ fn compare(state: &State, layout: &Layout, position: &[u8], counted: &mut Counte
         report.records_unsettled += compared.unsettled;
     });
     if let Some(report) = ended {
+        *counted = Counted::default();
         state.events.tell(
             None,
             EventKind::Scrubbed {

@@ -1,7 +1,7 @@
 //! What goes wrong with a shard.
 
 use super::world::{World, internal};
-use annulus::testing::{Disk, EngineOperation as Op, Fault, Operation};
+use annulus::testing::{self, Disk, EngineOperation as Op, Fault, Operation};
 use annulus::{Seq, ShardId};
 use proptest::prelude::*;
 use std::io::ErrorKind;
@@ -184,6 +184,8 @@ impl World {
         }
         self.close_iters();
         self.flush();
+        // As the background does at once after an opening: before that nothing tells what is right.
+        while testing::recount(self.store()).unwrap() {}
         let shards = self.store().health().unwrap().shards;
         let shard = match self.touched.keys().next() {
             Some(shard) => *shard,

@@ -96,7 +96,7 @@ fn step() -> impl Strategy<Value = Step> {
     let data = prop_oneof![
         10 => (prop::collection::vec(op.clone(), 1..3), any::<bool>()).prop_map(|(ops, s)| Step::Commit(ops, s)),
         8 => (prop::collection::vec(op, 4..24), any::<bool>()).prop_map(|(ops, s)| Step::Commit(ops, s)),
-        2 => (any::<u8>(), any::<u8>()).prop_map(|(lo, hi)| Step::OpenIter(lo, hi)),
+        3 => (any::<u8>(), any::<u8>()).prop_map(|(lo, hi)| Step::OpenIter(lo, hi)),
         3 => (any::<u8>(), any::<u8>(), any::<bool>()).prop_map(|(w, n, back)| Step::AdvanceIter(w, n, back)),
         1 => any::<u8>().prop_map(Step::CloseIter),
         3 => Just(Step::Check),
@@ -109,7 +109,7 @@ fn step() -> impl Strategy<Value = Step> {
     let some = || prop_oneof![4 => 1..4u8, 1 => 4..20u8];
     let healing = prop_oneof![
         8 => (any::<u8>(), harm()).prop_map(|(shard, harm)| Step::Fault(shard, harm)),
-        1 => (any::<u8>(), prop::collection::vec((any::<u8>(), any::<u8>()), 1..4))
+        2 => (any::<u8>(), prop::collection::vec((any::<u8>(), any::<u8>()), 1..12))
             .prop_map(|(shard, what)| Step::Silent(shard, what)),
         4 => Just(Step::TakeBack),
         14 => some().prop_map(Step::Heal),

@@ -1,7 +1,7 @@
 //! Everything is put right, and looked at.
 
 use super::world::World;
-use annulus::{ScrubReport, testing};
+use annulus::{ErrorKind, ScrubReport, testing};
 
 const MANY: usize = 3000;
 
@@ -43,11 +43,24 @@ impl World {
     }
 
     fn end_change(&mut self) {
+        let mut failures = 0;
         for step in 0..MANY {
-            if !testing::change_step(self.store()).unwrap() {
-                assert!(self.store().change().is_none());
-                self.forget_those_that_left();
-                return;
+            match testing::change_step(self.store()) {
+                Ok(true) => {}
+                Ok(false) => {
+                    assert!(self.store().change().is_none());
+                    self.forget_those_that_left();
+                    return;
+                }
+                // It came upon damage that nobody had met yet.
+                Err(error) => {
+                    failures += 1;
+                    assert!(
+                        failures < 20 && error.kind() == ErrorKind::Corruption,
+                        "a step of the change: {error}"
+                    );
+                    self.heal();
+                }
             }
             // Old copies stay as long as somebody reads by the placement before.
             if step == 40 {

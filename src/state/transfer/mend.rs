@@ -3,7 +3,7 @@
 use super::Purpose;
 use super::chunk::{Extent, gather};
 use super::copy::with_sources;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::record::{KeyRange, RunRecord};
 use crate::shard::Layout;
 use crate::state::State;
@@ -49,17 +49,6 @@ pub fn verify_and_mend(state: &State, layout: &Layout, index: usize, from: &[u8]
     Ok(mended)
 }
 
-/// Shards that lack some of what the shard at `index` holds already, as after an opening before the first flush: it is not mended
-/// from them.
-pub fn behind(state: &State, layout: &Layout, index: usize) -> Vec<usize> {
-    if state.memory.is_empty() {
-        return Vec::new();
-    }
-    let applied = layout.shards[index].applied();
-    let lacks = |other: &usize| layout.shards[*other].serves() && layout.shards[*other].applied() < applied;
-    (0..layout.shards.len()).filter(lacks).collect()
-}
-
 /// Replaces what a shard holds of a damaged range by what its replicas hold; false if it is no longer damaged.
 fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Result<bool> {
     let (purpose, shard) = (Purpose::Mending(index), &layout.shards[index]);
@@ -80,11 +69,14 @@ fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Resul
         .filter(|versions| purpose.wants(layout, index, versions.position))
         .flat_map(|versions| versions.records())
         .collect();
-    // Refused, it stays as it was, and goes on being read; an engine that has stopped says so to the next flush.
+    // Where it is refused the shard stays as it was, and goes on being read.
     let session = shard.begin_apply()?;
-    engine
-        .replace_range(&range, &run)
-        .and_then(|()| shard.seal(shard.applied()))
-        .inspect_err(|_| session.leave())?;
+    engine.replace_range(&range, &run).and_then(|()| shard.seal(shard.applied())).inspect_err(|error| {
+        session.leave();
+        let is_refused = matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Corruption);
+        if !is_refused && !error.is_refusal_to_write() {
+            state.shard_failed(shard, error);
+        }
+    })?;
     Ok(true)
 }

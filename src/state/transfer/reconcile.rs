@@ -139,7 +139,9 @@ fn settle<'a>(
     let right = newest.filter(|newest| newest.value.is_some() && with >= without);
     let Some(key) = group.first().map(|held| held.versions.newest.key) else { return };
     for owner in owners.iter().filter(|owner| value_of(group, **owner) != right) {
-        let source = right.and_then(|right| group.iter().find(|held| held.versions.newest == right));
+        // Of a removal, too, what snapshots still see of the versions before it.
+        let source = newest.filter(|_| right.is_some() || removed);
+        let source = source.and_then(|newest| group.iter().find(|held| held.versions.newest == newest));
         let versions = source.iter().flat_map(|held| held.versions.records()).collect();
         corrections.entry(*owner).or_default().push((key, versions));
     }

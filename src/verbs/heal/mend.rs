@@ -8,14 +8,19 @@ use crate::shard::Layout;
 use crate::state::State;
 use crate::state::change::{Mender, Mover};
 use crate::state::events::EventKind;
-use crate::state::transfer::{behind, verify_and_mend};
+use crate::state::transfer::{level, verify_and_mend};
 use std::sync::Arc;
 
 /// Verifies and mends a piece of the shard; at the end it is whole, or what is left of its damage is told.
 pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
-    if !behind(state, layout, index).is_empty() {
-        return Ok(Step::NeedsFlush);
+    // It is mended from nobody who lacks what it has: after an opening a flush comes first.
+    if mover.mending.is_none() && shard.serves() {
+        let _turn = state.flushing.lock();
+        let _chunk = state.moving.lock();
+        if level(state)?.is_none() && !shard.is_stalled() {
+            return Ok(Step::NeedsFlush);
+        }
     }
     if mover.mending.as_ref().is_none_or(|mending| mending.shard != shard.id) {
         mover.mending = Some(Mender { shard: shard.id, position: Vec::new(), repaired: 0, left: 0 });
@@ -30,21 +35,23 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         }
         Err(error) => {
             mover.mending = None;
-            // It cannot even be looked through: it is opened again, and begun anew where that fails.
-            if error.kind() != ErrorKind::Unavailable {
-                state.shard_failed(shard, &error);
+            if error.kind() == ErrorKind::Unavailable {
+                return Err(error);
             }
-            return Err(error);
+            // It cannot even be looked through: it is opened again, and begun anew where that fails.
+            state.shard_failed(shard, &error);
+            return Ok(Step::Worked(0));
         }
     };
     if !shard.is_open() {
         mover.mending = None;
+        shard.suspect();
         // It failed while it was mended: it is opened again; the second time it is begun anew.
         let cause = mended.cause.unwrap_or_else(|| shard.not_serving());
         if shard.strike() > 1 {
             return fill::begin_anew(state, mover, layout, index, false, &cause.to_string());
         }
-        return Err(cause);
+        return Ok(Step::Worked(0));
     }
     (mending.repaired, mending.left) = (mending.repaired + mended.repaired, mending.left + mended.left);
     if let Some(cause) = mended.cause {

@@ -50,9 +50,15 @@ pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: us
         shard.shut();
     }
     state.health_changed();
-    let opened = let_go(state, layout, index)
-        .and_then(|()| open_again(state, layout, index, &spec))
-        .inspect_err(|error| state.shard_failed(shard, error))?;
+    let opened = let_go(state, layout, index).and_then(|()| open_again(state, layout, index, &spec));
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            // From here on it is one that is offline.
+            state.shard_failed(shard, &error);
+            return Ok(Step::Worked(0));
+        }
+    };
     match take(state, mover, layout, index, opened) {
         None => Ok(Step::Worked(0)),
         Some(error) => Err(error),

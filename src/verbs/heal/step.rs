@@ -131,14 +131,15 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
         return mend::piece(state, mover, layout, index);
     }
     let_go(state, layout, index)?;
-    match shard.clear_up() {
-        // Files that are open go on answering where their directory is gone: that is noticed here, and not at the next opening.
-        Err(error) if error.io_kind() == Some(std::io::ErrorKind::NotFound) => {
-            state.shard_failed(shard, &error);
-            Ok(Step::Worked(0))
-        }
-        cleared => cleared.map(|()| Step::Idle),
+    // Files that are open go on answering where their directory is gone: that is noticed here, and not at the next opening.
+    if let Err(error) = shard.check_ours()
+        && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Foreign)
+    {
+        state.shard_failed(shard, &error);
+        return Ok(Step::Worked(0));
     }
+    shard.clear_up()?;
+    Ok(Step::Idle)
 }
 
 /// Closes engines of a shard that have been taken out of use, on its worker, so that a disk that hangs holds up nobody else

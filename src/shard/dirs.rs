@@ -328,9 +328,10 @@ fn generation_of(name: &str) -> Option<u32> {
     }
 }
 
-/// A temporary file is all that an interrupted creation can have left before the identity.
+/// What an interrupted creation can have left before the identity, and what a power cut brings back of a directory that was
+/// emptied: temporary files, which hold nothing.
 fn is_empty_name(name: &str) -> bool {
-    matches!(name, "IDENTITY.tmp" | "lost+found")
+    matches!(name, "IDENTITY.tmp" | "SEAL.tmp" | "PROBE" | "PROBE.tmp" | "lost+found")
 }
 
 fn names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {

@@ -159,6 +159,11 @@ impl Records {
 
     /// Forgets what a table that is in the shards now made old; the table is still listed.
     pub fn retire(&self, table: &Table) {
+        self.forget(table.records().map(|record| record.key));
+    }
+
+    /// Forgets records that the shards hold in another form from here on.
+    pub fn forget<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
         {
             let _gate = self.gate.write();
             self.turn.fetch_add(1, Ordering::AcqRel);
@@ -166,8 +171,8 @@ impl Records {
         if self.kept.is_empty() {
             return;
         }
-        for record in table.records() {
-            self.kept.remove(&self.hasher.hash_one(record.key));
+        for key in keys {
+            self.kept.remove(&self.hasher.hash_one(key));
         }
     }
 }

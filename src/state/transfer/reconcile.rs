@@ -83,7 +83,7 @@ pub fn reconcile_chunk(state: &State, layout: &Layout, from: &[u8], counted: &Co
         settle(layout, group, &owners, counted, &mut found, &mut corrections);
     }
     if found.count.is_empty() {
-        write(layout, corrections)?;
+        write(state, layout, corrections)?;
         found.end = chunk.end;
     }
     Ok(found)
@@ -147,7 +147,7 @@ fn settle<'a>(
     }
 }
 
-fn write(layout: &Layout, corrections: Corrections<'_>) -> Result<()> {
+fn write(state: &State, layout: &Layout, corrections: Corrections<'_>) -> Result<()> {
     for (index, keys) in corrections {
         let shard = &layout.shards[index];
         // In one step for readers: a key is never seen without its value on the way.
@@ -160,6 +160,8 @@ fn write(layout: &Layout, corrections: Corrections<'_>) -> Result<()> {
             .try_for_each(replace)
             .and_then(|()| shard.seal(shard.applied()))
             .inspect_err(|_| session.leave())?;
+        // What a reader was given before that is not given to another.
+        state.records.forget(keys.iter().map(|(key, _)| *key));
     }
     Ok(())
 }

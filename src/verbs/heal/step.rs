@@ -69,8 +69,14 @@ fn attend(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) 
     if let Some(rest) = state.healing.resting(shard.id) {
         return Step::Later(rest);
     }
+    let was_open = shard.is_open();
     match heal(state, mover, layout, index) {
         Ok(step) => step,
+        // It failed in the middle, as may be by a flush: from here on it is one that is offline.
+        Err(error) if was_open && !shard.is_open() => {
+            log::debug!("shard {} went offline while it was healed: {error}", shard.id);
+            Step::Worked(0)
+        }
         Err(error) => {
             failed(state, shard, &error);
             Step::Later(state.healing.resting(shard.id).unwrap_or(LOOK_AGAIN))

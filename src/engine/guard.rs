@@ -4,7 +4,7 @@
 //! nobody knows what it had got to.
 
 use super::{Block, Cursor, Damage, Engine, Figures, PowerLoss, Walk};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,7 +32,10 @@ impl Guarded {
         match catch_unwind(AssertUnwindSafe(|| f(self.engine.as_ref()))) {
             Ok(result) => result,
             Err(panic) => {
-                let error = panicked(self.shard, &*panic);
+                // Of another kind than damage: that is put right in place, and this only by opening the engine anew.
+                let error = Error::new(ErrorKind::Io, "the shard's engine stopped in the middle of a change")
+                    .on(self.shard)
+                    .caused_by(panicked(self.shard, &*panic));
                 Err(self.broken.get_or_init(|| error).clone())
             }
         }

@@ -301,6 +301,11 @@ impl Shard {
         self.strikes.fetch_add(1, Ordering::AcqRel) + 1
     }
 
+    /// How often it failed so since it was last flushed to.
+    pub fn strikes(&self) -> u32 {
+        self.strikes.load(Ordering::Acquire)
+    }
+
     /// It was flushed to.
     pub fn forgive(&self) {
         self.strikes.store(0, Ordering::Release);

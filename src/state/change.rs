@@ -157,6 +157,8 @@ pub struct Mender {
     pub position: Vec<u8>,
     pub repaired: u64,
     pub left: u64,
+    /// Why pages were left.
+    pub cause: Option<Error>,
 }
 
 /// A shard that is being filled.

@@ -114,6 +114,11 @@ fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Resul
     if mended.repaired > 0 {
         state.events.tell(Some(id), EventKind::Repaired { pages: mended.repaired });
     }
+    if let Some(cause) = &mended.cause {
+        // It is known to be damaged from here on, and mended when that can be.
+        let text = format!("{} damaged pages could not be replaced", mended.left);
+        state.read_failed(shard, &Error::corruption(text).on(id).caused_by(cause.clone()));
+    }
     let through = mended.end.is_none();
     let stage = match mended.end {
         Some(position) => Stage::Verify { shard: id, position },

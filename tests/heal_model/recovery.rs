@@ -56,7 +56,8 @@ impl World {
                 Err(error) => {
                     failures += 1;
                     assert!(
-                        failures < 20 && error.kind() == ErrorKind::Corruption,
+                        failures < 20
+                            && matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unavailable),
                         "a step of the change: {error}"
                     );
                     self.heal();

@@ -3,7 +3,7 @@
 use super::Purpose;
 use super::chunk::{Extent, gather};
 use super::copy::with_sources;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::record::{KeyRange, RunRecord};
 use crate::shard::Layout;
 use crate::state::State;
@@ -18,7 +18,7 @@ pub struct Mended {
     pub repaired: u64,
     /// Damaged pages for which there was nothing to replace them by; the last cause.
     pub left: u64,
-    pub cause: Option<crate::error::Error>,
+    pub cause: Option<Error>,
     /// About how much was read.
     pub bytes: u64,
     /// Where to go on; none at the end.
@@ -62,6 +62,10 @@ fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Resul
         let wanted = |shard, position| sources.is(layout, shard, position);
         let engine = |shard: usize| layout.shards[shard].engine();
         gather(layout, &range.lo, extent, &sources.shards, &engine, &wanted)
+    })
+    .map_err(|error| {
+        let text = "a damaged page has no replica that can be read";
+        Error::new(ErrorKind::Unavailable, text).on(shard.id).caused_by(error)
     })?;
     let keys = chunk.keys();
     let run: Vec<RunRecord<'_>> = keys
@@ -73,8 +77,7 @@ fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Resul
     let session = shard.begin_apply()?;
     engine.replace_range(&range, &run).and_then(|()| shard.seal(shard.applied())).inspect_err(|error| {
         session.leave();
-        let is_refused = matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Corruption);
-        if !is_refused && !error.is_refusal_to_write() {
+        if error.kind() != ErrorKind::InvalidInput && !error.is_refusal_to_write() {
             state.shard_failed(shard, error);
         }
     })?;

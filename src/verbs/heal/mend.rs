@@ -23,7 +23,8 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         }
     }
     if mover.mending.as_ref().is_none_or(|mending| mending.shard != shard.id) {
-        mover.mending = Some(Mender { shard: shard.id, position: Vec::new(), repaired: 0, left: 0 });
+        mover.mending =
+            Some(Mender { shard: shard.id, position: Vec::new(), repaired: 0, left: 0, cause: None });
     }
     let Some(mending) = &mut mover.mending else { return Ok(Step::Idle) };
     let mended = match verify_and_mend(state, layout, index, &mending.position) {
@@ -54,24 +55,22 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         return Ok(Step::Worked(0));
     }
     (mending.repaired, mending.left) = (mending.repaired + mended.repaired, mending.left + mended.left);
-    if let Some(cause) = mended.cause {
-        mending.left = mending.left.max(1);
-        log::debug!("shard {}: {cause}", shard.id);
-    }
+    mending.cause = mended.cause.or(mending.cause.take());
     if let Some(end) = mended.end {
         mending.position = end;
         return Ok(Step::Worked(1));
     }
-    let (repaired, left) = (mending.repaired, mending.left);
+    let (repaired, left, cause) = (mending.repaired, mending.left, mending.cause.take());
     mover.mending = None;
     if repaired > 0 {
         state.events.tell(Some(shard.id), EventKind::Repaired { pages: repaired });
     }
     if left > 0 {
-        let text = format!("{left} damaged pages have no replica to be replaced from");
-        return Err(Error::new(ErrorKind::Unavailable, text)
+        let text = format!("{left} damaged pages could not be replaced from replicas");
+        let error = Error::new(ErrorKind::Unavailable, text)
             .on(shard.id)
-            .remedy("bring the shards back that hold their replicas, or restore a checkpoint"));
+            .remedy("bring the shards back that hold their replicas, or restore a checkpoint");
+        return Err(cause.into_iter().fold(error, |error, cause| error.caused_by(cause)));
     }
     // A change of it failed as damage does, and nothing is damaged: it is opened again; the second time it is begun anew.
     if repaired == 0 && (shard.is_stalled() || shard.is_suspect()) && shard.strike() > 1 {
@@ -86,6 +85,13 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     }
     if repaired == 0 && shard.is_stalled() {
         return revive::restart(state, mover, layout, index);
+    }
+    // What was put right before a failure may not have been made durable.
+    if shard.is_suspect()
+        && let Err(error) = shard.begin_apply().and_then(|_| shard.seal(shard.applied()))
+    {
+        state.shard_failed(shard, &error);
+        return Ok(Step::Worked(0));
     }
     shard.cleared();
     if shard.serves() {

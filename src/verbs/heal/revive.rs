@@ -13,11 +13,18 @@ use crate::state::transfer::{Purpose, Sources};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+/// How often a shard may fail while it is healed before it is begun anew.
+const MOST_STRIKES: u32 = 4;
+
 /// Opens a shard that is offline, to be brought up to date; or begins it anew.
 pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
     let_go(state, layout, index)?;
     let spec = spec_of(state, shard.id)?;
+    let replaceable = || Sources::choose(layout, Purpose::Filling(index), &[index]).is_ok();
+    if shard.strikes() > MOST_STRIKES && replaceable() {
+        return fill::begin_anew(state, mover, layout, index, false, "it fails again and again");
+    }
     let error = match open_again(state, layout, index, &spec) {
         Ok(opened) => match take(state, mover, layout, index, opened) {
             None => return Ok(Step::Worked(0)),

@@ -75,7 +75,9 @@ fn attend(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) 
         // It failed in the middle, as may be by a flush: from here on it is one that is offline.
         Err(error) if was_open && !shard.is_open() => {
             log::debug!("shard {} went offline while it was healed: {error}", shard.id);
-            Step::Worked(0)
+            shard.strike();
+            state.healing.rest(shard.id);
+            Step::Later(state.healing.resting(shard.id).unwrap_or(LOOK_AGAIN))
         }
         Err(error) => {
             failed(state, shard, &error);

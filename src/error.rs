@@ -41,8 +41,10 @@ pub enum ErrorKind {
     /// What was asked for cannot be had in full: the plan says what is in the way. Nothing was changed. Remove the cause,
     /// or accept it.
     Refused,
-    /// A thing that was named does not exist (a keyspace, a shard).
+    /// A thing that was named does not exist (a keyspace, a shard, a checkpoint).
     NotFound,
+    /// The caller's own callback asked to stop. What had been done is left out of account.
+    Cancelled,
 }
 
 /// What went wrong: a [kind](ErrorKind) to act on, a text to read, and the place.

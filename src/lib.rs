@@ -34,6 +34,8 @@
 
 mod allocator;
 mod background;
+mod backup;
+mod backups;
 mod batch;
 mod digest;
 #[allow(missing_docs)] // Exported to tests alone.
@@ -70,6 +72,11 @@ pub mod testing;
 mod topology;
 mod verbs;
 
+pub use backup::{
+    BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, CheckpointProgress, Damage, DirStorage, Loss,
+    Object, Pruned, Retention, Storage, Verification,
+};
+pub use backups::Restore;
 pub use batch::WriteBatch;
 pub use bytes::Bytes;
 pub use engine::PowerLoss;

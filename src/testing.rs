@@ -2,6 +2,8 @@
 
 #![allow(missing_docs)]
 
+use crate::backup::BackupRepository;
+use crate::backups::Restore;
 use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq, ShardId};
@@ -9,7 +11,9 @@ use crate::options::Options;
 use crate::record::RunBuffer;
 use crate::store::Store;
 use crate::verbs;
+use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use crate::disk::{Disk, DiskFile, Fault, OpenMode, Operation, PowerCut, RealDisk, SimDisk};
 pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation, SledFactory};
@@ -106,6 +110,21 @@ pub mod small_file {
 /// Opens a store on the parts that a test brings.
 pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Store> {
     Store::open_with(dir, options, seams)
+}
+
+/// A repository in a directory of a disk that a test brings.
+pub fn repository(disk: Arc<dyn Disk>, dir: &Path) -> Result<BackupRepository> {
+    BackupRepository::on_disk(disk, dir)
+}
+
+/// Restores onto the parts that a test brings.
+pub fn restore(restore: Restore, dir: &Path, seams: Seams) -> Result<Store> {
+    restore.run(dir, seams, false).map(|(store, _)| store)
+}
+
+/// Imports onto the parts that a test brings.
+pub fn import(options: &Options, reader: impl Read, dir: &Path, seams: Seams) -> Result<Store> {
+    crate::backups::import(options, reader, dir, seams)
 }
 
 /// Freezes the active memtable.

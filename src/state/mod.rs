@@ -15,10 +15,11 @@
 //!    frames: those come after all locks of this list have been let go.
 //! 6. the memtables (`memory`): taken while the appender is still held, then the appender is released, so that commits
 //!    enter the memtable in the order of the journal while the next frame is written.
-//! 7. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, the gate of
+//! 7. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, the gate of
 //!    `records`, and each shard's own.
 
 pub mod change;
+pub mod changed;
 mod copied;
 mod cover;
 pub mod foreground;
@@ -46,6 +47,7 @@ use crate::options::Durability;
 use crate::ring::Ring;
 use crate::shard::{Layout, Shard};
 use change::Control;
+use changed::Changed;
 use cover::Cover;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
@@ -102,6 +104,8 @@ pub struct State {
     pub change: Control,
     pub flushes: AtomicU64,
     pub records: Records,
+    /// What has been written since the last checkpoint.
+    pub changed: Changed,
     // What the memtables held when the memory was shared out last.
     shared: AtomicU64,
     // The share of single records as of then.
@@ -167,6 +171,7 @@ impl State {
             change: Control::new(parts.manifest.change.as_ref(), replayed),
             flushes: AtomicU64::new(0),
             records: Records::new(records),
+            changed: Changed::new(records),
             shared: AtomicU64::new(0),
             shared_records: AtomicU64::new(0),
             keyspaces: RwLock::new(live),

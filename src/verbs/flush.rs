@@ -56,6 +56,7 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
         return Err(error);
     }
     state.records.retire(&table);
+    state.changed.note(&table);
     state.memory.pop_frozen();
     state.share_memory();
     state.pace.flushed(table.bytes() as u64, started.elapsed());

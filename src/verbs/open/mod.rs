@@ -3,4 +3,5 @@
 mod create;
 mod recover;
 
-pub use recover::open;
+pub use create::Contents;
+pub use recover::{open, restore};

@@ -1,0 +1,260 @@
+//! Checkpoints, restores, exports and imports, as a user sees them.
+
+use crate::backup::checkpoint::{Body, CheckpointId, Source};
+use crate::backup::reader::{CheckpointReader, Reading};
+use crate::backup::stream::StreamReader;
+use crate::backup::{BackupRepository, CheckpointOptions, Damage, Versions};
+use crate::disk::RealDisk;
+use crate::engine::SledFactory;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{KeyspaceId, Seq};
+use crate::manifest::{DEFAULT_KEYSPACE, KeyspaceEntry};
+use crate::options::{Options, ShardOptions};
+use crate::record::KeyRange;
+use crate::ring::{Partitioner, Ring};
+use crate::state::Seams;
+use crate::store::Store;
+use crate::verbs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+impl Store {
+    /// Puts a checkpoint of the store into a repository: what all keyspaces hold at one moment, with every batch whole. Returns its
+    /// number there.
+    ///
+    /// Writes and reads go on meanwhile; old versions of what is overwritten are kept on disk until it is done. One replica of each
+    /// record is saved. What an earlier checkpoint in the repository has is not written again, and what did not change since the
+    /// last one that this opening of the store put there is not read again, as far as that is known in memory (16 MiB of keys). Extra memory: about
+    /// 30 MiB, and 50 bytes for each object of the repository when it reads everything.
+    ///
+    /// On return the checkpoint is durable, and so is every write in it.
+    ///
+    /// # Errors
+    /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Unavailable` or `Corruption` if some
+    /// record cannot be read from any replica, `Poisoned` if the journal failed, `Closed`. Nothing of the checkpoint counts then; what was
+    /// written of it is swept by the next one.
+    pub fn checkpoint(&self, repository: &BackupRepository) -> Result<CheckpointId> {
+        self.checkpoint_with(repository, CheckpointOptions::new())
+    }
+
+    /// The same with a label, a rate, or somebody who is told of the progress.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint), and `Cancelled` if the callback asked for that, `InvalidInput` for a label over 4 KiB.
+    pub fn checkpoint_with(
+        &self,
+        repository: &BackupRepository,
+        options: CheckpointOptions,
+    ) -> Result<CheckpointId> {
+        verbs::checkpoint::checkpoint(&self.handle.state, repository, &options, &|range, at| {
+            self.scan_versions(range, at)
+        })
+    }
+
+    /// Writes what the store holds at one moment into one stream: self-contained, checksummed, about as large as the records. Returns the
+    /// sequence that it is of. [`Options::import`] makes a store of it.
+    ///
+    /// # Errors
+    /// `Io` if the stream cannot be written, `NotFound` if a keyspace is dropped meanwhile, otherwise as
+    /// [`checkpoint`](Self::checkpoint). What has been written by then is no whole stream, and import says so.
+    pub fn export(&self, writer: impl Write) -> Result<Seq> {
+        verbs::checkpoint::export(&self.handle.state, writer, &|range, at| self.scan_versions(range, at))
+    }
+
+    fn scan_versions(&self, range: KeyRange, at: Seq) -> Result<Box<dyn Versions>> {
+        let scan = verbs::scan::Scan::versions(self.handle.state.clone(), range, at)?;
+        Ok(Box::new(scan))
+    }
+}
+
+fn seams() -> Seams {
+    Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: true }
+}
+
+/// A checkpoint on its way into a new store. Made by [`BackupRepository::restore`].
+///
+/// Shards, replicas and all else are those of the source unless asked for otherwise; the shards lie in the new store's directory
+/// unless [`shard`](Self::shard) says where. Records keep their versions, and the store goes on from the checkpoint's sequence.
+#[derive(Debug)]
+#[must_use = "nothing is restored before `open`"]
+pub struct Restore {
+    repository: BackupRepository,
+    body: Body,
+    options: Options,
+    only: Option<String>,
+}
+
+impl BackupRepository {
+    /// Begins to restore a checkpoint into a new store.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn restore(&self, id: CheckpointId) -> Result<Restore> {
+        let body = self.load(id)?;
+        Ok(Restore { repository: self.clone(), body, options: Options::new(), only: None })
+    }
+
+    /// Begins to restore the checkpoint with the highest number.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, otherwise as [`get`](Self::get): a damaged one is not passed over.
+    pub fn restore_latest(&self) -> Result<Restore> {
+        let none = || Error::new(ErrorKind::NotFound, "the repository has no checkpoint");
+        self.restore(*self.ids()?.last().ok_or_else(none)?)
+    }
+}
+
+impl Restore {
+    /// Sets all options of the new store at once, in the place of those set before.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Sets the number of shards, all inside the store's directory. See [`Options::shards`].
+    pub fn shards(mut self, count: usize) -> Self {
+        self.options = self.options.shards(count);
+        self
+    }
+
+    /// Adds a shard in a directory of the caller's choosing. See [`Options::shard`].
+    pub fn shard(mut self, shard: ShardOptions) -> Self {
+        self.options = self.options.shard(shard);
+        self
+    }
+
+    /// Sets the number of copies of every key. See [`Options::replication_factor`].
+    pub fn replication_factor(mut self, factor: usize) -> Self {
+        self.options = self.options.replication_factor(factor);
+        self
+    }
+
+    /// Sets the number of virtual nodes. See [`Options::virtual_nodes`].
+    pub fn virtual_nodes(mut self, count: u32) -> Self {
+        self.options = self.options.virtual_nodes(count);
+        self
+    }
+
+    /// Sets which part of a key is hashed. See [`Options::partitioner`].
+    pub fn partitioner(mut self, partitioner: Partitioner) -> Self {
+        self.options = self.options.partitioner(partitioner);
+        self
+    }
+
+    /// Restores one keyspace alone. The others do not exist in the new store, but for the default one, which is empty.
+    pub fn keyspace(mut self, name: impl Into<String>) -> Self {
+        self.only = Some(name.into());
+        self
+    }
+
+    /// Makes the store in the directory `dir`, which is empty or absent, or where an earlier restore was interrupted, and opens
+    /// it. Every byte is verified on its way. Memory: about the new store's budget and 64 MiB.
+    ///
+    /// Killed half-way it leaves what does not open as a store; restoring there again begins anew.
+    ///
+    /// # Errors
+    /// `Corruption` if the checkpoint is damaged: nothing is restored, and [`salvage`](Self::salvage) takes what is left. `NotFound` if
+    /// there is no keyspace of that name, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
+    /// `Locked`, `Unsupported`, `Io`. After an error the directory is as empty as it was, as far as it could be cleared.
+    pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
+        self.run(dir.as_ref(), seams(), false).map(|(store, _)| store)
+    }
+
+    /// The same for a damaged checkpoint: restores what can be read, and says exactly what is missing.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but not for damage to chunks and indexes.
+    pub fn salvage(self, dir: impl AsRef<Path>) -> Result<(Store, Vec<Damage>)> {
+        self.run(dir.as_ref(), seams(), true)
+    }
+
+    pub(crate) fn run(self, dir: &Path, seams: Seams, salvage: bool) -> Result<(Store, Vec<Damage>)> {
+        let only = self.only.as_deref().map(|name| named(&self.body, name)).transpose()?;
+        let options = completed(self.options, &self.body.source);
+        let reading = Reading::new(self.repository.storage.clone(), self.body.id, salvage);
+        let mut reader = CheckpointReader::new(reading, &self.body, only);
+        let store = restore(dir, &options, seams, &self.body, only, &mut reader)?;
+        Ok((store, reader.reading.damage))
+    }
+}
+
+fn named(body: &Body, name: &str) -> Result<KeyspaceId> {
+    let found = body.keyspaces.iter().find(|keyspace| keyspace.name == name);
+    let missing = || Error::new(ErrorKind::NotFound, format!("the checkpoint has no keyspace named {name:?}"));
+    found.map(|keyspace| keyspace.id).ok_or_else(missing)
+}
+
+/// The options with what the source was where they leave it open.
+fn completed(mut options: Options, source: &Source) -> Options {
+    if options.shard.is_empty() && options.shards.is_none() {
+        options.shards = Some(source.shards);
+    }
+    let shards = options.shards.unwrap_or(options.shard.len());
+    options.replication_factor.get_or_insert(source.replication_factor.min(shards.max(1)));
+    options.virtual_nodes.get_or_insert_with(|| {
+        let recommended = Ring::recommended_virtual_nodes(shards);
+        if shards == source.shards { source.virtual_nodes } else { recommended.max(source.virtual_nodes) }
+    });
+    options.partitioner.get_or_insert_with(|| source.partitioner.clone());
+    options.page_bytes.get_or_insert(source.page_bytes);
+    options
+}
+
+/// Makes a store of records, and opens it.
+fn restore(
+    dir: &Path,
+    options: &Options,
+    seams: Seams,
+    body: &Body,
+    only: Option<KeyspaceId>,
+    records: &mut dyn Versions,
+) -> Result<Store> {
+    let mut keyspaces = vec![KeyspaceEntry {
+        id: KeyspaceId(0),
+        name: DEFAULT_KEYSPACE.to_owned(),
+        dropped: false,
+    }];
+    let others = body.keyspaces.iter().filter(|k| k.id != KeyspaceId(0) && only.is_none_or(|id| id == k.id));
+    keyspaces.extend(others.map(|k| KeyspaceEntry { id: k.id, name: k.name.clone(), dropped: false }));
+    let (budget, upto) = (options.memory_budget_or_default(), body.seq);
+    let for_fill = seams.clone();
+    let mut fill = |manifest: &_| {
+        verbs::restore::fill(dir, manifest, &for_fill, budget, upto, records).map(|_| upto)
+    };
+    let contents =
+        verbs::open::Contents { keyspaces, next_keyspace: body.next_keyspace, fill: &mut fill };
+    verbs::open::restore(dir, options, &seams, contents)?;
+    Store::open_with(dir, options, seams)
+}
+
+impl Options {
+    /// Makes a store in the directory `dir`, which is empty or absent, of a stream that [`Store::export`] wrote, and opens it. What is not
+    /// set is as the source had it.
+    ///
+    /// # Errors
+    /// `Corruption` if the stream is damaged or ends early, `Unsupported` if another release wrote it, otherwise as
+    /// [`Restore::open`]: then nothing opens as a store there.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use annulus::{Options, Store};
+    /// let store = Store::open(dir.path().join("data"))?;
+    /// store.insert("user/42/cart", b"2 apples")?;
+    /// let mut stream = Vec::new();
+    /// store.export(&mut stream)?;
+    /// let copy = Options::new().shards(2).import(&stream[..], dir.path().join("copy"))?;
+    /// assert_eq!(copy.get_versioned("user/42/cart")?, store.get_versioned("user/42/cart")?);
+    /// # Ok(()) }
+    /// ```
+    pub fn import(&self, reader: impl Read, dir: impl AsRef<Path>) -> Result<Store> {
+        import(self, reader, dir.as_ref(), seams())
+    }
+}
+
+pub(crate) fn import(options: &Options, reader: impl Read, dir: &Path, seams: Seams) -> Result<Store> {
+    let mut stream = StreamReader::new(reader)?;
+    let body = stream.body.clone();
+    restore(dir, &completed(options.clone(), &body.source), seams, &body, None, &mut stream)
+}

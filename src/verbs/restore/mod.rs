@@ -1,0 +1,136 @@
+//! Filling a store that is being created with the records of a checkpoint.
+//!
+//! Invariants: records go straight to the shards of their keys, in order, with the sequences that they had, and every shard is
+//! sealed as complete up to the checkpoint's; the caller writes the manifest after that, so nothing opens as a store before. Memory
+//! is bounded whatever the number of shards.
+
+use crate::backup::Versions;
+use crate::batch;
+use crate::error::{Error, Result};
+use crate::ids::{KeyspaceId, Seq};
+use crate::manifest::Manifest;
+use crate::record::{RunBuffer, RunRecord};
+use crate::shard::{Layout, Shard, ShardSpec, Worker, outcome};
+use crate::state::Seams;
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+/// Records on their way to shards, in bytes over all of them, and what one shard gets at once.
+const BUFFERED: usize = 16 << 20;
+const RUN: (usize, usize) = (8 << 10, 1 << 20);
+const RUN_RECORDS: usize = 4096;
+
+/// A shard that is being filled.
+struct Target {
+    shard: Arc<Shard>,
+    worker: Arc<Worker>,
+    buffer: RunBuffer,
+    records: usize,
+    running: Option<Receiver<Result<()>>>,
+}
+
+impl Target {
+    /// Hands what has been gathered to the shard, as soon as it is done with what it had before.
+    fn send(&mut self) -> Result<()> {
+        self.wait()?;
+        self.records = 0;
+        let run = std::mem::take(&mut self.buffer);
+        let shard = self.shard.clone();
+        self.running = Some(self.worker.run(move || {
+            let engine = shard.engine()?;
+            let run: Vec<RunRecord<'_>> = run.records().collect();
+            shard.apply(engine.as_ref(), &run, &[])
+        }));
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        self.running.take().map_or(Ok(()), |running| outcome(self.shard.id, &running))
+    }
+}
+
+/// Opens the shards of a manifest that has not been written yet.
+fn layout(dir: &Path, manifest: &Manifest, seams: &Seams, budget: u64) -> Result<Layout> {
+    let cache = budget / 2 / manifest.shards.len().max(1) as u64;
+    let layout = Layout::of(manifest, |entry| {
+        let spec = ShardSpec::of(dir, manifest, entry, cache);
+        let shard = Shard::open(&seams.disk, seams.factory.as_ref(), &spec);
+        Ok((Arc::new(shard), Arc::new(Worker::start(entry.id, seams.background)?)))
+    })?;
+    // Each was created a moment ago: one that does not open says why.
+    layout.shards.iter().try_for_each(|shard| shard.engine().map(drop)).inspect_err(|_| close(&layout))?;
+    Ok(layout)
+}
+
+fn close(layout: &Layout) {
+    for shard in &layout.shards {
+        if let Err(error) = shard.close() {
+            log::warn!("shard {} did not close in order: {error}", shard.id);
+        }
+    }
+}
+
+/// Puts all records of `source` into the shards of a store that is being created in `dir`, and makes them durable. `upto`: what
+/// they are complete up to. Returns how many there were.
+pub fn fill(
+    dir: &Path,
+    manifest: &Manifest,
+    seams: &Seams,
+    budget: u64,
+    upto: Seq,
+    source: &mut dyn Versions,
+) -> Result<u64> {
+    let layout = layout(dir, manifest, seams, budget)?;
+    let filled = fill_shards(&layout, manifest, upto, source);
+    close(&layout);
+    filled
+}
+
+fn fill_shards(
+    layout: &Layout,
+    manifest: &Manifest,
+    upto: Seq,
+    source: &mut dyn Versions,
+) -> Result<u64> {
+    let keyspaces: HashSet<KeyspaceId> = manifest.keyspaces.iter().map(|keyspace| keyspace.id).collect();
+    let run = (BUFFERED / 2 / layout.shards.len().max(1)).clamp(RUN.0, RUN.1);
+    let mut targets: Vec<Target> = Vec::with_capacity(layout.shards.len());
+    for (shard, worker) in layout.shards.iter().zip(&layout.workers) {
+        shard.begin_apply(shard.engine()?.as_ref())?;
+        let (shard, worker) = (shard.clone(), worker.clone());
+        targets.push(Target { shard, worker, buffer: RunBuffer::default(), records: 0, running: None });
+    }
+    let mut records = 0;
+    while let Some(record) = source.next() {
+        let RunRecord { key, seq, value } = record?;
+        let Some(value) = value else { continue };
+        if !keyspaces.contains(&batch::keyspace_of(key)) || seq > upto {
+            return Err(Error::corruption("a record is of a keyspace or a time that the checkpoint is not of"));
+        }
+        records += 1;
+        for owner in layout.owners_at(layout.ring.position(batch::user_key(key))) {
+            let Some(target) = targets.get_mut(usize::from(*owner)) else { continue };
+            target.buffer.push(key, &[], seq, Some(value));
+            target.records += 1;
+            if target.records >= RUN_RECORDS || target.buffer.bytes() >= run {
+                target.send()?;
+            }
+        }
+    }
+    for target in &mut targets {
+        if target.records > 0 {
+            target.send()?;
+        }
+    }
+    let mut sealing = Vec::with_capacity(targets.len());
+    for target in &mut targets {
+        target.wait()?;
+        let shard = target.shard.clone();
+        let seal = move || shard.seal(shard.engine()?.as_ref(), upto);
+        sealing.push((target.shard.id, target.worker.run(seal)));
+    }
+    sealing.iter().try_for_each(|(shard, sealed)| outcome(*shard, sealed))?;
+    Ok(records)
+}

@@ -181,7 +181,8 @@ impl Restore {
 
 fn named(body: &Body, name: &str) -> Result<KeyspaceId> {
     let found = body.keyspaces.iter().find(|keyspace| keyspace.name == name);
-    let missing = || Error::new(ErrorKind::NotFound, format!("the checkpoint has no keyspace named {name:?}"));
+    let missing =
+        || Error::new(ErrorKind::NotFound, format!("the checkpoint has no keyspace named {name:?}"));
     found.map(|keyspace| keyspace.id).ok_or_else(missing)
 }
 
@@ -210,20 +211,15 @@ fn restore(
     only: Option<KeyspaceId>,
     records: &mut dyn Versions,
 ) -> Result<Store> {
-    let mut keyspaces = vec![KeyspaceEntry {
-        id: KeyspaceId(0),
-        name: DEFAULT_KEYSPACE.to_owned(),
-        dropped: false,
-    }];
+    let mut keyspaces =
+        vec![KeyspaceEntry { id: KeyspaceId(0), name: DEFAULT_KEYSPACE.to_owned(), dropped: false }];
     let others = body.keyspaces.iter().filter(|k| k.id != KeyspaceId(0) && only.is_none_or(|id| id == k.id));
     keyspaces.extend(others.map(|k| KeyspaceEntry { id: k.id, name: k.name.clone(), dropped: false }));
     let (budget, upto) = (options.memory_budget_or_default(), body.seq);
     let for_fill = seams.clone();
-    let mut fill = |manifest: &_| {
-        verbs::restore::fill(dir, manifest, &for_fill, budget, upto, records).map(|_| upto)
-    };
-    let contents =
-        verbs::open::Contents { keyspaces, next_keyspace: body.next_keyspace, fill: &mut fill };
+    let mut fill =
+        |manifest: &_| verbs::restore::fill(dir, manifest, &for_fill, budget, upto, records).map(|_| upto);
+    let contents = verbs::open::Contents { keyspaces, next_keyspace: body.next_keyspace, fill: &mut fill };
     verbs::open::restore(dir, options, &seams, contents)?;
     Store::open_with(dir, options, seams)
 }

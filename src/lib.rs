@@ -73,8 +73,8 @@ mod topology;
 mod verbs;
 
 pub use backup::{
-    BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, CheckpointProgress, Damage, DirStorage, Loss,
-    Object, Pruned, Retention, Storage, Verification,
+    BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, CheckpointProgress, Damage, DirStorage,
+    Loss, Object, Pruned, Retention, Storage, Verification,
 };
 pub use backups::Restore;
 pub use batch::WriteBatch;

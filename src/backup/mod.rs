@@ -30,7 +30,6 @@ pub mod storage;
 pub mod stream;
 mod sweep;
 
-
 mod verify;
 pub mod writer;
 

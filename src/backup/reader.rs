@@ -194,7 +194,8 @@ impl LayerReader {
     fn end_chunk(&mut self, reading: &mut Reading) -> Result<()> {
         let Some(Open { entry, bytes, records, broken, gap, .. }) = self.chunk.take() else { return Ok(()) };
         self.open_gap = None;
-        let same = records == entry.records && bytes.len() == entry.bytes as usize && self.before == entry.last;
+        let same =
+            records == entry.records && bytes.len() == entry.bytes as usize && self.before == entry.last;
         self.before.clone_from(&entry.last);
         if gap || same && broken.is_none() {
             return Ok(());
@@ -249,7 +250,8 @@ impl LayerReader {
         let Some(chunk) = &mut self.chunk else { return Err(error) };
         chunk.gap = true;
         let id = chunk.entry.id;
-        let from = if self.before < chunk.entry.first { chunk.entry.first.clone() } else { after(&self.before) };
+        let from =
+            if self.before < chunk.entry.first { chunk.entry.first.clone() } else { after(&self.before) };
         let error = error.at(reading.storage.describe(&id.name()));
         let error = if at > 0 { error.offset(at as u64) } else { error };
         let to = Some(after(&chunk.entry.last));

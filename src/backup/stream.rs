@@ -200,7 +200,11 @@ impl<R: Read> StreamReader<R> {
                 let mut expected = self.chunks.to_le_bytes().to_vec();
                 expected.extend_from_slice(&self.records.to_le_bytes());
                 expected.extend_from_slice(hash.finalize().as_bytes());
-                return if body == expected { Ok(false) } else { Err(damaged("is not what its end says", at)) };
+                return if body == expected {
+                    Ok(false)
+                } else {
+                    Err(damaged("is not what its end says", at))
+                };
             }
             _ => return Err(damaged("has a piece that cannot be there", at)),
         }

@@ -103,7 +103,8 @@ pub fn checkpoint(
     drop(snapshot);
     state.journal.sync_to(at)?;
     repository.storage.settle()?;
-    let body = Body { repository: repository.id, id, written, ..describe(&manifest, at, keyspaces, &options.label) };
+    let body =
+        Body { repository: repository.id, id, written, ..describe(&manifest, at, keyspaces, &options.label) };
     let bytes = envelope::encode(crate::backup::checkpoint::KIND, &body)?;
     repository.storage.write(&id.name(), &bytes)?;
     session.end()?;

@@ -88,12 +88,7 @@ pub fn fill(
     filled
 }
 
-fn fill_shards(
-    layout: &Layout,
-    manifest: &Manifest,
-    upto: Seq,
-    source: &mut dyn Versions,
-) -> Result<u64> {
+fn fill_shards(layout: &Layout, manifest: &Manifest, upto: Seq, source: &mut dyn Versions) -> Result<u64> {
     let keyspaces: HashSet<KeyspaceId> = manifest.keyspaces.iter().map(|keyspace| keyspace.id).collect();
     let run = (BUFFERED / 2 / layout.shards.len().max(1)).clamp(RUN.0, RUN.1);
     let mut targets: Vec<Target> = Vec::with_capacity(layout.shards.len());
@@ -107,7 +102,9 @@ fn fill_shards(
         let RunRecord { key, seq, value } = record?;
         let Some(value) = value else { continue };
         if !keyspaces.contains(&batch::keyspace_of(key)) || seq > upto {
-            return Err(Error::corruption("a record is of a keyspace or a time that the checkpoint is not of"));
+            return Err(Error::corruption(
+                "a record is of a keyspace or a time that the checkpoint is not of",
+            ));
         }
         records += 1;
         for owner in layout.owners_at(layout.ring.position(batch::user_key(key))) {

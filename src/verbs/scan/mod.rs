@@ -106,18 +106,7 @@ impl Scan {
     fn begin(state: Arc<State>, range: KeyRange, at: Seq, limit: Limit) -> Scan {
         let rest = (!range.is_empty()).then_some(range);
         let (front, back) = (End::new(false), End::new(true));
-        Scan {
-            state,
-            at,
-            rest,
-            front,
-            back,
-            limit,
-            streak: 0,
-            last_end: false,
-            ahead: None,
-            large: None,
-        }
+        Scan { state, at, rest, front, back, limit, streak: 0, last_end: false, ahead: None, large: None }
     }
 
     /// The next record, from the front or (`reverse`) the back, until the next call.

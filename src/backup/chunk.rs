@@ -168,6 +168,25 @@ fn compress(plain: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The bytes with magic, version and checksums put right, as far as they go: for what looks for errors behind them.
+pub fn with_checksums(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes.resize(bytes.len().max(HEADER), 0);
+    bytes[..8].copy_from_slice(MAGIC);
+    put_u32(&mut bytes, 8, VERSION);
+    let mut at = HEADER;
+    while let Some(block) = BlockHeader::at(&bytes, at) {
+        let end = at + BLOCK_HEADER + block.stored as usize;
+        let Some(checked) = bytes.get(at + 4..end) else { break };
+        let crc = crc32fast::hash(checked);
+        put_u32(&mut bytes, at, crc);
+        at = end;
+    }
+    let crc = header_crc(&bytes);
+    put_u32(&mut bytes, 12, crc);
+    bytes
+}
+
 /// The finaliser of MurmurHash3: a checksum's bits are not independent enough to be compared with a bound.
 fn mix(mut hash: u32) -> u32 {
     hash ^= hash >> 16;

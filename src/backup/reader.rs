@@ -74,6 +74,8 @@ pub struct LayerReader {
     chunk: Option<Open>,
     block: Option<PlainBlock<'static>>,
     cursor: RecordCursor,
+    /// No record of the block has been looked at yet.
+    fresh: bool,
     /// The last key that was given out, or is known to have been passed.
     before: Vec<u8>,
     /// The last gap has no end yet.
@@ -111,6 +113,7 @@ impl LayerReader {
             chunk: None,
             block: None,
             cursor: RecordCursor::default(),
+            fresh: false,
             before: Vec::new(),
             open_gap: None,
             ended: false,
@@ -131,9 +134,11 @@ impl LayerReader {
             if let Some(block) = &self.block {
                 match self.cursor.advance(block) {
                     Ok(true) => {
-                        let seq = self.cursor.record(block).seq;
-                        if seq > self.layer.upto {
-                            let error = Error::corruption("a record is newer than its layer");
+                        let record = self.cursor.record(block);
+                        // Within a block keys ascend; the first one comes after the block before.
+                        let below = std::mem::take(&mut self.fresh) && record.key <= self.before.as_slice();
+                        if below || record.seq > self.layer.upto {
+                            let error = Error::corruption("a record is out of order");
                             self.block_failed(reading, 0, error)?;
                             continue;
                         }
@@ -181,7 +186,7 @@ impl LayerReader {
         chunk.blocks = blocks;
         match next {
             Some((_, Ok(block))) => {
-                self.cursor = block.start();
+                (self.cursor, self.fresh) = (block.start(), true);
                 self.block = Some(block);
             }
             Some((at, Err(error))) => self.block_failed(reading, at, error)?,

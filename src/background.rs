@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(50);
 /// How long a failed flush rests before it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a copy of the journal that is behind rests before it is tried again.
+const MEND: Duration = Duration::from_secs(5);
 /// How soon readers of before a change are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often the latency of reads and writes decides anew how much a change of the topology rests.
@@ -32,11 +34,15 @@ pub fn start(state: &Arc<State>) -> Result<Vec<JoinHandle<()>>> {
             .spawn(move || work(&state))
             .map_err(|e| Error::new(ErrorKind::Io, "cannot start a background thread").caused_by(e))
     };
-    Ok(vec![
+    let mut threads = vec![
         spawn("annulus-flush", flusher)?,
         spawn("annulus-journal", ticker)?,
         spawn("annulus-change", mover)?,
-    ])
+    ];
+    if state.mirrors.as_ref().is_some_and(|mirrors| mirrors.copies().len() > 1) {
+        threads.push(spawn("annulus-mend", mender)?);
+    }
+    Ok(threads)
 }
 
 fn flusher(state: &State) {
@@ -69,11 +75,14 @@ fn round(state: &State) -> Result<bool> {
 }
 
 fn ticker(state: &State) {
+    let mut short = false;
     loop {
-        if let Err(error) = state.journal.provision() {
+        let provided = state.journal.provision();
+        if let (Err(error), false) = (&provided, short) {
             // Writes make their own room when none was prepared; they report what is wrong.
             log::warn!("no journal segment could be prepared: {error}");
         }
+        short = provided.is_err();
         if !state.signals.next_tick() {
             return;
         }
@@ -81,6 +90,18 @@ fn ticker(state: &State) {
         state.signals.pause(TICK);
         if let Err(error) = state.journal.write_buffered() {
             log::error!("the journal could not be written: {error}");
+        }
+    }
+}
+
+/// Not the ticker: making a copy of the journal takes as long as it is large.
+fn mender(state: &State) {
+    loop {
+        if let Some(mirrors) = &state.mirrors {
+            mirrors.mend();
+        }
+        if !state.signals.next_mend(MEND) {
+            return;
         }
     }
 }

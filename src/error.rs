@@ -30,6 +30,9 @@ pub enum ErrorKind {
     Unavailable,
     /// The operating system refused an operation. Remove the cause (space, permissions, a dead disk), then try again.
     Io,
+    /// The disk of the journal has no room for its next segment. Nothing was written, reads go on, and no restart is needed:
+    /// free space, then try again.
+    Full,
     /// An earlier write or sync of the journal failed, so nothing more may be acknowledged. Reopen the store.
     Poisoned,
     /// The store has been closed through this or another handle. Open it again.
@@ -38,10 +41,10 @@ pub enum ErrorKind {
     Busy,
     /// A plan was made for a topology that has changed since. Nothing was changed. Plan again.
     Stale,
-    /// What was asked for cannot be had in full: the plan says what is in the way. Nothing was changed. Remove the cause,
-    /// or accept it.
+    /// What was asked for cannot be had in full: the plan says what is in the way, or, at opening, the error which copies of
+    /// the journal are missing. Nothing was changed. Remove the cause, or accept it.
     Refused,
-    /// A thing that was named does not exist (a keyspace, a shard, a checkpoint).
+    /// A thing that was named does not exist (a keyspace, a shard, a checkpoint), or no longer (a sequence of the journal).
     NotFound,
     /// The caller's own callback asked to stop. What had been done is left out of account.
     Cancelled,

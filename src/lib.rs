@@ -76,7 +76,7 @@ pub use backup::{
     BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, CheckpointProgress, Damage, DirStorage,
     Loss, Object, Pruned, Retention, Storage, Verification,
 };
-pub use backups::Restore;
+pub use backups::{Archiver, At, Restore};
 pub use batch::WriteBatch;
 pub use bytes::Bytes;
 pub use engine::PowerLoss;
@@ -91,7 +91,7 @@ pub use shard::Health;
 pub use state::change::{Phase, Progress};
 pub use store::Store;
 pub use topology::{Planner, ShardPlace, ShardRole, TopologyChange, TopologyView};
-pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};
+pub use verbs::stats::{JournalFigures, MirrorFigures, OpeningFigures, ShardStats, Stats};
 
 /// The examples of the README and the guides are compiled with the tests.
 #[cfg(doctest)]
@@ -100,4 +100,5 @@ pub use verbs::stats::{JournalFigures, OpeningFigures, ShardStats, Stats};
 #[doc = include_str!("../docs/guides/replication.md")]
 #[doc = include_str!("../docs/guides/rebalancing.md")]
 #[doc = include_str!("../docs/guides/tuning.md")]
+#[doc = include_str!("../docs/guides/journal.md")]
 mod pages {}

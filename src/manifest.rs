@@ -21,7 +21,7 @@ pub const DEFAULT_KEYSPACE: &str = "default";
 
 pub const KIND: Kind = Kind {
     magic: b"ANNULUSM",
-    version: 2,
+    version: 3,
     oldest: 1,
     name: "manifest",
     remedy: "restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written",
@@ -47,6 +47,18 @@ pub struct Manifest {
     /// The change of the topology that is under way. Since version 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<ChangeEntry>,
+    /// The copies of the journal; none: one, in the store's own directory. Since version 3.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub journals: Vec<JournalEntry>,
+}
+
+/// Where a copy of the journal lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JournalEntry {
+    pub id: u32,
+    /// Relative to the store's directory if it lies inside it, so that the whole store can be moved.
+    pub path: PathBuf,
 }
 
 /// How far a change of the topology has got. What is found of it at an opening is taken up from here, or rolled back.
@@ -224,6 +236,11 @@ impl Manifest {
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err("two keyspaces have the same name".into());
         }
+        let mut journals: Vec<u32> = self.journals.iter().map(|j| j.id).collect();
+        journals.sort_unstable();
+        if journals.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("two copies of the journal have the same number".into());
+        }
         if !(256..=32 << 10).contains(&self.page_bytes) {
             return Err(format!("page_bytes is {}", self.page_bytes));
         }
@@ -311,6 +328,7 @@ mod tests {
                 bytes: 5,
                 planned,
             }),
+            journals: vec![JournalEntry { id: 4, path: "/mnt/a/journal".into() }],
         }
     }
 
@@ -332,7 +350,8 @@ mod tests {
 
     #[test]
     fn a_manifest_that_contradicts_itself_is_refused() {
-        let breaks: [fn(&mut Manifest); 6] = [
+        let breaks: [fn(&mut Manifest); 7] = [
+            |m| m.journals.push(JournalEntry { id: 4, path: "elsewhere".into() }),
             |m| m.change = None,
             |m| m.shards[0].state = ShardState::Retired,
             |m| m.shards[1].state = ShardState::Member,

@@ -98,6 +98,8 @@ pub struct Options {
     pub(crate) page_bytes: Option<usize>,
     pub(crate) segment_bytes: Option<u64>,
     pub(crate) journal_retention: Option<u64>,
+    pub(crate) journals: Vec<PathBuf>,
+    pub(crate) accept_journal: Option<PathBuf>,
     pub(crate) existing_only: bool,
     pub(crate) leave_allocator: bool,
 }
@@ -174,6 +176,54 @@ impl Options {
         self
     }
 
+    /// Adds a directory for the journal, in place of `journal` inside the store's directory, which it has unless one is named. With several,
+    /// each holds a whole copy, best on a disk of its own: what was acknowledged with [`Durability::Sync`] survives the loss
+    /// of all of them but one, and what `Process` promises is kept in each. To have a copy in the store's own directory
+    /// as well, name that too: `store/journal`.
+    ///
+    /// The directories are made if absent; at creation they must be empty. The store remembers them: leave them out later to
+    /// take those it has. Naming others for an existing store changes them at opening: one that is added is filled (in the background, while
+    /// the store serves), one that is left out is used no more, and its files stay; one that was moved is known again.
+    ///
+    /// A copy that cannot be written or synced is dropped at once, and durably known to be behind; writes go on with
+    /// the others. [`stats`](crate::Store::stats) shows it with the cause, and warns. It is tried again every few seconds, and made
+    /// anew while the store serves. Opening refuses, with [`ErrorKind::Refused`](crate::ErrorKind::Refused), a copy that
+    /// lacks what was acknowledged without it, should no other be there: see [`accept_journal`](Self::accept_journal).
+    ///
+    /// Which copies are complete is also written in the store's own directory; if that cannot be done when a copy is lost, the
+    /// journal takes no more writes until the store is opened again. A write waits for the slowest copy.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    /// use annulus::{Durability, Options};
+    /// let options = Options::new().journal_dir(a.join("journal")).journal_dir(b.join("journal"));
+    /// let store = options.open(dir.path().join("orders"))?;
+    /// store.insert_with("order/1", b"2 apples", Durability::Sync)?; // on both
+    /// assert!(store.stats()?.journal.mirrors.iter().all(|mirror| mirror.good));
+    /// # Ok(()) }
+    /// ```
+    pub fn journal_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.journals.push(path.into());
+        self
+    }
+
+    /// Sets the directories for the journal, as [`journal_dir`](Self::journal_dir) adds one. At most 8.
+    pub fn journal_dirs<P: Into<PathBuf>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        self.journals = paths.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Takes the copy of the journal at `path` as it is, if none is known to be complete; without effect otherwise.
+    ///
+    /// A last resort: what was acknowledged while this copy was left behind is lost for good, even should a later copy turn
+    /// up. Damage within it stays an error. Shards may have applied more than it holds: then opening says so, and fails.
+    pub fn accept_journal(mut self, path: impl Into<PathBuf>) -> Self {
+        self.accept_journal = Some(path.into());
+        self
+    }
+
     /// Makes opening fail where no store exists yet, in place of creating one.
     pub fn existing_only(mut self, existing_only: bool) -> Self {
         self.existing_only = existing_only;
@@ -232,6 +282,10 @@ impl Options {
         }
         if let Some(partitioner) = &self.partitioner {
             partitioner.validate()?;
+        }
+        if self.journals.len() > limits::MAX_JOURNALS {
+            let (most, found) = (limits::MAX_JOURNALS, self.journals.len());
+            return invalid(format!("the journal has at most {most} directories, not {found}"));
         }
         within("memory_budget", self.memory_budget, limits::MIN_MEMORY_BUDGET, 1 << 50)?;
         within("page_bytes", self.page_bytes.map(|b| b as u64), 256, 32 << 10)?;

@@ -19,7 +19,7 @@ pub use crate::disk::{Disk, DiskFile, Fault, OpenMode, Operation, PowerCut, Real
 pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation, SledFactory};
 pub use crate::frame::{HEADER_BYTES, Header, Kind, Payload, Salt, encode, find, frame_bytes};
 pub use crate::journal::segment::{Origin, SegmentHeader};
-pub use crate::journal::{Appender, Handoff, Journal, JournalConfig, JournalStats, ReplayReport};
+pub use crate::journal::{Appender, Cursor, Handoff, Journal, JournalConfig, JournalStats, ReplayReport};
 pub use crate::state::Seams;
 
 /// The memtable's table.
@@ -210,6 +210,11 @@ pub fn flush_oldest(store: &Store) -> Result<bool> {
 pub fn tick(store: &Store) -> Result<()> {
     store.handle.state.journal.write_buffered()?;
     store.handle.state.journal.provision().map(|_| ())
+}
+
+/// Tries the journal's copies that are behind; how many are complete again.
+pub fn mend(store: &Store) -> usize {
+    store.handle.state.mirrors.as_ref().map_or(0, |mirrors| mirrors.mend())
 }
 
 /// Purges dropped keyspaces.

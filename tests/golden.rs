@@ -138,3 +138,42 @@ fn a_store_of_the_second_version_goes_on_with_its_change() {
     }
     store.close().unwrap();
 }
+
+/// A store whose journal lies in two directories, with a tail in it.
+fn write_mirrored(place: &Path) {
+    let _ = std::fs::remove_dir_all(place);
+    let journals = ["journal", "journal-b"].map(|name| place.join(name));
+    let options = options().shards(2).virtual_nodes(16).page_bytes(512).journal_dirs(journals);
+    let store = by_hand(place, &options);
+    for n in 0..RECORDS {
+        store.insert(key(n), value(n)).unwrap();
+        if n == RECORDS / 2 {
+            store.flush().unwrap();
+        }
+    }
+    store.sync().unwrap();
+}
+
+#[test]
+fn a_store_of_the_third_version_opens_with_either_copy_of_its_journal() {
+    if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
+        write_mirrored(&fixture(3));
+    }
+    for lost in [None, Some("journal"), Some("journal-b")] {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("store");
+        copy(&fixture(3), &place);
+        if let Some(lost) = lost {
+            std::fs::remove_dir_all(place.join(lost)).unwrap();
+        }
+        let store = by_hand(&place, &options());
+        let mirrors = store.stats().unwrap().journal.mirrors;
+        let expected = ["journal", "journal-b"].map(|name| Some(name) != lost);
+        assert_eq!(mirrors.iter().map(|mirror| mirror.good).collect::<Vec<_>>(), expected);
+        for n in 0..RECORDS {
+            assert_eq!(store.get(key(n)).unwrap().as_deref(), Some(&value(n)[..]), "{n}");
+        }
+        assert_eq!(testing::mend(&store), usize::from(lost.is_some()));
+        store.close().unwrap();
+    }
+}

@@ -11,12 +11,13 @@
 //! |---|---|
 //! | [`storage`] | the seam: where a repository's bytes are |
 //! | [`hash`] | what names an object |
-//! | [`chunk`], [`index`], [`stream`] | the formats |
+//! | [`chunk`], [`index`], [`stream`], [`archive`] | the formats |
 //! | [`checkpoint`] | manifests |
 //! | [`repository`], [`prune`], [`verify`] | what can be done with a repository |
 //! | [`writer`] | records to chunks |
 //! | [`reader`] | and back |
 
+pub mod archive;
 pub mod checkpoint;
 pub mod chunk;
 pub mod damage;

@@ -91,7 +91,8 @@ pub struct Pruned {
 }
 
 impl BackupRepository {
-    /// Deletes the checkpoints that `retention` does not keep, and every object that only they named. Reads the manifests and
+    /// Deletes the checkpoints that `retention` does not keep, every object that only they named, and what is archived of the time before
+    /// the oldest that is left. Reads the manifests and
     /// indexes of all checkpoints, and memory is about 50 bytes for each object there is.
     ///
     /// # Errors
@@ -143,6 +144,13 @@ impl BackupRepository {
         }
         // Settles the deletions before the first object goes.
         let swept = session.sweep()?;
+        let stores: BTreeSet<u128> = all.iter().map(|checkpoint| checkpoint.store).collect();
+        for store in stores {
+            let left = all.iter().filter(|c| c.store == store && !chosen.contains(&c.id));
+            if let Some(oldest) = left.map(|checkpoint| checkpoint.seq).min() {
+                self.prune_archive(store, oldest)?;
+            }
+        }
         session.end()?;
         Ok(pruned(chosen, swept))
     }

@@ -134,8 +134,8 @@ impl Appender<'_> {
     /// [`Journal::sync_to`] with the sequence.
     ///
     /// # Errors
-    /// `InvalidInput`: the payload is too long. `Io`: there was no room for another segment; nothing was appended, and
-    /// a later append may succeed. `Poisoned`: an earlier write or sync failed. `Closed`.
+    /// `InvalidInput`: the payload is too long. `Full`: there is no room for another segment. `Io`: none could be made. In
+    /// both nothing was appended, no sequence was taken, and a later append may succeed. `Poisoned`: an earlier write or sync failed. `Closed`.
     pub fn append(&mut self, payload: &Payload<'_>) -> Result<Seq> {
         let journal = self.journal;
         journal.health.check()?;

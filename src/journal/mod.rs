@@ -2,7 +2,8 @@
 //!
 //! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
 //! `writer` (writing), `group` (syncing for many), `scan` and `recovery` (reading back), `cases` (what to do with
-//! damage), `open` (creating and opening).
+//! damage), `open` (creating and opening), `replay` (reading while it is written to), `mirror`
+//! (several copies, on a disk below all this).
 //!
 //! Invariants:
 //! - Sequences are consecutive. What is durable, and what is readable after a crash, is a prefix.
@@ -35,14 +36,17 @@ mod cases;
 mod chunk;
 mod group;
 mod log;
+pub(crate) mod mirror;
 mod open;
 mod recovery;
+mod replay;
 mod scan;
 pub(crate) mod segment;
 mod supply;
 mod writer;
 
 pub use log::{Appender, Handoff};
+pub use replay::Cursor;
 
 use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
@@ -224,7 +228,7 @@ impl Journal {
     /// disk; runs beside appends.
     ///
     /// # Errors
-    /// `Io`: no segment could be made, for example since the disk is full. Nothing is lost; try again later.
+    /// `Full`: the disk has no room for a segment. `Io`: no segment could be made. Nothing is lost; try again later.
     pub fn provision(&self) -> Result<bool> {
         self.health.check()?;
         self.supply.provision()
@@ -293,6 +297,11 @@ impl Journal {
     /// Whether [`provision`](Self::provision) has something to do.
     pub fn wants_provision(&self) -> bool {
         self.supply.wants_provision()
+    }
+
+    /// Why the next segment could not be made, if the last try failed: appends fail when the current one is full.
+    pub fn shortage(&self) -> Option<Error> {
+        self.supply.shortage()
     }
 
     /// Why nothing more can be written, if so.

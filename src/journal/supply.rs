@@ -44,6 +44,8 @@ pub struct Supply {
     pub dir: PathBuf,
     pub config: JournalConfig,
     stock: Mutex<Stock>,
+    /// Why the last segment that was wanted could not be made, until one is.
+    shortage: Mutex<Option<Error>>,
     // Whether the next segment is missing, for those who only ask and must not wait while one is made.
     hungry: AtomicBool,
 }
@@ -57,16 +59,42 @@ struct Stock {
     next_spare: u64,
 }
 
+/// What went wrong with a new segment: if the disk is full, what that means.
+fn no_room(what: &str, path: &Path, len: u64, error: std::io::Error) -> Error {
+    if !matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        return Error::io(what, path, error);
+    }
+    let text = format!(
+        "the journal's disk is full: it has no room for a segment of {len} bytes; nothing was written"
+    );
+    Error::new(crate::error::ErrorKind::Full, text)
+        .at(path)
+        .remedy("free space there, then write again: no restart is needed, and reads go on meanwhile")
+        .caused_by(error)
+}
+
 impl Supply {
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, config: JournalConfig, spares: Vec<u64>) -> Self {
         let next_spare = spares.iter().max().map_or(1, |n| n.saturating_add(1));
         let stock = Stock { wanted: 1, next: None, spares, next_spare };
-        Supply { disk, dir, config, stock: Mutex::new(stock), hungry: AtomicBool::new(true) }
+        Supply {
+            disk,
+            dir,
+            config,
+            stock: Mutex::new(stock),
+            shortage: Mutex::default(),
+            hungry: AtomicBool::new(true),
+        }
     }
 
     /// Whether there is no next segment yet.
     pub fn wants_provision(&self) -> bool {
         self.hungry.load(Ordering::Relaxed)
+    }
+
+    /// Why no segment can be made, if so.
+    pub fn shortage(&self) -> Option<Error> {
+        self.shortage.lock().clone()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -134,8 +162,11 @@ impl Supply {
     fn name(&self, filled: Filled, header: SegmentHeader) -> Result<Ready> {
         let Filled { file, through, source } = filled;
         let path = self.path(&segment::name(header.generation));
-        let io = |e| Error::io("name a journal segment", &path, e);
-        self.disk.rename(&source, &path).map_err(io)?;
+        let io = |e| no_room("name a journal segment", &path, header.len, e);
+        self.disk.rename(&source, &path).map_err(|e| {
+            let _ = self.disk.remove_file(&source);
+            io(e)
+        })?;
         self.disk.sync_dir(&self.dir).map_err(io)?;
         Ok(Ready { file, through, path, header, salt: header.salt() })
     }
@@ -148,6 +179,7 @@ impl Supply {
             None => self.path(&segment::temporary_name(header.generation)),
         };
         let written = self.write_head(&source, header, spare.is_none());
+        *self.shortage.lock() = written.as_ref().err().cloned();
         match written.and_then(|file| Ok((file, self.open_through(&source, header)?))) {
             Ok((file, through)) => Ok(Filled { file, through, source }),
             Err(e) => {
@@ -160,8 +192,13 @@ impl Supply {
 
     /// Writes all of a new file, so that a full disk shows here, and a sync has no metadata to write later.
     fn write_head(&self, source: &Path, header: &SegmentHeader, new: bool) -> Result<Arc<dyn DiskFile>> {
-        let io = |e| Error::io("make a journal segment", source, e);
+        let io = |e| no_room("make a journal segment", source, header.len, e);
         if new {
+            // To fill a disk to its last byte, and find that it was not enough, would take others' room for a moment.
+            let space = self.disk.space(&self.dir).ok().flatten();
+            if space.is_some_and(|space| space.free < header.len) {
+                return Err(io(ErrorKind::StorageFull.into()));
+            }
             match self.disk.remove_file(source) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
                 _ => {}

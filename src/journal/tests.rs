@@ -7,6 +7,8 @@ use std::sync::{Arc, LazyLock};
 mod crash;
 mod damage;
 mod live;
+mod mirror;
+mod replay;
 
 const DIR: &str = "/store/journal";
 const CONFIG: JournalConfig = JournalConfig { store_id: 0xfeed_beef, segment_bytes: 16 << 10, max_spares: 2 };
@@ -101,7 +103,7 @@ fn what_is_appended_comes_back_after_closing() {
 }
 
 #[test]
-fn a_full_disk_fails_one_append_cleanly_and_not_the_next() {
+fn a_full_disk_fails_appends_cleanly_until_there_is_room() {
     let disk = new_disk();
     let journal = create(&disk).unwrap();
     disk.set_capacity(Some(40 << 10));
@@ -112,14 +114,64 @@ fn a_full_disk_fails_one_append_cleanly_and_not_the_next() {
             Err(e) => break e,
         }
     };
-    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+    assert!(
+        error.to_string().contains("free space there") && error.path().unwrap().starts_with(DIR),
+        "{error}"
+    );
     assert!(appended > 5);
+    // It fails as often as it is tried, takes no sequence, leaves nothing behind, and says so.
+    let names = disk.list(dir()).unwrap();
+    for _ in 0..3 {
+        assert_eq!(append(&journal, Handoff::Os).unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!(journal.provision().unwrap_err().kind(), ErrorKind::Full);
+    }
+    assert_eq!((journal.last(), disk.list(dir()).unwrap()), (Seq(appended), names));
+    assert_eq!(journal.shortage().unwrap().kind(), ErrorKind::Full);
+    assert!(journal.poisoned().is_none());
     journal.sync_to(Seq::MAX).unwrap();
     assert_eq!(journal.durable(), Seq(appended));
+    let (_, report) = reopen_with_room(&disk.fork());
+    assert_eq!(report.last, Seq(appended), "nothing of what failed is replayed");
     disk.set_capacity(None);
     assert_eq!(append(&journal, Handoff::Os).unwrap(), Seq(appended + 1));
+    assert!(journal.shortage().is_none());
     let (_, report) = reopen(&disk.kill()).unwrap();
     assert_eq!(report.last, Seq(appended + 1));
+}
+
+fn reopen_with_room(disk: &SimDisk) -> (Journal, ReplayReport) {
+    let disk = disk.kill();
+    disk.set_capacity(None);
+    reopen(&disk).unwrap()
+}
+
+/// Wherever in the making of a segment the disk, or a quota, turns out to be full.
+#[test]
+fn a_disk_that_is_full_at_any_step_of_a_segment_poisons_nothing() {
+    for kind in [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded] {
+        for operation in [Operation::Create, Operation::Write, Operation::Sync, Operation::Rename] {
+            let disk = new_disk();
+            let journal = create(&disk).unwrap();
+            let making = |path: &Path| path.ends_with(segment::temporary_name(2));
+            disk.inject(Fault::on(operation).at(making).error(kind).short());
+            let mut appended = 0;
+            let error = loop {
+                match append(&journal, Handoff::Os) {
+                    Ok(_) => appended += 1,
+                    Err(e) => break e,
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::Full, "{operation:?}: {error}");
+            assert!(disk.list(dir()).unwrap().iter().all(|name| !name.ends_with(".tmp")));
+            let last = journal.last();
+            assert_eq!(last, Seq(appended));
+            disk.heal();
+            assert_eq!(append(&journal, Handoff::Os).unwrap(), last.next(), "{operation:?}");
+            let (_, report) = reopen(&disk.kill()).unwrap();
+            assert_eq!(report.last, last.next(), "{operation:?}");
+        }
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub const FILE: &str = "IDENTITY";
 
 pub const KIND: Kind = Kind {
     magic: b"ANNULUSI",
-    version: 2,
+    version: 3,
     oldest: 1,
     name: "identity file",
     remedy: "the directory cannot be trusted without it: rebuild the shard from its replicas",

@@ -40,8 +40,9 @@ use crate::batch;
 use crate::disk::Disk;
 use crate::engine::EngineFactory;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::KeyspaceId;
+use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Journal;
+use crate::journal::mirror::Mirrors;
 use crate::manifest::Manifest;
 use crate::options::Durability;
 use crate::ring::Ring;
@@ -96,6 +97,8 @@ pub struct State {
     pub manifest: Mutex<Manifest>,
     pub flushing: Mutex<()>,
     pub journal: Journal,
+    /// The journal's copies, where there are several.
+    pub mirrors: Option<Arc<Mirrors>>,
     pub memory: Memory,
     pub pace: Pace,
     pub signals: Signals,
@@ -106,6 +109,8 @@ pub struct State {
     pub records: Records,
     /// What has been written since the last checkpoint.
     pub changed: Changed,
+    // The journal is kept from behind this on, for an archive that has not had it yet.
+    archived: AtomicU64,
     // What the memtables held when the memory was shared out last.
     shared: AtomicU64,
     // The share of single records as of then.
@@ -138,6 +143,7 @@ pub struct Parts {
     pub opening: Opening,
     pub manifest: Manifest,
     pub journal: Journal,
+    pub mirrors: Option<Arc<Mirrors>>,
     pub memory: Memory,
     pub layout: Arc<Layout>,
     pub lock: Box<dyn Send + Sync>,
@@ -165,6 +171,7 @@ impl State {
             opening: parts.opening,
             flushing: Mutex::new(()),
             journal: parts.journal,
+            mirrors: parts.mirrors,
             memory: parts.memory,
             signals: Signals::default(),
             moving: Mutex::new(()),
@@ -172,6 +179,7 @@ impl State {
             flushes: AtomicU64::new(0),
             records: Records::new(records),
             changed: Changed::new(records),
+            archived: AtomicU64::new(u64::MAX),
             shared: AtomicU64::new(0),
             shared_records: AtomicU64::new(0),
             keyspaces: RwLock::new(live),
@@ -325,6 +333,16 @@ impl State {
             return Ok(());
         }
         Err(unavailable(&layout, owners, None))
+    }
+
+    /// Says what an archive is complete up to; [`Seq::MAX`]: there is none.
+    pub fn hold_for_archive(&self, archived: Seq) {
+        self.archived.store(archived.0, Ordering::Release);
+    }
+
+    /// What an archive is complete up to.
+    pub fn archived(&self) -> Seq {
+        Seq(self.archived.load(Ordering::Acquire))
     }
 
     /// Records a duration in the log when it is long enough to be asked about.

@@ -12,6 +12,7 @@ pub struct Signals {
     flush: Condvar,
     tick: Condvar,
     change: Condvar,
+    mend: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +57,7 @@ impl Signals {
         self.flush.notify_all();
         self.tick.notify_all();
         self.change.notify_all();
+        self.mend.notify_all();
     }
 
     /// Waits for a wish to flush, or for `limit`; false once the threads are to end.
@@ -91,6 +93,14 @@ impl Signals {
             self.tick.wait(&mut wishes);
         }
         wishes.tick = false;
+        !wishes.stop
+    }
+
+    /// Waits for `length` before the journal's copies are looked after again; false once the threads are to end.
+    pub fn next_mend(&self, length: Duration) -> bool {
+        let end = Instant::now() + length;
+        let mut wishes = self.wishes.lock();
+        while !wishes.stop && !self.mend.wait_until(&mut wishes, end).timed_out() {}
         !wishes.stop
     }
 

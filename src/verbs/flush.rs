@@ -75,6 +75,8 @@ fn trim(state: &State) -> Result<()> {
     let oldest = |all: bool| layout.shards.iter().filter(|s| all || s.serves()).map(|s| s.applied()).min();
     let within = state.journal.stats().bytes <= state.settings.journal_retention;
     match oldest(within) {
+        // An archive that is behind holds it back as an offline shard does.
+        Some(applied) if within => state.journal.trim(applied.min(state.archived()).next()).map(|_| ()),
         Some(applied) => state.journal.trim(applied.next()).map(|_| ()),
         None => Ok(()),
     }

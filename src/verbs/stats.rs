@@ -65,6 +65,23 @@ pub struct JournalFigures {
     pub syncs: u64,
     /// Why nothing more can be written, if so.
     pub poisoned: Option<String>,
+    /// The copies, where there are several.
+    #[serde(default)]
+    pub mirrors: Vec<MirrorFigures>,
+}
+
+/// One copy's part of [`JournalFigures`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MirrorFigures {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Whether it is complete, and gets every write before it is acknowledged.
+    pub good: bool,
+    /// Whether it is being made anew.
+    pub rebuilding: bool,
+    /// Why it is not complete.
+    pub cause: Option<String>,
 }
 
 /// The last opening's part of [`Stats`].
@@ -170,6 +187,7 @@ pub fn stats(state: &State) -> Result<Stats> {
             bytes: journal.bytes,
             syncs: journal.syncs,
             poisoned: state.journal.poisoned().map(|e| e.to_string()),
+            mirrors: mirrors(state),
         },
         warnings: warnings(state, &shards, ring.replication_factor()),
         change: state.change.current().map(|epoch| state.change.progress(epoch)),
@@ -180,6 +198,17 @@ pub fn stats(state: &State) -> Result<Stats> {
             micros: state.opening.took.as_micros() as u64,
         },
     })
+}
+
+fn mirrors(state: &State) -> Vec<MirrorFigures> {
+    let copies = state.mirrors.as_ref().map(|mirrors| mirrors.copies()).unwrap_or_default();
+    let figures = copies.into_iter().map(|copy| MirrorFigures {
+        path: copy.dir,
+        good: copy.good,
+        rebuilding: copy.rebuilding,
+        cause: copy.cause.map(|cause| cause.to_string()),
+    });
+    figures.collect()
 }
 
 fn warnings(state: &State, shards: &[ShardStats], replicas: usize) -> Vec<String> {
@@ -197,6 +226,17 @@ fn warnings(state: &State, shards: &[ShardStats], replicas: usize) -> Vec<String
                  survived there",
                 shard.id
             ));
+        }
+    }
+    if let Some(error) = state.journal.shortage() {
+        warnings.push(format!(
+            "the journal cannot grow, and writes fail when its current segment is full: {error}"
+        ));
+    }
+    for MirrorFigures { path, good, cause, .. } in mirrors(state) {
+        if !good {
+            let (path, cause) = (path.display(), cause.unwrap_or_default());
+            warnings.push(format!("the copy of the journal at {path} is behind: {cause}"));
         }
     }
     if let Some(error) = state.change.current().and_then(|epoch| state.change.progress(epoch).error) {

@@ -7,6 +7,7 @@
 //! - It builds upon an earlier checkpoint only if this opening of the store took that one and knows every key that was
 //!   written since; what those keys are now is laid over it as one more layer. Else it reads everything.
 
+pub mod archive;
 mod delta;
 mod export;
 mod pace;

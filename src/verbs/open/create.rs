@@ -4,6 +4,7 @@
 //! to the last, so that an interrupted creation is taken up again and never mistaken for a damaged store; the manifest
 //! comes last but for the marker's removal.
 
+use super::journals;
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
@@ -116,6 +117,7 @@ pub fn create(
     let bytes = envelope::encode(kind, &Marker { store })?;
     disk.replace(&marker, &bytes).map_err(|e| Error::io("write the creation marker", &marker, e))?;
     let journal = dir.join(JOURNAL_DIR);
+    let config = journal_config(&manifest, options);
     if disk.exists(&journal).map_err(|e| Error::io("look for the journal", &journal, e))? {
         disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
     }
@@ -131,8 +133,11 @@ pub fn create(
         let identity = Identity { store, shard: spec.id, manifest: Some(manifest.clone()) };
         identity.store(disk, &spec.dir)?;
     }
-    Journal::create(seams.disk.clone(), &journal, journal_config(&manifest, options), last.next())?
-        .close()?;
+    if manifest.journals.is_empty() {
+        Journal::create(seams.disk.clone(), &journal, config, last.next())?.close()?;
+    } else {
+        journals::create(dir, &manifest, config, seams, last.next())?;
+    }
     disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
     manifest.store(disk, dir)?;
     end_creation(disk, dir)?;
@@ -207,6 +212,7 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
         options.shard.clone()
     };
     let paths = paths::resolve_all(disk, dir, [], shards.iter().map(|s| s.path.as_path()))?;
+    let journals = journals::of_new(disk, dir, options, &paths)?;
     let factor = options.replication_factor.unwrap_or(DEFAULT_REPLICATION_FACTOR.min(shards.len()));
     if factor > shards.len() {
         let most = shards.len();
@@ -235,6 +241,7 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
         next_keyspace: 1,
         topology: ring.topology().clone(),
         change: None,
+        journals,
     })
 }
 

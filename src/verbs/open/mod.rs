@@ -1,6 +1,7 @@
 //! Opening a store that exists, or making one that does not.
 
 mod create;
+mod journals;
 mod recover;
 
 pub use create::Contents;

@@ -5,6 +5,7 @@
 //! and a shard that lacks what the journal no longer has stays offline.
 
 use super::create::{self, Contents, LOCK};
+use super::journals::{self, Wanted};
 use crate::allocator;
 use crate::batch;
 use crate::disk::Disk;
@@ -12,6 +13,7 @@ use crate::engine::PowerLoss;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Journal;
+use crate::journal::mirror::{Found, Mirrors};
 use crate::manifest::{ChangeStep, Manifest, ShardEntry, ShardState};
 use crate::options::Options;
 use crate::shard::paths::{self, JOURNAL_DIR};
@@ -31,7 +33,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     }
     let disk = seams.disk.as_ref();
     let lock = lock(disk, dir, options)?;
-    let manifest = match Manifest::load(disk, dir)? {
+    let mut manifest = match Manifest::load(disk, dir)? {
         Some(manifest) => {
             let known = manifest.clone();
             let mut manifest = relocated(disk, dir, manifest, options)?;
@@ -52,23 +54,61 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         keyspaces: manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect(),
         layout: layout.clone(),
     };
-    let journal_dir = dir.join(JOURNAL_DIR);
     let config = create::journal_config(&manifest, options);
-    let first = Journal::first_retained(disk, &journal_dir, manifest.store)?;
+    let mut found = None;
+    if let Some(wanted) = journals::wanted(disk, dir, &manifest, options)? {
+        let Wanted { places, entries, accept } = wanted;
+        let look = Found::look(seams.disk.clone(), dir, manifest.store, places, accept.as_deref())?;
+        found = Some((look, entries));
+    }
+    let first = match &found {
+        Some((found, _)) => found.first_retained()?,
+        None => Journal::first_retained(disk, &dir.join(JOURNAL_DIR), manifest.store)?,
+    };
     let from = replay_from(first, &layout)?;
     let at_least = layout.shards.iter().map(|s| s.applied()).max().unwrap_or_default();
+    let mirrors = match found {
+        Some((found, entries)) => {
+            let mirrors = found.serve(from, at_least, seams.background)?;
+            if manifest.journals != entries {
+                manifest.journals = entries;
+                manifest.generation += 1;
+                manifest.store(disk, dir)?;
+            }
+            Some(mirrors)
+        }
+        None => None,
+    };
+    let (below, journal_dir) = below(&seams, dir, mirrors.as_ref());
     let (journal, report) =
-        Journal::open(seams.disk.clone(), &journal_dir, config, from, at_least, &mut |seq, ops| {
-            replay.visit(seq, ops)
-        })?;
+        Journal::open(below, &journal_dir, config, from, at_least, &mut |seq, ops| replay.visit(seq, ops))?;
     let memory = replay.memory;
     memory.resume_after(journal.last());
     let opening =
         Opening { replayed_frames: report.frames, replayed_bytes: report.bytes, took: started.elapsed() };
     state_limits(&layout);
-    let parts =
-        Parts { dir: dir.to_path_buf(), seams, settings, opening, manifest, journal, memory, layout, lock };
+    let parts = Parts {
+        dir: dir.to_path_buf(),
+        seams,
+        settings,
+        opening,
+        manifest,
+        journal,
+        mirrors,
+        memory,
+        layout,
+        lock,
+    };
     Ok(State::new(parts))
+}
+
+/// The disk and the directory that the journal works on. A single copy is written to as if it were the store's own.
+fn below(seams: &Seams, dir: &Path, mirrors: Option<&Arc<Mirrors>>) -> (Arc<dyn Disk>, PathBuf) {
+    match mirrors {
+        None => (seams.disk.clone(), dir.join(JOURNAL_DIR)),
+        Some(mirrors) if mirrors.copies().len() == 1 => (seams.disk.clone(), mirrors.dir().to_path_buf()),
+        Some(mirrors) => (mirrors.clone(), mirrors.dir().to_path_buf()),
+    }
 }
 
 fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send + Sync>> {

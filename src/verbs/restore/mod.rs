@@ -2,15 +2,16 @@
 //!
 //! Invariants: records go straight to the shards of their keys, in order, with the sequences that they had, and every shard is
 //! sealed as complete up to the checkpoint's; the caller writes the manifest after that, so nothing opens as a store before. Memory
-//! is bounded whatever the number of shards.
+//! is bounded whatever the number of shards. Archived commits follow in the order of their sequences.
 
-use crate::backup::Versions;
+use crate::backup::{BackupRepository, Versions};
 use crate::batch;
 use crate::error::{Error, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::manifest::Manifest;
+use crate::memtable::Table;
 use crate::record::{RunBuffer, RunRecord};
-use crate::shard::{Layout, Shard, ShardSpec, Worker, outcome};
+use crate::shard::{Layout, Run, Shard, ShardSpec, Turns, Worker, apply_to_all, outcome};
 use crate::state::Seams;
 use std::collections::HashSet;
 use std::path::Path;
@@ -72,8 +73,19 @@ fn close(layout: &Layout) {
     }
 }
 
+/// An archived log that goes on from where the records end.
+pub struct Tail<'a> {
+    pub repository: &'a BackupRepository,
+    pub store: u128,
+    /// The last sequence that is wanted.
+    pub until: Seq,
+}
+
+/// The bytes of commits that are gathered before the shards get them.
+const TABLE: usize = 8 << 20;
+
 /// Puts all records of `source` into the shards of a store that is being created in `dir`, and makes them durable. `upto`: what
-/// they are complete up to. Returns how many there were.
+/// they are complete up to. Then carries out what `tail` has after that. Returns how many records there were in the source.
 pub fn fill(
     dir: &Path,
     manifest: &Manifest,
@@ -81,11 +93,43 @@ pub fn fill(
     budget: u64,
     upto: Seq,
     source: &mut dyn Versions,
+    tail: Option<&Tail<'_>>,
 ) -> Result<u64> {
-    let layout = layout(dir, manifest, seams, budget)?;
-    let filled = fill_shards(&layout, manifest, upto, source);
+    let layout = Arc::new(layout(dir, manifest, seams, budget)?);
+    let filled = fill_shards(&layout, manifest, upto, source).and_then(|records| {
+        tail.map_or(Ok(()), |tail| replay(&layout, manifest, upto, tail)).map(|()| records)
+    });
     close(&layout);
     filled
+}
+
+/// Carries archived commits out, as a recovery does: through memtables, so that of each key the newest version reaches the shards.
+fn replay(layout: &Arc<Layout>, manifest: &Manifest, from: Seq, tail: &Tail<'_>) -> Result<()> {
+    let keyspaces: HashSet<KeyspaceId> = manifest.keyspaces.iter().map(|keyspace| keyspace.id).collect();
+    let mut table = Table::new();
+    tail.repository.replay(tail.store, from, tail.until, &mut |seq, ops| {
+        for op in batch::decode(ops) {
+            let op = op?;
+            if keyspaces.contains(&batch::keyspace_of(op.key)) {
+                table.insert(op.key, seq, op.value, &[])?;
+            }
+        }
+        if table.bytes() >= TABLE { flush(layout, std::mem::take(&mut table), &keyspaces) } else { Ok(()) }
+    })?;
+    flush(layout, table, &keyspaces)?;
+    for shard in &layout.shards {
+        let engine = shard.engine()?;
+        shard.begin_apply(engine.as_ref())?;
+        shard.seal(engine.as_ref(), tail.until)?;
+    }
+    Ok(())
+}
+
+fn flush(layout: &Arc<Layout>, table: Table, keyspaces: &HashSet<KeyspaceId>) -> Result<()> {
+    let run = Run::new(Arc::new(table), layout.clone(), Vec::new(), keyspaces.clone());
+    let turns = Arc::new(Turns::here(Arc::new(true.into())));
+    let failed = apply_to_all(&Arc::new(run), &turns, |_| |_: u64| ());
+    failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }
 
 fn fill_shards(layout: &Layout, manifest: &Manifest, upto: Seq, source: &mut dyn Versions) -> Result<u64> {

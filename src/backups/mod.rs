@@ -1,5 +1,10 @@
 //! Checkpoints, restores, exports and imports, as a user sees them.
 
+mod archiver;
+mod point;
+
+pub use archiver::Archiver;
+
 use crate::backup::checkpoint::{Body, CheckpointId, Source};
 use crate::backup::reader::{CheckpointReader, Reading};
 use crate::backup::stream::StreamReader;
@@ -15,9 +20,11 @@ use crate::ring::{Partitioner, Ring};
 use crate::state::Seams;
 use crate::store::Store;
 use crate::verbs;
+use crate::verbs::restore::Tail;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 impl Store {
     /// Puts a checkpoint of the store into a repository: what all keyspaces hold at one moment, with every batch whole. Returns its
@@ -62,6 +69,28 @@ impl Store {
         verbs::checkpoint::export(&self.handle.state, writer, &|range, at| self.scan_versions(range, at))
     }
 
+    /// Puts everything that has been committed up to now, and is not there yet, into the archive of a repository: with it a restore can
+    /// go on from a checkpoint to any later write ([`Restore::until`]). Returns what the archive is complete up to.
+    ///
+    /// From the first call on the journal is kept until it has been archived, as for an offline shard: up to
+    /// [`journal_retention`](Options::journal_retention).
+    ///
+    /// # Errors
+    /// `Io` if the repository cannot be written, `Mismatch` if another copy of the store has been archived there, `Corruption` or
+    /// `Poisoned` if the journal cannot be read. What was archived before is whole.
+    pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
+        verbs::checkpoint::archive::archive(&self.handle.state, repository, &mut Vec::new())
+    }
+
+    /// Archives continuously, on a thread of its own, until the value is dropped or [stopped](Archiver::stop): what is committed is in the
+    /// repository within a minute, or after 4 MiB. Where that fails it is tried again, and the log says why. It keeps the store open.
+    ///
+    /// # Errors
+    /// As [`archive`](Self::archive), which it begins with; `Io` if the thread cannot be started.
+    pub fn archive_continuously(&self, repository: &BackupRepository) -> Result<Archiver> {
+        Archiver::start(self.handle.clone(), repository.clone())
+    }
+
     fn scan_versions(&self, range: KeyRange, at: Seq) -> Result<Box<dyn Versions>> {
         let scan = verbs::scan::Scan::versions(self.handle.state.clone(), range, at)?;
         Ok(Box::new(scan))
@@ -83,6 +112,17 @@ pub struct Restore {
     body: Body,
     options: Options,
     only: Option<String>,
+    until: Option<At>,
+}
+
+/// A point in time to restore to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// After the write with this version, and before the next.
+    Seq(Seq),
+    /// What was there at this time by the clock of the source, and nothing later. It is known to about a second while a store is
+    /// archived continuously.
+    Time(SystemTime),
 }
 
 impl BackupRepository {
@@ -92,7 +132,7 @@ impl BackupRepository {
     /// As [`get`](Self::get).
     pub fn restore(&self, id: CheckpointId) -> Result<Restore> {
         let body = self.load(id)?;
-        Ok(Restore { repository: self.clone(), body, options: Options::new(), only: None })
+        Ok(Restore { repository: self.clone(), body, options: Options::new(), only: None, until: None })
     }
 
     /// Begins to restore the checkpoint with the highest number.
@@ -148,6 +188,15 @@ impl Restore {
         self
     }
 
+    /// Goes on from the checkpoint, by the archived log of its store, to a later write or time. Where that lies before the checkpoint, the last
+    /// one of the same store before it is taken. See [`Store::archive`].
+    ///
+    /// Keyspaces are those of the moment when that part of the log was archived, or of the part before.
+    pub fn until(mut self, at: At) -> Self {
+        self.until = Some(at);
+        self
+    }
+
     /// Makes the store in the directory `dir`, which is empty or absent, or where an earlier restore was interrupted, and opens
     /// it. Every byte is verified on its way. Memory: about the new store's budget and 64 MiB.
     ///
@@ -155,7 +204,7 @@ impl Restore {
     ///
     /// # Errors
     /// `Corruption` if the checkpoint is damaged: nothing is restored, and [`salvage`](Self::salvage) takes what is left. `NotFound` if
-    /// there is no keyspace of that name, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
+    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
     /// `Locked`, `Unsupported`, `Io`. After an error the directory is as empty as it was, as far as it could be cleared.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
         self.run(dir.as_ref(), seams(), false).map(|(store, _)| store)
@@ -170,20 +219,27 @@ impl Restore {
     }
 
     pub(crate) fn run(self, dir: &Path, seams: Seams, salvage: bool) -> Result<(Store, Vec<Damage>)> {
-        let only = self.only.as_deref().map(|name| named(&self.body, name)).transpose()?;
-        let options = completed(self.options, &self.body.source);
-        let reading = Reading::new(self.repository.storage.clone(), self.body.id, salvage);
-        let mut reader = CheckpointReader::new(reading, &self.body, only);
-        let store = restore(dir, &options, seams, &self.body, only, &mut reader)?;
+        let repository = &self.repository;
+        let (body, until) = match self.until {
+            Some(at) => point::base(repository, self.body, at)?,
+            None => (self.body, None),
+        };
+        let mut keyspaces = point::keyspaces(repository, &body, until)?;
+        if let Some(name) = &self.only {
+            let named = keyspaces.iter().find(|keyspace| keyspace.name == *name);
+            let missing =
+                || Error::new(ErrorKind::NotFound, format!("the checkpoint has no keyspace named {name:?}"));
+            let only = named.ok_or_else(missing)?.id;
+            keyspaces.retain(|keyspace| keyspace.id == only);
+        }
+        let only = self.only.as_ref().and_then(|_| keyspaces.first()).map(|keyspace| keyspace.id);
+        let options = completed(self.options, &body.source);
+        let reading = Reading::new(repository.storage.clone(), body.id, salvage);
+        let mut reader = CheckpointReader::new(reading, &body, only);
+        let tail = until.map(|until| Tail { repository, store: body.store, until });
+        let store = restore(dir, &options, seams, &body, keyspaces, &mut reader, tail.as_ref())?;
         Ok((store, reader.reading.damage))
     }
-}
-
-fn named(body: &Body, name: &str) -> Result<KeyspaceId> {
-    let found = body.keyspaces.iter().find(|keyspace| keyspace.name == name);
-    let missing =
-        || Error::new(ErrorKind::NotFound, format!("the checkpoint has no keyspace named {name:?}"));
-    found.map(|keyspace| keyspace.id).ok_or_else(missing)
 }
 
 /// The options with what the source was where they leave it open.
@@ -208,18 +264,23 @@ fn restore(
     options: &Options,
     seams: Seams,
     body: &Body,
-    only: Option<KeyspaceId>,
+    mut keyspaces: Vec<KeyspaceEntry>,
     records: &mut dyn Versions,
+    tail: Option<&Tail<'_>>,
 ) -> Result<Store> {
-    let mut keyspaces =
-        vec![KeyspaceEntry { id: KeyspaceId(0), name: DEFAULT_KEYSPACE.to_owned(), dropped: false }];
-    let others = body.keyspaces.iter().filter(|k| k.id != KeyspaceId(0) && only.is_none_or(|id| id == k.id));
-    keyspaces.extend(others.map(|k| KeyspaceEntry { id: k.id, name: k.name.clone(), dropped: false }));
+    if !keyspaces.iter().any(|keyspace| keyspace.id == KeyspaceId(0)) {
+        let name = DEFAULT_KEYSPACE.to_owned();
+        keyspaces.insert(0, KeyspaceEntry { id: KeyspaceId(0), name, dropped: false });
+    }
+    let next = keyspaces.iter().map(|keyspace| keyspace.id.0.saturating_add(1)).max().unwrap_or_default();
     let (budget, upto) = (options.memory_budget_or_default(), body.seq);
     let for_fill = seams.clone();
-    let mut fill =
-        |manifest: &_| verbs::restore::fill(dir, manifest, &for_fill, budget, upto, records).map(|_| upto);
-    let contents = verbs::open::Contents { keyspaces, next_keyspace: body.next_keyspace, fill: &mut fill };
+    let mut fill = |manifest: &_| {
+        verbs::restore::fill(dir, manifest, &for_fill, budget, upto, records, tail)?;
+        Ok(tail.map_or(upto, |tail| tail.until))
+    };
+    let next_keyspace = body.next_keyspace.max(next);
+    let contents = verbs::open::Contents { keyspaces, next_keyspace, fill: &mut fill };
     verbs::open::restore(dir, options, &seams, contents)?;
     Store::open_with(dir, options, seams)
 }
@@ -252,5 +313,6 @@ impl Options {
 pub(crate) fn import(options: &Options, reader: impl Read, dir: &Path, seams: Seams) -> Result<Store> {
     let mut stream = StreamReader::new(reader)?;
     let body = stream.body.clone();
-    restore(dir, &completed(options.clone(), &body.source), seams, &body, None, &mut stream)
+    let options = completed(options.clone(), &body.source);
+    restore(dir, &options, seams, &body, point::listed(&body), &mut stream, None)
 }

@@ -1,0 +1,353 @@
+//! Several copies of the journal, in directories that best lie on disks of their own.
+//!
+//! [`Mirrors`] is a disk below the journal that does everything in each of the copies' directories; the journal knows
+//! nothing of it. Rooms: `words` (which copies are complete, durably), `file` (an open file of all copies), `copy` (making
+//! one copy like another), `open` (which copies to believe, and mending them), `rebuild` (while the store serves).
+//!
+//! Invariants:
+//! - An operation has succeeded when every copy that counts has done it. A copy that failed where another did not counts no more,
+//!   and word of that is durable before the operation returns: nothing is acknowledged while a copy that lacks it
+//!   could be taken for a complete one.
+//! - Where every copy fails, none is dropped: it is the journal's failure, as with a single directory.
+//! - A copy is complete again only when all of it has been copied and synced, and nothing was written meanwhile.
+//!
+//! Lock order: the journal's own locks, `gate`, `handles`, a handle's files, `epoch`. No operation of a disk is called by one that
+//! holds the gate already.
+
+mod copy;
+mod file;
+mod open;
+mod rebuild;
+mod words;
+
+pub use open::{Found, Place};
+
+use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
+use crate::error::{Error, Result};
+use file::{Handle, MirrorFile, Syncer};
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use words::Word;
+
+/// One copy's directory.
+#[derive(Debug)]
+struct Mirror {
+    id: u32,
+    dir: PathBuf,
+    /// It is complete, and gets whatever is done.
+    good: AtomicBool,
+    /// Why it is not.
+    cause: Mutex<Option<Error>>,
+    rebuilding: AtomicBool,
+    /// Syncs beside the caller; none for the first copy, and where everything is to happen in one thread.
+    syncer: Option<Syncer>,
+}
+
+/// How a copy of the journal is.
+#[derive(Debug, Clone)]
+pub struct CopyState {
+    pub dir: PathBuf,
+    pub good: bool,
+    pub rebuilding: bool,
+    pub cause: Option<Error>,
+}
+
+/// A disk that keeps every file of the journal's directory several times. Paths are those of the first copy.
+#[derive(Debug)]
+pub struct Mirrors {
+    me: Weak<Mirrors>,
+    disk: Arc<dyn Disk>,
+    /// The store's directory.
+    home: PathBuf,
+    store: u128,
+    copies: Vec<Mirror>,
+    /// Held, shared, over every operation, and alone where nothing may happen between two looks.
+    gate: RwLock<()>,
+    /// The epoch of the newest word.
+    epoch: Mutex<u64>,
+    /// A copy may have word that it is complete, and is not: nothing may be acknowledged any more.
+    broken: OnceLock<Error>,
+    /// Files that are open for writing.
+    handles: Mutex<Vec<Weak<Handle>>>,
+    /// While a copy is made: the files that have changed since it was begun.
+    touched: Mutex<Option<BTreeSet<PathBuf>>>,
+    rebuild: Mutex<()>,
+}
+
+impl Mirrors {
+    /// `places`: the copies, and why those that are not complete are not. At least one.
+    fn new(
+        disk: Arc<dyn Disk>,
+        home: &Path,
+        store: u128,
+        places: Vec<(Place, Option<Error>)>,
+        epoch: u64,
+        parallel: bool,
+    ) -> Arc<Mirrors> {
+        let copies = places.into_iter().enumerate().map(|(index, (place, cause))| Mirror {
+            id: place.id,
+            dir: place.dir,
+            good: AtomicBool::new(cause.is_none()),
+            cause: Mutex::new(cause),
+            rebuilding: AtomicBool::new(false),
+            syncer: if parallel && index > 0 { Syncer::start() } else { None },
+        });
+        let copies = copies.collect();
+        Arc::new_cyclic(|me| Mirrors {
+            me: me.clone(),
+            disk,
+            home: home.to_path_buf(),
+            store,
+            copies,
+            gate: RwLock::new(()),
+            epoch: Mutex::new(epoch),
+            broken: OnceLock::new(),
+            handles: Mutex::new(Vec::new()),
+            touched: Mutex::new(None),
+            rebuild: Mutex::new(()),
+        })
+    }
+
+    /// The directory by which the journal calls all of them.
+    pub fn dir(&self) -> &Path {
+        self.copies.first().map_or(&self.home, |copy| &copy.dir)
+    }
+
+    /// How the copies are.
+    pub fn copies(&self) -> Vec<CopyState> {
+        let state = |copy: &Mirror| CopyState {
+            dir: copy.dir.clone(),
+            good: copy.good.load(Ordering::Acquire),
+            rebuilding: copy.rebuilding.load(Ordering::Relaxed),
+            cause: copy.cause.lock().clone(),
+        };
+        self.copies.iter().map(state).collect()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.broken.get().map_or(Ok(()), |cause| Err(cause.clone()))
+    }
+
+    /// The indexes of the copies that count.
+    fn good(&self) -> impl Iterator<Item = usize> + '_ {
+        self.copies.iter().enumerate().filter(|(_, c)| c.good.load(Ordering::Acquire)).map(|(index, _)| index)
+    }
+
+    /// Does `work` in every copy that counts.
+    fn each<T>(&self, path: &Path, work: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+        let _gate = self.gate.read();
+        self.touch(path);
+        let outcomes = self.good().map(|index| (index, work(&self.place(index, path))));
+        let outcomes = outcomes.collect();
+        self.judge(path, outcomes)
+    }
+
+    /// Where a path of the journal's lies in a copy.
+    fn place(&self, index: usize, path: &Path) -> PathBuf {
+        let Some(copy) = self.copies.get(index) else { return path.to_path_buf() };
+        match path.strip_prefix(self.dir()) {
+            Ok(rest) if rest.as_os_str().is_empty() => copy.dir.clone(),
+            Ok(rest) => copy.dir.join(rest),
+            // Creating a journal syncs the directory that holds it.
+            Err(_) if Some(path) == self.dir().parent() => copy.dir.parent().unwrap_or(path).to_path_buf(),
+            Err(_) => path.to_path_buf(),
+        }
+    }
+
+    /// Notes that a file changes. Before it does: whoever makes a copy looks only while nothing is going on.
+    fn touch(&self, path: &Path) {
+        if let Some(touched) = self.touched.lock().as_mut() {
+            touched.insert(path.to_path_buf());
+        }
+    }
+
+    /// What an operation has come to, from what it came to in each copy: those that failed alone count no more.
+    fn judge<T>(&self, path: &Path, outcomes: Vec<(usize, io::Result<T>)>) -> io::Result<T> {
+        let (mut done, mut failed) = (None, Vec::new());
+        for (index, outcome) in outcomes {
+            match outcome {
+                Ok(value) => done = done.or(Some(value)),
+                Err(e) => failed.push((index, e)),
+            }
+        }
+        if let Some(value) = done {
+            if failed.is_empty() {
+                return Ok(value);
+            }
+            let full = failed.iter().map(|(_, e)| e.kind()).find(|kind| is_full(*kind));
+            let causes = failed.into_iter().map(|(index, e)| {
+                (index, Error::io("keep a copy of the journal", self.place(index, path), e))
+            });
+            // Without word of it the operation has failed: what it was for is not acknowledged.
+            let dropped = self.drop_copies(causes.collect());
+            return dropped
+                .map(|()| value)
+                .map_err(|e| io::Error::new(full.unwrap_or(io::ErrorKind::Other), e));
+        }
+        let error = failed.into_iter().next().map(|(_, e)| e);
+        Err(error.unwrap_or_else(|| io::Error::other("no copy of the journal is left")))
+    }
+
+    /// Makes it durably known that some copies are not complete, then leaves them out.
+    fn drop_copies(&self, causes: Vec<(usize, Error)>) -> Result<()> {
+        let mut epoch = self.epoch.lock();
+        let dropped = |index: &usize| causes.iter().any(|(failed, _)| failed == index);
+        let good: Vec<usize> = self.good().filter(|index| !dropped(index)).collect();
+        if good.len() == self.good().count() {
+            return Ok(());
+        }
+        let more = self.give_word(&mut epoch, good)?;
+        for (index, cause) in causes.into_iter().chain(more) {
+            self.leave_out(index, cause);
+        }
+        Ok(())
+    }
+
+    fn leave_out(&self, index: usize, cause: Error) {
+        let Some(copy) = self.copies.get(index) else { return };
+        if copy.good.swap(false, Ordering::AcqRel) {
+            log::error!("a copy of the journal is left behind, and is made anew when it can be: {cause}");
+        }
+        *copy.cause.lock() = Some(cause);
+    }
+
+    /// Begins an epoch in which the copies `good` are complete and no others; returns those that had to be left out in
+    /// their turn, since they did not take the word.
+    fn give_word(&self, epoch: &mut u64, mut good: Vec<usize>) -> Result<Vec<(usize, Error)>> {
+        let mut lost = Vec::new();
+        loop {
+            *epoch += 1;
+            let ids = good.iter().filter_map(|index| self.copies.get(*index)).map(|copy| copy.id).collect();
+            let mut word = Word { store: self.store, mirror: None, epoch: *epoch, good: ids };
+            let before = lost.len();
+            for (index, copy) in good.iter().filter_map(|index| Some((*index, self.copies.get(*index)?))) {
+                word.mirror = Some(copy.id);
+                if let Err(e) = word.store(self.disk.as_ref(), &copy.dir) {
+                    lost.push((index, e));
+                }
+            }
+            if lost.len() == before {
+                word.mirror = None;
+                return word.store(self.disk.as_ref(), &self.home).map(|()| lost);
+            }
+            good.retain(|index| lost.iter().all(|(failed, _)| failed != index));
+            if let (true, Some((_, e))) = (good.is_empty(), lost.pop()) {
+                return Err(e);
+            }
+        }
+    }
+
+    /// The first answer that any copy gives.
+    fn first<T>(&self, path: &Path, work: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+        let _gate = self.gate.read();
+        let mut outcome = Err(io::Error::other("no copy of the journal is left"));
+        for index in self.good() {
+            outcome = work(&self.place(index, path));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+}
+
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl Disk for Mirrors {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.each(dir, |dir| self.disk.create_dir_all(dir))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.first(dir, |dir| self.disk.list(dir))
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.first(path, |path| self.disk.exists(path))
+    }
+
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        self.first(path, |path| self.disk.canonicalize(path))
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        match mode {
+            OpenMode::Read => self.first(path, |path| self.disk.open(path, mode)),
+            // A write past the cache would wait for one copy after the other; syncs run side by side.
+            OpenMode::Through => Err(io::ErrorKind::Unsupported.into()),
+            OpenMode::Write | OpenMode::CreateNew => {
+                let _gate = self.gate.read();
+                self.touch(path);
+                let opened: Vec<_> = self
+                    .good()
+                    .map(|index| (index, self.disk.open(&self.place(index, path), mode)))
+                    .collect();
+                let mut files: Vec<Option<Arc<dyn DiskFile>>> = vec![None; self.copies.len()];
+                let mut outcomes = Vec::new();
+                for (index, outcome) in opened {
+                    let slot = files.get_mut(index);
+                    outcomes.push((index, outcome.map(|file| slot.map_or((), |slot| *slot = Some(file)))));
+                }
+                self.judge(path, outcomes)?;
+                MirrorFile::new(self, path, files)
+            }
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _gate = self.gate.read();
+        self.touch(to);
+        let rename = |index| self.disk.rename(&self.place(index, from), &self.place(index, to));
+        let outcomes = self.good().map(|index| (index, rename(index))).collect();
+        self.judge(to, outcomes)?;
+        for handle in self.handles.lock().iter().filter_map(Weak::upgrade) {
+            handle.renamed(from, to);
+        }
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let _gate = self.gate.read();
+        let (mut outcomes, mut absent) = (Vec::new(), Vec::new());
+        for index in self.good() {
+            match self.disk.remove_file(&self.place(index, path)) {
+                // Gone is gone, if it was there in another copy.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => absent.push((index, Err(e))),
+                outcome => outcomes.push((index, outcome)),
+            }
+        }
+        if outcomes.is_empty() {
+            outcomes = absent;
+        }
+        self.judge(path, outcomes)
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.each(dir, |dir| self.disk.remove_dir_all(dir))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.each(dir, |dir| self.disk.sync_dir(dir))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock(path)
+    }
+
+    fn boot_id(&self) -> u128 {
+        self.disk.boot_id()
+    }
+
+    /// The most that any copy has: the others are left out when they are full.
+    fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
+        let spaces: io::Result<Vec<_>> =
+            self.good().map(|index| self.disk.space(&self.place(index, path))).collect();
+        Ok(spaces?.into_iter().flatten().max_by_key(|space| space.free))
+    }
+}

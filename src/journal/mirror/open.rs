@@ -1,0 +1,381 @@
+//! Which copies of a journal are to be believed, which of them serves, and mending the others, when a store is opened.
+//!
+//! | what is found | what is done |
+//! |---|---|
+//! | copies whose word is of the newest epoch and names them | believed; the undamaged one that reaches furthest serves |
+//! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
+//! | a copy of an older epoch, without a word, or absent | left out, and made anew while the store serves |
+//! | none that is believed | refused, unless the user accepts one |
+//! | no word in the store's directory, and a copy is absent | refused likewise: the absent one may have gone on alone |
+//! | all believed copies damaged | the error that the journal has with one directory |
+
+use super::words::Word;
+use super::{Mirrors, copy};
+use crate::disk::{Disk, OpenMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Seq;
+use crate::journal::Journal;
+use crate::journal::recovery::{self, Survey, Walker};
+use crate::journal::segment;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Where a copy lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub id: u32,
+    pub dir: PathBuf,
+    /// The manifest knew it before this opening; another one is never believed.
+    pub known: bool,
+    /// It is to be kept. If not, it may serve this opening, and is left alone then.
+    pub listed: bool,
+    /// The store's own directory of before it had copies, which may have no word yet.
+    pub implicit: bool,
+}
+
+/// What lies in the places.
+#[derive(Debug)]
+pub struct Found {
+    disk: Arc<dyn Disk>,
+    home: PathBuf,
+    store: u128,
+    /// With why a copy is not believed; none: it is.
+    places: Vec<(Place, Option<Error>)>,
+    epoch: u64,
+    /// The words say of every copy what it is.
+    settled: bool,
+    /// A copy was accepted that may have been left behind after a failed sync.
+    accepted: bool,
+}
+
+impl Mirrors {
+    /// Makes the directories for the copies of a new store's journal. What an interrupted creation has left is taken over.
+    ///
+    /// # Errors
+    /// `Foreign`: a directory holds other files. `Io`.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        home: &Path,
+        store: u128,
+        places: Vec<Place>,
+        parallel: bool,
+    ) -> Result<Arc<Self>> {
+        for Place { dir, .. } in &places {
+            let io = |e| Error::io("make the journal's directory", dir, e);
+            disk.create_dir_durably(dir).map_err(io)?;
+            Word::load(disk.as_ref(), dir, store)?;
+            let ours = copy::names(disk.as_ref(), dir)?;
+            let fits =
+                |n: &String| ours.contains(n) || n.starts_with(super::words::FILE) || n == "lost+found";
+            if let Some(name) = disk.list(dir).map_err(io)?.iter().find(|name| !fits(name)) {
+                let text = format!("the directory for the journal is not empty: it holds {name}");
+                return Err(Error::new(ErrorKind::Foreign, text)
+                    .at(dir)
+                    .remedy("name an empty or new directory"));
+            }
+        }
+        let places = places.into_iter().map(|place| (place, None)).collect();
+        Ok(Mirrors::new(disk, home, store, places, 0, parallel))
+    }
+
+    /// Which copy a directory says that it holds.
+    ///
+    /// # Errors
+    /// `Foreign`: it is another store's.
+    pub fn identify(disk: &dyn Disk, dir: &Path, store: u128) -> Result<Option<u32>> {
+        match Word::load(disk, dir, store) {
+            Err(e) if e.kind() == ErrorKind::Foreign => Err(e),
+            word => Ok(word.ok().flatten().and_then(|word| word.mirror)),
+        }
+    }
+
+    /// Says for the first time that all copies are complete.
+    ///
+    /// # Errors
+    /// `Io`: one is not.
+    pub fn vouch(&self) -> Result<()> {
+        let lost = self.give_word(&mut self.epoch.lock(), (0..self.copies.len()).collect())?;
+        let causes = self.copies.iter().filter_map(|copy| copy.cause.lock().clone());
+        lost.into_iter().map(|(_, cause)| cause).chain(causes).next().map_or(Ok(()), Err)
+    }
+}
+
+impl Found {
+    /// Reads every copy's word. `accept`: a copy that the user takes as it is, should none be believed.
+    ///
+    /// # Errors
+    /// `Refused`: no copy is believed. `Foreign`: a directory is another store's.
+    pub fn look(
+        disk: Arc<dyn Disk>,
+        home: &Path,
+        store: u128,
+        places: Vec<Place>,
+        accept: Option<&Path>,
+    ) -> Result<Found> {
+        let word_in_home = match Word::load(disk.as_ref(), home, store) {
+            Err(e) if e.kind() == ErrorKind::Corruption => {
+                log::warn!("{e}");
+                None
+            }
+            word => word?,
+        };
+        let mut words = Vec::new();
+        for place in &places {
+            match Word::load(disk.as_ref(), &place.dir, store) {
+                Err(e) if e.kind() == ErrorKind::Foreign => return Err(e),
+                word => words.push(word),
+            }
+        }
+        let heard = words.iter().filter_map(|word| word.as_ref().ok()?.as_ref()).chain(&word_in_home);
+        let epoch = heard.clone().map(|word| word.epoch).max().unwrap_or(0);
+        let newest: Vec<u32> =
+            heard.filter(|w| w.epoch == epoch).flat_map(|w| w.good.iter().copied()).collect();
+        let all_heard =
+            places.iter().zip(&words).all(|(place, word)| !place.known || matches!(word, Ok(Some(_))));
+        let fresh = epoch == 0 && places.iter().any(|place| place.implicit);
+        let certain = word_in_home.is_some() || all_heard || fresh;
+        let mut judged: Vec<(Place, Option<Error>)> = places
+            .into_iter()
+            .zip(words)
+            .map(|(place, word)| {
+                let cause = if certain { doubt(&place, word, epoch) } else { Some(uncertain(&place, word)) };
+                (place, cause)
+            })
+            .collect();
+        let accepted = judged.iter().all(|(_, cause)| cause.is_some());
+        if accepted {
+            accept_one(disk.as_ref(), &mut judged, accept)?;
+        }
+        let good = |(place, cause): &(Place, Option<Error>)| cause.is_none() && place.listed;
+        let mut believed: Vec<u32> = judged.iter().filter(|p| good(p)).map(|(place, _)| place.id).collect();
+        let mut named = newest;
+        believed.sort_unstable();
+        named.sort_unstable();
+        named.dedup();
+        let settled = epoch > 0 && named == believed && word_in_home.is_some_and(|word| word.epoch == epoch);
+        Ok(Found { disk, home: home.to_path_buf(), store, places: judged, epoch, settled, accepted })
+    }
+
+    fn believed(&self) -> impl Iterator<Item = (usize, &Place)> {
+        let all = self.places.iter().enumerate();
+        all.filter(|(_, (_, cause))| cause.is_none()).map(|(index, (place, _))| (index, place))
+    }
+
+    /// The oldest sequence that a replay could begin with.
+    ///
+    /// # Errors
+    /// As [`Journal::first_retained`], if it fails in all copies.
+    pub fn first_retained(&self) -> Result<Seq> {
+        let first =
+            |(_, place): (usize, &Place)| Journal::first_retained(self.disk.as_ref(), &place.dir, self.store);
+        let firsts: Vec<Result<Seq>> = self.believed().map(first).collect();
+        let least = firsts.iter().filter_map(|first| first.as_ref().ok()).min().copied();
+        least.map_or_else(|| firsts.into_iter().collect::<Result<Vec<_>>>().map(|_| Seq::ZERO), Ok)
+    }
+
+    /// Finds the copy that reaches furthest, and makes the other believed ones like it; what is returned is the disk for
+    /// [`Journal::open`] with the same `from` and `at_least`.
+    ///
+    /// # Errors
+    /// As [`Journal::open`], if it fails in all copies.
+    pub fn serve(self, from: Seq, at_least: Seq, parallel: bool) -> Result<Arc<Mirrors>> {
+        let disk = self.disk.clone();
+        let (best, generation) = self.best(from, at_least)?;
+        let Some((source, _)) = self.places.get(best).cloned() else { return Err(nothing_left(&self.home)) };
+        let suspect = self.suspect(&source.dir)?;
+        let (mut good, mut mend, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (place, mut cause)) in self.places.into_iter().enumerate().filter(|(_, (p, _))| p.listed)
+        {
+            let at = places.len();
+            if index == best {
+                good.insert(0, at);
+            } else if cause.is_none() && suspect {
+                mend.push((at, true));
+                cause = Some(Error::corruption("a sync of the journal has failed").at(&place.dir));
+            } else if cause.is_none() {
+                match copy::align(disk.as_ref(), &source.dir, &place.dir, generation, false) {
+                    Ok(false) => good.push(at),
+                    _ => {
+                        mend.push((at, false));
+                        cause = Some(Error::corruption("it differs from another copy").at(&place.dir));
+                    }
+                }
+            } else if !source.listed {
+                mend.push((at, true));
+            }
+            places.push((place, cause));
+        }
+        let settled = self.settled && mend.is_empty();
+        let mirrors = Mirrors::new(disk, &self.home, self.store, places, self.epoch, parallel);
+        if !settled {
+            mirrors.settle(&source.dir, generation, good, mend)?;
+        }
+        Ok(mirrors)
+    }
+
+    /// Whether the system may hold bytes of a believed copy in memory that it no longer means to write. If so, the one that
+    /// serves gets the note that makes the journal write it again; comparing would not show it.
+    fn suspect(&self, serves: &Path) -> Result<bool> {
+        let noted = |dir: &Path| self.disk.exists(&dir.join(segment::POISONED)).unwrap_or(true);
+        if !self.accepted && !self.believed().any(|(_, place)| noted(&place.dir)) {
+            return Ok(false);
+        }
+        if !noted(serves) {
+            let io = |e| Error::io("note a failed sync in a copy of the journal", serves, e);
+            self.disk.open(&serves.join(segment::POISONED), OpenMode::CreateNew).map_err(io)?;
+            copy::sync_dir(self.disk.as_ref(), serves)?;
+        }
+        Ok(true)
+    }
+
+    /// The undamaged copy that reaches furthest, and the generation that a replay begins with there.
+    fn best(&self, from: Seq, at_least: Seq) -> Result<(usize, u64)> {
+        // A single one is read by the journal itself, which says what is wrong with it.
+        if let [(index, _)] = self.believed().collect::<Vec<_>>().as_slice() {
+            return Ok((*index, 0));
+        }
+        let mut best: Option<(Seq, usize, u64)> = None;
+        let mut first_error = None;
+        for (index, place) in self.believed() {
+            match self.reach(&place.dir, from, at_least) {
+                Ok((end, generation)) if best.is_none_or(|(furthest, ..)| end > furthest) => {
+                    best = Some((end, index, generation));
+                }
+                Ok(_) => {}
+                Err(e) => {
+                    log::warn!("a copy of the journal cannot be used: {e}");
+                    first_error = first_error.or(Some(e));
+                }
+            }
+        }
+        match best {
+            Some((_, index, generation)) => Ok((index, generation)),
+            None => Err(first_error.unwrap_or_else(|| nothing_left(&self.home))),
+        }
+    }
+
+    /// Where the log ends in one copy, and the generation that a replay begins with.
+    fn reach(&self, dir: &Path, from: Seq, at_least: Seq) -> Result<(Seq, u64)> {
+        let survey = Survey::read(self.disk.as_ref(), dir, self.store, from)?;
+        let start = recovery::start(&survey.segments, from);
+        let mut walker = Walker {
+            disk: self.disk.as_ref(),
+            segments: &survey.segments,
+            boot_id: self.disk.boot_id(),
+            from,
+            at_least: at_least.max(from),
+            visit: &mut |_, _| Ok(()),
+            visited: (0, 0),
+            buf: Vec::new(),
+        };
+        let end = walker.walk()?.end;
+        Ok((end, survey.segments.get(start).map_or(0, |segment| segment.header.generation)))
+    }
+}
+
+impl Mirrors {
+    /// Gives word that the copies `good` are complete and no others, then mends those to be mended (true: from scratch), and
+    /// gives word of them too.
+    fn settle(
+        &self,
+        from: &Path,
+        generation: u64,
+        mut good: Vec<usize>,
+        mend: Vec<(usize, bool)>,
+    ) -> Result<()> {
+        let mut epoch = self.epoch.lock();
+        if !good.is_empty() {
+            for (lost, cause) in self.give_word(&mut epoch, good.clone())? {
+                good.retain(|index| *index != lost);
+                self.leave_out(lost, cause);
+            }
+        }
+        if mend.is_empty() {
+            return Ok(());
+        }
+        for (index, anew) in mend {
+            let Some(mirror) = self.copies.get(index) else { continue };
+            match mend_one(self.disk.as_ref(), from, &mirror.dir, generation, anew) {
+                Ok(()) => {
+                    log::warn!("the copy of the journal at {} was mended", mirror.dir.display());
+                    good.push(index);
+                }
+                Err(e) => *mirror.cause.lock() = Some(e),
+            }
+        }
+        if good.is_empty() {
+            let cause = self.copies.iter().find_map(|mirror| mirror.cause.lock().clone());
+            return Err(cause.unwrap_or_else(|| nothing_left(&self.home)));
+        }
+        let lost = self.give_word(&mut epoch, good.clone())?;
+        for index in good.into_iter().filter(|index| lost.iter().all(|(failed, _)| failed != index)) {
+            if let Some(mirror) = self.copies.get(index) {
+                *mirror.cause.lock() = None;
+                mirror.good.store(true, Ordering::Release);
+            }
+        }
+        lost.into_iter().for_each(|(index, cause)| self.leave_out(index, cause));
+        Ok(())
+    }
+}
+
+fn mend_one(disk: &dyn Disk, from: &Path, to: &Path, generation: u64, anew: bool) -> Result<()> {
+    if anew {
+        disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
+        copy::clear(disk, to)?;
+    }
+    copy::align(disk, from, to, generation, true).map(drop)
+}
+
+/// Why a copy is not believed, if so.
+fn doubt(place: &Place, word: Result<Option<Word>>, epoch: u64) -> Option<Error> {
+    let behind = |text: String| Error::new(ErrorKind::Unavailable, text).at(&place.dir);
+    match word {
+        Err(e) => Some(e),
+        _ if !place.known => Some(behind("the copy of the journal is new".into())),
+        Ok(None) if place.implicit && epoch == 0 => None,
+        Ok(None) => Some(behind("there is no copy of the journal, or no word that it is complete".into())),
+        Ok(Some(word)) if word.mirror != Some(place.id) => {
+            Some(behind("the directory holds another copy of the journal than it should".into()))
+        }
+        Ok(Some(word)) if word.epoch < epoch || !word.good.contains(&place.id) => Some(behind(format!(
+            "the copy of the journal is not complete: its word is of epoch {}, writes went on without it in epoch {epoch}",
+            word.epoch
+        ))),
+        Ok(Some(_)) => None,
+    }
+}
+
+fn uncertain(place: &Place, word: Result<Option<Word>>) -> Error {
+    let text = match word {
+        Err(e) => return e,
+        Ok(None) => "there is no copy of the journal, or no word that it is complete",
+        Ok(Some(_)) => {
+            "a copy of the journal is here, but writes may have gone on without it in one that is absent"
+        }
+    };
+    Error::new(ErrorKind::Unavailable, text).at(&place.dir)
+}
+
+/// Believes the copy that the user accepts, or says which there are.
+fn accept_one(disk: &dyn Disk, places: &mut [(Place, Option<Error>)], accept: Option<&Path>) -> Result<()> {
+    let chosen = places.iter_mut().find(|(place, _)| Some(place.dir.as_path()) == accept);
+    if let Some((place, cause)) = chosen
+        && copy::names(disk, &place.dir).is_ok_and(|names| !names.is_empty())
+    {
+        log::warn!("the copy of the journal at {} is taken as it is, as was asked for", place.dir.display());
+        *cause = None;
+        return Ok(());
+    }
+    let causes: Vec<String> =
+        places.iter().filter_map(|(_, cause)| Some(cause.as_ref()?.to_string())).collect();
+    let text = format!("no copy of the journal is known to be complete: {}", causes.join("; "));
+    Err(Error::new(ErrorKind::Refused, text).remedy(
+        "bring the missing copies back; or go on without the writes that may be missing, with Options::accept_journal",
+    ))
+}
+
+fn nothing_left(home: &Path) -> Error {
+    Error::corruption("no copy of the journal is there").at(home).remedy("bring one of them back")
+}

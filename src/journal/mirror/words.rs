@@ -1,0 +1,59 @@
+//! The word on which copies of a journal are complete: a small file in every copy, and one in the store's directory.
+//!
+//! Invariant: the word of an epoch is in the store's directory and in every copy that it calls complete before anything
+//! is acknowledged that the other copies lack. So a copy is believed only if its own word is of the newest epoch found
+//! anywhere, and names it.
+
+use crate::disk::Disk;
+use crate::envelope::{self, Kind, hex128};
+use crate::error::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// The name of the file.
+pub const FILE: &str = "MIRRORS";
+
+const KIND: Kind = Kind {
+    magic: b"ANNULUSR",
+    version: 1,
+    oldest: 1,
+    name: "word on the journal's copies",
+    remedy: "restore it from a copy, or remove it: without it, opening asks for every copy of the journal",
+};
+
+/// What one such file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Word {
+    #[serde(with = "hex128")]
+    pub store: u128,
+    /// The copy that it lies in; none in the store's directory.
+    pub mirror: Option<u32>,
+    /// Counts the changes of what is complete.
+    pub epoch: u64,
+    /// The copies that are complete.
+    pub good: Vec<u32>,
+}
+
+impl Word {
+    /// Reads the word in `dir`; none if there is no such file, or no such directory.
+    pub fn load(disk: &dyn Disk, dir: &Path, store: u128) -> Result<Option<Word>> {
+        let path = dir.join(FILE);
+        let bytes =
+            disk.read(&path).map_err(|e| Error::io("read the word on the journal's copies", &path, e))?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let word: Word = envelope::decode(KIND, &path, &bytes)?;
+        if word.store != store {
+            let text = format!("the directory holds a copy of the journal of store {:032x}", word.store);
+            return Err(Error::new(ErrorKind::Foreign, text).at(dir).remedy("name another directory"));
+        }
+        Ok(Some(word))
+    }
+
+    /// Makes it the word in `dir`, durably.
+    pub fn store(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        let bytes = envelope::encode(KIND, self)?;
+        disk.replace(&path, &bytes).map_err(|e| Error::io("write the word on the journal's copies", &path, e))
+    }
+}

@@ -1,0 +1,147 @@
+//! Where the journal lies: in the store's own directory, or in those that the user names.
+//!
+//! Invariant: what the manifest lists is what the options of the last opening came to, and the words of the copies say
+//! the same before it is written.
+
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Seq;
+use crate::journal::mirror::{Mirrors, Place};
+use crate::journal::{Journal, JournalConfig};
+use crate::manifest::{JournalEntry, Manifest};
+use crate::options::Options;
+use crate::shard::paths::{self, JOURNAL_DIR};
+use crate::state::Seams;
+use std::path::{Path, PathBuf};
+
+/// The copies that were, and that are to be.
+#[derive(Debug)]
+pub struct Wanted {
+    pub places: Vec<Place>,
+    /// What the manifest is to list.
+    pub entries: Vec<JournalEntry>,
+    /// The copy that the user takes as it is.
+    pub accept: Option<PathBuf>,
+}
+
+/// The entries of a store that is created.
+pub fn of_new(
+    disk: &dyn Disk,
+    dir: &Path,
+    options: &Options,
+    shards: &[PathBuf],
+) -> Result<Vec<JournalEntry>> {
+    let paths = resolved(disk, dir, &options.journals, shards)?;
+    let base = paths::resolve(disk, dir)?;
+    Ok((0..).zip(paths).map(|(id, path)| JournalEntry { id, path: relative(&base, path) }).collect())
+}
+
+/// Makes the copies of a new store's journal.
+pub fn create(
+    dir: &Path,
+    manifest: &Manifest,
+    config: JournalConfig,
+    seams: &Seams,
+    first: Seq,
+) -> Result<()> {
+    let places = manifest.journals.iter().map(|entry| Place {
+        id: entry.id,
+        dir: dir.join(&entry.path),
+        known: true,
+        listed: true,
+        implicit: false,
+    });
+    let disk = seams.disk.clone();
+    let mirrors = Mirrors::create(disk, dir, manifest.store, places.collect(), seams.background)?;
+    let at = mirrors.dir().to_path_buf();
+    Journal::create(mirrors.clone(), &at, config, first)?.close()?;
+    mirrors.vouch()
+}
+
+/// What an existing store's manifest and the options come to; none: the journal lies in the store's own directory, and
+/// nothing else was ever asked for.
+pub fn wanted(disk: &dyn Disk, dir: &Path, manifest: &Manifest, options: &Options) -> Result<Option<Wanted>> {
+    if manifest.journals.is_empty() && options.journals.is_empty() {
+        return Ok(None);
+    }
+    let implicit = manifest.journals.is_empty();
+    let known = match implicit {
+        true => vec![JournalEntry { id: 0, path: JOURNAL_DIR.into() }],
+        false => manifest.journals.clone(),
+    };
+    let mut places = Vec::new();
+    for entry in known {
+        let path = paths::resolve(disk, &dir.join(&entry.path))?;
+        places.push(Place { id: entry.id, dir: path, known: true, listed: false, implicit });
+    }
+    let shards: Vec<PathBuf> = manifest.shards.iter().map(|shard| shard.path.clone()).collect();
+    let mut asked = resolved(disk, dir, &options.journals, &shards)?;
+    if asked.is_empty() {
+        asked = places.iter().map(|place| place.dir.clone()).collect();
+    }
+    let mut next = places.iter().map(|place| place.id.saturating_add(1)).max().unwrap_or(0);
+    let base = paths::resolve(disk, dir)?;
+    let mut entries = Vec::new();
+    for path in asked {
+        let index = match places.iter().position(|place| place.dir == path) {
+            Some(index) => index,
+            None => {
+                // Not where one was: the directory itself says which copy it is, if it is one that was moved.
+                let moved = Mirrors::identify(disk, &path, manifest.store)?;
+                let away =
+                    |p: &Place| Some(p.id) == moved && !p.listed && !disk.exists(&p.dir).unwrap_or(true);
+                match places.iter().position(away) {
+                    Some(index) => index,
+                    None => {
+                        let place = Place {
+                            id: next,
+                            dir: path.clone(),
+                            known: false,
+                            listed: true,
+                            implicit: false,
+                        };
+                        next = next.saturating_add(1);
+                        places.push(place);
+                        places.len() - 1
+                    }
+                }
+            }
+        };
+        if let Some(place) = places.get_mut(index) {
+            (place.listed, place.dir) = (true, path.clone());
+            entries.push(JournalEntry { id: place.id, path: relative(&base, path) });
+        }
+    }
+    let accept = options.accept_journal.as_deref().map(|path| paths::resolve(disk, path)).transpose()?;
+    Ok(Some(Wanted { places, entries, accept }))
+}
+
+fn relative(base: &Path, path: PathBuf) -> PathBuf {
+    path.strip_prefix(base).map(Path::to_path_buf).unwrap_or(path)
+}
+
+/// The absolute paths of the directories, checked against each other and the shards'.
+fn resolved(disk: &dyn Disk, dir: &Path, asked: &[PathBuf], shards: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let base = paths::resolve(disk, dir)?;
+    let shards: Vec<PathBuf> =
+        shards.iter().map(|path| paths::resolve(disk, &dir.join(path))).collect::<Result<_>>()?;
+    let mut all: Vec<PathBuf> = Vec::new();
+    for asked in asked {
+        let path = paths::resolve(disk, asked)?;
+        let touches = |other: &PathBuf| path.starts_with(other) || other.starts_with(&path);
+        let taken = if path == base || base.starts_with(&path) {
+            "is, or holds, the store's own"
+        } else if all.iter().any(touches) {
+            "is named twice, or lies inside another"
+        } else if shards.iter().any(touches) {
+            "is, holds or lies inside that of a shard"
+        } else {
+            all.push(path);
+            continue;
+        };
+        return Err(Error::new(ErrorKind::InvalidInput, format!("a directory for the journal {taken}"))
+            .at(asked)
+            .remedy("give each copy of the journal a directory of its own"));
+    }
+    Ok(all)
+}

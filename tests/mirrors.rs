@@ -1,0 +1,209 @@
+//! A store whose journal lies in several directories, on real files: losses, moves, additions, and what is refused.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use annulus::testing::{self, RealDisk, Seams, SledFactory};
+use annulus::{Durability, ErrorKind, Options, Stats, Store};
+use common::copy;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn options() -> Options {
+    Options::new().shards(2).memory_budget(8 << 20).journal_segment_bytes(64 << 10)
+}
+
+/// Without threads: what is left behind is mended when it is asked for.
+fn open(place: &Path, options: &Options) -> annulus::Result<Store> {
+    let seams = Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: false };
+    testing::open(place, options, seams)
+}
+
+fn write(store: &Store, numbers: std::ops::Range<u32>) {
+    for n in numbers {
+        store.insert_with(n.to_be_bytes(), vec![n as u8; 700], Durability::Sync).unwrap();
+    }
+}
+
+fn check(store: &Store, count: u32) {
+    for n in 0..count {
+        assert_eq!(store.get(n.to_be_bytes()).unwrap().as_deref(), Some(&vec![n as u8; 700][..]), "{n}");
+    }
+}
+
+fn good(stats: &Stats) -> Vec<bool> {
+    stats.journal.mirrors.iter().map(|mirror| mirror.good).collect()
+}
+
+struct Place {
+    home: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place { home: tempfile::tempdir().unwrap() }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn remove(&self, name: &str) {
+        std::fs::remove_dir_all(self.at(name)).unwrap();
+    }
+}
+
+#[test]
+fn the_loss_of_either_copy_loses_nothing_and_it_is_made_anew() {
+    let place = Place::new();
+    let two = options().journal_dirs([place.at("a/journal"), place.at("b/journal")]);
+    let store = open(&place.at("store"), &two).unwrap();
+    assert!(!place.at("store/journal").exists());
+    write(&store, 0..300);
+    drop(store);
+    for (round, lost) in ["a", "b", "a"].into_iter().enumerate() {
+        let count = 300 + 50 * round as u32;
+        place.remove(lost);
+        // The store knows where they are: the options need not say it again.
+        let store = open(&place.at("store"), &options()).unwrap();
+        check(&store, count);
+        let stats = store.stats().unwrap();
+        assert_eq!(good(&stats), [lost == "b", lost == "a"]);
+        assert!(stats.warnings.iter().any(|warning| warning.contains(lost)), "{:?}", stats.warnings);
+        write(&store, count..count + 50);
+        assert_eq!(testing::mend(&store), 1);
+        assert_eq!(good(&store.stats().unwrap()), [true, true]);
+        assert!(store.stats().unwrap().warnings.is_empty());
+        check(&store, count + 50);
+    }
+}
+
+#[test]
+fn threads_mend_a_copy_while_the_store_serves() {
+    let place = Place::new();
+    let two = options().journal_dirs([place.at("a"), place.at("b")]);
+    let store = two.open(place.at("store")).unwrap();
+    write(&store, 0..200);
+    drop(store);
+    place.remove("b");
+    let store = two.open(place.at("store")).unwrap();
+    let mut n = 200;
+    while good(&store.stats().unwrap()) != [true, true] {
+        write(&store, n..n + 1);
+        n += 1;
+    }
+    write(&store, n..n + 5);
+    drop(store);
+    place.remove("a");
+    check(&two.open(place.at("store")).unwrap(), n + 5);
+}
+
+#[test]
+fn a_copy_from_before_is_refused_alone_and_accepted_by_name() {
+    let place = Place::new();
+    let two = options().journal_dirs([place.at("a"), place.at("b")]);
+    let store = open(&place.at("store"), &two).unwrap();
+    write(&store, 0..20);
+    drop(store);
+    copy(&place.at("b"), &place.at("old"));
+    place.remove("b");
+    let store = open(&place.at("store"), &two).unwrap();
+    write(&store, 20..40);
+    drop(store);
+    // The old copy turns up again, and the good one is gone.
+    copy(&place.at("old"), &place.at("b"));
+    place.remove("a");
+    let error = open(&place.at("store"), &two).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(error.to_string().contains("accept_journal"), "{error}");
+    let store = open(&place.at("store"), &two.clone().accept_journal(place.at("b"))).unwrap();
+    check(&store, 20);
+    assert_eq!(store.get(20u32.to_be_bytes()).unwrap(), None);
+    assert_eq!(testing::mend(&store), 1);
+    write(&store, 20..25);
+    drop(store);
+    check(&open(&place.at("store"), &two).unwrap(), 25);
+}
+
+#[test]
+fn copies_are_added_left_out_and_moved_at_an_opening() {
+    let place = Place::new();
+    let at = place.at("store");
+    let store = open(&at, &options()).unwrap();
+    write(&store, 0..50);
+    drop(store);
+    let with = |names: &[&str]| options().journal_dirs(names.iter().map(|name| place.at(name)));
+    // One more beside the store's own.
+    let store = open(&at, &with(&["store/journal", "b"])).unwrap();
+    check(&store, 50);
+    assert_eq!(good(&store.stats().unwrap()), [true, false]);
+    assert_eq!(testing::mend(&store), 1);
+    write(&store, 50..60);
+    drop(store);
+    // Out of the store's own directory altogether, with a third.
+    let store = open(&at, &with(&["b", "c"])).unwrap();
+    check(&store, 60);
+    assert_eq!(testing::mend(&store), 1);
+    write(&store, 60..70);
+    drop(store);
+    // Moved; the directory says itself which it is.
+    std::fs::rename(place.at("c"), place.at("d")).unwrap();
+    let store = open(&at, &with(&["b", "d"])).unwrap();
+    assert_eq!(good(&store.stats().unwrap()), [true, true]);
+    write(&store, 70..80);
+    drop(store);
+    // Only one, which was not among them: filled before the store opens.
+    let store = open(&at, &with(&["e"])).unwrap();
+    check(&store, 80);
+    write(&store, 80..90);
+    drop(store);
+    for name in ["b", "d", "store/journal"] {
+        place.remove(name);
+    }
+    let store = open(&at, &options()).unwrap();
+    check(&store, 90);
+    assert_eq!(good(&store.stats().unwrap()), [true]);
+}
+
+#[test]
+fn a_copy_that_was_left_out_is_not_believed_when_it_comes_back() {
+    let place = Place::new();
+    let at = place.at("store");
+    let with = |names: &[&str]| options().journal_dirs(names.iter().map(|name| place.at(name)));
+    write(&open(&at, &with(&["a", "b"])).unwrap(), 0..20);
+    write(&open(&at, &with(&["a"])).unwrap(), 20..40);
+    let store = open(&at, &with(&["b", "a"])).unwrap();
+    check(&store, 40);
+    assert_eq!(good(&store.stats().unwrap()), [false, true]);
+    drop(store);
+    place.remove("a");
+    assert_eq!(open(&at, &with(&["b"])).map(drop).unwrap_err().kind(), ErrorKind::Refused);
+}
+
+#[test]
+fn directories_that_get_in_each_others_way_are_refused() {
+    let place = Place::new();
+    let at = place.at("store");
+    for (names, what) in [
+        (vec!["a", "a"], "named twice"),
+        (vec!["a", "a/b"], "inside another"),
+        (vec!["store"], "store's own"),
+        (vec!["store/shards/0000/j"], "a shard"),
+    ] {
+        let asked = options().journal_dirs(names.iter().map(|name| place.at(name)));
+        let error = open(&at, &asked).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    std::fs::create_dir(place.at("full")).unwrap();
+    std::fs::write(place.at("full/notes"), "mine").unwrap();
+    let error = open(&at, &options().journal_dir(place.at("full"))).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+    let first = open(&place.at("first"), &options().journal_dir(place.at("j"))).unwrap();
+    let error = open(&place.at("second"), &options().journal_dir(place.at("j"))).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+    write(&first, 0..3);
+    let many = options().journal_dirs((0..9).map(|n| place.at(&n.to_string())));
+    assert_eq!(open(&place.at("many"), &many).map(drop).unwrap_err().kind(), ErrorKind::InvalidInput);
+}

@@ -211,7 +211,8 @@ impl Options {
     /// `InvalidInput` for an option outside its limits, `Mismatch` for one that contradicts the existing store,
     /// `Locked` if the store is open already, `Foreign` for a directory of something else, `NotFound` if there is no
     /// store and none may be created, `Unsupported` for a format of another release, `Corruption` for damage that no
-    /// replica makes up for, `Unavailable` if too many shards are missing, `Io`. None of them changes the store.
+    /// replica makes up for, `Unavailable` if too many shards are missing, `Refused` if the
+    /// copies of the journal that are known to be complete are, `Full` if there is no room for a segment of it, `Io`. None of them changes the store.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
         let seams = Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: true };
         Store::open_with(dir.as_ref(), self, seams)

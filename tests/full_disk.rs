@@ -82,7 +82,7 @@ fn a_full_journal_disk_is_a_clean_error() {
     let place = mounted.path().join("store");
     let store = options.open(&place).unwrap();
     let ballast = mounted.path().join("ballast");
-    let mut acknowledged = 0;
+    let mut acknowledged = 0u32;
     for round in 0..3 {
         std::fs::write(&ballast, vec![1; (28 << 20) + round]).unwrap();
         let error = loop {
@@ -124,7 +124,7 @@ fn a_full_disk_under_one_copy_of_the_journal_leaves_that_behind() {
     let store = options.open(&place).unwrap();
     let ballast = mounted.path().join("ballast");
     std::fs::write(&ballast, vec![1; 12 << 20]).unwrap();
-    for n in 0..15_000 {
+    for n in 0..15_000u32 {
         store.insert(n.to_be_bytes(), value(n)).unwrap();
     }
     let mirrors = store.stats().unwrap().journal.mirrors;

@@ -235,12 +235,13 @@ impl Found {
         if let [(index, _)] = self.believed().collect::<Vec<_>>().as_slice() {
             return Ok((*index, 0));
         }
-        let mut best: Option<(Seq, usize, u64)> = None;
+        // Of those that reach as far, one that is kept.
+        let mut best: Option<((Seq, bool), usize, u64)> = None;
         let mut first_error = None;
         for (index, place) in self.believed() {
             match self.reach(&place.dir, from, at_least) {
-                Ok((end, generation)) if best.is_none_or(|(furthest, ..)| end > furthest) => {
-                    best = Some((end, index, generation));
+                Ok((end, generation)) if best.is_none_or(|(most, ..)| (end, place.listed) > most) => {
+                    best = Some(((end, place.listed), index, generation));
                 }
                 Ok(_) => {}
                 Err(e) => {

@@ -379,13 +379,13 @@ fn wander(seed: u64) {
             continue;
         }
         let was_good = good(&mirrors);
-        let noted = |dir: &&str| disk.exists(&Path::new(dir).join("poisoned")).unwrap_or(false);
+        let kill = rng.below(3) == 0;
+        disk = if kill { disk.kill() } else { disk.crash(PowerCut { seed: rng.next() }) };
+        let noted = |dir: &&str| disk.exists(&Path::new(dir).join("poisoned")).unwrap();
         if journal.poisoned().is_some() && !DIRS.iter().any(noted) {
             // The note of a failed sync failed as well: what is readable may not be on the disk, and nobody can know.
             return;
         }
-        let kill = rng.below(3) == 0;
-        disk = if kill { disk.kill() } else { disk.crash(PowerCut { seed: rng.next() }) };
         let least = if kill { model.handed } else { model.synced };
         if !kill {
             model.handed = model.synced;

@@ -112,6 +112,7 @@ pub fn wanted(disk: &dyn Disk, dir: &Path, manifest: &Manifest, options: &Option
             entries.push(JournalEntry { id: place.id, path: relative(&base, path) });
         }
     }
+    places.sort_by_key(|place| entries.iter().position(|entry| entry.id == place.id).unwrap_or(usize::MAX));
     let accept = options.accept_journal.as_deref().map(|path| paths::resolve(disk, path)).transpose()?;
     Ok(Some(Wanted { places, entries, accept }))
 }

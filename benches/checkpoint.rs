@@ -118,7 +118,9 @@ fn speed(records: u64, rounds: u64) {
         keys.sort_unstable_by_key(|n| key(*n));
         let one = (records / 100) as usize;
         let mut change = |name: [&'static str; 2], chosen: Vec<u64>, options: CheckpointOptions| {
-            chosen.iter().for_each(|n| drop(store.insert(key(*n), value(*n, 1 + round)).ok()));
+            for n in &chosen {
+                store.insert(key(*n), value(*n, 1 + round)).unwrap();
+            }
             store.flush().unwrap();
             let (took, id) = timed(|| store.checkpoint_with(&repo, options).unwrap());
             note(name[0], 100.0 * took.as_secs_f64() / full.as_secs_f64());
@@ -247,7 +249,7 @@ fn memory(records: u64) {
             (before, watch.join().unwrap())
         })
     };
-    let (before, most) = peak(&mut || drop(store.checkpoint(&repo).unwrap()));
+    let (before, most) = peak(&mut || assert!(store.checkpoint(&repo).is_ok()));
     println!("\nmemory, MiB, budget {}: before {before}, at most during a checkpoint {most}", budget >> 20);
     store.close().unwrap();
     drop(store);

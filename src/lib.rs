@@ -100,5 +100,6 @@ pub use verbs::stats::{JournalFigures, MirrorFigures, OpeningFigures, ShardStats
 #[doc = include_str!("../docs/guides/replication.md")]
 #[doc = include_str!("../docs/guides/rebalancing.md")]
 #[doc = include_str!("../docs/guides/tuning.md")]
+#[doc = include_str!("../docs/guides/checkpoints.md")]
 #[doc = include_str!("../docs/guides/journal.md")]
 mod pages {}

@@ -472,7 +472,7 @@ mod tests {
     }
 
     fn many(count: u32, seed: u32) -> Records {
-        let value = |n: u32| (n % 13 != 0).then(|| vec![(n ^ seed) as u8; n as usize % 300]);
+        let value = |n: u32| (!n.is_multiple_of(13)).then(|| vec![(n ^ seed) as u8; n as usize % 300]);
         (0..count).map(|n| (n.to_be_bytes().to_vec(), (u64::from(n), value(n)))).collect()
     }
 
@@ -522,7 +522,7 @@ mod tests {
         assert!((3..=15).contains(&before.len()), "{} chunks of {size} bytes", before.len());
         let mut changed = records.clone();
         changed.insert(vec![0, 0, 0x10], (1, Some(vec![1; 700])));
-        changed.remove(&30_000u32.to_be_bytes().to_vec());
+        changed.remove(30_000u32.to_be_bytes().as_slice());
         let after = ids(&changed);
         let new = after.iter().filter(|chunk| !before.contains(chunk)).count();
         assert!((1..=4).contains(&new), "{new} of {} are new", after.len());

@@ -19,12 +19,12 @@ const SHARE: u64 = 16;
 /// How many checkpoints are remembered to build upon.
 const BASES: usize = 8;
 
-/// Keys of a table that has been flushed: in order, each once, as how much it shares with the one before, and the rest.
+/// Keys of a table that has been flushed: in order, each once, as how much it shares with the one before, the rest, and when it was
+/// written last.
 #[derive(Debug)]
 pub struct KeyRun {
     /// No key was written in it after this.
     upto: Seq,
-    pub keys: u64,
     bytes: Vec<u8>,
 }
 
@@ -32,6 +32,8 @@ pub struct KeyRun {
 #[derive(Debug)]
 pub struct KeyCursor {
     run: Arc<KeyRun>,
+    /// Keys that were not written after this are left out.
+    base: Seq,
     at: usize,
     key: Vec<u8>,
 }
@@ -109,23 +111,27 @@ impl Changed {
 
 impl KeyRun {
     pub fn of(table: &Table) -> KeyRun {
-        let (mut bytes, mut keys, mut last): (Vec<u8>, u64, &[u8]) = (Vec::new(), 0, &[]);
+        let (mut bytes, mut last): (Vec<u8>, &[u8]) = (Vec::new(), &[]);
+        let upto = table.max_seq().unwrap_or_default();
         for record in table.records().filter(|record| !record.key.is_empty()) {
+            // Of a key's versions the newest comes first.
             if record.key == last {
                 continue;
             }
             let shared = last.iter().zip(record.key).take_while(|(a, b)| a == b).count();
             varint::put(&mut bytes, shared as u64);
             varint::put(&mut bytes, (record.key.len() - shared) as u64);
+            varint::put(&mut bytes, upto.0 - record.seq.0.min(upto.0));
             bytes.extend_from_slice(&record.key[shared..]);
-            (keys, last) = (keys + 1, record.key);
+            last = record.key;
         }
         bytes.shrink_to_fit();
-        KeyRun { upto: table.max_seq().unwrap_or_default(), keys, bytes }
+        KeyRun { upto, bytes }
     }
 
-    pub fn cursor(self: Arc<Self>) -> KeyCursor {
-        KeyCursor { run: self, at: 0, key: Vec::new() }
+    /// The keys that were written after `base`.
+    pub fn cursor(self: Arc<Self>, base: Seq) -> KeyCursor {
+        KeyCursor { run: self, base, at: 0, key: Vec::new() }
     }
 }
 
@@ -137,17 +143,23 @@ impl KeyCursor {
 
     /// Goes on to the next key; false at the end.
     pub fn advance(&mut self) -> bool {
-        self.take().is_some()
+        while let Some(seq) = self.take() {
+            if seq > self.base {
+                return true;
+            }
+        }
+        false
     }
 
-    fn take(&mut self) -> Option<()> {
+    fn take(&mut self) -> Option<Seq> {
         let bytes = &self.run.bytes;
         let shared = varint::take(bytes, &mut self.at)? as usize;
         let rest = varint::take(bytes, &mut self.at)? as usize;
+        let before = varint::take(bytes, &mut self.at)?;
         self.key.truncate(shared);
         self.key.extend_from_slice(bytes.get(self.at..self.at + rest)?);
         self.at += rest;
-        Some(())
+        Some(Seq(self.run.upto.0.saturating_sub(before)))
     }
 }
 
@@ -163,7 +175,7 @@ mod tests {
 
     fn keys(runs: Vec<Arc<KeyRun>>) -> Vec<Vec<String>> {
         let read = |run: Arc<KeyRun>| {
-            let mut cursor = run.cursor();
+            let mut cursor = run.cursor(Seq(4));
             let mut keys = Vec::new();
             while cursor.advance() {
                 keys.push(String::from_utf8(cursor.key().to_vec()).unwrap());
@@ -181,7 +193,9 @@ mod tests {
         changed.begin();
         changed.begun_before(Seq(3));
         changed.note(&table(&["abc", "abd", "b", "b"], 5));
-        changed.note(&table(&["x"], 9));
+        let mut straddling = table(&["x"], 9);
+        straddling.insert(b"old", Seq(4), Some(b"v"), &[]).unwrap();
+        changed.note(&straddling);
         assert!(changed.since(Seq(2)).is_none(), "what was written before is not known");
         assert_eq!(keys(changed.since(Seq(3)).unwrap()), [vec!["abc", "abd", "b"], vec!["x"]]);
         assert_eq!(keys(changed.since(Seq(5)).unwrap()), [vec!["x"]]);
@@ -196,11 +210,11 @@ mod tests {
         changed.begin();
         changed.begun_before(Seq(1));
         let long = "k".repeat(60);
-        changed.note(&table(&[&long], 2));
+        changed.note(&table(&[&long], 6));
         assert!(changed.since(Seq(1)).is_some());
-        changed.note(&table(&[&long], 3));
+        changed.note(&table(&[&long], 7));
         assert!(changed.since(Seq(1)).is_none());
-        assert_eq!(keys(changed.since(Seq(2)).unwrap()), [vec![long]]);
+        assert_eq!(keys(changed.since(Seq(6)).unwrap()), [vec![long]]);
     }
 
     #[test]

@@ -41,7 +41,11 @@ pub fn base(state: &State, repository: &BackupRepository, at: Seq) -> Option<Bas
         runs.push(Arc::new(KeyRun::of(table)));
     }
     let records: u64 = body.keyspaces.iter().flat_map(|k| &k.layers).map(|layer| layer.records).sum();
-    let changed: u64 = runs.iter().map(|run| run.keys).sum();
+    let count = |run: &Arc<KeyRun>| {
+        let mut cursor = run.clone().cursor(body.seq);
+        std::iter::from_fn(|| cursor.advance().then_some(())).count() as u64
+    };
+    let changed: u64 = runs.iter().map(count).sum();
     (changed <= records / PART).then_some(Base { body, runs })
 }
 
@@ -58,8 +62,8 @@ struct Keys {
 }
 
 impl Keys {
-    fn new(runs: Vec<Arc<KeyRun>>) -> Keys {
-        let mut runs: Vec<KeyCursor> = runs.into_iter().map(KeyRun::cursor).collect();
+    fn new(runs: &[Arc<KeyRun>], base: Seq) -> Keys {
+        let mut runs: Vec<KeyCursor> = runs.iter().map(|run| run.clone().cursor(base)).collect();
         runs.retain_mut(KeyCursor::advance);
         Keys { runs, key: Vec::new() }
     }
@@ -81,7 +85,7 @@ impl Taking<'_> {
             let keyspace = base.body.keyspaces.iter().find(|keyspace| keyspace.id == id);
             keyspace.filter(|keyspace| !keyspace.layers.is_empty())
         };
-        let mut keys = Keys::new(base.runs.clone());
+        let mut keys = Keys::new(&base.runs, base.body.seq);
         let mut key = keys.next().map(<[u8]>::to_vec);
         let mut taken = Vec::with_capacity(keyspaces.len());
         for entry in keyspaces {

@@ -139,7 +139,7 @@ fn describe(manifest: &Manifest, seq: Seq, keyspaces: Vec<KeyspaceLayers>, label
             shards: topology.members.len(),
             replication_factor: topology.replication_factor,
             virtual_nodes: topology.virtual_nodes,
-            partitioner: topology.partitioner.clone(),
+            partitioner: topology.partitioner,
             page_bytes: manifest.page_bytes,
         },
         written: 0,

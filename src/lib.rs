@@ -91,6 +91,7 @@ pub use shard::Health;
 pub use state::change::{Phase, Progress};
 pub use store::Store;
 pub use topology::{Planner, ShardPlace, ShardRole, TopologyChange, TopologyView};
+pub use verbs::restore::Repaired;
 pub use verbs::stats::{JournalFigures, MirrorFigures, OpeningFigures, ShardStats, Stats};
 
 /// The examples of the README and the guides are compiled with the tests.

@@ -167,3 +167,56 @@ fn the_journal_waits_for_the_archive_and_an_archiver_keeps_up() {
         assert_eq!(&content(&restore.open(place.path(&number.to_string())).unwrap()), expected);
     }
 }
+
+#[test]
+fn shards_without_a_replica_come_back_from_checkpoint_archive_and_journal() {
+    let mut place = Place::new();
+    place.write(300);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.archive(&place.repo).unwrap();
+    place.write(400);
+    place.store.flush().unwrap();
+    place.store.archive(&place.repo).unwrap();
+    place.write(50);
+    place.store.sync().unwrap();
+    let expected = content(&place.store);
+    let live = place.path("live");
+    place.store.close().unwrap();
+    let whole = Options::new().repair_from(&place.repo, &live).unwrap();
+    assert!(whole.shards.is_empty(), "nothing is lost yet");
+    // Of three shards with two copies each, two are gone: one without a trace, one is damaged.
+    std::fs::remove_dir_all(live.join("shards/0000")).unwrap();
+    std::fs::write(live.join("shards/0002/SEAL"), b"rubbish").unwrap();
+    let kept = std::fs::metadata(live.join("shards/0001/engine/pages")).unwrap().modified().unwrap();
+    let open = || options().existing_only(true).open(&live);
+    assert_eq!(open().unwrap_err().kind(), ErrorKind::Unavailable);
+    let repaired = options().repair_from(&place.repo, &live).unwrap();
+    assert_eq!(repaired.shards.iter().map(|shard| shard.0).collect::<Vec<_>>(), [0, 2]);
+    let modified = std::fs::metadata(live.join("shards/0001/engine/pages")).unwrap().modified().unwrap();
+    assert_eq!(modified, kept, "the whole one is left alone");
+    let store = open().unwrap();
+    assert!(store.stats().unwrap().warnings.is_empty(), "{:?}", store.stats().unwrap().warnings);
+    assert_eq!(content(&store), expected);
+    drop(store);
+    // The others are read as well: each of them alone has what it should.
+    std::fs::remove_dir_all(live.join("shards/0001")).unwrap();
+    assert_eq!(content(&open().unwrap()), expected);
+}
+
+#[test]
+fn a_repair_that_would_lack_writes_is_refused_and_changes_nothing() {
+    let mut place = Place::new();
+    place.write(300);
+    place.store.checkpoint(&place.repo).unwrap();
+    for _ in 0..3 {
+        place.write(2_000);
+        place.store.flush().unwrap();
+    }
+    let live = place.path("live");
+    place.store.close().unwrap();
+    std::fs::remove_dir_all(live.join("shards/0000")).unwrap();
+    std::fs::remove_dir_all(live.join("shards/0001")).unwrap();
+    let error = options().repair_from(&place.repo, &live).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(!live.join("shards/0000").exists());
+}

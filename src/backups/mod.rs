@@ -20,7 +20,7 @@ use crate::ring::{Partitioner, Ring};
 use crate::state::Seams;
 use crate::store::Store;
 use crate::verbs;
-use crate::verbs::restore::Tail;
+use crate::verbs::restore::{Repaired, Tail};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -286,6 +286,22 @@ fn restore(
 }
 
 impl Options {
+    /// Makes shards anew that are lost together with every replica of something they own, from the newest checkpoint of the store and
+    /// its archive; the journal has the rest. The store in `dir` is one that does not open for want of them, and is not open. Opening it afterwards
+    /// finds it complete. Shards that can be opened are not touched, nor those whose replicas are whole: they are rebuilt from these.
+    ///
+    /// A lost shard is made where it was: its disk, or a new one, must be mounted there. What is left of it is removed.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no store, or no checkpoint of it. `Refused` if the journal begins after the end of checkpoint and archive, so that
+    /// writes would be missing, or while a change of the topology is under way: nothing was changed. `Corruption` if the backup is damaged,
+    /// `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards are as lost as before.
+    pub fn repair_from(&self, repository: &BackupRepository, dir: impl AsRef<Path>) -> Result<Repaired> {
+        let (dir, seams) = (dir.as_ref(), seams());
+        let (manifest, _lock) = verbs::open::locked(dir, seams.disk.as_ref())?;
+        verbs::restore::repair(dir, &manifest, &seams, self.memory_budget_or_default(), repository)
+    }
+
     /// Makes a store in the directory `dir`, which is empty or absent, of a stream that [`Store::export`] wrote, and opens it. What is not
     /// set is as the source had it.
     ///

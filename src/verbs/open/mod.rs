@@ -5,4 +5,4 @@ mod journals;
 mod recover;
 
 pub use create::Contents;
-pub use recover::{open, restore};
+pub use recover::{locked, open, restore};

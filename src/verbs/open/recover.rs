@@ -144,6 +144,14 @@ pub fn restore(dir: &Path, options: &Options, seams: &Seams, contents: Contents<
     create::create(dir, options, seams, Some(contents)).map(drop)
 }
 
+/// The manifest of the store in `dir`, which is not open, and is not while the lock that comes with it is held.
+pub fn locked(dir: &Path, disk: &dyn Disk) -> Result<(Manifest, Box<dyn Send + Sync>)> {
+    let missing = || Error::new(ErrorKind::NotFound, "there is no store").at(dir);
+    Manifest::load(disk, dir)?.ok_or_else(missing)?;
+    let lock = lock_dir(disk, dir)?;
+    Ok((Manifest::load(disk, dir)?.ok_or_else(missing)?, lock))
+}
+
 fn lock_dir(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Send + Sync>> {
     let path = dir.join(LOCK);
     disk.lock(&path).map_err(|e| match e.kind() {

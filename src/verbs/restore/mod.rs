@@ -4,6 +4,10 @@
 //! sealed as complete up to the checkpoint's; the caller writes the manifest after that, so nothing opens as a store before. Memory
 //! is bounded whatever the number of shards. Archived commits follow in the order of their sequences.
 
+mod repair;
+
+pub use repair::{Repaired, repair};
+
 use crate::backup::{BackupRepository, Versions};
 use crate::batch;
 use crate::error::{Error, Result};
@@ -103,9 +107,14 @@ pub fn fill(
     filled
 }
 
+/// The keyspaces that there are to be.
+fn live(manifest: &Manifest) -> HashSet<KeyspaceId> {
+    manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped).map(|keyspace| keyspace.id).collect()
+}
+
 /// Carries archived commits out, as a recovery does: through memtables, so that of each key the newest version reaches the shards.
 fn replay(layout: &Arc<Layout>, manifest: &Manifest, from: Seq, tail: &Tail<'_>) -> Result<()> {
-    let keyspaces: HashSet<KeyspaceId> = manifest.keyspaces.iter().map(|keyspace| keyspace.id).collect();
+    let keyspaces = live(manifest);
     let mut table = Table::new();
     tail.repository.replay(tail.store, from, tail.until, &mut |seq, ops| {
         for op in batch::decode(ops) {
@@ -117,7 +126,7 @@ fn replay(layout: &Arc<Layout>, manifest: &Manifest, from: Seq, tail: &Tail<'_>)
         if table.bytes() >= TABLE { flush(layout, std::mem::take(&mut table), &keyspaces) } else { Ok(()) }
     })?;
     flush(layout, table, &keyspaces)?;
-    for shard in &layout.shards {
+    for shard in layout.shards.iter().filter(|shard| shard.serves()) {
         let engine = shard.engine()?;
         shard.begin_apply(engine.as_ref())?;
         shard.seal(engine.as_ref(), tail.until)?;
@@ -133,13 +142,18 @@ fn flush(layout: &Arc<Layout>, table: Table, keyspaces: &HashSet<KeyspaceId>) ->
 }
 
 fn fill_shards(layout: &Layout, manifest: &Manifest, upto: Seq, source: &mut dyn Versions) -> Result<u64> {
-    let keyspaces: HashSet<KeyspaceId> = manifest.keyspaces.iter().map(|keyspace| keyspace.id).collect();
+    let keyspaces = live(manifest);
     let run = (BUFFERED / 2 / layout.shards.len().max(1)).clamp(RUN.0, RUN.1);
-    let mut targets: Vec<Target> = Vec::with_capacity(layout.shards.len());
+    // A shard that does not serve gets nothing: it is one that a repair leaves alone.
+    let mut targets: Vec<Option<Target>> = Vec::with_capacity(layout.shards.len());
     for (shard, worker) in layout.shards.iter().zip(&layout.workers) {
-        shard.begin_apply(shard.engine()?.as_ref())?;
+        let Ok(engine) = shard.engine() else {
+            targets.push(None);
+            continue;
+        };
+        shard.begin_apply(engine.as_ref())?;
         let (shard, worker) = (shard.clone(), worker.clone());
-        targets.push(Target { shard, worker, buffer: RunBuffer::default(), records: 0, running: None });
+        targets.push(Some(Target { shard, worker, buffer: RunBuffer::default(), records: 0, running: None }));
     }
     let mut records = 0;
     while let Some(record) = source.next() {
@@ -152,7 +166,7 @@ fn fill_shards(layout: &Layout, manifest: &Manifest, upto: Seq, source: &mut dyn
         }
         records += 1;
         for owner in layout.owners_at(layout.ring.position(batch::user_key(key))) {
-            let Some(target) = targets.get_mut(usize::from(*owner)) else { continue };
+            let Some(Some(target)) = targets.get_mut(usize::from(*owner)) else { continue };
             target.buffer.push(key, &[], seq, Some(value));
             target.records += 1;
             if target.records >= RUN_RECORDS || target.buffer.bytes() >= run {
@@ -160,6 +174,7 @@ fn fill_shards(layout: &Layout, manifest: &Manifest, upto: Seq, source: &mut dyn
             }
         }
     }
+    let mut targets: Vec<Target> = targets.into_iter().flatten().collect();
     for target in &mut targets {
         if target.records > 0 {
             target.send()?;

@@ -253,7 +253,7 @@ fn completed(mut options: Options, source: &Source) -> Options {
         let recommended = Ring::recommended_virtual_nodes(shards);
         if shards == source.shards { source.virtual_nodes } else { recommended.max(source.virtual_nodes) }
     });
-    options.partitioner.get_or_insert_with(|| source.partitioner);
+    options.partitioner.get_or_insert(source.partitioner);
     options.page_bytes.get_or_insert(source.page_bytes);
     options
 }

@@ -64,7 +64,7 @@ fn not_open() -> io::Error {
 
 impl MirrorFile {
     /// The caller holds the gate, so that no copy is completed between the opening and this.
-    pub fn new(mirrors: &Mirrors, path: &Path, files: Files) -> io::Result<Arc<dyn DiskFile>> {
+    pub fn open(mirrors: &Mirrors, path: &Path, files: Files) -> io::Result<Arc<dyn DiskFile>> {
         let mirrors = mirrors.me.upgrade().ok_or_else(|| io::Error::other("the journal is gone"))?;
         let handle = Arc::new(Handle { path: Mutex::new(path.to_path_buf()), files: RwLock::new(files) });
         let mut handles = mirrors.handles.lock();

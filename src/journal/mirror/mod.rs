@@ -295,7 +295,7 @@ impl Disk for Mirrors {
                     outcomes.push((index, outcome.map(|file| slot.map_or((), |slot| *slot = Some(file)))));
                 }
                 self.judge(path, outcomes)?;
-                MirrorFile::new(self, path, files)
+                MirrorFile::open(self, path, files)
             }
         }
     }

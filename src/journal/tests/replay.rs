@@ -148,7 +148,7 @@ fn readers_beside_appends_and_trims_never_see_a_gap() {
         let readers: Vec<_> = (1..=3).map(|seed| scope.spawn(move || reader(seed))).collect();
         while journal.last() < last {
             let seq = append(&journal, Handoff::Buffered).unwrap();
-            if seq.0 % 40 == 0 {
+            if seq.0.is_multiple_of(40) {
                 journal.trim(Seq(seq.0.saturating_sub(60))).unwrap();
                 journal.provision().unwrap();
             }

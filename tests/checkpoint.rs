@@ -113,7 +113,7 @@ fn a_checkpoint_comes_back_with_its_versions_onto_any_shape() {
     assert_eq!((info.seq, info.label.as_str(), info.layers), (last, "first", 1));
     assert_eq!(info.keyspaces, ["default", "notes"]);
     assert_eq!(info.records as usize, expected.iter().map(|(_, content)| content.len()).sum::<usize>());
-    assert_eq!(place.repo.list().unwrap(), [info.clone()]);
+    assert_eq!(place.repo.list().unwrap(), std::slice::from_ref(&info));
     let verified = place.repo.verify(id).unwrap();
     assert!(verified.is_whole() && verified.records == info.records && verified.bytes == info.bytes);
 

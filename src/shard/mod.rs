@@ -26,7 +26,7 @@ pub use layout::Layout;
 pub use opening::Opened;
 pub use run::{Run, apply_to_all};
 pub use turns::Turns;
-pub use worker::Worker;
+pub use worker::{Ticket, Worker};
 
 use crate::disk::Disk;
 use crate::engine::Engine;

@@ -5,4 +5,5 @@ mod create;
 mod journals;
 mod recover;
 
-pub use recover::open;
+pub use create::Contents;
+pub use recover::{locked, open, restore};

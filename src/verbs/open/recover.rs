@@ -5,7 +5,7 @@
 //! and a shard that lacks what the journal no longer has stays offline.
 
 use super::adopt;
-use super::create::{self, LOCK};
+use super::create::{self, Contents, LOCK};
 use super::journals::{self, Wanted};
 use crate::allocator;
 use crate::batch;
@@ -52,7 +52,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
             create::end_creation(disk, dir)?;
             take_up(disk, dir, manifest)?
         }
-        None => create::create(dir, options, &seams)?,
+        None => create::create(dir, options, &seams, None)?,
     };
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
@@ -151,7 +151,7 @@ fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send +
     if !disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))?
         && adopt::from_shards(disk, dir, options)?.is_none()
     {
-        create::check_vacant(disk, dir)?;
+        create::check_vacant(disk, dir, false)?;
         if options.existing_only {
             return Err(Error::new(ErrorKind::NotFound, "there is no store")
                 .at(dir)
@@ -159,6 +159,37 @@ fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send +
         }
     }
     disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
+    lock_dir(disk, dir)
+}
+
+/// Creates a store with contents in a directory that is empty or absent. It is not open afterwards.
+pub fn restore(dir: &Path, options: &Options, seams: &Seams, contents: Contents<'_>) -> Result<()> {
+    options.validate()?;
+    if !options.leave_allocator {
+        allocator::hold_mapping_threshold();
+    }
+    let disk = seams.disk.as_ref();
+    let manifest = dir.join(crate::manifest::FILE);
+    if disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
+        return Err(Error::new(ErrorKind::Foreign, "there is a store in the directory already")
+            .at(dir)
+            .remedy("restore into an empty or new directory"));
+    }
+    create::check_vacant(disk, dir, true)?;
+    disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
+    let _lock = lock_dir(disk, dir)?;
+    create::create(dir, options, seams, Some(contents)).map(drop)
+}
+
+/// The manifest of the store in `dir`, which is not open, and is not while the lock that comes with it is held.
+pub fn locked(dir: &Path, disk: &dyn Disk) -> Result<(Manifest, Box<dyn Send + Sync>)> {
+    let missing = || Error::new(ErrorKind::NotFound, "there is no store").at(dir);
+    Manifest::load(disk, dir)?.ok_or_else(missing)?;
+    let lock = lock_dir(disk, dir)?;
+    Ok((Manifest::load(disk, dir)?.ok_or_else(missing)?, lock))
+}
+
+fn lock_dir(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Send + Sync>> {
     let path = dir.join(LOCK);
     disk.lock(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::WouldBlock => Error::new(

@@ -48,6 +48,7 @@ mod error;
 mod frame;
 mod handle;
 mod ids;
+mod inspection;
 #[allow(missing_docs)] // Exported to tests alone.
 mod journal;
 mod keyspace;
@@ -83,6 +84,7 @@ pub use bytes::Bytes;
 pub use engine::PowerLoss;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{Epoch, KeyspaceId, Seq, ShardId, VirtualNode};
+pub use inspection::{InspectedJournal, InspectedShard, Inspection, inspect};
 pub use keyspace::Keyspace;
 pub use options::{Durability, Heal, Options, ShardOptions};
 pub use plan::{Plan, PlannedShard, Problem, Request, Role};

@@ -32,12 +32,14 @@ const FLOORS: &[(&str, u32)] = &[
     ("background", 6),
     ("backups", 6),
     ("handle", 6),
+    ("inspection", 6),
     ("keyspace", 6),
     ("range", 6),
     ("scrub", 6),
     ("store", 6),
     ("testing", 6),
     ("topology", 6),
+    ("bin", 7),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

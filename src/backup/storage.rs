@@ -177,12 +177,14 @@ impl Storage for DirStorage {
         let path = self.path(LOCK);
         self.parent(&path)?;
         self.disk.lock(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::WouldBlock => Error::new(
-                ErrorKind::Locked,
-                "somebody else is writing to the backup repository: a checkpoint or a prune is under way",
-            )
-            .at(&self.dir)
-            .remedy("try again when it is done"),
+            io::ErrorKind::WouldBlock => {
+                let who =
+                    self.disk.holder(&path).map_or("somebody else".to_owned(), |id| format!("process {id}"));
+                let text = format!(
+                    "{who} is writing to the backup repository: a checkpoint or a prune is under way"
+                );
+                Error::new(ErrorKind::Locked, text).at(&self.dir).remedy("try again when it is done")
+            }
             _ => Error::io("lock the repository", path, e),
         })
     }

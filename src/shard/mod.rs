@@ -20,7 +20,7 @@ mod sealing;
 mod turns;
 mod worker;
 
-pub use dirs::{Quarantined, identify};
+pub use dirs::{Quarantined, engine_name, identify, is_quarantine};
 pub use health::Health;
 pub use layout::Layout;
 pub use opening::Opened;

@@ -5,5 +5,5 @@ mod create;
 mod journals;
 mod recover;
 
-pub use create::Contents;
+pub use create::{Contents, LOCK, RESTORING, SHARDS_DIR};
 pub use recover::{locked, open, restore};

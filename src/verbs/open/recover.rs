@@ -192,14 +192,21 @@ pub fn locked(dir: &Path, disk: &dyn Disk) -> Result<(Manifest, Box<dyn Send + S
 fn lock_dir(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn Send + Sync>> {
     let path = dir.join(LOCK);
     disk.lock(&path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::WouldBlock => Error::new(
-            ErrorKind::Locked,
-            "the store is open in another process, or by another handle in this one",
-        )
-        .at(dir)
-        .remedy("close it there, or share the handle: it can be cloned"),
+        std::io::ErrorKind::WouldBlock => Error::new(ErrorKind::Locked, opened_elsewhere(disk.holder(&path)))
+            .at(dir)
+            .remedy("close it there, or share the handle: it can be cloned"),
         _ => Error::io("lock the store", path, e),
     })
+}
+
+fn opened_elsewhere(process: Option<u32>) -> String {
+    match process {
+        Some(id) if id == std::process::id() => {
+            format!("the store is open already, by another handle in this process ({id})")
+        }
+        Some(id) => format!("the store is open in another process: process {id}"),
+        None => "the store is open in another process, or by another handle in this one".to_owned(),
+    }
 }
 
 fn settings(options: &Options) -> Settings {

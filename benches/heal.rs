@@ -24,7 +24,9 @@ fn value(n: u64, round: u8) -> Vec<u8> {
 }
 
 fn write(store: &Store, records: std::ops::Range<u64>, round: u8) {
-    records.for_each(|n| drop(store.insert(key(n), value(n, round)).unwrap()));
+    for n in records {
+        store.insert(key(n), value(n, round)).unwrap();
+    }
 }
 
 fn wait_until_good(store: &Store) {

@@ -65,10 +65,13 @@ pub struct Checkpoint {
     pub full: bool,
 }
 
-/// Put what has been written to a store since the last time into the archive of a repository, for `restore --until`
+/// Put what the journal of a store has, and the archive of a repository has not, into that archive, for `restore --until`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  annulus archive data/orders /backup/orders")]
+  annulus archive data/orders /backup/orders
+
+For a store whose program archives continuously and was killed: what it wrote last. A program that closes its store leaves
+little in the journal; what it did not archive itself is then a gap, which is said on stderr.")]
 pub struct Archive {
     /// The store's directory
     pub store: PathBuf,

@@ -58,7 +58,8 @@ fn misused(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return if error.use_stderr() { output::exit::USAGE.into() } else { ExitCode::SUCCESS };
     }
-    let failure = Failure::usage(error.to_string().trim_end());
+    let text = error.to_string();
+    let failure = Failure::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
     Output::new(true).fail(&failure);
     failure.exit_code()
 }

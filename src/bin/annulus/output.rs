@@ -149,8 +149,6 @@ impl Output {
     pub fn fail(self, failure: &Failure) {
         let line = match self.json {
             true => failure.json().to_string(),
-            // What clap says begins like this already.
-            false if failure.to_string().starts_with("error:") => failure.to_string(),
             false => format!("error: {failure}"),
         };
         // Nobody is left to be told if this fails.

@@ -3,7 +3,9 @@
 mod adopt;
 mod create;
 mod journals;
+mod lock;
 mod recover;
 
 pub use create::{Contents, LOCK, RESTORING, SHARDS_DIR};
-pub use recover::{locked, open, restore};
+pub use lock::locked;
+pub use recover::{open, restore};

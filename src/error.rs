@@ -44,8 +44,10 @@ pub enum ErrorKind {
     /// What was asked for cannot be had in full: the plan says what is in the way, or, at opening, the error which copies of
     /// the journal are missing. Nothing was changed. Remove the cause, or accept it.
     Refused,
-    /// A thing that was named does not exist (a keyspace, a shard), or no longer (a sequence of the journal).
+    /// A thing that was named does not exist (a keyspace, a shard, a checkpoint), or no longer (a sequence of the journal).
     NotFound,
+    /// The caller's own callback asked to stop. What had been done is left out of account.
+    Cancelled,
 }
 
 /// What went wrong: a [kind](ErrorKind) to act on, a text to read, and the place.

@@ -34,6 +34,8 @@
 
 mod allocator;
 mod background;
+mod backup;
+mod backups;
 mod batch;
 mod digest;
 #[allow(missing_docs)] // Exported to tests alone.
@@ -46,6 +48,7 @@ mod error;
 mod frame;
 mod handle;
 mod ids;
+mod inspection;
 #[allow(missing_docs)] // Exported to tests alone.
 mod journal;
 mod keyspace;
@@ -71,11 +74,17 @@ pub mod testing;
 mod topology;
 mod verbs;
 
+pub use backup::{
+    BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, CheckpointProgress, Damage, DirStorage,
+    Loss, Object, Pruned, Retention, Storage, Verification,
+};
+pub use backups::{Archiver, At, Restore};
 pub use batch::WriteBatch;
 pub use bytes::Bytes;
 pub use engine::PowerLoss;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{Epoch, KeyspaceId, Seq, ShardId, VirtualNode};
+pub use inspection::{InspectedJournal, InspectedShard, Inspection, inspect};
 pub use keyspace::Keyspace;
 pub use options::{Durability, Heal, Options, ShardOptions};
 pub use plan::{Plan, PlannedShard, Problem, Request, Role};
@@ -89,6 +98,7 @@ pub use state::scrub::{ScrubProgress, ScrubReport};
 pub use store::Store;
 pub use topology::{Planner, ShardPlace, ShardRole, TopologyChange, TopologyView};
 pub use verbs::heal::{ShardHealth, StoreHealth};
+pub use verbs::restore::Repaired;
 pub use verbs::stats::{JournalFigures, MirrorFigures, OpeningFigures, ShardStats, Stats};
 
 /// The examples of the README and the guides are compiled with the tests.
@@ -99,5 +109,6 @@ pub use verbs::stats::{JournalFigures, MirrorFigures, OpeningFigures, ShardStats
 #[doc = include_str!("../docs/guides/rebalancing.md")]
 #[doc = include_str!("../docs/guides/healing.md")]
 #[doc = include_str!("../docs/guides/tuning.md")]
+#[doc = include_str!("../docs/guides/checkpoints.md")]
 #[doc = include_str!("../docs/guides/journal.md")]
 mod pages {}

@@ -2,6 +2,8 @@
 
 #![allow(missing_docs)]
 
+use crate::backup::BackupRepository;
+use crate::backups::Restore;
 use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq, ShardId};
@@ -9,7 +11,9 @@ use crate::options::Options;
 use crate::record::RunBuffer;
 use crate::store::Store;
 use crate::verbs;
+use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use crate::disk::{Disk, DiskFile, Fault, OpenMode, Operation, PowerCut, RealDisk, SimDisk};
 pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation, SledFactory};
@@ -103,9 +107,93 @@ pub mod small_file {
     }
 }
 
+/// The formats of a backup.
+pub mod backup {
+    use crate::backup::Versions;
+    use crate::backup::checkpoint::{Body, CheckpointId, KIND};
+    use crate::backup::chunk::{self, ChunkBuilder, ChunkRecord, ChunkView, Coding};
+    use crate::backup::index;
+    use crate::backup::stream::StreamReader;
+    use crate::envelope;
+    use crate::error::Result;
+    use crate::ids::Seq;
+    use std::path::Path;
+
+    /// Key, sequence and value.
+    pub type Records = Vec<(Vec<u8>, Seq, Option<Vec<u8>>)>;
+
+    /// The bytes with a chunk's magic, version and checksums put right.
+    pub fn with_checksums(bytes: &[u8]) -> Vec<u8> {
+        chunk::with_checksums(bytes)
+    }
+
+    pub fn read_chunk(bytes: &[u8]) -> Result<Records> {
+        let view = ChunkView::parse(bytes)?;
+        let (mut blocks, mut records) = (view.start(), Records::new());
+        while let Some((_, block)) = view.next_block(&mut blocks) {
+            let block = block?;
+            let mut at = block.start();
+            while at.advance(&block)? {
+                let record = at.record(&block);
+                if records.last().is_some_and(|(before, _, _)| before.as_slice() >= record.key) {
+                    return Err(crate::error::Error::corruption("a record is out of order"));
+                }
+                records.push((record.key.to_vec(), record.seq, record.value.map(<[u8]>::to_vec)));
+            }
+        }
+        Ok(records)
+    }
+
+    /// One chunk of all records, whatever it would be cut to.
+    pub fn write_chunk(records: &Records) -> Vec<u8> {
+        let mut builder = ChunkBuilder::default();
+        for (key, seq, value) in records {
+            builder.push(ChunkRecord { key, seq: *seq, value: value.as_deref() });
+        }
+        builder.finish().map(|chunk| chunk.encode(Coding::Plain)).unwrap_or_default()
+    }
+
+    pub fn read_index(bytes: &[u8]) -> Result<usize> {
+        index::decode(bytes).map(|chunks| chunks.len())
+    }
+
+    pub fn read_stream(bytes: &[u8]) -> Result<usize> {
+        let mut stream = StreamReader::new(bytes)?;
+        let mut records = 0;
+        while let Some(record) = stream.next() {
+            record?;
+            records += 1;
+        }
+        Ok(records)
+    }
+
+    pub fn wrap_manifest(body: &[u8]) -> Vec<u8> {
+        envelope::wrap(KIND, body).unwrap_or_default()
+    }
+
+    pub fn rewrite_manifest(bytes: &[u8]) -> Result<Vec<u8>> {
+        envelope::encode(KIND, &Body::decode(Path::new("file"), bytes, 0, CheckpointId(0))?)
+    }
+}
+
 /// Opens a store on the parts that a test brings.
 pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Store> {
     Store::open_with(dir, options, seams)
+}
+
+/// A repository in a directory of a disk that a test brings.
+pub fn repository(disk: Arc<dyn Disk>, dir: &Path) -> Result<BackupRepository> {
+    BackupRepository::on_disk(disk, dir)
+}
+
+/// Restores onto the parts that a test brings.
+pub fn restore(restore: Restore, dir: &Path, seams: Seams) -> Result<Store> {
+    restore.run(dir, seams, false).map(|(store, _)| store)
+}
+
+/// Imports onto the parts that a test brings.
+pub fn import(options: &Options, reader: impl Read, dir: &Path, seams: Seams) -> Result<Store> {
+    crate::backups::import(options, reader, dir, seams)
 }
 
 /// Freezes the active memtable.

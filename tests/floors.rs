@@ -22,6 +22,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("allocator", 2),
     ("disk", 2),
     ("engine", 2),
+    ("backup", 3),
     ("journal", 3),
     ("manifest", 3),
     ("memtable", 3),
@@ -29,13 +30,16 @@ const FLOORS: &[(&str, u32)] = &[
     ("state", 4),
     ("verbs", 5),
     ("background", 6),
+    ("backups", 6),
     ("handle", 6),
+    ("inspection", 6),
     ("keyspace", 6),
     ("range", 6),
     ("scrub", 6),
     ("store", 6),
     ("testing", 6),
     ("topology", 6),
+    ("bin", 7),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {

@@ -41,6 +41,13 @@ pub struct FreeSpace {
 /// What writes past the system's cache are in multiples of, in bytes.
 pub const BLOCK: usize = 4096;
 
+/// How many bytes of a locked file say who holds the lock: always as many, so that one write replaces another.
+const HOLDER_BYTES: usize = 11;
+
+fn holder_text(process: u32) -> String {
+    format!("{process:<width$}\n", width = HOLDER_BYTES - 1)
+}
+
 /// A file system, or a simulation of one. Errors are bare `io::Error`s; the caller adds the path.
 pub trait Disk: Send + Sync + Debug {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
@@ -56,8 +63,17 @@ pub trait Disk: Send + Sync + Debug {
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Makes the names in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Takes an exclusive lock on a file (created if absent), held until the value is dropped; `WouldBlock` if taken.
+    /// Takes an exclusive lock on a file (created if absent), held until the value is dropped; `WouldBlock` if taken. The number
+    /// of the process is written into it, if that can be done.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
+    /// The process that took a lock on the file last, by what it wrote there: for people, since it may have ended, and another
+    /// one may have the lock and not have written yet.
+    fn holder(&self, path: &Path) -> Option<u32> {
+        let mut bytes = [0; HOLDER_BYTES];
+        let read = self.open(path, OpenMode::Read).and_then(|file| file.read_at(0, &mut bytes)).ok()?;
+        std::str::from_utf8(bytes.get(..read)?).ok()?.trim().parse().ok()
+    }
+
     /// A value that changes with every start of the machine. While it stays the same, no power cut has happened.
     fn boot_id(&self) -> u128;
 

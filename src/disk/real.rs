@@ -76,7 +76,12 @@ impl Disk for RealDisk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(file)),
+            Ok(()) => {
+                // For people alone: a disk that is full or broken must not keep the lock from being taken.
+                let file = RealFile(file);
+                let _ = file.write_at(0, super::holder_text(std::process::id()).as_bytes());
+                Ok(Box::new(file))
+            }
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(e)) => Err(e),
         }
@@ -237,8 +242,22 @@ mod tests {
         let path = dir.path().join("lock");
         let held = RealDisk.lock(&path)?;
         assert_eq!(RealDisk.lock(&path).err().map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
+        assert_eq!(RealDisk.holder(&path), Some(std::process::id()));
         drop(held);
-        RealDisk.lock(&path).map(drop)
+        std::fs::write(&path, "4294967295\n")?;
+        assert_eq!(RealDisk.holder(&path), Some(u32::MAX));
+        RealDisk.lock(&path).map(drop)?;
+        assert_eq!(
+            RealDisk.holder(&path),
+            Some(std::process::id()),
+            "it stays, and replaces a longer one whole"
+        );
+        for other in ["", "-1", "12 of 34", "99999999999999999999", "\u{fffd}"] {
+            std::fs::write(&path, other)?;
+            assert_eq!(RealDisk.holder(&path), None, "{other:?}");
+        }
+        assert_eq!(RealDisk.holder(dir.path()), None);
+        Ok(())
     }
 
     #[test]

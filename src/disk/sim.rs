@@ -294,6 +294,11 @@ impl Disk for SimDisk {
         let token = m.next_lock;
         m.next_lock += 1;
         m.locks.insert(path.clone(), token);
+        // At once, and durably: nobody relies on it, and so it takes no part in what a power cut or a fault may hit.
+        let holder = super::holder_text(u32::try_from(m.process).unwrap_or(u32::MAX));
+        if let Ok(number) = m.names.file(&path) {
+            m.inode(number)?.damage(|bytes| *bytes = holder.into_bytes());
+        }
         Ok(Box::new(SimLock { machine: self.machine.clone(), path, token }))
     }
 

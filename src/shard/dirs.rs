@@ -309,7 +309,8 @@ pub fn identify(disk: &dyn Disk, dir: &Path) -> Result<Option<(u128, ShardId)>> 
     Ok(Identity::load(disk, dir)?.map(|i| (i.store, i.shard)))
 }
 
-fn engine_name(generation: u32) -> String {
+/// The name of the directory of the engine of that generation, inside the shard's.
+pub fn engine_name(generation: u32) -> String {
     if generation == 0 { ENGINE_DIR.to_owned() } else { format!("{ENGINE_DIR}-{generation}") }
 }
 
@@ -317,7 +318,8 @@ fn is_engine(name: &str) -> bool {
     name == ENGINE_DIR || name.strip_prefix("engine-").is_some_and(|rest| rest.parse::<u32>().is_ok())
 }
 
-fn is_quarantine(name: &str) -> bool {
+/// Whether a name in a shard's directory is that of an engine that was set aside.
+pub fn is_quarantine(name: &str) -> bool {
     name.strip_prefix(QUARANTINE_DIR).is_some_and(|rest| rest.parse::<u32>().is_ok())
 }
 

@@ -20,13 +20,13 @@ mod sealing;
 mod turns;
 mod worker;
 
-pub use dirs::{Quarantined, identify};
+pub use dirs::{Quarantined, engine_name, identify, is_quarantine};
 pub use health::Health;
 pub use layout::Layout;
 pub use opening::Opened;
 pub use run::{Run, apply_to_all};
 pub use turns::Turns;
-pub use worker::Worker;
+pub use worker::{Ticket, Worker};
 
 use crate::disk::Disk;
 use crate::engine::Engine;

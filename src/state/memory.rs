@@ -218,6 +218,11 @@ impl Memory {
         tables.last
     }
 
+    /// Registers a snapshot once more, for somebody who reads as of it as well.
+    pub fn hold_snapshot(&self, at: Seq) {
+        self.tables.read().live.lock().add(at);
+    }
+
     pub fn close_snapshot(&self, at: Seq) {
         self.tables.read().live.lock().remove(at);
     }

@@ -15,10 +15,11 @@
 //!    frames: those come after all locks of this list have been let go.
 //! 6. the memtables (`memory`): taken while the appender is still held, then the appender is released, so that commits
 //!    enter the memtable in the order of the journal while the next frame is written.
-//! 7. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, the gate of
+//! 7. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, the gate of
 //!    `records`, and each shard's own.
 
 pub mod change;
+pub mod changed;
 mod copied;
 mod cover;
 pub mod events;
@@ -51,6 +52,7 @@ use crate::options::{Durability, Heal};
 use crate::ring::Ring;
 use crate::shard::{Health, Layout, Shard};
 use change::Control;
+use changed::Changed;
 use cover::Cover;
 use events::{EventKind, Hub};
 use healing::Healing;
@@ -130,6 +132,10 @@ pub struct State {
     pub events: Arc<Hub>,
     pub flushes: AtomicU64,
     pub records: Records,
+    /// What has been written since the last checkpoint.
+    pub changed: Changed,
+    // The journal is kept from behind this on, for an archive that has not had it yet.
+    archived: AtomicU64,
     // What the memtables held when the memory was shared out last.
     shared: AtomicU64,
     // The share of single records as of then.
@@ -203,6 +209,8 @@ impl State {
             events: Arc::default(),
             flushes: AtomicU64::new(0),
             records: Records::new(records),
+            changed: Changed::new(records),
+            archived: AtomicU64::new(u64::MAX),
             shared: AtomicU64::new(0),
             shared_records: AtomicU64::new(0),
             written: RwLock::new(Arc::new(parts.manifest.clone())),
@@ -415,6 +423,16 @@ impl State {
             return Ok(());
         }
         Err(unavailable(&layout, owners, None))
+    }
+
+    /// Says what an archive is complete up to; [`Seq::MAX`]: there is none.
+    pub fn hold_for_archive(&self, archived: Seq) {
+        self.archived.store(archived.0, Ordering::Release);
+    }
+
+    /// What an archive is complete up to.
+    pub fn archived(&self) -> Seq {
+        Seq(self.archived.load(Ordering::Acquire))
     }
 
     /// Records a duration in the log when it is long enough to be asked about.

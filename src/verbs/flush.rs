@@ -103,6 +103,7 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     layout.shards.iter().filter(|shard| shard.is_complete()).for_each(|shard| shard.forgive());
     drop(layout);
     state.records.retire(&table);
+    state.changed.note(&table);
     state.memory.pop_frozen();
     state.share_memory();
     state.pace.flushed(table.bytes() as u64, started.elapsed());
@@ -164,6 +165,8 @@ fn trim(state: &State) -> Result<()> {
     let within = state.journal.stats().bytes <= state.settings.journal_retention;
     // What nobody serves is in the journal alone.
     match oldest(within || state.has_gaps()) {
+        // An archive that is behind holds it back as an offline shard does.
+        Some(applied) if within => state.journal.trim(applied.min(state.archived()).next()).map(|_| ()),
         Some(applied) => state.journal.trim(applied.next()).map(|_| ()),
         None => Ok(()),
     }

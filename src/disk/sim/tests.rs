@@ -184,3 +184,18 @@ fn a_fork_is_a_disk_of_its_own() {
     assert_eq!(fork.read(&path("c")).unwrap().unwrap(), b"z");
     assert_eq!(disk.read(&path("a")).unwrap().unwrap(), b"a");
 }
+
+#[test]
+fn a_locked_file_says_which_process_has_it_and_takes_no_part_in_faults() {
+    let disk = with_dir();
+    let lock = path("LOCK");
+    disk.inject(Fault::on(Operation::Write));
+    let held = disk.lock(&lock).unwrap();
+    assert_eq!((disk.holder(&lock), disk.operations()), (Some(1), with_dir().operations() + 1));
+    assert!(disk.lock(&lock).is_err());
+    let next = disk.kill();
+    drop(held);
+    assert_eq!(next.holder(&lock), Some(1));
+    let _held = next.lock(&lock).unwrap();
+    assert_eq!(next.holder(&lock), Some(2));
+}

@@ -3,7 +3,7 @@
 //! Invariants: nothing is taken over before the user has accepted what is lost with the journal, if that was in the directory,
 //! too; the manifest comes last, so that an opening that is interrupted can be done again.
 
-use super::create::MARKER;
+use super::create::{MARKER, RESTORING};
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -17,9 +17,9 @@ use crate::state::Seams;
 use std::path::{Path, PathBuf};
 
 /// The newest copy of the manifest in the shards that the options name, or that lie in the store's directory; none if there
-/// is none, or a creation was interrupted there.
+/// is none, or a creation or a restore was interrupted there.
 pub fn from_shards(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Option<Manifest>> {
-    if disk.exists(&dir.join(MARKER)).unwrap_or(false) {
+    if [MARKER, RESTORING].iter().any(|marker| disk.exists(&dir.join(marker)).unwrap_or(true)) {
         return Ok(None);
     }
     let inside = dir.join(super::create::SHARDS_DIR);

@@ -23,6 +23,8 @@ use std::path::Path;
 pub const LOCK: &str = "LOCK";
 pub const SHARDS_DIR: &str = "shards";
 pub const MARKER: &str = "CREATING";
+/// Stands in its place while the store is filled from a checkpoint: no other opening takes that up.
+pub const RESTORING: &str = "RESTORING";
 const DEFAULT_SHARDS: usize = 4;
 const DEFAULT_REPLICATION_FACTOR: usize = 2;
 /// Chosen by measurement: see docs/BENCHMARKS.md.
@@ -36,19 +38,36 @@ const KIND: Kind = Kind {
     remedy: "no store was completed here: remove the directory and create it anew",
 };
 
+const RESTORING_KIND: Kind = Kind { magic: b"ANNULUSW", name: "restore marker", ..KIND };
+
+/// What a store has from its creation on.
+pub struct Contents<'a> {
+    pub keyspaces: Vec<KeyspaceEntry>,
+    pub next_keyspace: u32,
+    /// Puts the records into the shards, durably, and says up to which sequence they are complete.
+    pub fill: &'a mut dyn FnMut(&Manifest) -> Result<Seq>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Marker {
     #[serde(with = "hex128")]
     store: u128,
 }
 
-/// Errors unless a store can be created in `dir`: it is empty or absent, or an interrupted creation of ours.
-pub fn check_vacant(disk: &dyn Disk, dir: &Path) -> Result<()> {
+/// Errors unless a store can be created in `dir`: it is empty or absent, or an interrupted creation of ours, or if it is to be
+/// restored there, an interrupted restore.
+pub fn check_vacant(disk: &dyn Disk, dir: &Path, restoring: bool) -> Result<()> {
     if !disk.exists(dir).map_err(|e| Error::io("look for the store's directory", dir, e))? {
         return Ok(());
     }
     let names = disk.list(dir).map_err(|e| Error::io("list the store's directory", dir, e))?;
-    if names.iter().any(|n| n == MARKER) {
+    if !restoring && names.iter().any(|n| n == RESTORING) {
+        let text = "a restore into the directory was interrupted, or is under way: it is no store yet";
+        return Err(Error::new(ErrorKind::Refused, text)
+            .at(dir)
+            .remedy("restore there again, which begins anew, or remove the directory"));
+    }
+    if names.iter().any(|n| n == if restoring { RESTORING } else { MARKER }) {
         return Ok(());
     }
     if names.iter().any(|n| n == JOURNAL_DIR || n == SHARDS_DIR) {
@@ -56,7 +75,8 @@ pub fn check_vacant(disk: &dyn Disk, dir: &Path) -> Result<()> {
             "restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written",
         ));
     }
-    let ours = |n: &str| n == LOCK || n == "lost+found" || n.strip_suffix(".tmp") == Some(MARKER);
+    let temporary = |n: &str| n.strip_suffix(".tmp").is_some_and(|n| n == MARKER || n == RESTORING);
+    let ours = |n: &str| n == LOCK || n == "lost+found" || temporary(n);
     match names.iter().find(|n| !ours(n)) {
         Some(name) => {
             let text = format!("the directory is not a store and not empty: it holds {name}");
@@ -66,39 +86,57 @@ pub fn check_vacant(disk: &dyn Disk, dir: &Path) -> Result<()> {
     }
 }
 
-/// Creates the store; the caller holds its lock.
-pub fn create(dir: &Path, options: &Options, seams: &Seams) -> Result<Manifest> {
+/// Creates the store, with contents if it has any; the caller holds its lock.
+pub fn create(
+    dir: &Path,
+    options: &Options,
+    seams: &Seams,
+    contents: Option<Contents<'_>>,
+) -> Result<Manifest> {
     let disk = seams.disk.as_ref();
-    let marker = dir.join(MARKER);
+    let (marker, kind) = match &contents {
+        Some(_) => (dir.join(RESTORING), RESTORING_KIND),
+        None => (dir.join(MARKER), KIND),
+    };
     let store = match disk.read(&marker).map_err(|e| Error::io("read the creation marker", &marker, e))? {
         // A marker cut short says only that nothing else was written yet.
         Some(bytes) => {
-            envelope::decode::<Marker>(KIND, &marker, &bytes).map_or_else(|_| random(), |m| m.store)
+            envelope::decode::<Marker>(kind, &marker, &bytes).map_or_else(|_| random(), |m| m.store)
         }
         None => random(),
     };
-    let manifest = plan(disk, dir, options, store)?;
+    let mut manifest = plan(disk, dir, options, store)?;
+    if let Some(contents) = &contents {
+        (manifest.keyspaces, manifest.next_keyspace) = (contents.keyspaces.clone(), contents.next_keyspace);
+    }
     let specs: Vec<ShardSpec> =
         manifest.shards.iter().map(|entry| ShardSpec::of(dir, &manifest, entry, 0)).collect();
     for spec in &specs {
         Shard::check_vacant(disk, spec)?;
     }
-    let bytes = envelope::encode(KIND, &Marker { store })?;
+    let bytes = envelope::encode(kind, &Marker { store })?;
     disk.replace(&marker, &bytes).map_err(|e| Error::io("write the creation marker", &marker, e))?;
     let journal = dir.join(JOURNAL_DIR);
     let config = journal_config(&manifest, options);
     if disk.exists(&journal).map_err(|e| Error::io("look for the journal", &journal, e))? {
         disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
     }
-    create_shards(seams, &specs)?;
+    let made = match contents {
+        None => create_shards(seams, &specs).map(|()| Seq::ZERO),
+        Some(contents) => clear_shards(disk, dir)
+            .and_then(|()| create_shards(seams, &specs))
+            .and_then(|()| (contents.fill)(&manifest))
+            .inspect_err(|_| give_up(disk, dir, &specs)),
+    };
+    let last = made?;
     for spec in &specs {
         let identity = Identity { store, shard: spec.id, manifest: Some(manifest.clone()) };
         identity.store(disk, &spec.dir)?;
     }
     if manifest.journals.is_empty() {
-        Journal::create(seams.disk.clone(), &journal, config, Seq(1))?.close()?;
+        Journal::create(seams.disk.clone(), &journal, config, last.next())?.close()?;
     } else {
-        journals::create(dir, &manifest, config, seams)?;
+        journals::create(dir, &manifest, config, seams, last.next())?;
     }
     disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
     manifest.store(disk, dir)?;
@@ -106,13 +144,36 @@ pub fn create(dir: &Path, options: &Options, seams: &Seams) -> Result<Manifest> 
     Ok(manifest)
 }
 
+/// Removes what an interrupted restore with other options left of shards inside the store's directory.
+fn clear_shards(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let shards = dir.join(SHARDS_DIR);
+    if disk.exists(&shards).map_err(|e| Error::io("look for the shards", &shards, e))? {
+        disk.remove_dir_all(&shards).map_err(|e| Error::io("clear the shards", &shards, e))?;
+    }
+    Ok(())
+}
+
+/// Removes what a restore that failed has made, the marker last. What cannot be removed is left with the marker beside it.
+fn give_up(disk: &dyn Disk, dir: &Path, specs: &[ShardSpec]) {
+    let clear = || {
+        specs.iter().try_for_each(|spec| Shard::clear(disk, spec))?;
+        clear_shards(disk, dir)?;
+        disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
+        end_creation(disk, dir)
+    };
+    if let Err(error) = clear() {
+        log::warn!("what a failed restore left at {} could not be removed: {error}", dir.display());
+    }
+}
+
 /// Removes the marker of a creation that has got as far as the manifest. One left behind would let the store be made
 /// anew, over all its data, on the day its manifest is lost.
 pub fn end_creation(disk: &dyn Disk, dir: &Path) -> Result<()> {
-    let marker = dir.join(MARKER);
-    if disk.exists(&marker).map_err(|e| Error::io("look for the creation marker", &marker, e))? {
-        disk.remove_file(&marker).map_err(|e| Error::io("remove the creation marker", &marker, e))?;
-        disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
+    for marker in [dir.join(MARKER), dir.join(RESTORING)] {
+        if disk.exists(&marker).map_err(|e| Error::io("look for the creation marker", &marker, e))? {
+            disk.remove_file(&marker).map_err(|e| Error::io("remove the creation marker", &marker, e))?;
+            disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
+        }
     }
     Ok(())
 }

@@ -37,7 +37,13 @@ pub fn of_new(
 }
 
 /// Makes the copies of a new store's journal.
-pub fn create(dir: &Path, manifest: &Manifest, config: JournalConfig, seams: &Seams) -> Result<()> {
+pub fn create(
+    dir: &Path,
+    manifest: &Manifest,
+    config: JournalConfig,
+    seams: &Seams,
+    first: Seq,
+) -> Result<()> {
     let places = manifest.journals.iter().map(|entry| Place {
         id: entry.id,
         dir: dir.join(&entry.path),
@@ -48,7 +54,7 @@ pub fn create(dir: &Path, manifest: &Manifest, config: JournalConfig, seams: &Se
     let disk = seams.disk.clone();
     let mirrors = Mirrors::create(disk, dir, manifest.store, places.collect(), seams.background)?;
     let at = mirrors.dir().to_path_buf();
-    Journal::create(mirrors.clone(), &at, config, Seq(1))?.close()?;
+    Journal::create(mirrors.clone(), &at, config, first)?.close()?;
     mirrors.vouch()
 }
 

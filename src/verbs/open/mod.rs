@@ -3,6 +3,9 @@
 mod adopt;
 mod create;
 mod journals;
+mod lock;
 mod recover;
 
-pub use recover::open;
+pub use create::{Contents, LOCK, RESTORING, SHARDS_DIR};
+pub use lock::locked;
+pub use recover::{open, restore};

@@ -5,8 +5,9 @@
 //! and a shard that lacks what the journal no longer has stays offline.
 
 use super::adopt;
-use super::create::{self, LOCK};
+use super::create::{self, Contents};
 use super::journals::{self, Wanted};
+use super::lock::lock_dir;
 use crate::allocator;
 use crate::batch;
 use crate::disk::Disk;
@@ -52,7 +53,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
             create::end_creation(disk, dir)?;
             take_up(disk, dir, manifest)?
         }
-        None => create::create(dir, options, &seams)?,
+        None => create::create(dir, options, &seams, None)?,
     };
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
@@ -151,7 +152,7 @@ fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send +
     if !disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))?
         && adopt::from_shards(disk, dir, options)?.is_none()
     {
-        create::check_vacant(disk, dir)?;
+        create::check_vacant(disk, dir, false)?;
         if options.existing_only {
             return Err(Error::new(ErrorKind::NotFound, "there is no store")
                 .at(dir)
@@ -159,16 +160,26 @@ fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send +
         }
     }
     disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
-    let path = dir.join(LOCK);
-    disk.lock(&path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::WouldBlock => Error::new(
-            ErrorKind::Locked,
-            "the store is open in another process, or by another handle in this one",
-        )
-        .at(dir)
-        .remedy("close it there, or share the handle: it can be cloned"),
-        _ => Error::io("lock the store", path, e),
-    })
+    lock_dir(disk, dir)
+}
+
+/// Creates a store with contents in a directory that is empty or absent. It is not open afterwards.
+pub fn restore(dir: &Path, options: &Options, seams: &Seams, contents: Contents<'_>) -> Result<()> {
+    options.validate()?;
+    if !options.leave_allocator {
+        allocator::hold_mapping_threshold();
+    }
+    let disk = seams.disk.as_ref();
+    let manifest = dir.join(crate::manifest::FILE);
+    if disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
+        return Err(Error::new(ErrorKind::Foreign, "there is a store in the directory already")
+            .at(dir)
+            .remedy("restore into an empty or new directory"));
+    }
+    create::check_vacant(disk, dir, true)?;
+    disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
+    let _lock = lock_dir(disk, dir)?;
+    create::create(dir, options, seams, Some(contents)).map(drop)
 }
 
 fn settings(options: &Options) -> Settings {

@@ -6,6 +6,7 @@
 use super::merge::Limit;
 use crate::batch::KEYSPACE_BYTES;
 use crate::engine::Record;
+use crate::ids::Seq;
 use crate::state::Said;
 use bytes::Bytes;
 
@@ -29,6 +30,8 @@ struct Row {
 pub struct Chunk {
     bytes: Vec<u8>,
     rows: Vec<Row>,
+    /// Of each row, where they were asked for.
+    seqs: Vec<Seq>,
     /// The rows that have not been shown yet.
     next: usize,
     end: usize,
@@ -42,6 +45,7 @@ impl Chunk {
     pub fn prepare(&mut self, limit: Limit) {
         self.bytes.clear();
         self.rows.clear();
+        self.seqs.clear();
         self.bytes.reserve(limit.bytes);
         self.rows.reserve(limit.records);
         (self.next, self.end) = (0, 0);
@@ -82,6 +86,17 @@ impl Chunk {
         let key_len = key.len() as u32;
         self.rows.push(Row { key: start, key_len, value: start + key_len, value_len });
         self.end += 1;
+    }
+
+    /// The sequence of the record that was put in last.
+    #[inline]
+    pub fn push_seq(&mut self, seq: Seq) {
+        self.seqs.push(seq);
+    }
+
+    /// The sequence of a record, where they were asked for.
+    pub fn seq(&self, index: usize) -> Seq {
+        self.seqs.get(index).copied().unwrap_or_default()
     }
 
     /// The next record, from the end that was merged first or (`far`) the other.
@@ -160,7 +175,7 @@ mod tests {
 
     fn chunk(count: u32, len: usize) -> Chunk {
         let mut chunk = Chunk::default();
-        chunk.prepare(Limit { records: 4, bytes: 100 });
+        chunk.prepare(Limit { records: 4, bytes: 100, versions: false });
         for n in 0..count {
             let suffix = n.to_be_bytes();
             if n % 10 == 7 {
@@ -199,7 +214,7 @@ mod tests {
                 kept.push((chunk.take(index, far), key, value));
             }
             assert_eq!(low, high);
-            chunk.prepare(Limit { records: 4, bytes: 100 });
+            chunk.prepare(Limit { records: 4, bytes: 100, versions: false });
             assert!(kept.iter().all(|((k, v), key, value)| k == key && v == value));
         }
     }

@@ -31,6 +31,8 @@ impl<'a> Frozen<'a> {
 pub struct Limit {
     pub records: usize,
     pub bytes: usize,
+    /// Whether records' sequences are carried along.
+    pub versions: bool,
 }
 
 /// The merge of one chunk. Sources are numbered: the shards, what was copied of the active table, the frozen tables.
@@ -102,6 +104,9 @@ impl Merge<'_> {
                 if !repeated && is_own(self.layout, source) {
                     self.removed = None;
                     chunk.push(source.block.prefix(), source.block.record(source.at));
+                    if self.limit.versions {
+                        chunk.push_seq(source.block.seq(source.at));
+                    }
                 }
                 source.at += 1;
                 self.stems[place] = source.stem();
@@ -122,6 +127,9 @@ impl Merge<'_> {
                 Said::Removed => self.removed = Some(seen.key.to_vec()),
                 said => {
                     chunk.push_whole(seen.key, said);
+                    if self.limit.versions {
+                        chunk.push_seq(seen.seq);
+                    }
                     self.removed = None;
                 }
             }

@@ -20,10 +20,11 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
+use crate::backup::Versions;
 use crate::batch;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
-use crate::record::KeyRange;
+use crate::record::{KeyRange, RunRecord};
 use crate::state::State;
 use ahead::{Ahead, Done, Job};
 use bytes::Bytes;
@@ -34,8 +35,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How much is fetched at first, and at most: a short scan should not merge much that nobody asks for.
-const FIRST: Limit = Limit { records: 32, bytes: 8 << 10 };
-const MOST: Limit = Limit { records: 4096, bytes: 256 << 10 };
+const FIRST: Limit = Limit { records: 32, bytes: 8 << 10, versions: false };
+const MOST: Limit = Limit { records: 4096, bytes: 256 << 10, versions: false };
 
 /// After so many chunks from one end a scan is long, and reads ahead: by then they are large.
 const LONG: u32 = 9;
@@ -92,20 +93,20 @@ impl Scan {
     pub fn new(state: Arc<State>, range: KeyRange) -> Result<Scan> {
         state.check_open()?;
         let at = state.memory.open_snapshot();
+        Ok(Self::begin(state, range, at, FIRST))
+    }
+
+    /// A scan of `range`, with the sequences of records, as of `at`: a snapshot that somebody holds.
+    pub fn versions(state: Arc<State>, range: KeyRange, at: Seq) -> Result<Scan> {
+        state.check_open()?;
+        state.memory.hold_snapshot(at);
+        Ok(Self::begin(state, range, at, Limit { versions: true, ..MOST }))
+    }
+
+    fn begin(state: Arc<State>, range: KeyRange, at: Seq, limit: Limit) -> Scan {
         let rest = (!range.is_empty()).then_some(range);
         let (front, back) = (End::new(false), End::new(true));
-        Ok(Scan {
-            state,
-            at,
-            rest,
-            front,
-            back,
-            limit: FIRST,
-            streak: 0,
-            last_end: false,
-            ahead: None,
-            large: None,
-        })
+        Scan { state, at, rest, front, back, limit, streak: 0, last_end: false, ahead: None, large: None }
     }
 
     /// The next record, from the front or (`reverse`) the back, until the next call.
@@ -227,6 +228,7 @@ impl Scan {
         self.limit = Limit {
             records: (self.limit.records * 2).min(MOST.records),
             bytes: (self.limit.bytes * 2).min(MOST.bytes),
+            versions: self.limit.versions,
         };
         Ok(())
     }
@@ -302,6 +304,29 @@ impl Scan {
         self.rest = None;
         self.front.clear();
         self.back.clear();
+    }
+}
+
+impl Versions for Scan {
+    #[inline]
+    fn next(&mut self) -> Option<Result<RunRecord<'_>>> {
+        let spot = match self.next_spot(false)? {
+            Ok(spot) => spot,
+            Err(error) => return Some(Err(error)),
+        };
+        if self.chunk(false, spot)?.is_left_out(spot.index) {
+            match self.fetch_value(false, spot) {
+                Ok(value) => self.large = Some(value),
+                Err(error) => return Some(Err(error)),
+            }
+            let chunk = self.chunk(false, spot)?;
+            let (key, value) = (chunk.internal_key(spot.index), self.large.as_deref());
+            return Some(Ok(RunRecord { key, seq: chunk.seq(spot.index), value }));
+        }
+        let chunk = self.chunk(false, spot)?;
+        let (_, value) = chunk.record(spot.index);
+        let (key, seq) = (chunk.internal_key(spot.index), chunk.seq(spot.index));
+        Some(Ok(RunRecord { key, seq, value: Some(value) }))
     }
 }
 

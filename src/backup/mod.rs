@@ -1,0 +1,52 @@
+//! Backups: a repository of checkpoints, and the formats in it. See "A backup repository" in docs/FORMAT.md.
+//!
+//! Invariants:
+//! - A checkpoint exists from the moment its manifest has its name, and everything that it names was durable before.
+//! - Objects are named by a hash of their bytes and never changed. One that no checkpoint names means nothing, and one is
+//!   taken over for a new checkpoint only if an earlier one names it: what an interrupted one left is not believed.
+//! - One at a time writes to a repository. Objects go only after the manifests that named them have gone durably.
+//! - Nothing that is read is believed before its checksum has been seen, and no bytes make a reader panic.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`storage`] | the seam: where a repository's bytes are |
+//! | [`hash`] | what names an object |
+//! | [`chunk`], [`index`], [`stream`], [`archive`] | the formats |
+//! | [`checkpoint`] | manifests |
+//! | [`repository`], [`prune`], [`verify`] | what can be done with a repository |
+//! | [`writer`] | records to chunks |
+//! | [`reader`] | and back |
+
+pub mod archive;
+pub mod checkpoint;
+pub mod chunk;
+pub mod damage;
+pub mod hash;
+pub mod index;
+pub mod options;
+mod prune;
+pub mod reader;
+pub mod repository;
+pub mod storage;
+pub mod stream;
+mod sweep;
+
+mod verify;
+pub mod writer;
+
+pub use checkpoint::{Checkpoint, CheckpointId};
+pub use damage::{Damage, Loss};
+pub use options::{CheckpointOptions, CheckpointProgress};
+pub use prune::{Pruned, Retention};
+pub use repository::BackupRepository;
+pub use storage::{DirStorage, Object, Storage};
+pub use verify::Verification;
+
+use crate::error::Result;
+use crate::record::RunRecord;
+
+/// Records in the order of their keys, each key once, to be looked at one by one. Keys are internal ones.
+pub trait Versions {
+    /// The next record, until the next call. After an error it is over.
+    fn next(&mut self) -> Option<Result<RunRecord<'_>>>;
+}

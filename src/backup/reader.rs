@@ -1,0 +1,454 @@
+//! Reading a checkpoint: its layers from chunk to chunk, and one order over them.
+//!
+//! Invariants: every object has its hash before a record of it is given out; of each key the newest layer's word counts;
+//! memory is one chunk a layer. Damage ends the reading, unless it is asked for what is left: then each gap is
+//! told, with the keys that it covers.
+
+use super::Versions;
+use super::checkpoint::{Body, CheckpointId, Layer};
+use super::chunk::{BlockCursor, ChunkRecord, ChunkView, PlainBlock, RecordCursor};
+use super::damage::{Damage, Loss};
+use super::hash::ObjectId;
+use super::index::{self, ChunkRef};
+use super::storage::Storage;
+use crate::batch::KEYSPACE_BYTES;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{KeyspaceId, Seq};
+use crate::record::RunRecord;
+use bytes::Bytes;
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Reads an object and sees that it has its hash.
+pub fn fetch(storage: &dyn Storage, id: &ObjectId) -> Result<Vec<u8>> {
+    let name = id.name();
+    let at = || storage.describe(&name);
+    let remedy = "restore another checkpoint, or salvage what is left of this one";
+    let Some(bytes) = storage.read(&name)? else {
+        return Err(Error::corruption("an object of the checkpoint is missing").at(at()).remedy(remedy));
+    };
+    let found = ObjectId::of(&bytes);
+    if found != *id {
+        let text = format!("an object of the checkpoint is damaged: its bytes have the hash {found}");
+        return Err(Error::corruption(text).at(at()).remedy(remedy));
+    }
+    Ok(bytes)
+}
+
+/// What a reading is of, and what has been found to be wrong.
+#[derive(Debug)]
+pub struct Reading {
+    pub storage: Arc<dyn Storage>,
+    pub checkpoint: CheckpointId,
+    /// Whether gaps are told and passed over.
+    pub salvage: bool,
+    pub damage: Vec<Damage>,
+    /// Objects and bytes read.
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+impl Reading {
+    pub fn new(storage: Arc<dyn Storage>, checkpoint: CheckpointId, salvage: bool) -> Reading {
+        Reading { storage, checkpoint, salvage, damage: Vec::new(), objects: 0, bytes: 0 }
+    }
+
+    fn fetch(&mut self, id: &ObjectId) -> Result<Vec<u8>> {
+        let bytes = fetch(self.storage.as_ref(), id)?;
+        self.objects += 1;
+        self.bytes += bytes.len() as u64;
+        Ok(bytes)
+    }
+}
+
+/// One layer of a keyspace, record by record.
+#[derive(Debug)]
+pub struct LayerReader {
+    keyspace: Arc<str>,
+    layer: Layer,
+    /// What older layers know the keys of a gap to be.
+    loss: Loss,
+    next_index: usize,
+    chunks: VecDeque<ChunkRef>,
+    chunk: Option<Open>,
+    block: Option<PlainBlock<'static>>,
+    cursor: RecordCursor,
+    /// No record of the block has been looked at yet.
+    fresh: bool,
+    /// The last key that was given out, or is known to have been passed.
+    before: Vec<u8>,
+    /// The last gap has no end yet.
+    open_gap: Option<usize>,
+    ended: bool,
+    seen: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    entry: ChunkRef,
+    bytes: Vec<u8>,
+    blocks: BlockCursor,
+    records: u32,
+    /// It does not have its hash.
+    broken: Option<Error>,
+    /// A block of it was passed over.
+    gap: bool,
+}
+
+/// The least key above `key`.
+fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+impl LayerReader {
+    /// `older`: what the layer below is complete up to; none: there is none.
+    pub fn new(keyspace: &str, layer: &Layer, older: Option<Seq>) -> LayerReader {
+        LayerReader {
+            keyspace: keyspace.into(),
+            layer: layer.clone(),
+            loss: older.map_or(Loss::Missing, Loss::AsOf),
+            next_index: 0,
+            chunks: VecDeque::new(),
+            chunk: None,
+            block: None,
+            cursor: RecordCursor::default(),
+            fresh: false,
+            before: Vec::new(),
+            open_gap: None,
+            ended: false,
+            seen: 0,
+        }
+    }
+
+    /// The record that was gone on to last.
+    #[inline]
+    pub fn record(&self) -> Option<ChunkRecord<'_>> {
+        self.block.as_ref().map(|block| self.cursor.record(block))
+    }
+
+    /// Goes on to the next record; false at the end.
+    #[inline]
+    pub fn advance(&mut self, reading: &mut Reading) -> Result<bool> {
+        loop {
+            if let Some(block) = &self.block {
+                match self.cursor.advance(block) {
+                    Ok(true) => {
+                        let record = self.cursor.record(block);
+                        // Within a block keys ascend; the first one comes after the block before.
+                        let below = std::mem::take(&mut self.fresh) && record.key <= self.before.as_slice();
+                        if below || record.seq > self.layer.upto {
+                            let error = Error::corruption("a record is out of order");
+                            self.block_failed(reading, 0, error)?;
+                            continue;
+                        }
+                        self.seen += 1;
+                        if self.open_gap.is_some() {
+                            self.end_gap(reading);
+                        }
+                        return Ok(true);
+                    }
+                    Ok(false) => self.end_block(),
+                    Err(error) => self.block_failed(reading, 0, error)?,
+                }
+                continue;
+            }
+            if self.ended || !self.next_block(reading)? {
+                self.ended = true;
+                return Ok(false);
+            }
+        }
+    }
+
+    fn end_block(&mut self) {
+        if let Some(block) = self.block.take() {
+            let key = self.cursor.record(&block).key;
+            if !key.is_empty() {
+                self.before.clear();
+                self.before.extend_from_slice(key);
+            }
+        }
+        self.cursor = RecordCursor::default();
+    }
+
+    fn end_gap(&mut self, reading: &mut Reading) {
+        let first = self.record().map(|record| Bytes::copy_from_slice(record.key));
+        if let Some(damage) = self.open_gap.take().and_then(|at| reading.damage.get_mut(at)) {
+            damage.to = first;
+        }
+    }
+
+    fn next_block(&mut self, reading: &mut Reading) -> Result<bool> {
+        let Some(chunk) = &mut self.chunk else { return self.next_chunk(reading) };
+        let view = ChunkView::parse(&chunk.bytes)?;
+        let mut blocks = chunk.blocks;
+        let next = view.next_block(&mut blocks).map(|(at, block)| (at, block.map(PlainBlock::into_owned)));
+        chunk.blocks = blocks;
+        match next {
+            Some((_, Ok(block))) => {
+                (self.cursor, self.fresh) = (block.start(), true);
+                self.block = Some(block);
+            }
+            Some((at, Err(error))) => self.block_failed(reading, at, error)?,
+            None => self.end_chunk(reading)?,
+        }
+        Ok(true)
+    }
+
+    /// What a chunk's entry says of it must be so.
+    fn end_chunk(&mut self, reading: &mut Reading) -> Result<()> {
+        let Some(Open { entry, bytes, records, broken, gap, .. }) = self.chunk.take() else { return Ok(()) };
+        self.open_gap = None;
+        let same =
+            records == entry.records && bytes.len() == entry.bytes as usize && self.before == entry.last;
+        self.before.clone_from(&entry.last);
+        if gap || same && broken.is_none() {
+            return Ok(());
+        }
+        let error = broken.unwrap_or_else(|| Error::corruption("a chunk is not what its index says"));
+        // All its records were read, and have their checksums.
+        let lost = same.then_some(0);
+        self.gap(reading, &entry.id, error, (entry.first, Some(after(&entry.last))), lost)
+    }
+
+    fn place(&self, reading: &Reading, id: &ObjectId) -> std::path::PathBuf {
+        reading.storage.describe(&id.name())
+    }
+
+    fn next_chunk(&mut self, reading: &mut Reading) -> Result<bool> {
+        let Some(entry) = self.chunks.pop_front() else { return self.next_index(reading) };
+        let fetched = reading.fetch(&entry.id).and_then(|bytes| {
+            let view = ChunkView::parse(&bytes)?;
+            let (blocks, records) = (view.start(), view.records);
+            Ok((bytes, blocks, records))
+        });
+        match fetched {
+            Ok((bytes, blocks, records)) => {
+                self.chunk = Some(Open { entry, bytes, blocks, records, broken: None, gap: false });
+            }
+            Err(error) => self.chunk_failed(reading, entry, error)?,
+        }
+        Ok(true)
+    }
+
+    /// A chunk does not have its hash, or is gone. What blocks of it have their checksums are given out all the same.
+    fn chunk_failed(&mut self, reading: &mut Reading, entry: ChunkRef, error: Error) -> Result<()> {
+        let id = entry.id;
+        let bounds = (entry.first.clone(), Some(after(&entry.last)));
+        if error.kind() != ErrorKind::Corruption || !reading.salvage {
+            return self.gap(reading, &id, error, bounds, None);
+        }
+        let bytes = reading.storage.read(&id.name())?.unwrap_or_default();
+        let header = ChunkView::parse(&bytes).map(|view| (view.start(), view.records));
+        let Ok((blocks, records)) = header else {
+            let records = Some(u64::from(entry.records));
+            self.before = entry.last;
+            return self.gap(reading, &id, error, bounds, records);
+        };
+        self.chunk = Some(Open { entry, bytes, blocks, records, broken: Some(error), gap: false });
+        Ok(())
+    }
+
+    /// A block is passed over: what it had lies between the record before and the next one that is read.
+    fn block_failed(&mut self, reading: &mut Reading, at: usize, error: Error) -> Result<()> {
+        self.end_block();
+        let Some(chunk) = &mut self.chunk else { return Err(error) };
+        chunk.gap = true;
+        let id = chunk.entry.id;
+        let from =
+            if self.before < chunk.entry.first { chunk.entry.first.clone() } else { after(&self.before) };
+        let error = error.at(reading.storage.describe(&id.name()));
+        let error = if at > 0 { error.offset(at as u64) } else { error };
+        let to = Some(after(&chunk.entry.last));
+        self.gap(reading, &id, error, (from, to), None)?;
+        self.open_gap = Some(reading.damage.len() - 1);
+        Ok(())
+    }
+
+    fn next_index(&mut self, reading: &mut Reading) -> Result<bool> {
+        let Some(id) = self.layer.indexes.get(self.next_index).copied() else {
+            if self.seen != self.layer.records && !reading.salvage {
+                let text = format!(
+                    "a layer of keyspace {:?} has {} records, its manifest says {}",
+                    self.keyspace, self.seen, self.layer.records
+                );
+                return Err(Error::corruption(text));
+            }
+            return Ok(false);
+        };
+        self.next_index += 1;
+        let listed = reading.fetch(&id).and_then(|bytes| {
+            let chunks = index::decode(&bytes)?;
+            let above = chunks.first().is_some_and(|chunk| chunk.first > self.before);
+            if above { Ok(chunks) } else { Err(Error::corruption("two indexes overlap")) }
+        });
+        match listed {
+            Ok(chunks) => {
+                if let Some(at) = self.open_gap.take()
+                    && let (Some(damage), Some(first)) = (reading.damage.get_mut(at), chunks.first())
+                {
+                    damage.to = Some(first.first.clone().into());
+                }
+                self.chunks = chunks.into();
+            }
+            Err(error) => {
+                let from = if self.before.is_empty() { Vec::new() } else { after(&self.before) };
+                self.gap(reading, &id, error, (from, None), None)?;
+                self.open_gap = Some(reading.damage.len() - 1);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tells of a gap, or fails with its cause.
+    fn gap(
+        &self,
+        reading: &mut Reading,
+        id: &ObjectId,
+        error: Error,
+        (from, to): (Vec<u8>, Option<Vec<u8>>),
+        records: Option<u64>,
+    ) -> Result<()> {
+        let file = self.place(reading, id);
+        let error = if error.path().is_some() { error } else { error.at(&file) };
+        // What this release cannot read, or the system does not give, is not lost.
+        if !reading.salvage || error.kind() != ErrorKind::Corruption {
+            return Err(error);
+        }
+        reading.damage.push(Damage {
+            checkpoint: reading.checkpoint,
+            file,
+            keyspace: Some(self.keyspace.to_string()),
+            from: from.into(),
+            to: to.map(Bytes::from),
+            records,
+            loss: self.loss,
+            error,
+        });
+        Ok(())
+    }
+}
+
+/// A keyspace's layers, merged.
+#[derive(Debug)]
+struct Keyspace {
+    id: KeyspaceId,
+    /// The newest first.
+    layers: Vec<LayerReader>,
+}
+
+/// All records of a checkpoint, in the order of internal keys.
+#[derive(Debug)]
+pub struct CheckpointReader {
+    pub reading: Reading,
+    keyspaces: VecDeque<Keyspace>,
+    current: Option<Keyspace>,
+    key: Vec<u8>,
+    /// The layer whose record was given out last.
+    given: Option<usize>,
+    failed: bool,
+}
+
+impl CheckpointReader {
+    /// Of all keyspaces, or the one of that number.
+    pub fn new(reading: Reading, body: &Body, only: Option<KeyspaceId>) -> CheckpointReader {
+        let wanted = body.keyspaces.iter().filter(|k| only.is_none_or(|only| only == k.id));
+        let keyspaces = wanted.map(|keyspace| {
+            let older = std::iter::once(None).chain(keyspace.layers.iter().map(|layer| Some(layer.upto)));
+            let layers = keyspace.layers.iter().zip(older);
+            let layers = layers.map(|(layer, older)| LayerReader::new(&keyspace.name, layer, older));
+            let mut layers: Vec<LayerReader> = layers.collect();
+            layers.reverse();
+            Keyspace { id: keyspace.id, layers }
+        });
+        let keyspaces = keyspaces.collect();
+        CheckpointReader { reading, keyspaces, current: None, key: Vec::new(), given: None, failed: false }
+    }
+
+    /// Goes on to the next record that is one; the layer that has it.
+    fn advance(&mut self) -> Result<Option<usize>> {
+        loop {
+            let Some(keyspace) = &mut self.current else {
+                let Some(mut next) = self.keyspaces.pop_front() else { return Ok(None) };
+                self.key.clear();
+                self.key.extend_from_slice(&next.id.0.to_be_bytes());
+                start(&mut next, &mut self.reading)?;
+                self.current = Some(next);
+                continue;
+            };
+            if let Some(given) = self.given.take()
+                && !keyspace.layers[given].advance(&mut self.reading)?
+            {
+                keyspace.layers.remove(given);
+            }
+            match newest(keyspace, &mut self.reading)? {
+                None => self.current = None,
+                Some(layer) => {
+                    self.given = Some(layer);
+                    if keyspace.layers[layer].record().is_some_and(|record| record.value.is_some()) {
+                        return Ok(Some(layer));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Goes on to the first record of every layer.
+fn start(keyspace: &mut Keyspace, reading: &mut Reading) -> Result<()> {
+    let mut layers = Vec::with_capacity(keyspace.layers.len());
+    for mut layer in keyspace.layers.drain(..) {
+        if layer.advance(reading)? {
+            layers.push(layer);
+        }
+    }
+    keyspace.layers = layers;
+    Ok(())
+}
+
+/// The layer with the least key, of several the newest; older ones go past that key.
+fn newest(keyspace: &mut Keyspace, reading: &mut Reading) -> Result<Option<usize>> {
+    let mut least: Option<usize> = None;
+    let mut at = 0;
+    while at < keyspace.layers.len() {
+        let order = match least {
+            None => Ordering::Less,
+            Some(least) => {
+                let key = |layer: usize| keyspace.layers[layer].record().map(|record| record.key);
+                key(at).cmp(&key(least))
+            }
+        };
+        match order {
+            Ordering::Less => least = Some(at),
+            Ordering::Equal if !keyspace.layers[at].advance(reading)? => {
+                keyspace.layers.remove(at);
+                continue;
+            }
+            // It may be the least now no more than before: its next key is above.
+            Ordering::Equal | Ordering::Greater => {}
+        }
+        at += 1;
+    }
+    Ok(least)
+}
+
+impl Versions for CheckpointReader {
+    fn next(&mut self) -> Option<Result<RunRecord<'_>>> {
+        if self.failed {
+            return None;
+        }
+        match self.advance() {
+            Ok(Some(layer)) => {
+                let record = self.current.as_ref()?.layers.get(layer)?.record()?;
+                self.key.truncate(KEYSPACE_BYTES);
+                self.key.extend_from_slice(record.key);
+                Some(Ok(RunRecord { key: &self.key, seq: record.seq, value: record.value }))
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.failed = true;
+                Some(Err(error))
+            }
+        }
+    }
+}

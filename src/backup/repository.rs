@@ -1,0 +1,286 @@
+//! A repository: where checkpoints lie, which there are, and who may write.
+//!
+//! Invariants: everything that changes it holds its lock; a number that a checkpoint had is never given out again; `WORKING`
+//! stands from before the first object of a checkpoint, or the first deletion, until after the last.
+
+use super::checkpoint::{Body, CHECKPOINTS, Checkpoint, CheckpointId};
+use super::hash::{OBJECTS, ObjectId, kind, random};
+use super::index;
+use super::reader::fetch;
+use super::storage::{DirStorage, Storage};
+use crate::disk::{Disk, RealDisk};
+use crate::envelope::{self, Kind, hex128};
+use crate::error::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+const MARKER: &str = "REPOSITORY";
+const WORKING: &str = "WORKING";
+
+const KIND: Kind = kind(
+    b"ANNULUSR",
+    "repository's marker",
+    "the checkpoints may be whole: make another repository, put its marker here with this one's id, and verify them",
+);
+const WORKING_KIND: Kind = kind(b"ANNULUSG", "mark of work", "remove it: leftovers are then not swept");
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Marker {
+    #[serde(with = "hex128")]
+    repository: u128,
+    next: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Working {
+    #[serde(with = "hex128")]
+    repository: u128,
+}
+
+/// A place for checkpoints of one or several stores: a directory, or what a [`Storage`](crate::Storage) stands for.
+///
+/// Checkpoints are complete by themselves and share what they have in common: records that did not change are stored once,
+/// whatever checkpoint they are of, and deleting one leaves the others whole. Several processes may use a repository at
+/// once; one of them at a time may write.
+///
+/// Cheap to clone.
+///
+/// ```
+/// # fn main() -> annulus::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let (live, backup, new) = (dir.path().join("live"), dir.path().join("backup"), dir.path().join("new"));
+/// use annulus::{BackupRepository, Retention, Store};
+/// let store = Store::open(live)?;
+/// store.insert("user/42/cart", b"2 apples")?;
+///
+/// let repo = BackupRepository::open(backup)?;
+/// let id = store.checkpoint(&repo)?;
+/// assert!(repo.verify(id)?.is_whole());
+/// repo.prune(Retention::keep_last(7).daily(30))?;
+///
+/// let restored = repo.restore(id)?.shards(8).replication_factor(3).open(new)?;
+/// assert_eq!(restored.get("user/42/cart")?.as_deref(), Some(&b"2 apples"[..]));
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct BackupRepository {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) id: u128,
+}
+
+impl BackupRepository {
+    /// Opens the repository in the directory `dir`, or creates one there if the directory is empty or absent.
+    ///
+    /// # Errors
+    /// `Foreign` for a directory of something else, `Corruption` or `Unsupported` for a damaged marker or one of another
+    /// release, `Locked` if it is being created by somebody else, `Io`.
+    pub fn open(dir: impl AsRef<Path>) -> Result<BackupRepository> {
+        Self::on_disk(Arc::new(RealDisk), dir.as_ref())
+    }
+
+    pub(crate) fn on_disk(disk: Arc<dyn Disk>, dir: &Path) -> Result<BackupRepository> {
+        let exists = disk.exists(dir).map_err(|e| Error::io("look for the repository", dir, e))?;
+        let names = match exists {
+            true => disk.list(dir).map_err(|e| Error::io("list the repository", dir, e))?,
+            false => Vec::new(),
+        };
+        let ours = |name: &String| matches!(name.as_str(), "LOCK" | "REPOSITORY.tmp" | "lost+found");
+        if let Some(name) = names.iter().find(|name| !ours(name))
+            && !names.iter().any(|name| name == MARKER)
+        {
+            let text = format!("the directory is not a backup repository and not empty: it holds {name}");
+            return Err(Error::new(ErrorKind::Foreign, text)
+                .at(dir)
+                .remedy("name an empty or new directory"));
+        }
+        Self::open_with(Arc::new(DirStorage::new(disk, dir)))
+    }
+
+    /// Opens the repository that lies in a storage of the caller's, or creates one there.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but for `Foreign`: what else lies there is left alone.
+    pub fn open_with(storage: Arc<dyn Storage>) -> Result<BackupRepository> {
+        if let Some(marker) = load(storage.as_ref())? {
+            return Ok(BackupRepository { storage, id: marker.repository });
+        }
+        let _lock = storage.lock()?;
+        let id = match load(storage.as_ref())? {
+            Some(marker) => marker.repository,
+            None => {
+                let marker = Marker { repository: random(), next: 1 };
+                storage.write(MARKER, &envelope::encode(KIND, &marker)?)?;
+                storage.settle()?;
+                marker.repository
+            }
+        };
+        Ok(BackupRepository { storage, id })
+    }
+
+    /// The checkpoints, in the order of their numbers. One whose manifest is damaged is left out, and told in the log:
+    /// [`verify_all`](Self::verify_all) says which.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn list(&self) -> Result<Vec<Checkpoint>> {
+        let mut found = Vec::new();
+        for id in self.ids()? {
+            match self.load(id) {
+                Ok(body) => found.push(body.outline()),
+                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                // Pruned since its name was read.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => log::error!("checkpoint {id} cannot be used: {error}"),
+            }
+        }
+        Ok(found)
+    }
+
+    /// One checkpoint.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of that number. `Corruption` for a damaged manifest, `Foreign` for one of another repository or
+    /// number, `Unsupported` for one of another release, `Io`.
+    pub fn get(&self, id: CheckpointId) -> Result<Checkpoint> {
+        Ok(self.load(id)?.outline())
+    }
+
+    pub(crate) fn ids(&self) -> Result<Vec<CheckpointId>> {
+        let names = self.storage.list(CHECKPOINTS)?;
+        Ok(names.iter().filter_map(|object| CheckpointId::from_name(&object.name)).collect())
+    }
+
+    pub(crate) fn load(&self, id: CheckpointId) -> Result<Body> {
+        let name = id.name();
+        let path = self.storage.describe(&name);
+        let missing = || {
+            Error::new(ErrorKind::NotFound, format!("there is no checkpoint {id}"))
+                .at(&path)
+                .remedy("list() tells which there are")
+        };
+        let bytes = self.storage.read(&name)?.ok_or_else(missing)?;
+        Body::decode(&path, &bytes, self.id, id)
+    }
+
+    /// The manifests of all checkpoints. An error if one cannot be read: then nobody knows what it needs.
+    pub(crate) fn load_all(&self) -> Result<Vec<Body>> {
+        let remedy = "delete that checkpoint by its number if it is of no more use";
+        self.ids()?.into_iter().map(|id| self.load(id).map_err(|error| error.remedy(remedy))).collect()
+    }
+
+    /// The objects of the checkpoints that can be read, as far as they are there: what a new one need not write.
+    pub(crate) fn reusable(&self) -> Result<HashSet<ObjectId>> {
+        let mut named = HashSet::new();
+        for id in self.ids()? {
+            let objects = self.load(id).and_then(|body| self.named(std::slice::from_ref(&body)));
+            match objects {
+                Ok(objects) => named.extend(objects),
+                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                Err(error) => log::error!("checkpoint {id} cannot be used: {error}"),
+            }
+        }
+        let mut there = HashSet::new();
+        for digit in 0..16 {
+            let objects = self.storage.list(&format!("{OBJECTS}{digit:x}/"))?;
+            let ids = objects.iter().filter_map(|object| ObjectId::from_name(&object.name));
+            there.extend(ids.filter(|id| named.contains(id)));
+        }
+        Ok(there)
+    }
+
+    /// Keeps others from writing, and gets rid of what an interrupted writer left.
+    pub(crate) fn begin(&self) -> Result<Session<'_>> {
+        let lock = self.storage.lock()?;
+        let session = Session { repository: self, lock: Some(lock) };
+        if self.storage.read(WORKING)?.is_some() {
+            // A manifest that cannot be read keeps leftovers from being told; it need not keep anything else from being done.
+            if let Err(error) = session.sweep() {
+                log::warn!("leftovers in the backup repository cannot be swept: {error}");
+            }
+        } else {
+            let working = Working { repository: self.id };
+            self.storage.write(WORKING, &envelope::encode(WORKING_KIND, &working)?)?;
+            self.storage.settle()?;
+        }
+        Ok(session)
+    }
+
+    /// All objects that checkpoints name: none of them may go, and each was durable when a manifest got its name.
+    pub(crate) fn named(&self, bodies: &[Body]) -> Result<HashSet<ObjectId>> {
+        let mut named = HashSet::new();
+        for body in bodies {
+            for id in body.indexes() {
+                // Many checkpoints share an index; it is read once.
+                if named.insert(*id) {
+                    let listed = index::decode(&fetch(self.storage.as_ref(), id)?);
+                    let listed = listed.map_err(|error| error.at(self.storage.describe(&id.name())))?;
+                    named.extend(listed.iter().map(|chunk| chunk.id));
+                }
+            }
+        }
+        Ok(named)
+    }
+}
+
+fn load(storage: &dyn Storage) -> Result<Option<Marker>> {
+    match storage.read(MARKER)? {
+        Some(bytes) => envelope::decode(KIND, &storage.describe(MARKER), &bytes).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The turn to write to a repository.
+pub struct Session<'a> {
+    pub repository: &'a BackupRepository,
+    lock: Option<Box<dyn Send + Sync>>,
+}
+
+impl std::fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("locked", &self.lock.is_some()).finish()
+    }
+}
+
+impl Session<'_> {
+    /// The number of a new checkpoint. It counts as used from when [`keep_numbers`](Self::keep_numbers) or the checkpoint
+    /// itself says so.
+    pub fn next_id(&self) -> Result<CheckpointId> {
+        let marker = self.marker()?;
+        let newest = self.repository.ids()?.last().map_or(0, |id| id.0.saturating_add(1));
+        Ok(CheckpointId(marker.next.max(newest)))
+    }
+
+    /// Says that every number that a checkpoint has is used, before that checkpoint goes.
+    pub fn keep_numbers(&self) -> Result<()> {
+        let next = self.next_id()?.0;
+        let marker = self.marker()?;
+        if next > marker.next {
+            let storage = self.repository.storage.as_ref();
+            storage.write(MARKER, &envelope::encode(KIND, &Marker { next, ..marker })?)?;
+            storage.settle()?;
+        }
+        Ok(())
+    }
+
+    fn marker(&self) -> Result<Marker> {
+        let storage = self.repository.storage.as_ref();
+        let marker = load(storage)?.filter(|marker| marker.repository == self.repository.id);
+        marker.ok_or_else(|| {
+            Error::new(ErrorKind::Foreign, "the repository was replaced by another one while it was open")
+                .at(storage.describe(MARKER))
+                .remedy("open it again")
+        })
+    }
+
+    /// Nothing of this session is left to be swept.
+    pub fn end(mut self) -> Result<()> {
+        let storage = self.repository.storage.as_ref();
+        storage.delete(WORKING)?;
+        let settled = storage.settle();
+        self.lock = None;
+        settled
+    }
+}

@@ -1,0 +1,195 @@
+//! Where a repository's bytes are: a small seam, so that a repository may lie on object storage. A local directory is the
+//! default.
+
+use crate::disk::{Disk, OpenMode};
+use crate::error::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A name in a storage, and how many bytes stand behind it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Object {
+    /// The whole name, with `/` between its parts.
+    pub name: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// Whole objects under names: what a [`BackupRepository`](crate::BackupRepository) needs of the place it lies in.
+///
+/// Names are ASCII letters, digits, `.` and `-`, in parts that `/` separates. Objects have at most about 65 MiB.
+///
+/// What an implementation promises: a reader finds under a name all the bytes of one `write`, or none, whenever power or the
+/// process fails; after [`settle`](Self::settle) every write and deletion before it is durable, and what `list` has shown, whoever
+/// wrote it; a name that was written is listed at once.
+pub trait Storage: Send + Sync + Debug {
+    /// What there is directly under `prefix` (no further `/` in the rest of the name), in order of the names. A prefix ends
+    /// with `/`, or is empty.
+    ///
+    /// # Errors
+    /// `Io` where the place cannot be asked. A prefix under which nothing lies is not an error.
+    fn list(&self, prefix: &str) -> Result<Vec<Object>>;
+
+    /// All bytes of an object; none if there is none of that name.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>>;
+
+    /// Puts an object there, in the place of one of that name.
+    ///
+    /// # Errors
+    /// `Io`: then the name has what it had.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()>;
+
+    /// Takes an object away. One that is not there is not an error.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn delete(&self, name: &str) -> Result<()>;
+
+    /// Makes everything before durable. Nothing to do where `write` and `delete` return only then.
+    ///
+    /// # Errors
+    /// `Io`: then what was written since the last call is not to be believed.
+    fn settle(&self) -> Result<()>;
+
+    /// Keeps every other writer out until the value is dropped, or the process dies.
+    ///
+    /// # Errors
+    /// `Locked` if somebody has it, `Io`.
+    fn lock(&self) -> Result<Box<dyn Send + Sync>>;
+
+    /// What to call an object in an error: a path or an address.
+    fn describe(&self, name: &str) -> PathBuf;
+}
+
+const LOCK: &str = "LOCK";
+
+/// A directory.
+#[derive(Debug)]
+pub struct DirStorage {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Directories with names that are not durable yet.
+    unsettled: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl DirStorage {
+    /// The directory `dir` of a disk. It is created by the first write.
+    pub fn new(disk: Arc<dyn Disk>, dir: impl Into<PathBuf>) -> DirStorage {
+        DirStorage { disk, dir: dir.into(), unsettled: Mutex::default() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        name.split('/').fold(self.dir.clone(), |path, part| path.join(part))
+    }
+
+    /// The directory that a path lies in, made if need be.
+    fn parent(&self, path: &Path) -> Result<PathBuf> {
+        let parent = path.parent().unwrap_or(&self.dir).to_path_buf();
+        let failed = |e| Error::io("create the directory", &parent, e);
+        if !self.disk.exists(&parent).map_err(failed)? {
+            self.disk.create_dir_durably(&parent).map_err(failed)?;
+        }
+        Ok(parent)
+    }
+}
+
+/// The name that an object has until all its bytes are durable.
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
+impl Storage for DirStorage {
+    fn list(&self, prefix: &str) -> Result<Vec<Object>> {
+        let dir = if prefix.is_empty() { self.dir.clone() } else { self.path(prefix.trim_end_matches('/')) };
+        let failed = |e| Error::io("list the directory", &dir, e);
+        let names = match self.disk.list(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            names => names.map_err(failed)?,
+        };
+        self.unsettled.lock().insert(dir.clone());
+        let mut objects = Vec::with_capacity(names.len());
+        for name in names {
+            let path = dir.join(&name);
+            let bytes = match self.disk.open(&path, OpenMode::Read) {
+                Ok(file) => file.len().map_err(failed)?,
+                // Gone since, or a directory.
+                Err(_) => continue,
+            };
+            objects.push(Object { name: format!("{prefix}{name}"), bytes });
+        }
+        Ok(objects)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path(name);
+        self.disk.read(&path).map_err(|e| Error::io("read the file", path, e))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path(name);
+        let parent = self.parent(&path)?;
+        let from = temporary(&path);
+        let write = || {
+            match self.disk.remove_file(&from) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let file = self.disk.open(&from, OpenMode::CreateNew)?;
+            file.write_at(0, bytes)?;
+            file.sync_all()?;
+            self.disk.rename(&from, &path)
+        };
+        write().map_err(|e| Error::io("write the file", &path, e))?;
+        self.unsettled.lock().insert(parent);
+        Ok(())
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        let path = self.path(name);
+        match self.disk.remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => {
+                removed.map_err(|e| Error::io("remove the file", &path, e))?;
+                self.unsettled.lock().extend(path.parent().map(Path::to_path_buf));
+                Ok(())
+            }
+        }
+    }
+
+    fn settle(&self) -> Result<()> {
+        let dirs = std::mem::take(&mut *self.unsettled.lock());
+        for dir in &dirs {
+            self.disk.sync_dir(dir).map_err(|e| Error::io("sync the directory", dir, e))?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<Box<dyn Send + Sync>> {
+        let path = self.path(LOCK);
+        self.parent(&path)?;
+        self.disk.lock(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => {
+                let who =
+                    self.disk.holder(&path).map_or("somebody else".to_owned(), |id| format!("process {id}"));
+                let text = format!(
+                    "{who} is writing to the backup repository: a checkpoint or a prune is under way"
+                );
+                Error::new(ErrorKind::Locked, text).at(&self.dir).remedy("try again when it is done")
+            }
+            _ => Error::io("lock the repository", path, e),
+        })
+    }
+
+    fn describe(&self, name: &str) -> PathBuf {
+        self.path(name)
+    }
+}

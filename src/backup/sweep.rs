@@ -1,0 +1,43 @@
+//! Removing what no checkpoint names.
+//!
+//! Invariant: what is removed is in no manifest that is, or may come back after a power cut.
+
+use super::checkpoint::CHECKPOINTS;
+use super::hash::{OBJECTS, ObjectId};
+use super::repository::Session;
+use crate::error::Result;
+
+/// What has been removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+impl Session<'_> {
+    /// Removes every object that no checkpoint names, and every file that never got its name.
+    pub fn sweep(&self) -> Result<Swept> {
+        let storage = self.repository.storage.as_ref();
+        // Also what another writer deleted and had no time to settle.
+        storage.settle()?;
+        let named = self.repository.named(&self.repository.load_all()?)?;
+        let mut swept = Swept::default();
+        for digit in 0..16 {
+            for object in storage.list(&format!("{OBJECTS}{digit:x}/"))? {
+                let unnamed = ObjectId::from_name(&object.name).is_some_and(|id| !named.contains(&id));
+                if unnamed || object.name.ends_with(".tmp") {
+                    storage.delete(&object.name)?;
+                    swept.objects += 1;
+                    swept.bytes += object.bytes;
+                }
+            }
+        }
+        for place in [CHECKPOINTS, ""] {
+            for object in storage.list(place)?.iter().filter(|object| object.name.ends_with(".tmp")) {
+                storage.delete(&object.name)?;
+            }
+        }
+        storage.settle()?;
+        Ok(swept)
+    }
+}

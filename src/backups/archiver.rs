@@ -1,0 +1,100 @@
+//! Archiving by itself.
+
+use crate::backup::BackupRepository;
+use crate::backup::archive::Mark;
+use crate::error::{Error, ErrorKind, Result};
+use crate::handle::Handle;
+use crate::ids::Seq;
+use crate::verbs::checkpoint::archive;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often the time is noted.
+const MARK: Duration = Duration::from_secs(1);
+/// After how long, or how many bytes of journal, a piece is written.
+const PIECE: Duration = Duration::from_secs(60);
+const BYTES: u64 = 4 << 20;
+
+/// Archives a store continuously, as long as it lives. Made by [`Store::archive_continuously`](crate::Store::archive_continuously).
+#[derive(Debug)]
+pub struct Archiver {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<Result<Seq>>>,
+}
+
+impl Archiver {
+    pub(super) fn start(handle: Arc<Handle>, repository: BackupRepository) -> Result<Archiver> {
+        let mut marks = Vec::new();
+        archive::archive(&handle.state, &repository, &mut marks)?;
+        let (stop, stopped) = channel();
+        let work = move || {
+            let state = &handle.state;
+            let (mut begun, mut bytes) = (Instant::now(), state.journal.stats().bytes);
+            let mut noted: Option<Mark> = None;
+            loop {
+                let waited = stopped.recv_timeout(MARK);
+                let mark = archive::mark(state);
+                if noted.is_none_or(|before| before.seq < mark.seq) {
+                    noted = Some(mark);
+                    marks.push(mark);
+                }
+                let last = waited != Err(RecvTimeoutError::Timeout);
+                let now = state.journal.stats().bytes;
+                if !last && begun.elapsed() < PIECE && now.saturating_sub(bytes) < BYTES {
+                    continue;
+                }
+                let outcome = archive::archive(state, &repository, &mut marks);
+                if last {
+                    archive::end(state);
+                    return outcome;
+                }
+                match outcome {
+                    Ok(_) => (begun, bytes) = (Instant::now(), state.journal.stats().bytes),
+                    Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
+                    // It is tried again in a second, since nothing was noted of it.
+                    Err(error) => {
+                        log::error!("the journal could not be archived, and is tried again: {error}")
+                    }
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("annulus-archive".to_owned())
+            .spawn(work)
+            .map_err(|e| Error::new(ErrorKind::Io, "cannot start the archiver's thread").caused_by(e))?;
+        Ok(Archiver { stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Archives what there is up to now, and ends. Returns what the archive is complete up to.
+    ///
+    /// # Errors
+    /// As [`Store::archive`](crate::Store::archive).
+    pub fn stop(mut self) -> Result<Seq> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<Seq> {
+        self.stop = None;
+        let panicked = || {
+            Err(Error::new(ErrorKind::Io, "the archiver's thread panicked")
+                .remedy("see the log for the panic's text"))
+        };
+        match self.thread.take() {
+            Some(thread) => thread.join().unwrap_or_else(|_| panicked()),
+            None => panicked(),
+        }
+    }
+}
+
+impl Drop for Archiver {
+    fn drop(&mut self) {
+        if self.thread.is_some()
+            && let Err(error) = self.end()
+            && error.kind() != ErrorKind::Closed
+        {
+            log::error!("the last part of the journal could not be archived: {error}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Checkpoints, restores, exports and imports, as a user sees them.
+
+mod archiver;
+mod point;
+
+pub use archiver::Archiver;
+
+use crate::backup::checkpoint::{Body, CheckpointId, Source};
+use crate::backup::reader::{CheckpointReader, Reading};
+use crate::backup::stream::StreamReader;
+use crate::backup::{BackupRepository, CheckpointOptions, Damage, Versions};
+use crate::disk::RealDisk;
+use crate::engine::SledFactory;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{KeyspaceId, Seq};
+use crate::manifest::{DEFAULT_KEYSPACE, KeyspaceEntry};
+use crate::options::{Options, ShardOptions};
+use crate::record::KeyRange;
+use crate::ring::{Partitioner, Ring};
+use crate::state::Seams;
+use crate::store::Store;
+use crate::verbs;
+use crate::verbs::restore::{Repaired, Tail};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+impl Store {
+    /// Puts a checkpoint of the store into a repository: what all keyspaces hold at one moment, with every batch whole. Returns its
+    /// number there.
+    ///
+    /// Writes and reads go on meanwhile; old versions of what is overwritten are kept on disk until it is done. One replica of each
+    /// record is saved. What an earlier checkpoint in the repository has is not written again, and what did not change since the
+    /// last one that this opening of the store put there is not read again, as far as that is known in memory (16 MiB of keys). Extra memory: about
+    /// 30 MiB, and 50 bytes for each object of the repository when it reads everything.
+    ///
+    /// On return the checkpoint is durable, and so is every write in it.
+    ///
+    /// # Errors
+    /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Unavailable` or `Corruption` if some
+    /// record cannot be read from any replica, `Poisoned` if the journal failed, `Closed`. Nothing of the checkpoint counts then; what was
+    /// written of it is swept by the next one.
+    pub fn checkpoint(&self, repository: &BackupRepository) -> Result<CheckpointId> {
+        self.checkpoint_with(repository, CheckpointOptions::new())
+    }
+
+    /// The same with a label, a rate, or somebody who is told of the progress.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint), and `Cancelled` if the callback asked for that, `InvalidInput` for a label over 4 KiB.
+    pub fn checkpoint_with(
+        &self,
+        repository: &BackupRepository,
+        options: CheckpointOptions,
+    ) -> Result<CheckpointId> {
+        verbs::checkpoint::checkpoint(&self.handle.state, repository, &options, &|range, at| {
+            self.scan_versions(range, at)
+        })
+    }
+
+    /// Writes what the store holds at one moment into one stream: self-contained, checksummed, about as large as the records. Returns the
+    /// sequence that it is of. [`Options::import`] makes a store of it.
+    ///
+    /// # Errors
+    /// `Io` if the stream cannot be written, `NotFound` if a keyspace is dropped meanwhile, otherwise as
+    /// [`checkpoint`](Self::checkpoint). What has been written by then is no whole stream, and import says so.
+    pub fn export(&self, writer: impl Write) -> Result<Seq> {
+        verbs::checkpoint::export(&self.handle.state, writer, &|range, at| self.scan_versions(range, at))
+    }
+
+    /// Puts everything that has been committed up to now, and is not there yet, into the archive of a repository: with it a restore can
+    /// go on from a checkpoint to any later write ([`Restore::until`]). Returns what the archive is complete up to.
+    ///
+    /// From the first call on the journal is kept until it has been archived, as for an offline shard: up to
+    /// [`journal_retention`](Options::journal_retention).
+    ///
+    /// # Errors
+    /// `Io` if the repository cannot be written, `Mismatch` if another copy of the store has been archived there, `Corruption` or
+    /// `Poisoned` if the journal cannot be read. What was archived before is whole.
+    pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
+        verbs::checkpoint::archive::archive(&self.handle.state, repository, &mut Vec::new())
+    }
+
+    /// Archives continuously, on a thread of its own, until the value is dropped or [stopped](Archiver::stop): what is committed is in the
+    /// repository within a minute, or after 4 MiB. Where that fails it is tried again, and the log says why. It keeps the store open.
+    ///
+    /// # Errors
+    /// As [`archive`](Self::archive), which it begins with; `Io` if the thread cannot be started.
+    pub fn archive_continuously(&self, repository: &BackupRepository) -> Result<Archiver> {
+        Archiver::start(self.handle.clone(), repository.clone())
+    }
+
+    fn scan_versions(&self, range: KeyRange, at: Seq) -> Result<Box<dyn Versions>> {
+        let scan = verbs::scan::Scan::versions(self.handle.state.clone(), range, at)?;
+        Ok(Box::new(scan))
+    }
+}
+
+fn seams() -> Seams {
+    Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: true }
+}
+
+/// A checkpoint on its way into a new store. Made by [`BackupRepository::restore`].
+///
+/// Shards, replicas and all else are those of the source unless asked for otherwise; the shards lie in the new store's directory
+/// unless [`shard`](Self::shard) says where. Records keep their versions, and the store goes on from the checkpoint's sequence.
+#[derive(Debug)]
+#[must_use = "nothing is restored before `open`"]
+pub struct Restore {
+    repository: BackupRepository,
+    body: Body,
+    options: Options,
+    only: Option<String>,
+    until: Option<At>,
+}
+
+/// A point in time to restore to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// After the write with this version, and before the next.
+    Seq(Seq),
+    /// What was there at this time by the clock of the source, and nothing later. It is known to about a second while a store is
+    /// archived continuously.
+    Time(SystemTime),
+}
+
+impl BackupRepository {
+    /// Begins to restore a checkpoint into a new store.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn restore(&self, id: CheckpointId) -> Result<Restore> {
+        let body = self.load(id)?;
+        Ok(Restore { repository: self.clone(), body, options: Options::new(), only: None, until: None })
+    }
+
+    /// Begins to restore the checkpoint with the highest number.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, otherwise as [`get`](Self::get): a damaged one is not passed over.
+    pub fn restore_latest(&self) -> Result<Restore> {
+        let none = || Error::new(ErrorKind::NotFound, "the repository has no checkpoint");
+        self.restore(*self.ids()?.last().ok_or_else(none)?)
+    }
+}
+
+impl Restore {
+    /// Sets all options of the new store at once, in the place of those set before.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Sets the number of shards, all inside the store's directory. See [`Options::shards`].
+    pub fn shards(mut self, count: usize) -> Self {
+        self.options = self.options.shards(count);
+        self
+    }
+
+    /// Adds a shard in a directory of the caller's choosing. See [`Options::shard`].
+    pub fn shard(mut self, shard: ShardOptions) -> Self {
+        self.options = self.options.shard(shard);
+        self
+    }
+
+    /// Sets the number of copies of every key. See [`Options::replication_factor`].
+    pub fn replication_factor(mut self, factor: usize) -> Self {
+        self.options = self.options.replication_factor(factor);
+        self
+    }
+
+    /// Sets the number of virtual nodes. See [`Options::virtual_nodes`].
+    pub fn virtual_nodes(mut self, count: u32) -> Self {
+        self.options = self.options.virtual_nodes(count);
+        self
+    }
+
+    /// Sets which part of a key is hashed. See [`Options::partitioner`].
+    pub fn partitioner(mut self, partitioner: Partitioner) -> Self {
+        self.options = self.options.partitioner(partitioner);
+        self
+    }
+
+    /// Restores one keyspace alone. The others do not exist in the new store, but for the default one, which is empty.
+    pub fn keyspace(mut self, name: impl Into<String>) -> Self {
+        self.only = Some(name.into());
+        self
+    }
+
+    /// Goes on from the checkpoint, by the archived log of its store, to a later write or time. Where that lies before the checkpoint, the last
+    /// one of the same store before it is taken. See [`Store::archive`].
+    ///
+    /// Keyspaces are those of the moment when that part of the log was archived, or of the part before.
+    pub fn until(mut self, at: At) -> Self {
+        self.until = Some(at);
+        self
+    }
+
+    /// Makes the store in the directory `dir`, which is empty or absent, or where an earlier restore was interrupted, and opens
+    /// it. Every byte is verified on its way. Memory: about the new store's budget and 64 MiB.
+    ///
+    /// Killed half-way it leaves what does not open as a store; restoring there again begins anew.
+    ///
+    /// # Errors
+    /// `Corruption` if the checkpoint is damaged: nothing is restored, and [`salvage`](Self::salvage) takes what is left. `NotFound` if
+    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
+    /// `Locked`, `Unsupported`, `Io`. After an error the directory is as empty as it was, as far as it could be cleared.
+    pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
+        self.run(dir.as_ref(), seams(), false).map(|(store, _)| store)
+    }
+
+    /// The same for a damaged checkpoint: restores what can be read, and says exactly what is missing.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but not for damage to chunks and indexes.
+    pub fn salvage(self, dir: impl AsRef<Path>) -> Result<(Store, Vec<Damage>)> {
+        self.run(dir.as_ref(), seams(), true)
+    }
+
+    pub(crate) fn run(self, dir: &Path, seams: Seams, salvage: bool) -> Result<(Store, Vec<Damage>)> {
+        let repository = &self.repository;
+        let (body, until) = match self.until {
+            Some(at) => point::base(repository, self.body, at)?,
+            None => (self.body, None),
+        };
+        let mut keyspaces = point::keyspaces(repository, &body, until)?;
+        if let Some(name) = &self.only {
+            let named = keyspaces.iter().find(|keyspace| keyspace.name == *name);
+            let missing =
+                || Error::new(ErrorKind::NotFound, format!("the checkpoint has no keyspace named {name:?}"));
+            let only = named.ok_or_else(missing)?.id;
+            keyspaces.retain(|keyspace| keyspace.id == only);
+        }
+        let only = self.only.as_ref().and_then(|_| keyspaces.first()).map(|keyspace| keyspace.id);
+        let options = completed(self.options, &body.source);
+        let reading = Reading::new(repository.storage.clone(), body.id, salvage);
+        let mut reader = CheckpointReader::new(reading, &body, only);
+        let tail = until.map(|until| Tail { repository, store: body.store, until });
+        let store = restore(dir, &options, seams, &body, keyspaces, &mut reader, tail.as_ref())?;
+        Ok((store, reader.reading.damage))
+    }
+}
+
+/// The options with what the source was where they leave it open.
+fn completed(mut options: Options, source: &Source) -> Options {
+    if options.shard.is_empty() && options.shards.is_none() {
+        options.shards = Some(source.shards);
+    }
+    let shards = options.shards.unwrap_or(options.shard.len());
+    options.replication_factor.get_or_insert(source.replication_factor.min(shards.max(1)));
+    options.virtual_nodes.get_or_insert_with(|| {
+        let recommended = Ring::recommended_virtual_nodes(shards);
+        if shards == source.shards { source.virtual_nodes } else { recommended.max(source.virtual_nodes) }
+    });
+    options.partitioner.get_or_insert(source.partitioner);
+    options.page_bytes.get_or_insert(source.page_bytes);
+    options
+}
+
+/// Makes a store of records, and opens it.
+fn restore(
+    dir: &Path,
+    options: &Options,
+    seams: Seams,
+    body: &Body,
+    mut keyspaces: Vec<KeyspaceEntry>,
+    records: &mut dyn Versions,
+    tail: Option<&Tail<'_>>,
+) -> Result<Store> {
+    if !keyspaces.iter().any(|keyspace| keyspace.id == KeyspaceId(0)) {
+        let name = DEFAULT_KEYSPACE.to_owned();
+        keyspaces.insert(0, KeyspaceEntry { id: KeyspaceId(0), name, dropped: false });
+    }
+    let next = keyspaces.iter().map(|keyspace| keyspace.id.0.saturating_add(1)).max().unwrap_or_default();
+    let (budget, upto) = (options.memory_budget_or_default(), body.seq);
+    let for_fill = seams.clone();
+    let mut fill = |manifest: &_| {
+        verbs::restore::fill(dir, manifest, &for_fill, budget, upto, records, tail)?;
+        Ok(tail.map_or(upto, |tail| tail.until))
+    };
+    let next_keyspace = body.next_keyspace.max(next);
+    let contents = verbs::open::Contents { keyspaces, next_keyspace, fill: &mut fill };
+    verbs::open::restore(dir, options, &seams, contents)?;
+    Store::open_with(dir, options, seams)
+}
+
+impl Options {
+    /// Makes shards anew that are lost together with every replica of something they own, from the newest checkpoint of the store and
+    /// its archive; the journal has the rest. The store in `dir` is one that does not open for want of them, and is not open. Opening it afterwards
+    /// finds it complete. Shards that can be opened are not touched, nor those whose replicas are whole: they are rebuilt from these.
+    ///
+    /// A lost shard is made where it was: its disk, or a new one, must be mounted there. What is left of it is removed.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no store, or no checkpoint of it. `Refused` if the journal begins after the end of checkpoint and archive, so that
+    /// writes would be missing, or while a change of the topology is under way: nothing was changed. `Corruption` if the backup is damaged,
+    /// `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards are as lost as before.
+    pub fn repair_from(&self, repository: &BackupRepository, dir: impl AsRef<Path>) -> Result<Repaired> {
+        let (dir, seams) = (dir.as_ref(), seams());
+        let (manifest, _lock) = verbs::open::locked(dir, seams.disk.as_ref())?;
+        verbs::restore::repair(dir, &manifest, &seams, self.memory_budget_or_default(), repository)
+    }
+
+    /// Makes a store in the directory `dir`, which is empty or absent, of a stream that [`Store::export`] wrote, and opens it. What is not
+    /// set is as the source had it.
+    ///
+    /// # Errors
+    /// `Corruption` if the stream is damaged or ends early, `Unsupported` if another release wrote it, otherwise as
+    /// [`Restore::open`]: then nothing opens as a store there.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use annulus::{Options, Store};
+    /// let store = Store::open(dir.path().join("data"))?;
+    /// store.insert("user/42/cart", b"2 apples")?;
+    /// let mut stream = Vec::new();
+    /// store.export(&mut stream)?;
+    /// let copy = Options::new().shards(2).import(&stream[..], dir.path().join("copy"))?;
+    /// assert_eq!(copy.get_versioned("user/42/cart")?, store.get_versioned("user/42/cart")?);
+    /// # Ok(()) }
+    /// ```
+    pub fn import(&self, reader: impl Read, dir: impl AsRef<Path>) -> Result<Store> {
+        import(self, reader, dir.as_ref(), seams())
+    }
+}
+
+pub(crate) fn import(options: &Options, reader: impl Read, dir: &Path, seams: Seams) -> Result<Store> {
+    let mut stream = StreamReader::new(reader)?;
+    let body = stream.body.clone();
+    let options = completed(options.clone(), &body.source);
+    restore(dir, &options, seams, &body, point::listed(&body), &mut stream, None)
+}

@@ -1,0 +1,189 @@
+//! Taking a checkpoint: the state at one sequence, over all shards and keyspaces, into a repository, while writes go on.
+//!
+//! Invariants:
+//! - A snapshot is held from before the first record is read until after the last, so what is read is of one sequence and
+//!   every batch in it is whole.
+//! - What the checkpoint says is durable in the source as well: a power cut never makes the source older than its backup.
+//! - It builds upon an earlier checkpoint only if this opening of the store took that one and knows every key that was
+//!   written since; what those keys are now is laid over it as one more layer. Else it reads everything.
+
+pub mod archive;
+mod delta;
+mod export;
+mod pace;
+
+pub use export::export;
+
+use crate::backup::checkpoint::{Body, CheckpointId, KeyspaceLayers, Source, now};
+use crate::backup::chunk::{ChunkRecord, Coding};
+use crate::backup::repository::BackupRepository;
+use crate::backup::writer::LayerWriter;
+use crate::backup::{CheckpointOptions, Versions};
+use crate::batch;
+use crate::envelope;
+use crate::error::{Error, Result};
+use crate::ids::{KeyspaceId, Seq};
+use crate::manifest::{KeyspaceEntry, Manifest};
+use crate::record::KeyRange;
+use crate::state::State;
+use pace::Pace;
+use std::collections::HashSet;
+
+/// The longest label, in bytes.
+const MAX_LABEL: usize = 4 << 10;
+
+/// Scans a range as of a snapshot that is held.
+pub type Scan<'a> = &'a dyn Fn(KeyRange, Seq) -> Result<Box<dyn Versions>>;
+
+/// A snapshot that is held.
+struct Snapshot<'a> {
+    state: &'a State,
+    at: Seq,
+}
+
+impl Snapshot<'_> {
+    fn open(state: &State) -> Snapshot<'_> {
+        Snapshot { state, at: state.memory.open_snapshot() }
+    }
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        self.state.memory.close_snapshot(self.at);
+    }
+}
+
+/// All keys of a keyspace.
+fn whole(id: KeyspaceId) -> KeyRange {
+    let hi = id.0.checked_add(1).map(|next| next.to_be_bytes().to_vec());
+    KeyRange { lo: id.0.to_be_bytes().to_vec(), hi }
+}
+
+/// The keyspaces that exist, in order of their numbers.
+fn keyspaces(manifest: &Manifest) -> Vec<KeyspaceEntry> {
+    let mut live: Vec<KeyspaceEntry> = manifest.keyspaces.iter().filter(|k| !k.dropped).cloned().collect();
+    live.sort_unstable_by_key(|keyspace| keyspace.id);
+    live
+}
+
+/// Takes a checkpoint.
+pub fn checkpoint(
+    state: &State,
+    repository: &BackupRepository,
+    options: &CheckpointOptions,
+    scan: Scan<'_>,
+) -> Result<CheckpointId> {
+    state.check_open()?;
+    if options.label.len() > MAX_LABEL {
+        return Err(Error::invalid(format!("a checkpoint's label has at most {MAX_LABEL} bytes")));
+    }
+    let session = repository.begin()?;
+    let id = session.next_id()?;
+    // Before the snapshot: what is written after it is then known to the next checkpoint.
+    state.changed.begin();
+    let snapshot = Snapshot::open(state);
+    state.changed.begun_before(snapshot.at);
+    let manifest = state.manifest.lock().clone();
+    let base = if options.full { None } else { delta::base(state, repository, snapshot.at) };
+    let reusable = match &base {
+        None if !options.full => repository.reusable()?,
+        _ => HashSet::new(),
+    };
+    let coding = coding(options);
+    let writer = LayerWriter::new(repository.storage.clone(), reusable, coding, state.seams.background);
+    let mut taking = Taking { state, at: snapshot.at, writer, pace: Pace::new(options), scan };
+    let keyspaces = match base {
+        Some(base) => taking.on(&base, keyspaces(&manifest))?,
+        None => taking.all(keyspaces(&manifest))?,
+    };
+    let Taking { writer, pace, .. } = taking;
+    pace.report(&writer.written)?;
+    let written = writer.written.written;
+    drop(writer);
+    let at = snapshot.at;
+    drop(snapshot);
+    state.journal.sync_to(at)?;
+    repository.storage.settle()?;
+    let body =
+        Body { repository: repository.id, id, written, ..describe(&manifest, at, keyspaces, &options.label) };
+    let bytes = envelope::encode(crate::backup::checkpoint::KIND, &body)?;
+    repository.storage.write(&id.name(), &bytes)?;
+    session.end()?;
+    state.changed.took(repository.id, id.0);
+    Ok(id)
+}
+
+#[cfg(feature = "lz4")]
+fn coding(options: &CheckpointOptions) -> Coding {
+    if options.uncompressed { Coding::Plain } else { Coding::Lz4 }
+}
+
+#[cfg(not(feature = "lz4"))]
+fn coding(_: &CheckpointOptions) -> Coding {
+    Coding::Plain
+}
+
+/// What is said of a store that is saved, but for where.
+fn describe(manifest: &Manifest, seq: Seq, keyspaces: Vec<KeyspaceLayers>, label: &str) -> Body {
+    let topology = &manifest.topology;
+    Body {
+        repository: 0,
+        id: CheckpointId(0),
+        store: manifest.store,
+        seq,
+        taken: now(),
+        label: label.to_owned(),
+        next_keyspace: manifest.next_keyspace,
+        keyspaces,
+        source: Source {
+            shards: topology.members.len(),
+            replication_factor: topology.replication_factor,
+            virtual_nodes: topology.virtual_nodes,
+            partitioner: topology.partitioner,
+            page_bytes: manifest.page_bytes,
+        },
+        written: 0,
+    }
+}
+
+/// A checkpoint that is being taken.
+struct Taking<'a> {
+    state: &'a State,
+    at: Seq,
+    writer: LayerWriter,
+    pace: Pace<'a>,
+    scan: Scan<'a>,
+}
+
+impl Taking<'_> {
+    /// Reads every record of the keyspaces.
+    fn all(&mut self, keyspaces: Vec<KeyspaceEntry>) -> Result<Vec<KeyspaceLayers>> {
+        let mut taken = Vec::with_capacity(keyspaces.len());
+        for KeyspaceEntry { id, name, .. } in keyspaces {
+            match self.scan_whole(id) {
+                Ok(()) => {
+                    let layer = self.writer.end_layer(self.at)?;
+                    let layers = if layer.records > 0 { vec![layer] } else { Vec::new() };
+                    taken.push(KeyspaceLayers { id, name, layers });
+                }
+                // Dropped meanwhile: it is as if it had been dropped before.
+                Err(_) if self.state.check_keyspace(id).is_err() => self.writer.drop_layer()?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(taken)
+    }
+
+    fn scan_whole(&mut self, id: KeyspaceId) -> Result<()> {
+        let mut scan = (self.scan)(whole(id), self.at)?;
+        while let Some(record) = scan.next() {
+            let record = record?;
+            let record =
+                ChunkRecord { key: batch::user_key(record.key), seq: record.seq, value: record.value };
+            if self.writer.push(record)? {
+                self.pace.after(&self.writer.written)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! Making lost shards anew from a checkpoint and the archive, where no replica is left to make them of.
+//!
+//! Invariants: the store is not open meanwhile; only shards that cannot be opened, and that own something nobody else has, are touched.
+//! One is sealed only when it is complete up to where the journal takes over, so what an interrupted repair leaves is offline as it was.
+
+use super::{Tail, close, fill_shards, replay};
+use crate::backup::BackupRepository;
+use crate::backup::checkpoint::Body;
+use crate::backup::reader::{CheckpointReader, Reading};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{Seq, ShardId, VirtualNode};
+use crate::journal::Journal;
+use crate::manifest::Manifest;
+use crate::shard::paths::JOURNAL_DIR;
+use crate::shard::{Layout, Shard, ShardSpec, Worker};
+use crate::state::Seams;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a repair has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Repaired {
+    /// The shards that were made anew.
+    pub shards: Vec<ShardId>,
+    /// What they are complete up to; the journal has what comes after.
+    pub upto: Seq,
+}
+
+/// Repairs the store in `dir`, whose lock the caller holds.
+pub fn repair(
+    dir: &Path,
+    manifest: &Manifest,
+    seams: &Seams,
+    budget: u64,
+    repository: &BackupRepository,
+) -> Result<Repaired> {
+    if manifest.change.is_some() {
+        let text = "a change of the topology is under way, and what it has moved is in no checkpoint";
+        return Err(Error::new(ErrorKind::Refused, text).at(dir).remedy("restore into a new directory"));
+    }
+    let cache = budget / 2 / manifest.shards.len().max(1) as u64;
+    let open = |entry: &crate::manifest::ShardEntry| {
+        let spec = ShardSpec::of(dir, manifest, entry, cache);
+        Arc::new(Shard::open(&seams.disk, seams.factory.as_ref(), &spec))
+    };
+    let worker = |id| Worker::start(id, seams.background).map(Arc::new);
+    let layout = Layout::of(manifest, |entry| Ok((open(entry), worker(entry.id)?)))?;
+    let lost = lost(&layout);
+    // Whole shards stay as they are.
+    close(&layout);
+    if lost.is_empty() {
+        return Ok(Repaired::default());
+    }
+    let (body, upto) = covered(dir, manifest, seams, repository)?;
+    for entry in manifest.shards.iter().filter(|entry| lost.contains(&entry.id)) {
+        let spec = ShardSpec::of(dir, manifest, entry, cache);
+        Shard::clear(seams.disk.as_ref(), &spec)?;
+        Shard::create(&seams.disk, seams.factory.as_ref(), &spec, Seq::ZERO)?;
+    }
+    let layout = Arc::new(Layout::of(manifest, |entry| {
+        let shard = open(entry);
+        if !lost.contains(&entry.id) {
+            shard.close()?;
+        }
+        Ok((shard, worker(entry.id)?))
+    })?);
+    let filled = fill(&layout, manifest, &body, upto, repository);
+    if filled.is_ok() {
+        for shard in layout.shards.iter().filter(|shard| lost.contains(&shard.id)) {
+            shard.write_identity(manifest)?;
+        }
+    }
+    close(&layout);
+    filled.map(|()| Repaired { shards: lost, upto })
+}
+
+fn fill(
+    layout: &Arc<Layout>,
+    manifest: &Manifest,
+    body: &Body,
+    upto: Seq,
+    repository: &BackupRepository,
+) -> Result<()> {
+    let reading = Reading::new(repository.storage.clone(), body.id, false);
+    let mut reader = CheckpointReader::new(reading, body, None);
+    fill_shards(layout, manifest, body.seq, &mut reader)?;
+    if upto > body.seq {
+        let tail = Tail { repository, store: body.store, until: upto };
+        replay(layout, manifest, body.seq, &tail)?;
+    }
+    Ok(())
+}
+
+/// The shards that cannot be opened and own a virtual node of which no owner can.
+fn lost(layout: &Layout) -> Vec<ShardId> {
+    let serves: Vec<bool> = layout.shards.iter().map(|shard| shard.serves()).collect();
+    let mut lost = Vec::new();
+    for node in (0..layout.ring.virtual_nodes()).map(VirtualNode) {
+        let owners = layout.ring.owner_indexes(node);
+        if owners.iter().all(|owner| !serves[usize::from(*owner)]) {
+            lost.extend(owners.iter().map(|owner| layout.shards[usize::from(*owner)].id));
+        }
+    }
+    lost.sort_unstable();
+    lost.dedup();
+    lost
+}
+
+/// The newest checkpoint of the store, and what it and the archive are complete up to; an error unless the journal goes on from there.
+fn covered(
+    dir: &Path,
+    manifest: &Manifest,
+    seams: &Seams,
+    repository: &BackupRepository,
+) -> Result<(Body, Seq)> {
+    let mut newest: Option<Body> = None;
+    for id in repository.ids()? {
+        match repository.load(id) {
+            Ok(body) if body.store == manifest.store => newest = Some(body),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Err(error) => log::error!("checkpoint {id} cannot be used: {error}"),
+        }
+    }
+    let body = newest.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "the repository has no checkpoint of the store").at(dir)
+    })?;
+    let upto = repository.archived(body.store)?.unwrap_or_default().max(body.seq);
+    let first = journal_begins(dir, manifest, seams)?;
+    if upto.next() < first {
+        let text = format!(
+            "checkpoint and archive are complete up to {upto}, the journal begins with {first}: what was written between cannot be had"
+        );
+        return Err(Error::new(ErrorKind::Refused, text)
+            .at(dir)
+            .remedy("restore into a new directory; the shards that are left have what others owned of it"));
+    }
+    Ok((body, upto))
+}
+
+/// The first sequence that the journal has, in whichever of its directories can be read.
+fn journal_begins(dir: &Path, manifest: &Manifest, seams: &Seams) -> Result<Seq> {
+    let mut places: Vec<_> = manifest.journals.iter().map(|entry| dir.join(&entry.path)).collect();
+    if places.is_empty() {
+        places.push(dir.join(JOURNAL_DIR));
+    }
+    let mut failed = None;
+    for place in places {
+        match Journal::first_retained(seams.disk.as_ref(), &place, manifest.store) {
+            Ok(first) => return Ok(first),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed.unwrap_or_else(|| Error::corruption("the store has no journal").at(dir)))
+}

@@ -1,0 +1,88 @@
+//! A repository and a stream as the first version of every format wrote them, committed as fixtures: they restore, for ever, to what was put
+//! in. `ANNULUS_WRITE_GOLDEN=1 cargo test --test checkpoint_golden` writes them anew, which only a new version of a format may do.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use annulus::{At, BackupRepository, CheckpointId, Options, Seq, Store};
+use common::copy;
+use std::path::{Path, PathBuf};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn options() -> Options {
+    Options::new().shards(2).virtual_nodes(32).memory_budget(8 << 20).journal_segment_bytes(64 << 10)
+}
+
+fn value(n: u32) -> Vec<u8> {
+    let length = if n == 77 { 9_000 } else { n % 60 };
+    (0..length).map(|i| (i * 7 + n) as u8).collect()
+}
+
+/// A checkpoint of 300 records in two keyspaces, one with a layer more, and five writes in the archive.
+fn write() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("live")).unwrap();
+    let place = fixture("backup-v1");
+    let _ = std::fs::remove_dir_all(&place);
+    let repo = BackupRepository::open(&place).unwrap();
+    let notes = store.keyspace("notes").unwrap();
+    for n in 0..200u32 {
+        store.insert(format!("key/{n:04}"), value(n)).unwrap();
+        if n % 2 == 0 {
+            notes.insert(n.to_be_bytes(), value(n + 1)).unwrap();
+        }
+    }
+    store.checkpoint(&repo).unwrap();
+    store.archive(&repo).unwrap();
+    store.insert("key/0001", b"overwritten").unwrap();
+    store.remove("key/0002").unwrap();
+    store.checkpoint(&repo).unwrap();
+    notes.remove(4u32.to_be_bytes()).unwrap();
+    store.insert("late", b"in the archive").unwrap();
+    store.archive(&repo).unwrap();
+    let mut stream = Vec::new();
+    store.export(&mut stream).unwrap();
+    std::fs::write(fixture("export-v1"), stream).unwrap();
+    let _ = std::fs::remove_file(place.join("LOCK"));
+}
+
+fn check(store: &Store, layer: bool, late: bool) {
+    let notes = store.keyspace("notes").unwrap();
+    for n in 0..200u32 {
+        let expected = match n {
+            1 if layer => Some((b"overwritten".to_vec(), Seq(301))),
+            2 if layer => None,
+            n => Some((value(n), Seq(u64::from(n) + u64::from(n.div_ceil(2)) + 1))),
+        };
+        let found = store.get_versioned(format!("key/{n:04}")).unwrap();
+        assert_eq!(found.map(|(value, seq)| (value.to_vec(), seq)), expected, "record {n}");
+        let expected = (n % 2 == 0 && !(late && n == 4)).then(|| value(n + 1));
+        assert_eq!(notes.get(n.to_be_bytes()).unwrap().map(|v| v.to_vec()), expected, "note {n}");
+    }
+    assert_eq!(store.get("late").unwrap().is_some(), late);
+}
+
+#[test]
+fn backups_of_the_first_version_are_restored() {
+    if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
+        write();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("backup");
+    copy(&fixture("backup-v1"), &place);
+    let repo = BackupRepository::open(&place).unwrap();
+    let found = repo.verify_all().unwrap();
+    assert!(found.is_whole() && found.checkpoints == 2, "{:?}", found.damage);
+    let restore = |id| repo.restore(CheckpointId(id)).unwrap().options(options());
+    check(&restore(1).open(dir.path().join("1")).unwrap(), false, false);
+    check(&restore(2).open(dir.path().join("2")).unwrap(), true, false);
+    assert_eq!(repo.get(CheckpointId(2)).unwrap().layers, 2);
+    let last = restore(2).until(At::Seq(Seq(304))).open(dir.path().join("3")).unwrap();
+    check(&last, true, true);
+    let stream = std::fs::File::open(fixture("export-v1")).unwrap();
+    check(&options().import(stream, dir.path().join("4")).unwrap(), true, true);
+}

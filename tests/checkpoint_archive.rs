@@ -55,7 +55,7 @@ impl Place {
             let mut batch = WriteBatch::new();
             batch.insert(format!("k{}", n * 7 % 97), vec![n as u8; (n % 400) as usize]);
             batch.insert_in(&notes, format!("{}", n % 31), n.to_le_bytes());
-            if n % 5 == 0 {
+            if n.is_multiple_of(5) {
                 batch.remove(format!("k{}", n % 97));
             }
             self.store.commit(batch).unwrap();

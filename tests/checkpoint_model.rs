@@ -267,7 +267,7 @@ fn shaped(restore: Restore, shape: &Shape) -> Restore {
         .shards(shape.shards)
         .replication_factor(shape.replicas)
         .virtual_nodes(shape.nodes)
-        .partitioner(shape.partitioner.clone())
+        .partitioner(shape.partitioner)
 }
 
 fn restore(repo: &BackupRepository, id: CheckpointId, shape: &Shape, seams: Seams, dir: &str) -> Store {

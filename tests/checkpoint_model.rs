@@ -364,10 +364,11 @@ fn a_checkpoint_and_a_prune_that_are_interrupted_anywhere_leave_the_others_whole
     for prune in [false, true] {
         let mut stops = 0;
         'places: for after in 0..=u8::MAX {
-            for cut in [None, Some(u64::from(after)), Some(u64::from(after) * 77 + 3)] {
+            for cut in std::iter::once(None).chain((0..6).map(|n| Some(u64::from(after) * 77 + n))) {
                 let mut world = filled();
                 if prune {
-                    world.checkpoint(false);
+                    // Of its own chunks, so that there is something to remove with the first one.
+                    world.checkpoint(true);
                 }
                 if !world.interrupted(prune, after, cut) {
                     break 'places;

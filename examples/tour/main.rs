@@ -1,5 +1,5 @@
 //! A tour of Annulus on real input: loads a tree of files, reads it back, grows and shrinks under load, heals a shard whose
-//! directory is deleted, scans, commits atomically, and survives a kill.
+//! directory is deleted, scans, commits atomically, takes a checkpoint, is destroyed and restored, and survives a kill.
 //!
 //! ```text
 //! cargo run --release --example tour [DIR] [--keep STORE]
@@ -7,6 +7,7 @@
 //! DIR is the tree to load: the sources of this project's dependencies unless given. The store lies in a temporary
 //! directory that is removed at the end, or in STORE, which is kept.
 
+mod backup;
 mod elastic;
 mod heal;
 mod kill;
@@ -35,8 +36,15 @@ fn main() -> Outcome<()> {
         return Err("there is no file to load; name a directory".into());
     }
     println!("Input    {} files, {} below {}", count(files.len() as u64), size(bytes), roots(&input));
-    let store = Options::new().shards(4).replication_factor(2).open(&place)?;
-    println!("Store    4 shards, replication factor 2, {} virtual nodes", store.ring().virtual_nodes());
+    // One that a tour has left is taken as it is.
+    let options = match place.exists() {
+        true => Options::new(),
+        false => Options::new().shards(4).replication_factor(2),
+    };
+    let store = options.open(&place)?;
+    let ring = store.ring();
+    let (shards, copies) = (ring.members().len(), ring.replication_factor());
+    println!("Store    {shards} shards, replication factor {copies}, {} virtual nodes", ring.virtual_nodes());
 
     records::load(&store, &files)?;
     records::verify(&store, &files)?;
@@ -48,11 +56,12 @@ fn main() -> Outcome<()> {
     records::verify(&store, &files)?;
     records::scan(&store, &files)?;
     records::commit(&store)?;
+    let store = backup::destroy_and_restore(store, &place, &files)?;
     store.close()?;
     kill::kill_and_recover(&place)?;
     println!("Memory   {} resident at most, of a budget of 256 MiB", peak_memory());
     if let Some(keep) = keep {
-        println!("The store is kept in {}, the shard that joined beside it", keep.display());
+        println!("The store is kept in {}, its backup beside it", keep.display());
     }
     Ok(())
 }

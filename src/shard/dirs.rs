@@ -134,7 +134,9 @@ impl Shard {
         if !self.is_sealed_here() {
             let exists = disk.exists(dir).map_err(|e| Error::io("look for the shard's directory", dir, e))?;
             let found = if exists { names(disk, dir)? } else { Vec::new() };
-            if let Some(name) = found.iter().find(|name| !is_empty_name(name)) {
+            // Of two damaged small files alone nothing can be lost.
+            let is_small = |name: &str| matches!(name, identity::FILE | seal::FILE);
+            if let Some(name) = found.iter().find(|name| !is_empty_name(name) && !is_small(name)) {
                 let text = format!("the directory says not whose it is, and is not empty: it holds {name}");
                 return Err(Error::new(ErrorKind::Foreign, text).at(dir).on(self.id).remedy(
                     "see whether the right disk is mounted; clear the directory, then repair the shard",

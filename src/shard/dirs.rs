@@ -142,7 +142,8 @@ impl Shard {
                     "see whether the right disk is mounted; clear the directory, then repair the shard",
                 ));
             }
-            if !empty {
+            // A disk that is not mounted has left none.
+            if !empty && !found.iter().any(|name| is_small(name)) {
                 return Err(self.missing("is empty or does not exist, and may be another disk's"));
             }
             disk.create_dir_durably(dir).map_err(|e| Error::io("create the shard's directory", dir, e))?;

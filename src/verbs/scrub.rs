@@ -102,7 +102,9 @@ fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Resul
     let mended = match verify_and_mend(state, layout, index, position) {
         Ok(mended) => mended,
         // What its pages are found by is damaged: it is offline until it has been rebuilt.
-        Err(error) if error.kind() == ErrorKind::Corruption => {
+        // So is one whose engine has gone: nobody else puts another in its place meanwhile.
+        Err(error) if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Closed) => {
+            state.check_open()?;
             state.shard_failed(shard, &error);
             return Ok(Step::Worked(0));
         }

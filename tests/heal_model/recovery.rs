@@ -18,6 +18,8 @@ impl World {
         }
         let report = self.scrub_all();
         self.heal();
+        // A shard that was offline while the others were rid of old copies is rid of them when it is back.
+        self.end_change();
         let health = self.store().health().unwrap();
         assert!(health.is_good(), "{health:?}");
         assert_eq!((report.pages_left, report.records_unsettled), (0, 0), "{report:?}");

@@ -78,6 +78,8 @@ fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Resul
     engine.replace_range(&range, &run).and_then(|()| shard.seal(shard.applied())).inspect_err(|error| {
         session.leave();
         if error.kind() != ErrorKind::InvalidInput && !error.is_refusal_to_write() {
+            // What was put right is made durable after it has been opened again.
+            shard.suspect();
             state.shard_failed(shard, error);
         }
     })?;

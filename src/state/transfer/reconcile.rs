@@ -9,7 +9,7 @@
 
 use super::chunk::{Extent, Versions, flushing, gather, newest_in};
 use super::copy::CHUNK;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::ids::ShardId;
 use crate::record::{KeyRange, RunRecord};
 use crate::shard::Layout;
@@ -56,7 +56,11 @@ pub fn reconcile_chunk(state: &State, layout: &Layout, from: &[u8], counted: &Co
     let engine = |shard: usize| layout.shards[shard].engine();
     let chunk =
         gather(layout, from, Extent::Bytes(CHUNK), &shards, &engine, &wanted).map_err(|(shard, error)| {
-            state.read_failed(&layout.shards[shard], &error);
+            match error.kind() {
+                // Nobody else puts another engine in its place meanwhile.
+                ErrorKind::Closed => state.shard_failed(&layout.shards[shard], &error),
+                _ => state.read_failed(&layout.shards[shard], &error),
+            }
             error
         })?;
     let mut held: Vec<Held<'_>> = Vec::new();

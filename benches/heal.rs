@@ -1,7 +1,8 @@
 //! What healing costs: `cargo bench --bench heal`.
 //!
 //! Of a store of three shards with two replicas: the seconds a GiB to rebuild one of its shards from the others, with nobody
-//! else at work and beside readers (and what a get then takes), to bring one up to date from the journal, and to verify one.
+//! else at work and beside readers (and what a get then takes), to bring one up to date from the journal, to verify one, to scrub all,
+//! and to compact one.
 //!
 //! `ANNULUS_MIB` sets the size of all records together (256 unless set): they have 20 + 1,000 bytes. Every read is checked.
 
@@ -110,6 +111,14 @@ fn main() {
     println!("gets of one thread meanwhile: {}", percentiles(&during));
     let verified = timed(|| store.repair(one).unwrap());
     rate("verified whole (repair)", verified, bytes);
+    let copies = records as f64 * 2.0 * (20 + VALUE) as f64;
+    let scrubbed = timed(|| {
+        let report = store.scrub().unwrap().wait().unwrap().unwrap();
+        assert_eq!((report.records_reconciled, report.pages_repaired), (0, 0));
+    });
+    rate("scrubbed: all shards verified, all replicas compared (of all copies)", scrubbed, copies);
+    let compacted = timed(|| store.compact(one).unwrap());
+    rate("compacted", compacted, bytes);
     // The shard lies elsewhere while a quarter of all is overwritten.
     store.close().unwrap();
     drop(store);

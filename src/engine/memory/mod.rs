@@ -95,6 +95,13 @@ impl EngineFactory for MemoryFactory {
                 });
                 if !beside {
                     world.damage.retain(|(damaged, _)| *damaged != spec.shard);
+                    // Nor does a crash bring damage back to them that older ones had.
+                    for other in world.shards.values() {
+                        let mut other = other.lock();
+                        if other.id == spec.shard {
+                            other.replaced.clear();
+                        }
+                    }
                 }
                 let shard = world.shards.entry(spec.dir.clone()).or_default();
                 // What was there has been cleared away, as the files of another engine would have been.

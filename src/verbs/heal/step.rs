@@ -73,7 +73,7 @@ fn attend(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) 
     match heal(state, mover, layout, index) {
         Ok(step) => step,
         // It failed in the middle, as may be by a flush: from here on it is one that is offline.
-        Err(error) if was_open && !shard.is_open() => {
+        Err(error) if was_open && !shard.is_open() && !layout.workers[index].is_stuck() => {
             log::debug!("shard {} went offline while it was healed: {error}", shard.id);
             shard.strike();
             state.healing.rest(shard.id);

@@ -779,3 +779,30 @@ fn a_scrub_is_seen_by_those_who_read_the_record_before() {
     world.check();
     world.check_copies();
 }
+
+/// Larger than a chunk: what is flushed while one part has been compared already must reach the new engine as well.
+#[test]
+fn an_engine_beside_the_one_that_serves_gets_every_flush() {
+    let world = World::new(options(2, 2));
+    let (value, count) = ([7; 2000], 3000_u32);
+    for n in 0..count {
+        world.store.insert(n.to_be_bytes(), value).unwrap();
+    }
+    world.store.flush().unwrap();
+    world.store.compact(ShardId(1)).unwrap();
+    let mut steps = 0_u32;
+    while !world.saw(|e| matches!(e, EventKind::Compacted { .. })) {
+        testing::heal_step(&world.store).unwrap();
+        world.store.insert(steps.to_be_bytes(), b"later").unwrap();
+        world.store.flush().unwrap();
+        steps += 1;
+        assert!(steps < 1000);
+    }
+    assert!(steps > 4, "copying and comparing took but {steps} steps");
+    testing::fail_shard(&world.store, ShardId(0));
+    for n in 0..count {
+        let found = world.store.get(n.to_be_bytes()).unwrap();
+        let due = if n < steps { &b"later"[..] } else { &value[..] };
+        assert!(found.as_deref() == Some(due), "record {n} after {steps} steps");
+    }
+}

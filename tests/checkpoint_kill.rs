@@ -114,7 +114,8 @@ fn checkpoints_prunes_and_restores_survive_being_killed() {
     );
     println!("ANNULUS_SEED={seed}");
     let mut random = Random(seed);
-    let place = tempfile::tempdir().unwrap();
+    let mut place = tempfile::tempdir().unwrap();
+    place.disable_cleanup(std::env::var("ANNULUS_KEEP").is_ok());
     let dir = place.path();
     let store = options().open(dir.join("live")).unwrap();
     (0..3_000).for_each(|_| write(&store, &mut random));

@@ -53,8 +53,28 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Core> {
     opened
 }
 
+/// Removes snapshots of sled's own that a crash cut short while it wrote them. sled 0.34 takes one of those for its newest and then
+/// refuses to open, though the one before is there and the log goes on from it.
+fn sweep_snapshots(index_dir: &Path) -> io::Result<()> {
+    let unfinished = |name: &str| name.starts_with("snap.") && name.ends_with(".generating");
+    let mut names: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(index_dir)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(unfinished) {
+            names.push(entry.path());
+        }
+    }
+    // Whoever has the database open may be writing one now.
+    if names.is_empty() || matches!(is_free(&index_dir.join("db")), Ok(false)) {
+        return Ok(());
+    }
+    names.iter().try_for_each(fs::remove_file)
+}
+
 fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
     let index_dir = place.index_dir();
+    sweep_snapshots(&index_dir)
+        .map_err(|e| Error::io("remove unfinished snapshots from", &index_dir, e).on(place.shard))?;
     let config = sled::Config::new()
         .path(&index_dir)
         .flush_every_ms(None)

@@ -179,3 +179,35 @@ fn page_ids_are_never_given_out_again() {
         engine.close().unwrap();
     }
 }
+
+/// sled took a snapshot that a kill had cut short for its newest one, and did not open again.
+#[test]
+fn a_snapshot_of_sleds_that_a_kill_cut_short_is_no_obstacle() {
+    let dir = scratch();
+    let (spec, engine) = created(dir.path(), 1024);
+    let run = numbers(0..500, 1, 50);
+    apply(&engine, &run, &[]).unwrap();
+    engine.sync(Seq(1)).unwrap();
+    engine.close().unwrap();
+    open(&spec).close().unwrap();
+    let index = index_dir(&spec);
+    let whole = snapshots(&index);
+    assert!(!whole.is_empty());
+    let bytes = std::fs::read(&whole[0]).unwrap();
+    for cut in [0, 1, bytes.len() / 2, bytes.len() - 5, bytes.len()] {
+        std::fs::write(index.join("snap.00000000000FFFFF.generating"), &bytes[..cut]).unwrap();
+        let engine = open(&spec);
+        assert_eq!(scan(&engine, &ALL, Seq::MAX, false).unwrap().len(), run.len(), "cut at {cut}");
+        engine.close().unwrap();
+        assert!(snapshots(&index).iter().all(|path| path.extension().unwrap() != "generating"));
+    }
+}
+
+fn index_dir(spec: &EngineSpec) -> std::path::PathBuf {
+    spec.dir.join("index")
+}
+
+fn snapshots(index: &Path) -> Vec<std::path::PathBuf> {
+    let paths = std::fs::read_dir(index).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("snap.")).collect()
+}

@@ -8,8 +8,7 @@
 //!   among `paced` (half of what the store can do) and `flat-out`; `ANNULUS_REPLICAS` among 1 and 2; `ANNULUS_RATE` bounds the
 //!   change, in bytes a second, in place of its own throttle.
 //!
-//! `ANNULUS_RECORDS` sets the number of records (1,000,000 unless set), `ANNULUS_ROUNDS` the rounds (3; latencies come from
-//! one). Records have 20 + 100 bytes; every read is checked.
+//! `ANNULUS_RECORDS` sets the number of records (1,000,000 unless set), `ANNULUS_ROUNDS` the rounds (3). Records have 20 + 100 bytes; every read is checked.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -289,7 +288,7 @@ fn percentile(samples: &[&[u32]], part: f64) -> f64 {
     f64::from(*all.select_nth_unstable(at).1) / 1e3
 }
 
-fn latency(records: u64, replicas: usize, load: &str, rate: Option<u64>) {
+fn latency(table: &mut Table, records: u64, replicas: usize, load: &str, rate: Option<u64>) {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path(), 4, replicas, records);
     let settle = Duration::from_secs(number("ANNULUS_SECONDS", 4));
@@ -320,33 +319,38 @@ fn latency(records: u64, replicas: usize, load: &str, rate: Option<u64>) {
         }
     });
     let seconds = took.as_secs_f64();
-    println!(
-        "\nR = {replicas}, {load}, {}: {:.0} thousand reads/s and {:.0} thousand inserts/s flat out; {}{} records, \
-         {:.0} MiB moved in {seconds:.1} s\n",
-        rate.map_or("adaptive".to_owned(), |r| format!("{:.0} MiB/s", r as f64 / MIB)),
+    eprintln!(
+        "R = {replicas}, {load}: {:.0} thousand reads/s and {:.0} thousand inserts/s flat out; {}{} records, {:.0} MiB moved in {seconds:.1} s",
         most.0 / 1e3,
         most.1 / 1e3,
         if in_time.load(Ordering::Relaxed) { "" } else { "NOT OVER: " },
         moved.0,
         moved.1 as f64 / MIB,
     );
-    println!(
-        "| us | before | during | ratio | copying | comparing | removing | after |\n|---|{}",
-        "---:|".repeat(7)
-    );
     for (name, samples) in [("get", &reads), ("insert", &writes)] {
         for (percent, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
             let one = |at: usize| percentile(&[&samples[at]], part);
             let during = percentile(&[&samples[1], &samples[2], &samples[3]], part);
-            println!(
-                "| {name} {percent} | {:.1} | {during:.1} | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} |",
-                one(0),
-                during / one(0),
-                one(1),
-                one(2),
-                one(3),
-                one(4)
+            table.add(
+                &format!("{name} {percent}"),
+                &[one(0), during, during / one(0), one(1), one(2), one(3), one(4)],
             );
+        }
+    }
+    table.add("seconds that the change took", &[f64::NAN, seconds]);
+}
+
+/// Medians over the rounds, of the ratios as well: each is of one store, before and during.
+fn latencies(records: u64, rounds: u64, rate: Option<u64>) {
+    let how = rate.map_or("adaptive".to_owned(), |r| format!("{:.0} MiB/s", r as f64 / MIB));
+    for load in chosen("ANNULUS_LOADS", "paced,flat-out") {
+        for replicas in chosen("ANNULUS_REPLICAS", "1,2") {
+            let mut table = Table::default();
+            (0..rounds).for_each(|_| {
+                latency(&mut table, records, replicas.parse().expect("a number"), &load, rate);
+            });
+            println!("\nR = {replicas}, {load}, {how}");
+            table.print("us | before | during | ratio | copying | comparing | removing | after");
         }
     }
 }
@@ -363,11 +367,7 @@ fn main() {
             "bytes" => bytes(records, rounds),
             _ => {
                 let rate = std::env::var("ANNULUS_RATE").ok().map(|r| r.parse().expect("a number"));
-                for load in chosen("ANNULUS_LOADS", "paced,flat-out") {
-                    for replicas in chosen("ANNULUS_REPLICAS", "1,2") {
-                        latency(records, replicas.parse().expect("a number"), &load, rate);
-                    }
-                }
+                latencies(records, rounds, rate);
             }
         }
     }

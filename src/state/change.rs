@@ -102,8 +102,8 @@ pub struct Mover {
     pub compared: bool,
     /// Layouts that were replaced and may still be read by.
     pub grace: Vec<Grace>,
-    /// The shard that is being rid of what it does not own.
-    pub sweep: Option<Sweep>,
+    /// The shards that are being rid of what they do not own.
+    pub sweeps: Vec<Sweep>,
     /// The shard that is being filled.
     pub fill: Option<Fill>,
     /// The shard whose pages are being verified.
@@ -115,6 +115,11 @@ pub struct Mover {
 }
 
 impl Mover {
+    /// How far a shard has been gone through, if that has begun.
+    pub fn sweep_of(&mut self, shard: ShardId) -> Option<&mut Sweep> {
+        self.sweeps.iter_mut().find(|sweep| sweep.shard == shard)
+    }
+
     /// A shard lost what it had been given since it was last sealed, or began anew.
     pub fn reopened(&mut self, shard: ShardId, change: Option<&ChangeEntry>) {
         (self.level, self.compared, self.begun) = (false, false, false);
@@ -122,7 +127,7 @@ impl Mover {
             Some(change) if change.step == ChangeStep::Copying => change.position.clone(),
             _ => Vec::new(),
         };
-        self.sweep.take_if(|sweep| sweep.shard == shard);
+        self.sweeps.retain(|sweep| sweep.shard != shard);
         self.fill.take_if(|fill| fill.shard == shard);
         self.mending.take_if(|mending| mending.shard == shard);
     }
@@ -146,8 +151,8 @@ pub struct Grace {
 #[derive(Debug)]
 pub struct Sweep {
     pub shard: ShardId,
-    /// Where to go on; none at the end.
-    pub position: Option<Vec<u8>>,
+    /// Where to go on.
+    pub position: Vec<u8>,
 }
 
 /// A shard whose pages are being verified, and replaced where they are damaged.

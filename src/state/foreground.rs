@@ -28,6 +28,8 @@ pub struct Foreground {
     samples: [Histogram; 4],
     /// How many samples were kept for later by the last look.
     kept: AtomicU64,
+    /// Whether the last look saw nobody.
+    alone: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -46,6 +48,7 @@ impl Default for Foreground {
             working: AtomicBool::new(false),
             samples: std::array::from_fn(|_| Histogram::default()),
             kept: AtomicU64::new(0),
+            alone: AtomicBool::new(false),
         }
     }
 }
@@ -64,6 +67,7 @@ thread_local! {
 impl Foreground {
     /// Begins or ends sampling.
     pub fn watch(&self, watched: bool) {
+        self.alone.store(false, Ordering::Relaxed);
         self.watched.store(watched, Ordering::Relaxed);
     }
 
@@ -92,10 +96,17 @@ impl Foreground {
         }
     }
 
+    /// Whether nobody was reading or writing when that was looked at last.
+    pub fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed)
+    }
+
     /// How long to rest in relation to the time worked, after `before`, from what was sampled since the last call.
     pub fn rest(&self, before: f64) -> f64 {
         let count = || self.samples.iter().map(Histogram::count).sum::<u64>();
-        if count() == self.kept.swap(0, Ordering::Relaxed) {
+        let alone = count() == self.kept.swap(0, Ordering::Relaxed);
+        self.alone.store(alone, Ordering::Relaxed);
+        if alone {
             // Nobody is there to be disturbed, and what was said of others long ago tells nothing of who comes next.
             self.samples.iter().for_each(|samples| drop(samples.take()));
             return REST.0;
@@ -169,7 +180,9 @@ mod tests {
         sample(&foreground, true, 2_100, 1000);
         sample(&foreground, false, 2_000, 1000);
         assert!(foreground.rest(more) < more);
+        assert!(!foreground.is_alone());
         assert_eq!(foreground.rest(more), REST.0, "nobody is there");
+        assert!(foreground.is_alone());
         for _ in 0..3 {
             sample(&foreground, true, 40_000, 20);
             sample(&foreground, false, 2_000, 20);

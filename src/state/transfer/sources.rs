@@ -22,7 +22,7 @@ impl Sources {
     /// none.
     ///
     /// The one that loses it, since a shard that is emptied is best read alone, and whole; where nobody does, each as often
-    /// as another.
+    /// as another. Then without the shards that the others can stand in for: each that is read is gone through whole.
     ///
     /// What is mended is never taken from one that has applied less: what is replaced has that already, and is not given it
     /// again.
@@ -67,6 +67,8 @@ impl Sources {
             loads[usize::from(*least)] += 1;
             *source = *least;
         }
+        let owners = |node: usize| layout.ring.owner_indexes(VirtualNode(node as u32 / children));
+        spare(&mut of, &mut loads, &owners, &usable);
         let shards = (0..loads.len()).filter(|index| loads[*index] > 0).collect();
         Ok(Sources { of, shards })
     }
@@ -78,6 +80,28 @@ impl Sources {
     }
 }
 
+/// Leaves out, one after another, each shard that others which are read anyway can stand in for.
+fn spare<'a>(of: &mut [u16], loads: &mut [u32], owners: &dyn Fn(usize) -> &'a [u16], usable: &[bool]) {
+    let mut read: Vec<usize> = (0..loads.len()).filter(|index| loads[*index] > 0).collect();
+    read.sort_by_key(|index| loads[*index]);
+    for left_out in read {
+        let stand_in = |node: usize, loads: &[u32]| {
+            let others = owners(node).iter().map(|owner| usize::from(*owner));
+            let others = others.filter(|o| *o != left_out && usable[*o] && loads[*o] > 0);
+            others.min_by_key(|owner| loads[*owner])
+        };
+        let nodes: Vec<usize> = (0..of.len()).filter(|node| usize::from(of[*node]) == left_out).collect();
+        if nodes.iter().all(|node| stand_in(*node, loads).is_some()) {
+            for node in nodes {
+                let Some(other) = stand_in(node, loads) else { continue };
+                of[node] = other as u16;
+                loads[other] += 1;
+            }
+            loads[left_out] = 0;
+        }
+    }
+}
+
 /// The error for a virtual node that nobody can be asked for.
 pub fn no_source(layout: &Layout, node: VirtualNode) -> Error {
     let owners: Vec<String> = layout.ring.owners(node).iter().map(ToString::to_string).collect();
@@ -86,4 +110,36 @@ pub fn no_source(layout: &Layout, node: VirtualNode) -> Error {
         owners.join(", ")
     );
     Error::new(ErrorKind::Unavailable, text).remedy("bring one of them back; nothing has been deleted")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_that_others_can_stand_in_for_are_not_read() {
+        // Pairs of four shards: three hold one of each.
+        let pairs: Vec<[u16; 2]> =
+            (0..4).flat_map(|a| (0..4).filter(move |b| *b != a).map(move |b| [a, b])).collect();
+        let owners = |node: usize| &pairs[node][..];
+        let first = || pairs.iter().map(|pair| pair[0]).collect::<Vec<u16>>();
+        let (mut of, mut loads) = (first(), vec![3; 4]);
+        spare(&mut of, &mut loads, &owners, &[true; 4]);
+        assert_eq!(loads.iter().filter(|load| **load > 0).count(), 3);
+        assert_eq!(loads.iter().sum::<u32>(), 12);
+        for (node, source) in of.iter().enumerate() {
+            assert!(pairs[node].contains(source) && loads[usize::from(*source)] > 0);
+        }
+        // Nobody may stand in for those that hold what a shard which cannot be read holds besides.
+        let (mut of, mut loads) = (first(), vec![3; 4]);
+        of.iter_mut().zip(&pairs).filter(|(of, _)| **of == 0).for_each(|(of, pair)| *of = pair[1]);
+        loads = loads
+            .iter()
+            .enumerate()
+            .map(|(i, _)| of.iter().filter(|o| usize::from(**o) == i).count() as u32)
+            .collect();
+        let before = of.clone();
+        spare(&mut of, &mut loads, &owners, &[false, true, true, true]);
+        assert_eq!(of, before);
+    }
 }

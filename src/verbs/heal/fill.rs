@@ -113,8 +113,8 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
             state.change.foreground.watch(state.change.current().is_some());
             mover.fill = None;
             // What is being removed from it may be in the new engine where it has been gone through already.
-            if let Some(sweep) = mover.sweep.as_mut().filter(|sweep| sweep.shard == shard.id) {
-                sweep.position = Some(Vec::new());
+            if let Some(sweep) = mover.sweep_of(shard.id) {
+                sweep.position.clear();
             }
             ended.map(|()| Step::Worked(0))
         }

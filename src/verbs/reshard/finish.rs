@@ -100,9 +100,7 @@ fn install(state: &State, manifest: &Manifest, mover: &mut Mover) -> Result<()> 
     mover.position = Vec::new();
     // The shards that are being cleaned may have lost more, also where they have been gone through.
     mover.swept.clear();
-    if let Some(sweep) = &mut mover.sweep {
-        sweep.position = Some(Vec::new());
-    }
+    mover.sweeps.iter_mut().for_each(|sweep| sweep.position.clear());
     Ok(())
 }
 

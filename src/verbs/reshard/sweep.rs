@@ -2,20 +2,24 @@
 //! left are closed. That shards are clean is said of all of them at once, since a manifest is written to every shard's directory
 //! and that takes as long as a shard's sweep.
 //!
+//! Where nobody is there to be disturbed several shards are gone through at once.
+//!
 //! Invariant: a shard is taken for clean only when all of it has been gone through since it lost something, durably.
 
 use super::retire;
 use crate::batch;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{RunBuffer, RunRecord};
-use crate::shard::{Layout, Shard};
+use crate::shard::Layout;
 use crate::state::State;
 use crate::state::change::{Mover, Phase, Sweep};
 use std::sync::Arc;
 
 /// How much is read at once, in bytes of pages.
 const CHUNK: usize = 2 << 20;
+/// Shards gone through side by side, at the most.
+const MOST: usize = 4;
 
 /// What a call came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +48,10 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     }
     let layout = state.layout();
     let stale = (0..layout.shards.len()).filter(|index| layout.stale[*index]);
-    // The one that was begun comes first: its seal says so until it is done.
-    let begun = mover.sweep.as_ref().map(|sweep| sweep.shard);
     let is_left = |index: &usize| !mover.swept.contains(&layout.shards[*index].id);
-    let serving = stale.clone().filter(|index| layout.shards[*index].serves() && is_left(index));
-    let Some(index) = serving.min_by_key(|index| begun != Some(layout.shards[*index].id)) else {
+    let mut serving: Vec<usize> =
+        stale.clone().filter(|index| layout.shards[*index].serves() && is_left(index)).collect();
+    if serving.is_empty() {
         if !mover.swept.is_empty() {
             // The layout is about to be replaced, and whoever holds one keeps what it names.
             drop(layout);
@@ -63,57 +66,99 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
         // Where that failed before.
         retire::settle(state)?;
         return Ok(Swept::Nothing);
-    };
+    }
     let left = stale.filter(is_left).count();
     let done = 1.0 - left as f64 / layout.shards.len().max(1) as f64;
     state.change.clean(done);
-    let shard = layout.shards[index].clone();
-    let read = sweep_chunk(state, &layout, index, &shard, mover).inspect_err(|error| {
-        if let Some(sweep) = &mut mover.sweep {
-            sweep.position = Some(Vec::new());
-        }
-        state.read_failed(&shard, error);
-    })?;
-    if mover.sweep.take_if(|sweep| sweep.position.is_none()).is_some() {
-        mover.swept.push(shard.id);
-    }
-    Ok(Swept::Some(read))
+    // Those that were begun come first: their seals say so until they are done.
+    serving.sort_by_key(|index| mover.sweep_of(layout.shards[*index].id).is_none());
+    // Side by side only where nobody else wants the processors.
+    let side_by_side = state.seams.background && state.change.foreground.is_alone();
+    let width = || std::thread::available_parallelism().map_or(1, usize::from).min(MOST);
+    serving.truncate(if side_by_side { width() } else { 1 });
+    sweep_chunks(state, &layout, &serving, mover).map(Swept::Some)
 }
 
-fn sweep_chunk(
-    state: &State,
-    layout: &Layout,
-    index: usize,
-    shard: &Arc<Shard>,
-    mover: &mut Mover,
-) -> Result<u64> {
-    let engine = shard.engine()?;
-    if mover.sweep.as_ref().is_none_or(|sweep| sweep.shard != shard.id) {
-        shard.begin_apply()?;
-        mover.sweep = Some(Sweep { shard: shard.id, position: Some(Vec::new()) });
+/// Where a sweep goes on, if it does, and what was gone through.
+type Gone = (Option<Vec<u8>>, u64);
+
+/// Goes through a chunk of each of some shards, side by side.
+fn sweep_chunks(state: &State, layout: &Layout, chosen: &[usize], mover: &mut Mover) -> Result<u64> {
+    let mut from = Vec::with_capacity(chosen.len());
+    for index in chosen {
+        let shard = &layout.shards[*index];
+        let position = match mover.sweep_of(shard.id) {
+            // Until this chunk is done, the word is that the shard is to be gone through from the beginning.
+            Some(sweep) => std::mem::take(&mut sweep.position),
+            None => {
+                shard.begin_apply().inspect_err(|error| state.read_failed(shard, error))?;
+                mover.sweeps.push(Sweep { shard: shard.id, position: Vec::new() });
+                Vec::new()
+            }
+        };
+        from.push((*index, position));
     }
-    let Some(sweep) = &mut mover.sweep else { return Ok(0) };
-    let from = sweep.position.take().unwrap_or_default();
-    let mut foreign = |key: &[u8]| !layout.is_written(index, layout.ring.position(batch::user_key(key)));
     // No flush begins meanwhile: it would bring what a snapshot of after this list wants kept.
-    let _chunk = state.moving.lock();
+    let chunk = state.moving.lock();
     let live = state.memory.live();
+    let work = |index: usize, from: &[u8]| sweep_chunk(layout, index, from, &live);
+    let outcomes: Vec<Result<Gone>> = std::thread::scope(|scope| {
+        let (here, others) = from.split_at(1);
+        let others: Vec<_> =
+            others.iter().map(|(index, from)| scope.spawn(move || work(*index, from))).collect();
+        let here = here.iter().map(|(index, from)| work(*index, from)).collect::<Vec<_>>();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Gone>>| {
+            thread.join().unwrap_or_else(|_| Err(panicked()))
+        };
+        here.into_iter().chain(others.into_iter().map(join)).collect()
+    });
+    drop(chunk);
+    let mut read = 0;
+    let mut failed = None;
+    for (index, outcome) in chosen.iter().zip(outcomes) {
+        let shard = &layout.shards[*index];
+        match outcome {
+            Ok((Some(next), bytes)) => {
+                read += bytes;
+                mover.sweep_of(shard.id).into_iter().for_each(|sweep| sweep.position.clone_from(&next));
+            }
+            Ok((None, bytes)) => {
+                read += bytes;
+                mover.sweeps.retain(|sweep| sweep.shard != shard.id);
+                mover.swept.push(shard.id);
+            }
+            Err(error) => {
+                state.read_failed(shard, &error);
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    failed.map_or(Ok(read), Err)
+}
+
+/// Removes what a shard does not own from a part of it; at the end makes that durable.
+fn sweep_chunk(layout: &Layout, index: usize, from: &[u8], live: &[Seq]) -> Result<Gone> {
+    let shard = &layout.shards[index];
+    let mut foreign = |key: &[u8]| !layout.is_written(index, layout.ring.position(batch::user_key(key)));
     let mut copied = RunBuffer::default();
-    let next = engine.versions(&from, CHUNK, &mut foreign, &mut copied)?;
+    let next = shard.engine()?.versions(from, CHUNK, &mut foreign, &mut copied)?;
     // Above every version, so the key goes as a whole; its neighbours in a page keep what snapshots see of them.
     let mut run: Vec<RunRecord<'_>> =
         copied.records().map(|r| RunRecord { key: r.key, seq: Seq::MAX, value: None }).collect();
     run.dedup_by(|a, b| a.key == b.key);
     if !run.is_empty() {
-        shard.apply(&run, &live)?;
+        shard.apply(&run, live)?;
     }
     if next.is_none() {
         shard.seal(shard.applied())?;
     }
     // How much of the last piece was read is not known.
     let read = if next.is_some() { CHUNK } else { copied.bytes() };
-    sweep.position = next;
-    Ok(read as u64)
+    Ok((next, read as u64))
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Io, "removing old copies panicked").remedy("see the log for the panic's text")
 }
 
 /// Says, durably, that these shards hold nothing any more that they do not own.

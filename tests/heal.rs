@@ -806,3 +806,37 @@ fn an_engine_beside_the_one_that_serves_gets_every_flush() {
         assert!(found.as_deref() == Some(due), "record {n} after {steps} steps");
     }
 }
+
+/// One owner is offline when it is asked and whole again soon after; meanwhile the other hangs in the question, and is gone in the
+/// end. At every moment there was one to ask.
+#[test]
+fn an_owner_that_is_healed_while_the_other_is_asked_answers_in_its_place() {
+    for scan in [false, true] {
+        let mut world = World::new(options(2, 2));
+        world.write(400);
+        world.store.flush().unwrap();
+        let (key, value) = world.model.iter().next().map(|(k, v)| (k.clone(), v.clone())).unwrap();
+        let owners = world.store.ring().preference_list(&key).to_vec();
+        let (first, second) = (owners[0], owners[1]);
+        testing::fail_shard(&world.store, first);
+        let asked = if scan { EngineOperation::Cursor } else { EngineOperation::Get };
+        let gate = world.factory.hang(second, asked);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| match scan {
+                true => world.store.iter().next().unwrap().map(|(_, value)| Some(value)),
+                false => world.store.get(&key),
+            });
+            assert!(gate.wait_for(1));
+            for _ in 0..1000 {
+                if world.health(first.0) == Health::Online {
+                    break;
+                }
+                testing::heal_step(&world.store).unwrap();
+            }
+            assert_eq!(world.health(first.0), Health::Online);
+            world.factory.erase(&world.dir(second.0));
+            gate.release();
+            assert_eq!(reader.join().unwrap().unwrap().as_deref(), Some(&value[..]), "scan: {scan}");
+        });
+    }
+}

@@ -37,6 +37,7 @@ pub mod transfer;
 pub use copied::{Copied, Said, Seen};
 pub use memory::{Memory, Recent, Tables};
 pub use pace::Pace;
+pub use read::ATTEMPTS;
 pub use records::Records;
 pub use signals::Signals;
 

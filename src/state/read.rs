@@ -12,6 +12,9 @@ use crate::shard::{Layout, Shard};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// How often owners are asked again, of whom none answered, since the shards' health changed meanwhile.
+pub const ATTEMPTS: usize = 16;
+
 impl State {
     /// The newest version of an internal key.
     pub fn get_newest(&self, key: &[u8]) -> Result<Option<Found>> {
@@ -47,6 +50,18 @@ impl State {
 
     /// The same from the shards alone; the caller has seen that no memtable has a version.
     pub fn get_in_shards(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
+        // One owner may have been healed, and another have failed, between the questions to the one and to the other.
+        for _ in 1..ATTEMPTS {
+            let before = self.health_version();
+            match self.ask_owners(key, at) {
+                Err(error) if error.kind() == ErrorKind::Unavailable && self.health_version() != before => {}
+                answer => return answer,
+            }
+        }
+        self.ask_owners(key, at)
+    }
+
+    fn ask_owners(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
         let layout = self.layout();
         let owners = layout.owners_at(layout.ring.position(batch::user_key(key)));
         let mut cause = None;

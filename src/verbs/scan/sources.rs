@@ -18,7 +18,7 @@ use crate::options::Heal;
 use crate::record::KeyRange;
 use crate::shard::Layout;
 use crate::state::transfer::verify_and_mend;
-use crate::state::{Copied, State};
+use crate::state::{ATTEMPTS, Copied, State};
 use std::sync::{Arc, Weak};
 
 /// How often a chunk is begun again since an engine was put in another's place.
@@ -124,11 +124,24 @@ impl Sources {
     ) -> Result<Option<KeyRange>> {
         let mut layout = state.layout();
         let mut except = Vec::new();
-        let mut swapped = 0;
+        let (mut swapped, mut attempts) = (0, 0);
         loop {
             state.check_open()?;
             chunk.prepare(limit);
-            let filled = self.try_fill(state, &layout, range, at, limit, &except, chunk)?;
+            let health = state.health_version();
+            // One shard may have been healed, and another have failed, between the looks at the one and at the other.
+            let mut is_news = || {
+                attempts += 1;
+                attempts < ATTEMPTS && state.health_version() != health
+            };
+            let filled = match self.try_fill(state, &layout, range, at, limit, &except, chunk) {
+                Err(error) if error.kind() == ErrorKind::Unavailable && is_news() => {
+                    self.close();
+                    except.clear();
+                    continue;
+                }
+                filled => filled?,
+            };
             // The memtables were looked into after the layout was taken: what left them meanwhile may have gone to the
             // owners of another one.
             let newest = state.layout();
@@ -158,10 +171,9 @@ impl Sources {
                     // Where several shards are damaged in different places, each has a replica all the same.
                     if cover(state, &layout, range, &except).is_err() {
                         state.check_open()?;
-                        if error.kind() != ErrorKind::Corruption
-                            || state.settings.heal != Heal::Automatic
-                            || !mend(state, &layout, range, &except)
-                        {
+                        let is_mendable =
+                            error.kind() == ErrorKind::Corruption && state.settings.heal == Heal::Automatic;
+                        if !(is_mendable && mend(state, &layout, range, &except)) && !is_news() {
                             return Err(error);
                         }
                         except.clear();

@@ -1,0 +1,1 @@
+#[test] fn x() { let _ = s3s_fs::FileSystem::new("/tmp"); }

@@ -122,8 +122,14 @@ impl Storage for DirStorage {
         for name in names {
             let path = dir.join(&name);
             let bytes = match self.disk.open(&path, OpenMode::Read) {
+                // A directory opens and has a length, but no bytes.
+                Ok(file)
+                    if file.read_at(0, &mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::IsADirectory) =>
+                {
+                    continue;
+                }
                 Ok(file) => file.len().map_err(failed)?,
-                // Gone since, or a directory.
+                // Gone since.
                 Err(_) => continue,
             };
             objects.push(Object { name: format!("{prefix}{name}"), bytes });

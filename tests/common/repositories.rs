@@ -11,8 +11,10 @@ use std::sync::Mutex;
 /// Opens a storage; all that it opens stand for the same place.
 pub type Open<'a> = &'a dyn Fn() -> Arc<dyn Storage>;
 
+pub type Case = fn(Open<'_>);
+
 /// Every case, with its name.
-pub const CASES: &[(&str, fn(Open<'_>))] = &[
+pub const CASES: &[(&str, Case)] = &[
     ("the_seam_keeps_its_promises", the_seam_keeps_its_promises),
     ("checkpoints_come_back_onto_any_shape", checkpoints_come_back_onto_any_shape),
     ("a_prune_takes_what_nobody_needs", a_prune_takes_what_nobody_needs),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[allow(dead_code)] // The cases are for storages that work.
 #[path = "../../common/repositories.rs"]
 mod repositories;
 mod unreliable;
@@ -182,7 +183,7 @@ fn a_checkpoint_that_lost_its_lock_is_none() {
         ControlFlow::Continue(())
     });
     let error = source.store.checkpoint_with(&repo, options).unwrap_err();
-    assert!(taken.load(Ordering::Relaxed) > 1, "it was over before it lost the lock");
+    assert!(taken.load(Ordering::Relaxed) > 0, "it was over before it lost the lock");
     assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
     assert!(error.to_string().contains("lost"), "{error}");
     assert_eq!(repo.list().unwrap().len(), 1);

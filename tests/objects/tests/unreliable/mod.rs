@@ -181,7 +181,7 @@ impl Unreliable {
         if fault.is_some() {
             state.failed += 1;
             // Once, and then all is well: what fails for good is no riddle.
-            if matches!(state.plan, Plan::After(..)) && fault != Some(Fault::Late) {
+            if matches!(state.plan, Plan::After(..) | Plan::At(..)) && fault != Some(Fault::Late) {
                 state.plan = Plan::Never;
             }
         }

@@ -438,7 +438,9 @@ fn a_repository_may_have_an_address() {
 fn an_address_needs_a_feature_and_says_which() {
     let place = Place::new();
     place.filled("data", 10);
-    for args in [&["list", "s3://bucket/orders"][..], &["checkpoint", &place.text("data"), "gs://bucket/orders"]] {
+    for args in
+        [&["list", "s3://bucket/orders"][..], &["checkpoint", &place.text("data"), "gs://bucket/orders"]]
+    {
         let error = json(2, args).error();
         assert!(error["advice"].as_str().unwrap().contains("feature `s3`, `gcs` or `azure`"), "{error}");
     }

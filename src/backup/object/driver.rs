@@ -9,7 +9,6 @@ use std::future::Future;
 use std::sync::mpsc::sync_channel;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 /// A runtime on a thread of its own. Ends with the value, without waiting for requests that nobody waits for.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ impl Driver {
     }
 
     /// Carries out something that nobody waits for.
-    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-        self.handle.spawn(work)
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(work);
     }
 }

@@ -4,13 +4,16 @@ use super::lock::{Held, LOCKS, Lock, NOW, Until, who};
 use super::{Failure, Found, Shared, bounded, list};
 use crate::backup::hash::random;
 use crate::error::{Error, ErrorKind, Result};
-use object_store::{ObjectStoreExt, PutMode, PutPayload};
+use object_store::path::Path as Place;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode};
+use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, SystemTime};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
 /// How long the end of a writer waits for the storage to take the lock back.
-const PARTING: Duration = Duration::from_secs(10);
+const PARTING: Duration = Duration::from_secs(30);
 /// How often a lock is asked for again when others come and go at the same time.
 const ATTEMPTS: u32 = 4;
 
@@ -18,7 +21,15 @@ const ATTEMPTS: u32 = 4;
 #[derive(Debug)]
 pub struct Guard {
     shared: Arc<Shared>,
-    renewing: JoinHandle<()>,
+    stop: Option<oneshot::Sender<Parting>>,
+    ended: Mutex<Receiver<bool>>,
+}
+
+/// What gives a lock back.
+#[derive(Debug)]
+struct Parting {
+    number: u64,
+    bytes: Vec<u8>,
 }
 
 /// What a look at the locks has shown.
@@ -61,40 +72,77 @@ fn keep(shared: &Arc<Shared>, held: Held) -> Result<Guard> {
         }
         *place = Some(held);
     }
+    let (stop, stopped) = oneshot::channel();
+    let (done, ended) = sync_channel(1);
     // Without a share in the whole, or the renewal would keep its own driver alive.
     let Shared { store, root, held, lease, .. } = &**shared;
-    let (store, root, held, lease) = (store.clone(), root.clone(), held.clone(), *lease);
-    let place = shared.place(LOCKS);
-    let renewing = shared.driver.spawn(async move {
-        let mut pause = lease / 3;
-        loop {
-            tokio::time::sleep(pause).await;
-            let Some((number, lock)) = held.lock().as_ref().map(|h| (h.number, h.lock.clone())) else {
-                return;
-            };
-            let until = Until::after(lease);
-            let renewal = async {
-                let payload = PutPayload::from(lock.encode().unwrap_or_default());
-                store.put(&place.clone().join(format!("{number:016x}")), payload).await?;
-                list(store.clone(), root.clone(), place.clone(), LOCKS.to_owned()).await
-            };
-            let renewed = tokio::time::timeout(lease / 3, bounded(Some(held.clone()), renewal)).await;
-            let mut held = held.lock();
-            let Some(held) = held.as_mut() else { return };
-            match renewed {
-                Ok(Ok(found)) => {
-                    held.heard(highest(&found), Some(until));
-                    pause = lease / 3;
-                }
-                // Soon again: it has not run out yet.
-                _ => pause = lease / 12,
-            }
-            if held.check().is_err() {
-                return;
-            }
-        }
+    let renewal = Renewal {
+        store: store.clone(),
+        root: root.clone(),
+        locks: shared.place(LOCKS),
+        held: held.clone(),
+        lease: *lease,
+    };
+    shared.driver.spawn(async move {
+        let outcome = renewal.until(stopped).await;
+        // Whoever waits for it has its own end.
+        let _ = done.send(outcome);
     });
-    Ok(Guard { shared: shared.clone(), renewing })
+    Ok(Guard { shared: shared.clone(), stop: Some(stop), ended: Mutex::new(ended) })
+}
+
+/// Renews a lock while it is held. One request at a time: what gives it back is not overtaken by what renews it.
+struct Renewal {
+    store: Arc<dyn ObjectStore>,
+    root: Place,
+    locks: Place,
+    held: Arc<Mutex<Option<Held>>>,
+    lease: Duration,
+}
+
+impl Renewal {
+    /// Goes on until it is told to stop; then writes what it is handed. Whether that was done.
+    async fn until(self, mut stopped: oneshot::Receiver<Parting>) -> bool {
+        let mut pause = self.lease / 3;
+        loop {
+            if let Ok(parting) = tokio::time::timeout(pause, &mut stopped).await {
+                let Ok(Parting { number, bytes }) = parting else { return false };
+                return self.store.put(&self.place(number), bytes.into()).await.is_ok();
+            }
+            pause = match self.renew().await {
+                Some(pause) => pause,
+                None => return false,
+            };
+        }
+    }
+
+    fn place(&self, number: u64) -> Place {
+        self.locks.clone().join(format!("{number:016x}"))
+    }
+
+    /// Renews once. How long to wait then; none if it is lost.
+    async fn renew(&self) -> Option<Duration> {
+        let mine = self.held.lock().as_ref().map(|held| (held.number, held.lock.encode()));
+        // Somebody is about to say that it is over.
+        let Some((number, Ok(bytes))) = mine else { return Some(self.lease) };
+        let until = Until::after(self.lease);
+        let request = async {
+            self.store.put(&self.place(number), bytes.into()).await?;
+            list(self.store.clone(), self.root.clone(), self.locks.clone(), LOCKS.to_owned()).await
+        };
+        let renewed = tokio::time::timeout(self.lease / 3, bounded(Some(self.held.clone()), request)).await;
+        let mut held = self.held.lock();
+        let Some(held) = held.as_mut() else { return Some(self.lease) };
+        let pause = match renewed {
+            Ok(Ok(found)) => {
+                held.heard(highest(&found), Some(until));
+                self.lease / 3
+            }
+            // Soon again: it has not run out yet.
+            _ => self.lease / 12,
+        };
+        held.check().is_ok().then_some(pause)
+    }
 }
 
 /// The highest number of a lock.
@@ -189,7 +237,6 @@ impl Shared {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.renewing.abort();
         let Some(mut held) = self.shared.held.lock().take() else { return };
         if held.check().is_err() {
             return;
@@ -202,9 +249,9 @@ impl Drop for Guard {
             return;
         }
         let Ok(bytes) = (Lock { released: true, ..held.lock }).encode() else { return };
-        let (store, place) = (self.shared.store.clone(), self.shared.place(&Lock::name(held.number)));
-        let put = async move { tokio::time::timeout(PARTING, store.put(&place, bytes.into())).await };
-        if !matches!(self.shared.driver.run(put), Some(Ok(Ok(_)))) {
+        let parting = Parting { number: held.number, bytes };
+        let told = self.stop.take().is_some_and(|stop| stop.send(parting).is_ok());
+        if !told || self.ended.lock().recv_timeout(PARTING) != Ok(true) {
             log::warn!("the lock at {} could not be given back, and runs out by itself", self.shared.address);
         }
     }

@@ -106,21 +106,15 @@ impl ObjectStorage {
     /// failures of the network, a shorter one keeps others out for a shorter time after a crash. It is renewed three times in its length.
     ///
     /// # Errors
-    /// `InvalidInput` outside these limits.
+    /// `InvalidInput` outside these limits, or while the lock is held.
     pub fn lease(mut self, lease: Duration) -> Result<ObjectStorage> {
         if !LEASES.contains(&lease) {
             return Err(Error::invalid(format!("a lease is 3 to 600 seconds, not {}", lease.as_secs_f64())));
         }
-        let Shared { store, root, address, .. } = &*self.shared;
-        let shared = Shared {
-            store: store.clone(),
-            root: root.clone(),
-            address: address.clone(),
-            lease,
-            driver: Driver::start()?,
-            held: Arc::default(),
-        };
-        self.shared = Arc::new(shared);
+        match Arc::get_mut(&mut self.shared) {
+            Some(shared) => shared.lease = lease,
+            None => return Err(Error::invalid("a lease is set before the lock is taken")),
+        }
         Ok(self)
     }
 }

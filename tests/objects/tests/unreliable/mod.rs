@@ -20,12 +20,14 @@ pub enum Fault {
     AnswerLost,
     /// It is done later, after somebody was told that it failed.
     Late,
+    /// As `Late`, and so are all that follow.
+    Cut,
 }
 
 #[derive(Debug)]
 enum Plan {
     Never,
-    /// The request after so many, and all that follow for a while.
+    /// The request after so many.
     After(u32, Fault),
     /// One in so many, by chance.
     Often(u64, u64, Fault),
@@ -181,7 +183,7 @@ impl Unreliable {
         if fault.is_some() {
             state.failed += 1;
             // Once, and then all is well: what fails for good is no riddle.
-            if matches!(state.plan, Plan::After(..) | Plan::At(..)) && fault != Some(Fault::Late) {
+            if matches!(state.plan, Plan::After(..) | Plan::At(..)) && fault != Some(Fault::Cut) {
                 state.plan = Plan::Never;
             }
         }
@@ -216,7 +218,7 @@ impl ObjectStore for Unreliable {
         match fate {
             Some(Fault::Refused) => return Err(lost()),
             // One that must not replace anything would be refused by then, or not: it is left out.
-            Some(Fault::Late) => {
+            Some(Fault::Late | Fault::Cut) => {
                 if options.mode != PutMode::Create {
                     self.state.lock().unwrap().late.push(Late::Put(place.clone(), payload));
                 }
@@ -255,7 +257,7 @@ impl ObjectStore for Unreliable {
                 let fate = self.fate(&place);
                 match fate {
                     Some(Fault::Refused) => return Err(lost()),
-                    Some(Fault::Late) => {
+                    Some(Fault::Late | Fault::Cut) => {
                         self.state.lock().unwrap().late.push(Late::Delete(place.clone()));
                         return Err(lost());
                     }

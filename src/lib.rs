@@ -74,6 +74,8 @@ pub mod testing;
 mod topology;
 mod verbs;
 
+#[cfg(feature = "object-store")]
+pub use backup::ObjectStorage;
 pub use backup::{
     BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, CheckpointProgress, Damage, DirStorage,
     Loss, Object, Pruned, Retention, Storage, Verification,
@@ -86,6 +88,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use ids::{Epoch, KeyspaceId, Seq, ShardId, VirtualNode};
 pub use inspection::{InspectedJournal, InspectedShard, Inspection, inspect};
 pub use keyspace::Keyspace;
+/// The crate that [`ObjectStorage`] speaks through, in the release that it takes.
+#[cfg(feature = "object-store")]
+pub use object_store;
 pub use options::{Durability, Heal, Options, ShardOptions};
 pub use plan::{Plan, PlannedShard, Problem, Request, Role};
 pub use range::Range;

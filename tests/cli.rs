@@ -408,3 +408,41 @@ fn a_wrong_command_line_ends_with_two_and_help_has_examples() {
         assert!(ran.code == 0 && ran.out.len() > 40, "{args:?}: {}", ran.err);
     }
 }
+
+#[cfg(feature = "object-store")]
+#[test]
+fn a_repository_may_have_an_address() {
+    let place = Place::new();
+    place.filled("data", 300);
+    let (data, new) = (place.text("data"), place.text("new"));
+    let address = format!("file://{}", place.text("bucket/orders"));
+    assert_eq!(json(1, &["list", &address]).error()["kind"], "NotFound");
+    assert!(!place.path("bucket").exists(), "what is read only is not made");
+    assert_eq!(done(&["checkpoint", &data, &address])["id"], 1);
+    assert_eq!(done(&["checkpoint", &data, &address, "--full"])["id"], 2);
+    assert_eq!(done(&["verify", &address])["whole"], true);
+    assert_eq!(done(&["prune", &address, "--keep-last", "1"])["checkpoints"][0], 1);
+    assert_eq!(json(0, &["list", &address]).lines().len(), 1);
+    done(&["restore", &address, &new]);
+    assert_eq!(place.open("new").len().unwrap(), 300);
+    // It is no other format than a directory's.
+    assert_eq!(done(&["verify", &place.text("bucket/orders")])["whole"], true);
+    flip(&objects(&place.path("bucket/orders"))[0], 30);
+    let error = json(3, &["verify", &address]).one();
+    assert!(error["damage"][0]["file"].as_str().unwrap().starts_with("file://"), "{error}");
+    assert_eq!(json(2, &["list", "hdfs://namenode/orders"]).error()["kind"], "InvalidInput");
+}
+
+#[cfg(not(feature = "object-store"))]
+#[test]
+fn an_address_needs_a_feature_and_says_which() {
+    let place = Place::new();
+    place.filled("data", 10);
+    for args in
+        [&["list", "s3://bucket/orders"][..], &["checkpoint", &place.text("data"), "gs://bucket/orders"]]
+    {
+        let error = json(2, args).error();
+        assert!(error["advice"].as_str().unwrap().contains("feature `s3`, `gcs` or `azure`"), "{error}");
+    }
+    assert!(!Path::new("s3:").exists());
+}

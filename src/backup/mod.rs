@@ -10,6 +10,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`storage`] | the seam: where a repository's bytes are |
+//! | `object` | object storage behind it; with the feature `object-store` |
 //! | [`hash`] | what names an object |
 //! | [`chunk`], [`index`], [`stream`], [`archive`] | the formats |
 //! | [`checkpoint`] | manifests |
@@ -23,6 +24,8 @@ pub mod chunk;
 pub mod damage;
 pub mod hash;
 pub mod index;
+#[cfg(feature = "object-store")]
+pub mod object;
 pub mod options;
 mod prune;
 pub mod reader;
@@ -36,6 +39,8 @@ pub mod writer;
 
 pub use checkpoint::{Checkpoint, CheckpointId};
 pub use damage::{Damage, Loss};
+#[cfg(feature = "object-store")]
+pub use object::ObjectStorage;
 pub use options::{CheckpointOptions, CheckpointProgress};
 pub use prune::{Pruned, Retention};
 pub use repository::BackupRepository;

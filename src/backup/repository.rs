@@ -75,10 +75,21 @@ impl BackupRepository {
     /// Opens the repository in the directory `dir`, or creates one there if the directory is empty or absent.
     ///
     /// # Errors
-    /// `Foreign` for a directory of something else, `Corruption` or `Unsupported` for a damaged marker or one of another
+    /// `InvalidInput` for the address of an object storage, such as `s3://bucket/prefix`: see `ObjectStorage`, with the feature
+    /// `object-store`. `Foreign` for a directory of something else, `Corruption` or `Unsupported` for a damaged marker or one of another
     /// release, `Locked` if it is being created by somebody else, `Io`.
     pub fn open(dir: impl AsRef<Path>) -> Result<BackupRepository> {
-        Self::on_disk(Arc::new(RealDisk), dir.as_ref())
+        let dir = dir.as_ref();
+        if is_address(dir) {
+            let remedy = match cfg!(feature = "object-store") {
+                true => "use ObjectStorage::from_env and BackupRepository::open_with",
+                false => {
+                    "build with the feature `s3`, `gcs` or `azure`; a directory of that name is found as ./NAME"
+                }
+            };
+            return Err(Error::invalid("this is an address and not a directory").at(dir).remedy(remedy));
+        }
+        Self::on_disk(Arc::new(RealDisk), dir)
     }
 
     pub(crate) fn on_disk(disk: Arc<dyn Disk>, dir: &Path) -> Result<BackupRepository> {
@@ -223,6 +234,13 @@ impl BackupRepository {
         }
         Ok(named)
     }
+}
+
+/// Whether a path begins as an address does: with letters and `://`.
+fn is_address(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let letters = bytes.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+    letters > 1 && bytes[letters..].starts_with(b"://")
 }
 
 fn load(storage: &dyn Storage) -> Result<Option<Marker>> {

@@ -25,7 +25,8 @@ pub struct Object {
 ///
 /// What an implementation promises: a reader finds under a name all the bytes of one `write`, or none, whenever power or the
 /// process fails; after [`settle`](Self::settle) every write and deletion before it is durable, and what `list` has shown, whoever
-/// wrote it; a name that was written is listed at once.
+/// wrote it; a name that was written is listed at once. Where a lock can be lost while it is held, `delete`, and `write` of what is neither in
+/// `objects/` nor in `archive/`, fail from then on until it is dropped.
 pub trait Storage: Send + Sync + Debug {
     /// What there is directly under `prefix` (no further `/` in the rest of the name), in order of the names. A prefix ends
     /// with `/`, or is empty.
@@ -43,13 +44,14 @@ pub trait Storage: Send + Sync + Debug {
     /// Puts an object there, in the place of one of that name.
     ///
     /// # Errors
-    /// `Io`: then the name has what it had.
+    /// `Io`: then the name has what it had. Over a network that may not be known: then it has the one or the other. `Locked` if the lock
+    /// was lost.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()>;
 
     /// Takes an object away. One that is not there is not an error.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Io`; `Locked` if the lock was lost.
     fn delete(&self, name: &str) -> Result<()>;
 
     /// Makes everything before durable. Nothing to do where `write` and `delete` return only then.
@@ -58,7 +60,7 @@ pub trait Storage: Send + Sync + Debug {
     /// `Io`: then what was written since the last call is not to be believed.
     fn settle(&self) -> Result<()>;
 
-    /// Keeps every other writer out until the value is dropped, or the process dies.
+    /// Keeps every other writer out until the value is dropped, or the process dies, or for a bounded time after that.
     ///
     /// # Errors
     /// `Locked` if somebody has it, `Io`.
@@ -120,8 +122,14 @@ impl Storage for DirStorage {
         for name in names {
             let path = dir.join(&name);
             let bytes = match self.disk.open(&path, OpenMode::Read) {
+                // A directory opens and has a length, but no bytes.
+                Ok(file)
+                    if file.read_at(0, &mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::IsADirectory) =>
+                {
+                    continue;
+                }
                 Ok(file) => file.len().map_err(failed)?,
-                // Gone since, or a directory.
+                // Gone since.
                 Err(_) => continue,
             };
             objects.push(Object { name: format!("{prefix}{name}"), bytes });

@@ -23,6 +23,10 @@ Exit codes:
   3  damage found (in a backup, a stream or a store); what could be done was done
   4  the store is open in another process, or the repository is being written to; the error names the process
 
+A repository is a directory, or, in a program built with the feature s3, gcs or azure, an address: s3://bucket/prefix,
+gs://bucket/prefix, az://container/prefix. Credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT,
+GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME, ...) or from the machine.
+
 Every command but `inspect` and `ring` opens the store, so it must not be open in a running program.
 `annulus COMMAND --help` has examples.";
 
@@ -52,7 +56,7 @@ pub enum Command {
 pub struct Checkpoint {
     /// The store's directory
     pub store: PathBuf,
-    /// The repository's directory
+    /// The repository's directory, or its address, such as s3://bucket/prefix
     pub repo: PathBuf,
     /// What the checkpoint is called
     #[arg(long, default_value = "")]
@@ -75,7 +79,7 @@ little in the journal; what it did not archive itself is then a gap, which is sa
 pub struct Archive {
     /// The store's directory
     pub store: PathBuf,
-    /// The repository's directory
+    /// The repository's directory, or its address, such as s3://bucket/prefix
     pub repo: PathBuf,
 }
 
@@ -85,7 +89,7 @@ pub struct Archive {
   annulus list /backup/orders
   annulus list /backup/orders --json    # an object a line for each checkpoint")]
 pub struct List {
-    /// The repository's directory
+    /// The repository's directory, or its address, such as s3://bucket/prefix
     pub repo: PathBuf,
 }
 
@@ -95,7 +99,7 @@ pub struct List {
   annulus verify /backup/orders       # all of them
   annulus verify /backup/orders 17")]
 pub struct Verify {
-    /// The repository's directory
+    /// The repository's directory, or its address, such as s3://bucket/prefix
     pub repo: PathBuf,
     /// The checkpoint's number; all checkpoints unless it is given
     pub id: Option<u64>,
@@ -113,7 +117,7 @@ pub struct Verify {
   annulus restore /backup/orders data/new --until 2026-03-01T11:59:00Z    # needs an archive of the time in between
   annulus restore /backup/orders data/new --salvage    # of a damaged checkpoint, what is left (exit code 3)")]
 pub struct Restore {
-    /// The repository's directory
+    /// The repository's directory, or its address, such as s3://bucket/prefix
     pub repo: PathBuf,
     /// The new store's directory, empty or absent
     pub store: PathBuf,
@@ -174,7 +178,7 @@ impl Topology {
 #[command(after_help = "Examples:
   annulus prune /backup/orders --keep-last 7 --daily 30 --monthly 12")]
 pub struct Prune {
-    /// The repository's directory
+    /// The repository's directory, or its address, such as s3://bucket/prefix
     pub repo: PathBuf,
     /// Keep the last N of each store
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -198,7 +202,7 @@ pub struct Prune {
 #[command(after_help = "Examples:
   annulus delete /backup/orders 17")]
 pub struct Delete {
-    /// The repository's directory
+    /// The repository's directory, or its address, such as s3://bucket/prefix
     pub repo: PathBuf,
     /// The checkpoint's number
     pub id: u64,

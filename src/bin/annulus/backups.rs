@@ -3,30 +3,18 @@
 use crate::args;
 use crate::output::{Failure, Outcome, Output};
 use crate::progress::{Progress, count, size};
+use crate::repos::{self, existing};
 use crate::stores;
 use crate::time::rfc3339;
-use annulus::{
-    BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, Damage, Loss, Pruned, Retention,
-};
+use annulus::{Checkpoint, CheckpointId, CheckpointOptions, Damage, Loss, Pruned, Retention};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
-use std::path::Path;
-
-/// A repository that is there: one that is only read from is never made by a slip of the pen.
-pub fn existing(dir: &Path) -> Result<BackupRepository, Failure> {
-    let marker = dir.join("REPOSITORY");
-    match marker.try_exists() {
-        Ok(true) => Ok(BackupRepository::open(dir)?),
-        Ok(false) => Err(Failure::Missing(format!("there is no backup repository at {}", dir.display()))),
-        Err(error) => Err(Failure::io(format!("look for the repository at {}", dir.display()))(error)),
-    }
-}
 
 pub fn checkpoint(args: &args::Checkpoint, output: &Output) -> Result<Outcome, Failure> {
     stores::existing(&args.store)?;
     let progress = Progress::spinner(output.json, "opening the store");
     let store = stores::unhealed().open(&args.store)?;
-    let repo = BackupRepository::open(&args.repo)?;
+    let repo = repos::open(&args.repo)?;
     let mut options = CheckpointOptions::new().label(&args.label).full(args.full);
     if let Some(rate) = args.rate {
         options = options.rate(rate);
@@ -54,7 +42,7 @@ pub fn archive(args: &args::Archive, output: &Output) -> Result<Outcome, Failure
     stores::existing(&args.store)?;
     let progress = Progress::spinner(output.json, "archiving");
     let store = stores::unhealed().open(&args.store)?;
-    let upto = store.archive(&BackupRepository::open(&args.repo)?)?;
+    let upto = store.archive(&repos::open(&args.repo)?)?;
     store.close()?;
     drop(progress);
     output.result(&json!({ "archived_upto": upto }), format!("archived up to sequence {upto}"))?;

@@ -7,6 +7,7 @@ mod args;
 mod backups;
 mod output;
 mod progress;
+mod repos;
 mod restores;
 mod stores;
 mod time;

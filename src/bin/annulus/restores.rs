@@ -4,6 +4,7 @@ use crate::args;
 use crate::backups;
 use crate::output::{Failure, Outcome, Output};
 use crate::progress::{Progress, count, size};
+use crate::repos;
 use crate::stores;
 use annulus::{CheckpointId, Store};
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 pub fn restore(args: args::Restore, output: &Output) -> Result<Outcome, Failure> {
-    let repo = backups::existing(&args.repo)?;
+    let repo = repos::existing(&args.repo)?;
     let restore = match args.id {
         Some(id) => repo.restore(CheckpointId(id))?,
         None => repo.restore_latest()?,

@@ -1,9 +1,9 @@
 //! Stores: looked at, scrubbed, repaired, drawn.
 
 use crate::args;
-use crate::backups;
 use crate::output::{self, Failure, Outcome, Output};
 use crate::progress::{Progress, count, size};
+use crate::repos;
 use annulus::{Heal, Inspection, Options, ScrubReport, ShardId};
 use serde_json::json;
 use std::path::Path;
@@ -165,7 +165,7 @@ pub fn repair(args: &args::Repair, output: &Output) -> Result<Outcome, Failure> 
     existing(&args.store)?;
     if let Some(repo) = &args.from {
         let progress = Progress::spinner(output.json, "repairing from the backup");
-        let repo = backups::existing(repo)?;
+        let repo = repos::existing(repo)?;
         let done = Options::new().repair_from(&repo, &args.store)?;
         drop(progress);
         let object = json!({ "shards": done.shards, "upto": done.upto });

@@ -173,10 +173,11 @@ impl Sources {
                         state.check_open()?;
                         let is_mendable =
                             error.kind() == ErrorKind::Corruption && state.settings.heal == Heal::Automatic;
-                        if !(is_mendable && mend(state, &layout, range, &except)) && !is_news() {
+                        if is_mendable && mend(state, &layout, range, &except) || is_news() {
+                            except.clear();
+                        } else {
                             return Err(error);
                         }
-                        except.clear();
                     }
                 }
             }

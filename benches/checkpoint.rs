@@ -69,7 +69,6 @@ fn plain(store: &Path, replicas: f64, out: &Path, bytes: u64) -> Duration {
             file.sync_all().unwrap();
         }
     });
-    std::fs::remove_dir_all(out).unwrap();
     read.div_f64(replicas) + written
 }
 
@@ -149,6 +148,25 @@ fn speed(records: u64, rounds: u64) {
     for (name, figures) in rows {
         println!("{name:<42} {:>9.2}", median(figures));
     }
+}
+
+/// The store is loaded once; full checkpoints and plain reading and writing take turns.
+fn full(records: u64, rounds: u64) {
+    let dir = place();
+    let path = |name: &str| dir.path().join(name);
+    let store = load(&path("live"), records);
+    let (mut took, mut least, mut share) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        // Nothing is removed in between: what a file system does about that is not what is measured.
+        let repo = BackupRepository::open(path(&format!("backup-{round}"))).unwrap();
+        let (full, id) = timed(|| store.checkpoint_with(&repo, CheckpointOptions::new().full(true)).unwrap());
+        let plain = plain(&path("live"), 2.0, &path(&format!("plain-{round}")), repo.get(id).unwrap().bytes);
+        took.push(full.as_secs_f64());
+        least.push(plain.as_secs_f64());
+        share.push(100.0 * plain.as_secs_f64() / full.as_secs_f64());
+    }
+    let (took, least, share) = (median(took), median(least), median(share));
+    println!("\nfull checkpoint {took:.3} s, plain {least:.3} s, share {share:.1} %, medians of {rounds}");
 }
 
 /// Inserts for as long as `go` says, one every `every`; the latencies.
@@ -266,6 +284,7 @@ fn main() {
     for part in parts.split(',') {
         match part {
             "speed" => speed(records, number("ANNULUS_ROUNDS", 3)),
+            "full" => full(records, number("ANNULUS_ROUNDS", 3)),
             "latency" => latency(records),
             "memory" => memory(records),
             other => panic!("there is no part {other}"),

@@ -14,10 +14,11 @@
 //! | [`chunk`], [`index`], [`stream`], [`archive`] | the formats |
 //! | [`checkpoint`] | manifests |
 //! | [`repository`], [`prune`], [`verify`] | what can be done with a repository |
-//! | [`writer`] | records to chunks |
+//! | [`writer`], [`buffers`] | records to chunks |
 //! | [`reader`] | and back |
 
 pub mod archive;
+pub mod buffers;
 pub mod checkpoint;
 pub mod chunk;
 pub mod damage;

@@ -75,8 +75,8 @@ mod topology;
 mod verbs;
 
 pub use backup::{
-    BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, CheckpointProgress, Damage, DirStorage,
-    Loss, Object, Pruned, Retention, Storage, Verification,
+    BackupProgress, BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, CheckpointProgress,
+    Damage, DirStorage, Loss, Object, Pruned, Retention, Storage, Verification,
 };
 pub use backups::{Archiver, At, Restore};
 pub use batch::WriteBatch;

@@ -13,6 +13,7 @@
 //! | [`hash`] | what names an object |
 //! | [`chunk`], [`index`], [`stream`], [`archive`] | the formats |
 //! | [`checkpoint`] | manifests |
+//! | [`progress`] | how far long work has got |
 //! | [`repository`], [`prune`], [`verify`] | what can be done with a repository |
 //! | [`writer`], [`buffers`] | records to chunks |
 //! | [`reader`] | and back |
@@ -25,6 +26,7 @@ pub mod damage;
 pub mod hash;
 pub mod index;
 pub mod options;
+pub mod progress;
 mod prune;
 pub mod reader;
 pub mod repository;
@@ -38,6 +40,7 @@ pub mod writer;
 pub use checkpoint::{Checkpoint, CheckpointId};
 pub use damage::{Damage, Loss};
 pub use options::{CheckpointOptions, CheckpointProgress};
+pub use progress::BackupProgress;
 pub use prune::{Pruned, Retention};
 pub use repository::BackupRepository;
 pub use storage::{DirStorage, Object, Storage};

@@ -1,12 +1,13 @@
 //! What backups cost: `cargo bench --bench checkpoint`.
 //!
-//! Three parts, chosen by `ANNULUS_PARTS` (all, separated by commas):
+//! Parts, chosen by `ANNULUS_PARTS` (separated by commas; all but `full`):
 //! - `speed`: a store is loaded in random order, saved whole, saved again after 1% of its records changed (neighbours, and all
 //!   over), and restored; beside reading the live bytes of one replica from its files and writing what came out.
+//! - `full`: full checkpoints of one store, each into a new repository, and plain reading and writing in turns.
 //! - `latency`: inserts by one thread before and during a full checkpoint, paced (half of what it can do) and flat out.
 //! - `memory`: resident memory before, and at its highest during a checkpoint and a restore.
 //!
-//! `ANNULUS_RECORDS` sets the number of records (1,000,000 unless set), `ANNULUS_ROUNDS` the rounds of `speed` (3), of which the median is shown.
+//! `ANNULUS_RECORDS` sets the number of records (1,000,000 unless set), `ANNULUS_ROUNDS` the rounds of `speed` and `full` (3), of which the median is shown.
 //! Records have 20 + 100 bytes. `ANNULUS_DIR` is where the files are (a temporary directory unless set).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

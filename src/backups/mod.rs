@@ -35,7 +35,7 @@ impl Store {
     /// Writes and reads go on meanwhile; old versions of what is overwritten are kept on disk until it is done. One replica of each
     /// record is saved. What an earlier checkpoint in the repository has is not written again, and what did not change since the
     /// last one that this opening of the store put there is not read again, as far as that is known in memory (16 MiB of keys). Extra memory: about
-    /// 30 MiB, and 50 bytes for each object of the repository when it reads everything.
+    /// 40 MiB, and 50 bytes for each object of the repository when it reads everything.
     ///
     /// On return the checkpoint is durable, and so is every write in it.
     ///

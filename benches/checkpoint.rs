@@ -1,12 +1,13 @@
 //! What backups cost: `cargo bench --bench checkpoint`.
 //!
-//! Three parts, chosen by `ANNULUS_PARTS` (all, separated by commas):
+//! Parts, chosen by `ANNULUS_PARTS` (separated by commas; all but `full`):
 //! - `speed`: a store is loaded in random order, saved whole, saved again after 1% of its records changed (neighbours, and all
 //!   over), and restored; beside reading the live bytes of one replica from its files and writing what came out.
+//! - `full`: full checkpoints of one store, each into a new repository, and plain reading and writing in turns.
 //! - `latency`: inserts by one thread before and during a full checkpoint, paced (half of what it can do) and flat out.
 //! - `memory`: resident memory before, and at its highest during a checkpoint and a restore.
 //!
-//! `ANNULUS_RECORDS` sets the number of records (1,000,000 unless set), `ANNULUS_ROUNDS` the rounds of `speed` (3), of which the median is shown.
+//! `ANNULUS_RECORDS` sets the number of records (1,000,000 unless set), `ANNULUS_ROUNDS` the rounds of `speed` and `full` (3), of which the median is shown.
 //! Records have 20 + 100 bytes. `ANNULUS_DIR` is where the files are (a temporary directory unless set).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -69,7 +70,6 @@ fn plain(store: &Path, replicas: f64, out: &Path, bytes: u64) -> Duration {
             file.sync_all().unwrap();
         }
     });
-    std::fs::remove_dir_all(out).unwrap();
     read.div_f64(replicas) + written
 }
 
@@ -149,6 +149,25 @@ fn speed(records: u64, rounds: u64) {
     for (name, figures) in rows {
         println!("{name:<42} {:>9.2}", median(figures));
     }
+}
+
+/// The store is loaded once; full checkpoints and plain reading and writing take turns.
+fn full(records: u64, rounds: u64) {
+    let dir = place();
+    let path = |name: &str| dir.path().join(name);
+    let store = load(&path("live"), records);
+    let (mut took, mut least, mut share) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        // Nothing is removed in between: what a file system does about that is not what is measured.
+        let repo = BackupRepository::open(path(&format!("backup-{round}"))).unwrap();
+        let (full, id) = timed(|| store.checkpoint_with(&repo, CheckpointOptions::new().full(true)).unwrap());
+        let plain = plain(&path("live"), 2.0, &path(&format!("plain-{round}")), repo.get(id).unwrap().bytes);
+        took.push(full.as_secs_f64());
+        least.push(plain.as_secs_f64());
+        share.push(100.0 * plain.as_secs_f64() / full.as_secs_f64());
+    }
+    let (took, least, share) = (median(took), median(least), median(share));
+    println!("\nfull checkpoint {took:.3} s, plain {least:.3} s, share {share:.1} %, medians of {rounds}");
 }
 
 /// Inserts for as long as `go` says, one every `every`; the latencies.
@@ -266,6 +285,7 @@ fn main() {
     for part in parts.split(',') {
         match part {
             "speed" => speed(records, number("ANNULUS_ROUNDS", 3)),
+            "full" => full(records, number("ANNULUS_ROUNDS", 3)),
             "latency" => latency(records),
             "memory" => memory(records),
             other => panic!("there is no part {other}"),

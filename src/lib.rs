@@ -77,8 +77,8 @@ mod verbs;
 #[cfg(feature = "object-store")]
 pub use backup::ObjectStorage;
 pub use backup::{
-    BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, CheckpointProgress, Damage, DirStorage,
-    Loss, Object, Pruned, Retention, Storage, Verification,
+    BackupProgress, BackupRepository, Checkpoint, CheckpointId, CheckpointOptions, CheckpointProgress,
+    Damage, DirStorage, Loss, Object, Pruned, Retention, Storage, Verification,
 };
 pub use backups::{Archiver, At, Restore};
 pub use batch::WriteBatch;

@@ -110,6 +110,7 @@ pub mod small_file {
 /// The formats of a backup.
 pub mod backup {
     use crate::backup::Versions;
+    use crate::backup::buffers::Buffers;
     use crate::backup::checkpoint::{Body, CheckpointId, KIND};
     use crate::backup::chunk::{self, ChunkBuilder, ChunkRecord, ChunkView, Coding};
     use crate::backup::index;
@@ -150,7 +151,7 @@ pub mod backup {
         for (key, seq, value) in records {
             builder.push(ChunkRecord { key, seq: *seq, value: value.as_deref() });
         }
-        builder.finish().map(|chunk| chunk.encode(Coding::Plain)).unwrap_or_default()
+        builder.finish().map(|chunk| chunk.encode(Coding::Plain, &Buffers::default())).unwrap_or_default()
     }
 
     pub fn read_index(bytes: &[u8]) -> Result<usize> {

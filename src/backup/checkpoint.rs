@@ -132,12 +132,17 @@ impl Body {
 
     /// All indexes that it names.
     pub fn indexes(&self) -> impl Iterator<Item = &ObjectId> {
-        self.keyspaces.iter().flat_map(|keyspace| &keyspace.layers).flat_map(|layer| &layer.indexes)
+        self.layers().flat_map(|layer| &layer.indexes)
+    }
+
+    /// All its layers.
+    pub fn layers(&self) -> impl Iterator<Item = &Layer> {
+        self.keyspaces.iter().flat_map(|keyspace| &keyspace.layers)
     }
 
     /// What a user sees of it.
     pub fn outline(&self) -> Checkpoint {
-        let layers = || self.keyspaces.iter().flat_map(|keyspace| &keyspace.layers);
+        let layers = || self.layers();
         Checkpoint {
             id: self.id,
             seq: self.seq,

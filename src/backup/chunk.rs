@@ -3,6 +3,7 @@
 //! Invariants: equal records come to equal bytes; where a chunk is cut follows from the records near the cut alone; a
 //! reader of arbitrary bytes comes to an end, an error or records in order.
 
+use super::buffers::Buffers;
 use super::hash::unsupported;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
@@ -122,21 +123,37 @@ impl ChunkBuilder {
         put_u32(&mut self.bytes, 8, VERSION);
         put_u32(&mut self.bytes, 16, self.records);
         put_u32(&mut self.bytes, 20, self.blocks);
-        let room = self.bytes.len();
         let ChunkBuilder { bytes, records, first, last, .. } = std::mem::take(self);
-        self.bytes.reserve(room);
         Some(RawChunk { bytes, records, first, last })
+    }
+
+    /// Has the next chunk filled into an empty buffer. Between two chunks only.
+    pub fn fill(&mut self, buffer: Vec<u8>) {
+        debug_assert!(self.records == 0 && buffer.is_empty());
+        self.bytes = buffer;
     }
 }
 
 impl RawChunk {
-    /// The chunk's file.
-    pub fn encode(self, coding: Coding) -> Vec<u8> {
+    /// How many bytes are in memory for it.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The chunk's file. `buffers` lends and gets what that takes.
+    pub fn encode(self, coding: Coding, buffers: &Buffers) -> Vec<u8> {
         let mut bytes = match coding {
             Coding::Plain => self.bytes,
             #[cfg(feature = "lz4")]
-            Coding::Lz4 => compress(&self.bytes),
+            Coding::Lz4 => {
+                let mut bytes = buffers.take();
+                compress(&self.bytes, &mut bytes);
+                buffers.give(self.bytes);
+                bytes
+            }
         };
+        #[cfg(not(feature = "lz4"))]
+        let _ = buffers;
         let mut at = HEADER;
         while let Some(block) = BlockHeader::at(&bytes, at) {
             let end = at + BLOCK_HEADER + block.stored as usize;
@@ -151,21 +168,19 @@ impl RawChunk {
 }
 
 #[cfg(feature = "lz4")]
-fn compress(plain: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(plain.len());
+fn compress(plain: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&plain[..HEADER]);
-    put_u32(&mut bytes, 24, 1);
+    put_u32(bytes, 24, 1);
     let mut at = HEADER;
     while let Some(block) = BlockHeader::at(plain, at) {
         let end = at + BLOCK_HEADER + block.stored as usize;
         let stored = lz4_flex::block::compress(&plain[at + BLOCK_HEADER..end]);
         let header = bytes.len();
         bytes.extend_from_slice(&plain[at..at + BLOCK_HEADER]);
-        put_u32(&mut bytes, header + 8, stored.len() as u32);
+        put_u32(bytes, header + 8, stored.len() as u32);
         bytes.extend_from_slice(&stored);
         at = end;
     }
-    bytes
 }
 
 /// The bytes with magic, version and checksums put right, as far as they go: for what looks for errors behind them.
@@ -485,7 +500,7 @@ mod tests {
                 let mut found = Records::new();
                 for chunk in cut(&records) {
                     let (first, last, count) = (chunk.first.clone(), chunk.last.clone(), chunk.records);
-                    let read = read(&chunk.encode(coding)).unwrap();
+                    let read = read(&chunk.encode(coding, &Buffers::default())).unwrap();
                     prop_assert_eq!(read.first_key_value().unwrap().0, &first);
                     prop_assert_eq!(read.last_key_value().unwrap().0, &last);
                     prop_assert_eq!(read.len(), count as usize);
@@ -515,7 +530,7 @@ mod tests {
     fn chunks_are_cut_by_what_is_near_the_cut() {
         let records = many(60_000, 0);
         let ids = |records: &Records| -> Vec<Vec<u8>> {
-            cut(records).into_iter().map(|chunk| chunk.encode(Coding::Plain)).collect()
+            cut(records).into_iter().map(|chunk| chunk.encode(Coding::Plain, &Buffers::default())).collect()
         };
         let before = ids(&records);
         let size: usize = before.iter().map(Vec::len).sum();
@@ -535,15 +550,17 @@ mod tests {
         let chunks = cut(&records);
         assert_eq!(chunks.len(), 3);
         assert_eq!(chunks[1].records, 1);
-        let found: Records =
-            chunks.into_iter().flat_map(|chunk| read(&chunk.encode(Coding::Plain)).unwrap()).collect();
+        let found: Records = chunks
+            .into_iter()
+            .flat_map(|chunk| read(&chunk.encode(Coding::Plain, &Buffers::default())).unwrap())
+            .collect();
         assert_eq!(found, records);
     }
 
     #[test]
     fn a_damaged_block_leaves_the_others_readable() {
         let chunk = cut(&many(2_000, 3)).remove(0);
-        let mut bytes = chunk.encode(Coding::Plain);
+        let mut bytes = chunk.encode(Coding::Plain, &Buffers::default());
         let view = ChunkView::parse(&bytes).unwrap();
         let all = |view: ChunkView<'_>| -> Vec<(usize, bool)> {
             let mut cursor = view.start();
@@ -561,7 +578,7 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_by_name() {
-        let mut bytes = cut(&many(3, 0)).remove(0).encode(Coding::Plain);
+        let mut bytes = cut(&many(3, 0)).remove(0).encode(Coding::Plain, &Buffers::default());
         put_u32(&mut bytes, 8, 2);
         let crc = header_crc(&bytes);
         put_u32(&mut bytes, 12, crc);

@@ -14,11 +14,13 @@
 //! | [`hash`] | what names an object |
 //! | [`chunk`], [`index`], [`stream`], [`archive`] | the formats |
 //! | [`checkpoint`] | manifests |
+//! | [`progress`] | how far long work has got |
 //! | [`repository`], [`prune`], [`verify`] | what can be done with a repository |
-//! | [`writer`] | records to chunks |
+//! | [`writer`], [`buffers`] | records to chunks |
 //! | [`reader`] | and back |
 
 pub mod archive;
+pub mod buffers;
 pub mod checkpoint;
 pub mod chunk;
 pub mod damage;
@@ -27,6 +29,7 @@ pub mod index;
 #[cfg(feature = "object-store")]
 pub mod object;
 pub mod options;
+pub mod progress;
 mod prune;
 pub mod reader;
 pub mod repository;
@@ -42,6 +45,7 @@ pub use damage::{Damage, Loss};
 #[cfg(feature = "object-store")]
 pub use object::ObjectStorage;
 pub use options::{CheckpointOptions, CheckpointProgress};
+pub use progress::BackupProgress;
 pub use prune::{Pruned, Retention};
 pub use repository::BackupRepository;
 pub use storage::{DirStorage, Object, Storage};

@@ -1,10 +1,12 @@
 //! Deleting checkpoints, one by one or by a rule, and the objects that only they named.
 
 use super::checkpoint::{Checkpoint, CheckpointId};
+use super::progress::{BackupProgress, Watch};
 use super::repository::BackupRepository;
 use super::sweep::Swept;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::time::UNIX_EPOCH;
 
 /// Which checkpoints [`prune`](BackupRepository::prune) keeps: those that any of its rules keeps. All rules count for each store
@@ -100,14 +102,33 @@ impl BackupRepository {
     /// `Unsupported` if a manifest or an index cannot be read, since then nobody knows which objects it needs: nothing was
     /// deleted. `Io`: some of the checkpoints may be gone, the others are whole.
     pub fn prune(&self, retention: Retention) -> Result<Pruned> {
+        self.prune_watched(retention, &Watch::default())
+    }
+
+    /// The same, with somebody who is told before anything is deleted and after every object, on the calling thread. When the callback
+    /// answers `Break`, it ends: then all that it was to delete is there still, or the checkpoints are gone and the next one that writes
+    /// to the repository sweeps the rest.
+    ///
+    /// # Errors
+    /// As [`prune`](Self::prune), and `Cancelled`.
+    pub fn prune_with(
+        &self,
+        retention: Retention,
+        progress: impl Fn(BackupProgress) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Result<Pruned> {
+        self.prune_watched(retention, &Watch::new(progress))
+    }
+
+    fn prune_watched(&self, retention: Retention, watch: &Watch) -> Result<Pruned> {
         if retention.last == 0 && retention.periods.iter().all(|(_, count)| *count == 0) {
             return Err(Error::invalid("a retention that keeps nothing would delete every checkpoint")
                 .remedy("keep one at least; delete() deletes single ones"));
         }
-        self.delete_where(|all| {
+        let chosen = |all: &[Checkpoint]| {
             let kept = retention.kept(all);
             all.iter().map(|checkpoint| checkpoint.id).filter(|id| !kept.contains(id)).collect()
-        })
+        };
+        self.delete_where(chosen, watch)
     }
 
     /// Deletes one checkpoint, and every object that only it named. Its manifest may be damaged: this is how to get rid of it.
@@ -123,7 +144,7 @@ impl BackupRepository {
         }
         session.keep_numbers()?;
         self.storage.delete(&id.name())?;
-        match session.sweep() {
+        match session.sweep(&Watch::default()) {
             Ok(swept) => session.end().map(|()| pruned(vec![id], swept)),
             Err(error) if error.kind() == ErrorKind::Io => Err(error),
             Err(error) => {
@@ -134,16 +155,21 @@ impl BackupRepository {
         }
     }
 
-    fn delete_where(&self, choose: impl Fn(&[Checkpoint]) -> Vec<CheckpointId>) -> Result<Pruned> {
+    fn delete_where(
+        &self,
+        choose: impl Fn(&[Checkpoint]) -> Vec<CheckpointId>,
+        watch: &Watch,
+    ) -> Result<Pruned> {
         let session = self.begin()?;
         let all: Vec<Checkpoint> = self.load_all()?.iter().map(|body| body.outline()).collect();
         let chosen = choose(&all);
+        watch.more(0, 0)?;
         session.keep_numbers()?;
         for id in &chosen {
             self.storage.delete(&id.name())?;
         }
         // Settles the deletions before the first object goes.
-        let swept = session.sweep()?;
+        let swept = session.sweep(watch)?;
         let stores: BTreeSet<u128> = all.iter().map(|checkpoint| checkpoint.store).collect();
         for store in stores {
             let left = all.iter().filter(|c| c.store == store && !chosen.contains(&c.id));

@@ -10,6 +10,7 @@ use super::chunk::{BlockCursor, ChunkRecord, ChunkView, PlainBlock, RecordCursor
 use super::damage::{Damage, Loss};
 use super::hash::ObjectId;
 use super::index::{self, ChunkRef};
+use super::progress::Watch;
 use super::storage::Storage;
 use crate::batch::KEYSPACE_BYTES;
 use crate::error::{Error, ErrorKind, Result};
@@ -47,17 +48,25 @@ pub struct Reading {
     /// Objects and bytes read.
     pub objects: u64,
     pub bytes: u64,
+    /// Who is told of each object.
+    pub watch: Watch,
 }
 
 impl Reading {
     pub fn new(storage: Arc<dyn Storage>, checkpoint: CheckpointId, salvage: bool) -> Reading {
-        Reading { storage, checkpoint, salvage, damage: Vec::new(), objects: 0, bytes: 0 }
+        let watch = Watch::default();
+        Reading { storage, checkpoint, salvage, damage: Vec::new(), objects: 0, bytes: 0, watch }
+    }
+
+    pub fn watched(self, watch: &Watch) -> Reading {
+        Reading { watch: watch.clone(), ..self }
     }
 
     fn fetch(&mut self, id: &ObjectId) -> Result<Vec<u8>> {
         let bytes = fetch(self.storage.as_ref(), id)?;
         self.objects += 1;
         self.bytes += bytes.len() as u64;
+        self.watch.more(1, bytes.len() as u64)?;
         Ok(bytes)
     }
 }

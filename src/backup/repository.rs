@@ -6,6 +6,7 @@
 use super::checkpoint::{Body, CHECKPOINTS, Checkpoint, CheckpointId};
 use super::hash::{OBJECTS, ObjectId, kind, random};
 use super::index;
+use super::progress::Watch;
 use super::reader::fetch;
 use super::storage::{DirStorage, Storage};
 use crate::disk::{Disk, RealDisk};
@@ -208,7 +209,7 @@ impl BackupRepository {
         let session = Session { repository: self, lock: Some(lock) };
         if self.storage.read(WORKING)?.is_some() {
             // A manifest that cannot be read keeps leftovers from being told; it need not keep anything else from being done.
-            if let Err(error) = session.sweep() {
+            if let Err(error) = session.sweep(&Watch::default()) {
                 log::warn!("leftovers in the backup repository cannot be swept: {error}");
             }
         } else {

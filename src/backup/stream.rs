@@ -3,6 +3,7 @@
 //! Invariant: a reader that came to the end has seen every byte's checksum; one that did not says so.
 
 use super::Versions;
+use super::buffers::Buffers;
 use super::checkpoint::Body;
 use super::chunk::{BlockCursor, ChunkBuilder, ChunkRecord, ChunkView, Coding, PlainBlock, RecordCursor};
 use super::hash::unsupported;
@@ -28,6 +29,7 @@ pub struct StreamWriter<W> {
     out: W,
     hash: blake3::Hasher,
     chunk: ChunkBuilder,
+    buffers: Buffers,
     chunks: u64,
     records: u64,
 }
@@ -45,7 +47,8 @@ impl<W: Write> StreamWriter<W> {
         let text = serde_json::to_vec(body);
         head.extend(text.map_err(|e| Error::invalid("a manifest cannot be written as JSON").caused_by(e))?);
         let (hash, chunk) = (blake3::Hasher::new(), ChunkBuilder::default());
-        let mut stream = StreamWriter { out, hash, chunk, chunks: 0, records: 0 };
+        let buffers = Buffers::default();
+        let mut stream = StreamWriter { out, hash, chunk, buffers, chunks: 0, records: 0 };
         stream.piece(HEAD, &head)?;
         Ok(stream)
     }
@@ -81,7 +84,11 @@ impl<W: Write> StreamWriter<W> {
     fn end_chunk(&mut self) -> Result<()> {
         let Some(chunk) = self.chunk.finish() else { return Ok(()) };
         self.chunks += 1;
-        self.piece(CHUNK, &chunk.encode(Coding::Plain))
+        let bytes = chunk.encode(Coding::Plain, &self.buffers);
+        let written = self.piece(CHUNK, &bytes);
+        self.buffers.give(bytes);
+        self.chunk.fill(self.buffers.take());
+        written
     }
 
     /// Writes the last piece; how many records there were.

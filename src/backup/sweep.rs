@@ -4,6 +4,7 @@
 
 use super::checkpoint::CHECKPOINTS;
 use super::hash::{OBJECTS, ObjectId};
+use super::progress::Watch;
 use super::repository::Session;
 use crate::error::Result;
 
@@ -16,7 +17,7 @@ pub struct Swept {
 
 impl Session<'_> {
     /// Removes every object that no checkpoint names, and every file that never got its name.
-    pub fn sweep(&self) -> Result<Swept> {
+    pub fn sweep(&self, watch: &Watch) -> Result<Swept> {
         let storage = self.repository.storage.as_ref();
         // Also what another writer deleted and had no time to settle.
         storage.settle()?;
@@ -29,6 +30,7 @@ impl Session<'_> {
                     storage.delete(&object.name)?;
                     swept.objects += 1;
                     swept.bytes += object.bytes;
+                    watch.more(1, object.bytes)?;
                 }
             }
         }

@@ -3,11 +3,13 @@
 use super::checkpoint::{Body, CheckpointId};
 use super::damage::{Damage, Loss};
 use super::hash::ObjectId;
+use super::progress::{BackupProgress, Watch};
 use super::reader::{LayerReader, Reading};
 use super::repository::BackupRepository;
 use crate::error::{ErrorKind, Result};
 use bytes::Bytes;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 
 /// What a verification has found.
 #[derive(Debug, Clone, Default)]
@@ -39,8 +41,41 @@ impl BackupRepository {
     /// # Errors
     /// As [`get`](Self::get); `Unsupported` for an object of another release, `Io`. Damage is not an error.
     pub fn verify(&self, id: CheckpointId) -> Result<Verification> {
+        self.verify_watched(id, &Watch::default())
+    }
+
+    /// The same, with somebody who is told after every object, on the calling thread. When the callback answers `Break`, it ends.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify), and `Cancelled`.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = annulus::Store::open(dir.path().join("data"))?;
+    /// # let repo = annulus::BackupRepository::open(dir.path().join("backup"))?;
+    /// # let id = store.checkpoint(&repo)?;
+    /// let found = repo.verify_with(id, |at| {
+    ///     println!("{} of {:?} bytes", at.bytes, at.bytes_total);
+    ///     std::ops::ControlFlow::Continue(())
+    /// })?;
+    /// assert!(found.is_whole());
+    /// # Ok(()) }
+    /// ```
+    pub fn verify_with(
+        &self,
+        id: CheckpointId,
+        progress: impl Fn(BackupProgress) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Result<Verification> {
+        self.verify_watched(id, &Watch::new(progress))
+    }
+
+    fn verify_watched(&self, id: CheckpointId, watch: &Watch) -> Result<Verification> {
+        if watch.is_on() {
+            watch.expect(self.load(id)?.layers().map(|layer| layer.bytes).sum());
+        }
         let mut found = Verification::default();
-        self.verify_one(id, &mut found, &mut HashSet::new())?;
+        self.verify_one(id, &mut found, &mut HashSet::new(), watch)?;
         Ok(found)
     }
 
@@ -49,10 +84,34 @@ impl BackupRepository {
     /// # Errors
     /// `Io`. Damage is not an error, nor is a manifest or an object of another release: both are told as damage.
     pub fn verify_all(&self) -> Result<Verification> {
+        self.verify_all_watched(&Watch::default())
+    }
+
+    /// The same, with somebody who is told after every object, on the calling thread. When the callback answers `Break`, it ends.
+    ///
+    /// # Errors
+    /// As [`verify_all`](Self::verify_all), and `Cancelled`.
+    pub fn verify_all_with(
+        &self,
+        progress: impl Fn(BackupProgress) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Result<Verification> {
+        self.verify_all_watched(&Watch::new(progress))
+    }
+
+    fn verify_all_watched(&self, watch: &Watch) -> Result<Verification> {
+        if watch.is_on() {
+            // Those that cannot be read are told of below.
+            let bodies: Vec<Body> = self.ids()?.into_iter().filter_map(|id| self.load(id).ok()).collect();
+            let layers: HashMap<_, u64> =
+                bodies.iter().flat_map(Body::layers).map(|layer| (&layer.indexes, layer.bytes)).collect();
+            watch.expect(layers.values().sum());
+        }
         let (mut all, mut whole) = (Verification::default(), HashSet::new());
         for id in self.ids()? {
-            match self.verify_one(id, &mut all, &mut whole) {
-                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            match self.verify_one(id, &mut all, &mut whole, watch) {
+                Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Cancelled) => {
+                    return Err(error);
+                }
                 // Pruned since its name was read.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => all.damage.push(Damage {
@@ -77,9 +136,10 @@ impl BackupRepository {
         id: CheckpointId,
         found: &mut Verification,
         whole: &mut HashSet<Vec<ObjectId>>,
+        watch: &Watch,
     ) -> Result<()> {
         let body = self.load(id)?;
-        let mut reading = Reading::new(self.storage.clone(), id, true);
+        let mut reading = Reading::new(self.storage.clone(), id, true).watched(watch);
         let records = self.read_layers(&body, &mut reading, whole);
         if records.is_err() || !reading.damage.is_empty() {
             // One that was pruned meanwhile is not damaged, it is gone.

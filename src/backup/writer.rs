@@ -3,6 +3,7 @@
 //! Invariants: a layer's indexes name its chunks in order; what a layer names is in the storage, or was already, when it has
 //! been ended; a few chunks at a time are in memory, whatever comes.
 
+use super::buffers::Buffers;
 use super::checkpoint::Layer;
 use super::chunk::{ChunkBuilder, ChunkRecord, Coding};
 use super::hash::ObjectId;
@@ -16,8 +17,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// How many chunks are hashed and written beside the one that is being filled.
-const WRITERS: usize = 2;
+/// How many threads hash and write chunks beside the one that is being filled. Mostly they wait for the storage.
+const WRITERS: usize = 4;
+/// How many bytes they have in hand at most, unless it is one chunk.
+const UNDER_WAY: usize = 12 << 20;
 
 /// What has been written, and what was there already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +38,7 @@ pub struct Written {
 /// A chunk whose bytes are on their way.
 struct Pending {
     outline: Outline,
+    size: usize,
     outcome: Receiver<Result<Done>>,
 }
 
@@ -101,6 +105,9 @@ pub struct LayerWriter {
     chunk: ChunkBuilder,
     index: IndexBuilder,
     pending: VecDeque<Pending>,
+    /// Bytes of what is pending.
+    under_way: usize,
+    buffers: Arc<Buffers>,
     layer: Layer,
     pub written: Written,
     writers: Writers,
@@ -131,6 +138,8 @@ impl LayerWriter {
             chunk: ChunkBuilder::default(),
             index: IndexBuilder::default(),
             pending: VecDeque::new(),
+            under_way: 0,
+            buffers: Arc::default(),
             layer: empty(Seq::ZERO),
             written: Written::default(),
             writers: Writers::start(if background { WRITERS } else { 0 }),
@@ -156,23 +165,31 @@ impl LayerWriter {
 
     fn end_chunk(&mut self) -> Result<()> {
         let Some(chunk) = self.chunk.finish() else { return Ok(()) };
-        let outline = Outline::of(&chunk);
-        let (answer, outcome) = sync_channel(1);
-        let (storage, reusable, coding) = (self.storage.clone(), self.reusable.clone(), self.coding);
-        self.writers.run(Box::new(move || {
-            // A caller that failed meanwhile needs no answer.
-            let _ = answer.send(put(storage.as_ref(), &reusable, &chunk.encode(coding)));
-        }));
-        self.pending.push_back(Pending { outline, outcome });
-        while self.pending.len() > WRITERS {
+        let (outline, size) = (Outline::of(&chunk), chunk.size());
+        // Room first: a chunk in hand counts from here on.
+        while self.pending.len() >= WRITERS || (self.under_way > 0 && self.under_way + size > UNDER_WAY) {
             self.take_one()?;
         }
+        let (answer, outcome) = sync_channel(1);
+        let (storage, reusable, coding) = (self.storage.clone(), self.reusable.clone(), self.coding);
+        let buffers = self.buffers.clone();
+        self.writers.run(Box::new(move || {
+            // A caller that failed meanwhile needs no answer.
+            let bytes = chunk.encode(coding, &buffers);
+            let done = put(storage.as_ref(), &reusable, &bytes);
+            buffers.give(bytes);
+            let _ = answer.send(done);
+        }));
+        self.pending.push_back(Pending { outline, size, outcome });
+        self.under_way += size;
+        self.chunk.fill(self.buffers.take());
         Ok(())
     }
 
     /// Waits for the oldest chunk that is under way.
     fn take_one(&mut self) -> Result<()> {
-        let Some(Pending { outline, outcome }) = self.pending.pop_front() else { return Ok(()) };
+        let Some(Pending { outline, size, outcome }) = self.pending.pop_front() else { return Ok(()) };
+        self.under_way -= size;
         let gone = || {
             Error::new(ErrorKind::Io, "a thread that wrote a backup panicked")
                 .remedy("see the log for the panic's text")

@@ -6,6 +6,7 @@ mod point;
 pub use archiver::Archiver;
 
 use crate::backup::checkpoint::{Body, CheckpointId, Source};
+use crate::backup::progress::{BackupProgress, Through, Watch};
 use crate::backup::reader::{CheckpointReader, Reading};
 use crate::backup::stream::StreamReader;
 use crate::backup::{BackupRepository, CheckpointOptions, Damage, Versions};
@@ -22,6 +23,7 @@ use crate::store::Store;
 use crate::verbs;
 use crate::verbs::restore::{Repaired, Tail};
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -33,7 +35,7 @@ impl Store {
     /// Writes and reads go on meanwhile; old versions of what is overwritten are kept on disk until it is done. One replica of each
     /// record is saved. What an earlier checkpoint in the repository has is not written again, and what did not change since the
     /// last one that this opening of the store put there is not read again, as far as that is known in memory (16 MiB of keys). Extra memory: about
-    /// 30 MiB, and 50 bytes for each object of the repository when it reads everything.
+    /// 40 MiB, and 50 bytes for each object of the repository when it reads everything.
     ///
     /// On return the checkpoint is durable, and so is every write in it.
     ///
@@ -67,6 +69,20 @@ impl Store {
     /// [`checkpoint`](Self::checkpoint). What has been written by then is no whole stream, and import says so.
     pub fn export(&self, writer: impl Write) -> Result<Seq> {
         verbs::checkpoint::export(&self.handle.state, writer, &|range, at| self.scan_versions(range, at))
+    }
+
+    /// The same, with somebody who is told after every MiB, on the calling thread. When the callback answers `Break`, it ends.
+    ///
+    /// # Errors
+    /// As [`export`](Self::export), and `Cancelled`.
+    pub fn export_with(
+        &self,
+        writer: impl Write,
+        progress: impl Fn(BackupProgress) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Result<Seq> {
+        let mut through = Through::new(writer, Watch::new(progress));
+        let done = self.export(&mut through);
+        through.outcome(done)
     }
 
     /// Puts everything that has been committed up to now, and is not there yet, into the archive of a repository: with it a restore can
@@ -113,6 +129,7 @@ pub struct Restore {
     options: Options,
     only: Option<String>,
     until: Option<At>,
+    watch: Watch,
 }
 
 /// A point in time to restore to.
@@ -132,7 +149,8 @@ impl BackupRepository {
     /// As [`get`](Self::get).
     pub fn restore(&self, id: CheckpointId) -> Result<Restore> {
         let body = self.load(id)?;
-        Ok(Restore { repository: self.clone(), body, options: Options::new(), only: None, until: None })
+        let (repository, options, watch) = (self.clone(), Options::new(), Watch::default());
+        Ok(Restore { repository, body, options, only: None, until: None, watch })
     }
 
     /// Begins to restore the checkpoint with the highest number.
@@ -197,6 +215,30 @@ impl Restore {
         self
     }
 
+    /// Sets what is called after every object that has been read, on the thread that restores. When it answers `Break`, the restore ends with
+    /// [`Cancelled`](ErrorKind::Cancelled), and leaves what it leaves after any error.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let repo = annulus::BackupRepository::open(dir.path().join("backup"))?;
+    /// # annulus::Store::open(dir.path().join("data"))?.checkpoint(&repo)?;
+    /// use std::ops::ControlFlow;
+    /// let restore = repo.restore_latest()?.progress(|at| {
+    ///     println!("{} of {:?} bytes", at.bytes, at.bytes_total);
+    ///     ControlFlow::Continue(())
+    /// });
+    /// let store = restore.open(dir.path().join("new"))?;
+    /// # Ok(()) }
+    /// ```
+    pub fn progress(
+        mut self,
+        callback: impl Fn(BackupProgress) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.watch = Watch::new(callback);
+        self
+    }
+
     /// Makes the store in the directory `dir`, which is empty or absent, or where an earlier restore was interrupted, and opens
     /// it. Every byte is verified on its way. Memory: about the new store's budget and 64 MiB.
     ///
@@ -234,9 +276,12 @@ impl Restore {
         }
         let only = self.only.as_ref().and_then(|_| keyspaces.first()).map(|keyspace| keyspace.id);
         let options = completed(self.options, &body.source);
-        let reading = Reading::new(repository.storage.clone(), body.id, salvage);
+        let taken = body.keyspaces.iter().filter(|keyspace| only.is_none_or(|only| only == keyspace.id));
+        self.watch.expect(taken.flat_map(|keyspace| &keyspace.layers).map(|layer| layer.bytes).sum());
+        let reading = Reading::new(repository.storage.clone(), body.id, salvage).watched(&self.watch);
         let mut reader = CheckpointReader::new(reading, &body, only);
-        let tail = until.map(|until| Tail { repository, store: body.store, until });
+        let tail =
+            until.map(|until| Tail { repository, store: body.store, until, watch: self.watch.clone() });
         let store = restore(dir, &options, seams, &body, keyspaces, &mut reader, tail.as_ref())?;
         Ok((store, reader.reading.damage))
     }
@@ -323,6 +368,21 @@ impl Options {
     /// ```
     pub fn import(&self, reader: impl Read, dir: impl AsRef<Path>) -> Result<Store> {
         import(self, reader, dir.as_ref(), seams())
+    }
+
+    /// The same, with somebody who is told after every MiB, on the calling thread. When the callback answers `Break`, it ends.
+    ///
+    /// # Errors
+    /// As [`import`](Self::import), and `Cancelled`.
+    pub fn import_with(
+        &self,
+        reader: impl Read,
+        dir: impl AsRef<Path>,
+        progress: impl Fn(BackupProgress) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Result<Store> {
+        let mut through = Through::new(reader, Watch::new(progress));
+        let done = import(self, &mut through, dir.as_ref(), seams());
+        through.outcome(done)
     }
 }
 

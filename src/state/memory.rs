@@ -196,6 +196,10 @@ impl Memory {
     ) -> (bool, Frozen) {
         copied.clear();
         let tables = self.tables.read();
+        // Nothing in it is of that time: it need not be walked through, which would hold up writers.
+        if tables.active.min_seq().is_none_or(|first| first > at) {
+            return (true, tables.frozen_tables());
+        }
         for record in tables.active.iter_at(range, at, reverse) {
             if copied.len() >= limit || copied.bytes() >= COPY_BYTES {
                 return (false, tables.frozen_tables());

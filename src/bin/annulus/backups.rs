@@ -2,7 +2,7 @@
 
 use crate::args;
 use crate::output::{Failure, Outcome, Output};
-use crate::progress::{Progress, count, size};
+use crate::progress::{Progress, count, shown, size};
 use crate::repos::{self, existing};
 use crate::stores;
 use crate::time::rfc3339;
@@ -62,10 +62,10 @@ pub fn list(args: &args::List, output: &Output) -> Result<Outcome, Failure> {
 
 pub fn verify(args: &args::Verify, output: &Output) -> Result<Outcome, Failure> {
     let repo = existing(&args.repo)?;
-    let progress = Progress::spinner(output.json, "reading every byte");
+    let progress = Progress::bytes(output.json, "reading every byte", None);
     let found = match args.id {
-        Some(id) => repo.verify(CheckpointId(id))?,
-        None => repo.verify_all()?,
+        Some(id) => repo.verify_with(CheckpointId(id), shown(&progress.0))?,
+        None => repo.verify_all_with(shown(&progress.0))?,
     };
     drop(progress);
     let object = json!({
@@ -94,8 +94,8 @@ pub fn verify(args: &args::Verify, output: &Output) -> Result<Outcome, Failure> 
 pub fn prune(args: &args::Prune, output: &Output) -> Result<Outcome, Failure> {
     let rule = Retention::keep_last(args.keep_last).hourly(args.hourly).daily(args.daily);
     let rule = rule.weekly(args.weekly).monthly(args.monthly);
-    let progress = Progress::spinner(output.json, "pruning");
-    let gone = existing(&args.repo)?.prune(rule)?;
+    let progress = Progress::bytes(output.json, "pruning", None);
+    let gone = existing(&args.repo)?.prune_with(rule, shown(&progress.0))?;
     drop(progress);
     deleted(&gone, output)
 }

@@ -1,7 +1,11 @@
 //! Progress on the standard error: only where that is a terminal, and never beside JSON.
 
+use annulus::BackupProgress;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use std::ops::ControlFlow;
 use std::time::Duration;
+
+const OF_ALL: &str = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
 
 /// Shows that something is being done; gone when it is dropped.
 pub struct Progress(pub ProgressBar);
@@ -21,7 +25,7 @@ impl Progress {
     pub fn bytes(json: bool, what: &str, all: Option<u64>) -> Progress {
         let progress = Self::spinner(json, what);
         let template = match all {
-            Some(_) => "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+            Some(_) => OF_ALL,
             None => "{spinner} {msg} {bytes}, {bytes_per_sec}, {elapsed}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -31,6 +35,21 @@ impl Progress {
             progress.0.set_length(all);
         }
         progress
+    }
+}
+
+/// Shows how far work with a backup has got.
+pub fn shown(bar: &ProgressBar) -> impl Fn(BackupProgress) -> ControlFlow<()> + Send + Sync + 'static {
+    let bar = bar.clone();
+    move |at| {
+        if let (Some(all), None) = (at.bytes_total, bar.length())
+            && let Ok(style) = ProgressStyle::with_template(OF_ALL)
+        {
+            bar.set_style(style);
+            bar.set_length(all);
+        }
+        bar.set_position(at.bytes);
+        ControlFlow::Continue(())
     }
 }
 

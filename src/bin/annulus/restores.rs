@@ -3,7 +3,7 @@
 use crate::args;
 use crate::backups;
 use crate::output::{Failure, Outcome, Output};
-use crate::progress::{Progress, count, size};
+use crate::progress::{Progress, count, shown, size};
 use crate::repos;
 use crate::stores;
 use annulus::{CheckpointId, Store};
@@ -25,7 +25,8 @@ pub fn restore(args: args::Restore, output: &Output) -> Result<Outcome, Failure>
     if let Some(name) = args.keyspace {
         restore = restore.keyspace(name);
     }
-    let progress = Progress::spinner(output.json, "restoring");
+    let progress = Progress::bytes(output.json, "restoring", None);
+    restore = restore.progress(shown(&progress.0));
     let (store, damage) = match args.salvage {
         true => restore.salvage(&args.store)?,
         false => (restore.open(&args.store)?, Vec::new()),

@@ -8,6 +8,7 @@ mod repair;
 
 pub use repair::{Repaired, repair};
 
+use crate::backup::progress::Watch;
 use crate::backup::{BackupRepository, Versions};
 use crate::batch;
 use crate::error::{Error, Result};
@@ -89,6 +90,8 @@ pub struct Tail<'a> {
     pub store: u128,
     /// The last sequence that is wanted.
     pub until: Seq,
+    /// Who is told that it goes on.
+    pub watch: Watch,
 }
 
 /// The bytes of commits that are gathered before the shards get them.
@@ -129,7 +132,11 @@ fn replay(layout: &Arc<Layout>, manifest: &Manifest, from: Seq, tail: &Tail<'_>)
                 table.insert(op.key, seq, op.value, &[])?;
             }
         }
-        if table.bytes() >= TABLE { flush(layout, std::mem::take(&mut table), &keyspaces) } else { Ok(()) }
+        if table.bytes() < TABLE {
+            return Ok(());
+        }
+        tail.watch.more(0, 0)?;
+        flush(layout, std::mem::take(&mut table), &keyspaces)
     })?;
     flush(layout, table, &keyspaces)?;
     for shard in layout.shards.iter().filter(|shard| shard.serves()) {

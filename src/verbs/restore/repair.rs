@@ -6,6 +6,7 @@
 use super::{Tail, close, fill_shards, replay};
 use crate::backup::BackupRepository;
 use crate::backup::checkpoint::Body;
+use crate::backup::progress::Watch;
 use crate::backup::reader::{CheckpointReader, Reading};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId, VirtualNode};
@@ -86,7 +87,7 @@ fn fill(
     let mut reader = CheckpointReader::new(reading, body, None);
     fill_shards(layout, manifest, body.seq, &mut reader)?;
     if upto > body.seq {
-        let tail = Tail { repository, store: body.store, until: upto };
+        let tail = Tail { repository, store: body.store, until: upto, watch: Watch::default() };
         replay(layout, manifest, body.seq, &tail)?;
     }
     Ok(())

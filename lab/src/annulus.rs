@@ -4,8 +4,8 @@ use crate::child::{Task, say};
 use crate::model::{self, Content};
 use crate::{Random, Result};
 use annulus::{
-    BackupRepository, Durability, ErrorKind, Keyspace, Options, Phase, Retention, ShardOptions, ShardRole, Store,
-    WriteBatch, testing,
+    BackupRepository, Durability, ErrorKind, Keyspace, Options, Phase, Retention, ShardOptions, ShardRole,
+    Store, WriteBatch, testing,
 };
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -242,7 +242,9 @@ fn compare(store: &Store, there: &[u64], when: &str) -> Result<()> {
         for key in model::keys(writer) {
             let found = store.get(&key).map_err(|e| format!("unreadable: a get {when}: {e:?}"))?;
             if found.as_deref() != expected.get(&key).map(|value| &value[..]) {
-                return Err(differs(&key, found.as_deref(), expected.get(&key), &format!("{when}, a get")).into());
+                return Err(
+                    differs(&key, found.as_deref(), expected.get(&key), &format!("{when}, a get")).into()
+                );
             }
         }
     }

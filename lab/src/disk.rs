@@ -10,7 +10,7 @@ use crate::Random;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 pub const BLOCK: usize = 4096;
 
@@ -169,11 +169,12 @@ pub struct Disk {
     /// The next one last.
     triggers: Vec<Trigger>,
     pub moments: Vec<Moment>,
-    acks: Arc<Mutex<Vec<String>>>,
+    /// What was acknowledged so far, that of earlier lives first.
+    acks: Vec<String>,
 }
 
 impl Disk {
-    pub fn new(image: Image, mut triggers: Vec<Trigger>, lies: bool) -> Disk {
+    pub fn new(image: Image, acks: Vec<String>, mut triggers: Vec<Trigger>, lies: bool) -> Disk {
         triggers.sort_by_key(|trigger| std::cmp::Reverse(trigger.writes));
         Disk {
             current: image.clone(),
@@ -183,7 +184,7 @@ impl Disk {
             lies,
             triggers,
             moments: Vec::new(),
-            acks: Arc::default(),
+            acks,
         }
     }
 
@@ -224,12 +225,13 @@ impl Disk {
 
     /// Something has been acknowledged to whoever uses what lies on the disk.
     pub fn acknowledged(&mut self, ack: String) {
-        self.acks.lock().unwrap_or_else(|e| e.into_inner()).push(ack);
+        self.acks.push(ack);
         self.look(true);
     }
 
     fn look(&mut self, ack: bool) {
-        let due = self.triggers.last().is_some_and(|next| next.writes <= self.writes && (ack || !next.at_ack));
+        let due =
+            self.triggers.last().is_some_and(|next| next.writes <= self.writes && (ack || !next.at_ack));
         if due {
             self.triggers.pop();
             self.take_moment();
@@ -238,8 +240,8 @@ impl Disk {
 
     /// What a cut would find now.
     pub fn take_moment(&mut self) {
-        let acks = self.acks.lock().unwrap_or_else(|e| e.into_inner()).clone();
-        self.moments.push(Moment { durable: self.durable.clone(), log: self.log.clone(), acks });
+        let Disk { durable, log, acks, .. } = &*self;
+        self.moments.push(Moment { durable: durable.clone(), log: log.clone(), acks: acks.clone() });
     }
 
     pub fn is_done(&self) -> bool {
@@ -265,7 +267,7 @@ mod tests {
 
     #[test]
     fn only_what_was_flushed_survives() {
-        let mut disk = Disk::new(Image::new(4 * BLOCK as u64), Vec::new(), false);
+        let mut disk = Disk::new(Image::new(4 * BLOCK as u64), Vec::new(), Vec::new(), false);
         disk.write(100, &[1; 5000]);
         disk.flush();
         disk.write(0, &[2; 2 * BLOCK]);
@@ -284,7 +286,7 @@ mod tests {
     #[test]
     fn a_prefix_has_nothing_that_came_later() {
         for seed in 0..50 {
-            let mut disk = Disk::new(Image::new(8 * BLOCK as u64), Vec::new(), false);
+            let mut disk = Disk::new(Image::new(8 * BLOCK as u64), Vec::new(), Vec::new(), false);
             for n in 0..8 {
                 disk.write(n * BLOCK as u64, &[1; BLOCK]);
             }
@@ -297,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_lies_keeps_nothing() {
-        let mut disk = Disk::new(Image::new(BLOCK as u64), Vec::new(), true);
+        let mut disk = Disk::new(Image::new(BLOCK as u64), Vec::new(), Vec::new(), true);
         disk.write(0, &[1; 512]);
         disk.flush();
         assert_eq!(after(&mut disk, Cut::None), [0; BLOCK]);
@@ -306,7 +308,7 @@ mod tests {
     #[test]
     fn moments_are_taken_when_they_are_due_with_what_was_acknowledged_before() {
         let triggers = vec![Trigger { writes: 2, at_ack: true }, Trigger { writes: 1, at_ack: false }];
-        let mut disk = Disk::new(Image::new(BLOCK as u64), triggers, false);
+        let mut disk = Disk::new(Image::new(BLOCK as u64), Vec::new(), triggers, false);
         disk.acknowledged("a".into());
         assert!(disk.moments.is_empty());
         disk.write(0, &[1; 512]);

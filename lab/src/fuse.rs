@@ -156,16 +156,7 @@ impl Filesystem for Fs {
         reply.ok();
     }
 
-    fn fallocate(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: u64,
-        _: i32,
-        reply: ReplyEmpty,
-    ) {
+    fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
         // Discards and quick zeroing: the kernel writes zeros itself where it must.
         reply.error(Errno::EOPNOTSUPP);
     }

@@ -95,10 +95,12 @@ fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
                     let known = mount::Kind::ALL.into_iter().find(|kind| kind.name() == name);
                     known.ok_or_else(|| format!("no file system {name}"))
                 };
-                config.kinds = list(&parser.value()?).into_iter().map(named).collect::<std::result::Result<_, _>>()?;
+                config.kinds =
+                    list(&parser.value()?).into_iter().map(named).collect::<std::result::Result<_, _>>()?;
             }
             Long("replicas") => {
-                let numbers = list(&parser.value()?).iter().map(|n| n.parse()).collect::<std::result::Result<_, _>>();
+                let numbers =
+                    list(&parser.value()?).iter().map(|n| n.parse()).collect::<std::result::Result<_, _>>();
                 config.replicas = numbers?;
             }
             Long("modes") => config.modes = list(&parser.value()?),
@@ -120,13 +122,15 @@ fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
 
 /// `child SUBJECT work|check BOOT DIR REPLICAS MODE SEED ACKS`, the last one a file.
 fn run_child(mut parser: lexopt::Parser) -> Result<()> {
-    let values: Vec<String> =
-        std::iter::from_fn(|| parser.value().ok()).map(|value| value.to_string_lossy().into_owned()).collect();
+    let values: Vec<String> = std::iter::from_fn(|| parser.value().ok())
+        .map(|value| value.to_string_lossy().into_owned())
+        .collect();
     let [subject, what, boot, dir, replicas, mode, seed, acks] = &values[..] else {
         return Err("a child needs eight arguments".into());
     };
     let acks = std::fs::read_to_string(acks)?.lines().map(str::to_owned).collect();
-    let task = Task { dir: dir.into(), replicas: replicas.parse()?, mode: mode.clone(), seed: seed.parse()?, acks };
+    let task =
+        Task { dir: dir.into(), replicas: replicas.parse()?, mode: mode.clone(), seed: seed.parse()?, acks };
     child::start_anew(boot.as_ref())?;
     match (subject.as_str(), what.as_str()) {
         ("annulus", "work") => annulus::work(&task),

@@ -41,9 +41,15 @@ impl Kind {
 
     fn make(self) -> &'static [&'static str] {
         match self {
-            Kind::Ext4 => {
-                &["mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"]
-            }
+            Kind::Ext4 => &[
+                "mkfs.ext4",
+                "-q",
+                "-F",
+                "-m",
+                "0",
+                "-E",
+                "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+            ],
             Kind::Xfs => &["mkfs.xfs", "-q", "-K", "-f"],
             Kind::Btrfs => &["mkfs.btrfs", "-q", "-K", "-f"],
         }
@@ -93,9 +99,12 @@ impl<'a> Mounted<'a> {
         let (number, file) = rack.plug(disk.clone());
         let attach = || run(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&file));
         // Another process may take the device that was found free.
-        let device = attach().or_else(|_| attach()).or_else(|_| attach()).inspect_err(|_| rack.unplug(number))?;
+        let device =
+            attach().or_else(|_| attach()).or_else(|_| attach()).inspect_err(|_| rack.unplug(number))?;
         let mut mounted = Mounted { rack, number, device, point: PathBuf::new(), disk };
-        run(Command::new("mount").args(["-t", kind.name(), "-o", kind.options(), &mounted.device]).arg(point))?;
+        run(Command::new("mount")
+            .args(["-t", kind.name(), "-o", kind.options(), &mounted.device])
+            .arg(point))?;
         mounted.point = point.to_owned();
         Ok(mounted)
     }
@@ -118,7 +127,10 @@ impl Drop for Mounted<'_> {
         let _ = run(Command::new("losetup").args(["-d", &self.device]));
         let name = self.device.trim_start_matches("/dev/");
         let attached = PathBuf::from(format!("/sys/block/{name}/loop/backing_file"));
-        let ours = || std::fs::read_to_string(&attached).is_ok_and(|file| file.trim_end().ends_with(&format!("/disk-{}", self.number)));
+        let ours = || {
+            std::fs::read_to_string(&attached)
+                .is_ok_and(|file| file.trim_end().ends_with(&format!("/disk-{}", self.number)))
+        };
         while ours() && Instant::now() < deadline {
             pause();
         }

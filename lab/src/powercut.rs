@@ -122,7 +122,7 @@ impl Lab {
         let lab = Lab { config, rack, scratch, boots: AtomicU64::new(0), kept: 0 };
         // Whether it can be done here at all.
         let image = Kind::Ext4.fresh(&lab.scratch.0)?;
-        drop(lab.mount(Kind::Ext4, Disk::new(image, Vec::new(), false))?);
+        drop(lab.mount(Kind::Ext4, Disk::new(image, Vec::new(), Vec::new(), false))?);
         Ok(lab)
     }
 
@@ -169,37 +169,47 @@ impl Lab {
         let modes = self.config.modes(cell.kind, cell.replicas);
         let mode = modes[random.below(modes.len() as u64) as usize].to_owned();
         let triggers = triggers(&mut random);
-        let disk = Disk::new(start.image, triggers, self.config.lie);
+        let disk = Disk::new(start.image, start.acks.clone(), triggers, self.config.lie);
         let mounted = match self.mount(cell.kind, disk) {
             Ok(mounted) => mounted,
             Err(error) => return Err(format!("what was mounted before does not mount: {error}").into()),
         };
         let disk = mounted.disk.clone();
-        start.acks.iter().for_each(|ack| lock(&disk).acknowledged(ack.clone()));
         let failed = self.work(cell, &mode, seed, &disk)?;
         drop(mounted);
         let moments = std::mem::take(&mut lock(&disk).moments);
         drop(disk);
         if let Some(error) = failed {
             cell.count(&mode, None, 0, Outcome::Broken(format!("the workload failed: {error}")));
-            println!("{} R={} {mode}: the workload failed: {error} (round seed {seed})", cell.kind.name(), cell.replicas);
+            println!(
+                "{} R={} {mode}: the workload failed: {error} (round seed {seed})",
+                cell.kind.name(),
+                cell.replicas
+            );
         }
+        let told = start.acks.len();
         let (go_on, mut next) = (random.below(moments.len() as u64) as usize, None);
         for (at, moment) in moments.into_iter().take(most).enumerate() {
+            // Not open yet: what was cut is the recovery from the cut before, or the making of the store.
+            let opening = moment.acks.get(told..).is_none_or(<[String]>::is_empty);
+            let mode = if opening { "opening" } else { &mode };
             let cut = Cut::ALL[random.below(4) as usize];
             let granules = cell.kind.granules();
             let granule = granules[random.below(granules.len() as u64) as usize];
             let image = moment.cut(cut, granule, &mut random);
-            let outcome = self.check(cell, &mode, seed, &moment.acks, image.clone())?;
+            let outcome = self.check(cell, mode, seed, &moment.acks, image.clone())?;
             if let Outcome::Broken(text) = &outcome {
                 let name = format!("{}-{seed}-{at}", self.config.subject);
-                let kept = self.keep(&name, cell, &mode, &moment.acks, &image)?;
+                let kept = self.keep(&name, cell, mode, &moment.acks, &image)?;
                 let (kind, replicas) = (cell.kind.name(), cell.replicas);
                 let lost = moment.unflushed();
-                println!("{kind} R={replicas} {mode}, cut {} of {lost} blocks of {granule}: {text} (round seed {seed}){kept}", cut.name());
+                println!(
+                    "{kind} R={replicas} {mode}, cut {} of {lost} blocks of {granule}: {text} (round seed {seed}){kept}",
+                    cut.name()
+                );
             }
             let sound = matches!(outcome, Outcome::Sound { .. });
-            cell.count(&mode, Some(cut), moment.unflushed(), outcome);
+            cell.count(mode, Some(cut), moment.unflushed(), outcome);
             if sound && at >= go_on && next.is_none() {
                 next = Some(Line { image, acks: moment.acks, rounds: start.rounds + 1 });
             }
@@ -243,7 +253,8 @@ impl Lab {
     fn last_words(&self) -> String {
         let text = std::fs::read(self.scratch.0.join("stderr")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with("note:")).collect();
+        let lines: Vec<&str> =
+            text.lines().filter(|line| !line.is_empty() && !line.starts_with("note:")).collect();
         lines[lines.len().saturating_sub(3)..].join(" / ").chars().take(600).collect()
     }
 
@@ -272,8 +283,15 @@ impl Lab {
     }
 
     /// Mounts what a cut left, and has a child look at it.
-    fn check(&mut self, cell: &Cell, mode: &str, seed: u64, acks: &[String], image: Image) -> Result<Outcome> {
-        let mounted = match self.mount(cell.kind, Disk::new(image, Vec::new(), false)) {
+    fn check(
+        &mut self,
+        cell: &Cell,
+        mode: &str,
+        seed: u64,
+        acks: &[String],
+        image: Image,
+    ) -> Result<Outcome> {
+        let mounted = match self.mount(cell.kind, Disk::new(image, Vec::new(), Vec::new(), false)) {
             Ok(mounted) => mounted,
             Err(error) => return Ok(Outcome::NoFileSystem(error.to_string())),
         };
@@ -305,14 +323,22 @@ impl Lab {
             }
             Some(_) => {
                 let words = self.last_words();
-                let text = words.strip_prefix("annulus-lab: ").map_or(format!("panics: {words}"), str::to_owned);
+                let text =
+                    words.strip_prefix("annulus-lab: ").map_or(format!("panics: {words}"), str::to_owned);
                 Outcome::Broken(text)
             }
         })
     }
 
     /// Keeps a disk that broke a promise; returns how to look at it again.
-    fn keep(&mut self, name: &str, cell: &Cell, mode: &str, acks: &[String], image: &Image) -> Result<String> {
+    fn keep(
+        &mut self,
+        name: &str,
+        cell: &Cell,
+        mode: &str,
+        acks: &[String],
+        image: &Image,
+    ) -> Result<String> {
         if self.kept == KEPT || std::env::var_os("ANNULUS_PLANT").is_some() || self.config.subject == "sled" {
             return Ok(String::new());
         }
@@ -328,9 +354,12 @@ impl Lab {
 
     fn recheck(&mut self, dir: &Path) -> Result<bool> {
         let task = std::fs::read_to_string(dir.join("task"))?;
-        let [kind, replicas, mode] = task.split(' ').collect::<Vec<_>>()[..] else { return Err("no task".into()) };
+        let [kind, replicas, mode] = task.split(' ').collect::<Vec<_>>()[..] else {
+            return Err("no task".into());
+        };
         let kind = Kind::ALL.into_iter().find(|known| known.name() == kind).ok_or("no such file system")?;
-        let acks: Vec<String> = std::fs::read_to_string(dir.join("acks"))?.lines().map(str::to_owned).collect();
+        let acks: Vec<String> =
+            std::fs::read_to_string(dir.join("acks"))?.lines().map(str::to_owned).collect();
         let cell = Cell::new(kind, replicas.parse()?);
         let outcome = self.check(&cell, mode, self.config.seed, &acks, Image::load(&dir.join("image"))?)?;
         println!("{outcome:?}");

@@ -90,7 +90,9 @@ fn middle_and_most(numbers: impl IntoIterator<Item = u64>) -> String {
 
 pub fn print(subject: &str, cells: &[Cell]) {
     println!();
-    println!("| {subject} on | R | cuts | spared | while | unflushed blocks, median / most | opened, ms | replicas made equal | does not mount | broken |");
+    println!(
+        "| {subject} on | R | cuts | spared | while | unflushed blocks, median / most | opened, ms | replicas made equal | does not mount | broken |"
+    );
     println!("|---|---:|---:|---|---|---:|---:|---:|---:|---|");
     for cell in cells {
         let [kind, cuts] = [cell.kind.name().to_owned(), cell.cuts().to_string()];
@@ -100,7 +102,9 @@ pub fn print(subject: &str, cells: &[Cell]) {
         let unflushed = middle_and_most(cell.unflushed.iter().map(|n| *n as u64));
         let opened = middle_and_most(cell.opened.iter().copied());
         let (r, equal, unmounted) = (cell.replicas, cell.reconciled, cell.unmounted);
-        println!("| {kind} | {r} | {cuts} | {spared} | {modes} | {unflushed} | {opened} | {equal} | {unmounted} | {broken} |");
+        println!(
+            "| {kind} | {r} | {cuts} | {spared} | {modes} | {unflushed} | {opened} | {equal} | {unmounted} | {broken} |"
+        );
     }
     let cuts: usize = cells.iter().map(|cell| cell.cuts() - cell.unmounted).sum();
     let broken: usize = cells.iter().map(Cell::violations).sum();
@@ -108,7 +112,9 @@ pub fn print(subject: &str, cells: &[Cell]) {
     match broken {
         0 if cuts > 0 => {
             let bound = 300.0 / cuts as f64;
-            println!("{cuts} cuts, none broke a promise: the rate is below {bound:.2}% with 95% confidence (3/N)");
+            println!(
+                "{cuts} cuts, none broke a promise: the rate is below {bound:.2}% with 95% confidence (3/N)"
+            );
         }
         _ => println!("{cuts} cuts, {broken} broke a promise"),
     }

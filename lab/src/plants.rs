@@ -34,6 +34,7 @@ pub fn run_all(config: &Config) -> Result<bool> {
         let last = text.lines().last().unwrap_or_default();
         let cuts = last.split(' ').next().unwrap_or_default();
         let how = text.lines().find(|line| line.contains("(round seed ")).unwrap_or_default();
+        let how: String = how.chars().take(160).collect();
         let verdict = match out.status.code() {
             Some(1) => format!("{cuts} cuts: {how}"),
             Some(0) => format!("**missed** in {cuts} cuts"),

@@ -318,9 +318,11 @@ impl Lab {
         };
         Ok(match status {
             None => Outcome::Broken(format!("hangs: not done after {LIMIT:?}")),
-            Some(status) if status.success() => {
-                Outcome::Sound { opened: figure("opened in "), reconciled: figure("reconciled ") }
-            }
+            Some(status) if status.success() => Outcome::Sound {
+                opened: figure("opened in "),
+                reconciled: figure("reconciled "),
+                unwell: figure("unwell ").is_some(),
+            },
             Some(_) => {
                 let words = self.last_words();
                 let text =

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 /// What a cut came to.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Milliseconds that the opening took; records of which replicas differed, and were made equal.
-    Sound { opened: Option<u64>, reconciled: Option<u64> },
+    /// Milliseconds that the opening took; records of which replicas differed, and were made equal; whether a shard was not
+    /// serving right after the opening.
+    Sound { opened: Option<u64>, reconciled: Option<u64>, unwell: bool },
     /// The file system itself does not mount.
     NoFileSystem(String),
     /// A promise is broken: which one, a colon, and the rest.
@@ -26,6 +27,7 @@ pub struct Cell {
     unflushed: Vec<usize>,
     opened: Vec<u64>,
     reconciled: usize,
+    unwell: usize,
 }
 
 impl Cell {
@@ -40,6 +42,7 @@ impl Cell {
             unflushed: Vec::new(),
             opened: Vec::new(),
             reconciled: 0,
+            unwell: 0,
         }
     }
 
@@ -58,7 +61,9 @@ impl Cell {
             self.unflushed.push(unflushed);
         }
         match outcome {
-            Outcome::Sound { opened, reconciled } => {
+            Outcome::Sound { opened, reconciled, unwell } => {
+                // Where shards are being healed when the power fails, they are healed afterwards.
+                self.unwell += usize::from(unwell && mode != "heal");
                 self.opened.extend(opened);
                 self.reconciled += usize::from(reconciled.is_some());
             }
@@ -91,9 +96,9 @@ fn middle_and_most(numbers: impl IntoIterator<Item = u64>) -> String {
 pub fn print(subject: &str, cells: &[Cell]) {
     println!();
     println!(
-        "| {subject} on | R | cuts | spared | while | unflushed blocks, median / most | opened, ms | replicas made equal | does not mount | broken |"
+        "| {subject} on | R | cuts | spared | while | unflushed blocks, median / most | opened, ms | a shard healed afterwards | replicas made equal | does not mount | broken |"
     );
-    println!("|---|---:|---:|---|---|---:|---:|---:|---:|---|");
+    println!("|---|---:|---:|---|---|---:|---:|---:|---:|---:|---|");
     for cell in cells {
         let [kind, cuts] = [cell.kind.name().to_owned(), cell.cuts().to_string()];
         let spared = listed(cell.cuts.iter().map(|(name, count)| (*name, *count)));
@@ -101,9 +106,9 @@ pub fn print(subject: &str, cells: &[Cell]) {
         let broken = listed(cell.broken.iter().map(|(name, count)| (name.as_str(), *count)));
         let unflushed = middle_and_most(cell.unflushed.iter().map(|n| *n as u64));
         let opened = middle_and_most(cell.opened.iter().copied());
-        let (r, equal, unmounted) = (cell.replicas, cell.reconciled, cell.unmounted);
+        let (r, unwell, equal, unmounted) = (cell.replicas, cell.unwell, cell.reconciled, cell.unmounted);
         println!(
-            "| {kind} | {r} | {cuts} | {spared} | {modes} | {unflushed} | {opened} | {equal} | {unmounted} | {broken} |"
+            "| {kind} | {r} | {cuts} | {spared} | {modes} | {unflushed} | {opened} | {unwell} | {equal} | {unmounted} | {broken} |"
         );
     }
     let cuts: usize = cells.iter().map(|cell| cell.cuts() - cell.unmounted).sum();

@@ -60,6 +60,7 @@ mod options;
 #[allow(missing_docs)] // Exported to tests alone.
 mod page;
 mod plan;
+mod plants;
 mod range;
 #[allow(missing_docs)] // Exported to tests alone.
 mod record;

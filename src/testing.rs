@@ -20,6 +20,7 @@ pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation, SledF
 pub use crate::frame::{HEADER_BYTES, Header, Kind, Payload, Salt, encode, find, frame_bytes};
 pub use crate::journal::segment::{Origin, SegmentHeader};
 pub use crate::journal::{Appender, Cursor, Handoff, Journal, JournalConfig, JournalStats, ReplayReport};
+pub use crate::plants::{PLANTS, Plant};
 pub use crate::state::Seams;
 
 /// The memtable's table.

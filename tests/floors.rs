@@ -10,6 +10,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("error", 0),
     ("ids", 0),
     ("limits", 0),
+    ("plants", 0),
     ("batch", 1),
     ("digest", 1),
     ("envelope", 1),
@@ -140,4 +141,20 @@ fn only_the_allocator_is_unsafe() {
         let named = code(&text).contains("unsafe {") || code(&text).contains("unsafe fn");
         assert!(!named || path == Path::new("allocator.rs"), "{} has unsafe code", path.display());
     }
+}
+
+/// The names of the plants that the code asks for.
+fn plants(text: &str) -> Vec<&str> {
+    let ends = text.match_indices("plants::is(\"").map(|(at, found)| &text[at + found.len()..]);
+    ends.filter_map(|rest| rest.split('"').next()).collect()
+}
+
+#[test]
+fn every_plant_is_used_and_every_one_used_is_listed() {
+    let sources = sources();
+    let used: std::collections::BTreeSet<&str> = sources.iter().flat_map(|(_, text)| plants(text)).collect();
+    let listed: Vec<&str> = annulus::testing::PLANTS.iter().map(|plant| plant.name).collect();
+    assert_eq!(listed.iter().copied().collect::<std::collections::BTreeSet<_>>(), used);
+    assert_eq!(listed.len(), used.len(), "a name is listed twice");
+    assert!(annulus::testing::PLANTS.iter().all(|plant| !plant.what.is_empty() && !plant.harness.is_empty()));
 }

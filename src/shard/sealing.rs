@@ -7,6 +7,7 @@ use crate::engine::Figures;
 use crate::error::Result;
 use crate::ids::Seq;
 use crate::manifest::Manifest;
+use crate::plants;
 use crate::record::{KeyRange, RunRecord};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -83,6 +84,9 @@ impl Shard {
         let mut count = sessions.lock();
         let applied = applied.max(self.applied());
         let failures = self.failures();
+        if plants::is("seal-before-sync") {
+            self.write_seal(applied, false)?;
+        }
         self.written()?.sync(applied)?;
         // The shard may have been given up meanwhile, and its directory be another engine's.
         if self.failures() != failures {

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::VirtualNode;
 use crate::memtable::Table;
 use crate::options::Heal;
+use crate::plants;
 use crate::shard::{Layout, Run, Shard, Turns, apply_to_all};
 use crate::state::State;
 use crate::state::events::EventKind;
@@ -85,6 +86,9 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     let Some(table) = state.memory.oldest_frozen() else { return Ok(false) };
     let started = Instant::now();
     state.journal.sync_to(table.max_seq().unwrap_or_default()).inspect_err(|e| state.pace.stuck(e))?;
+    if plants::is("journal-trimmed-ahead") {
+        let _ = state.journal.trim(table.max_seq().unwrap_or_default().next());
+    }
     // A chunk of records that is on its way between shards was chosen without regard to this table.
     drop(state.moving.lock());
     let layout = state.layout();

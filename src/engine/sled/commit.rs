@@ -17,6 +17,7 @@ use super::open::sync_tree;
 use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
+use crate::plants;
 use std::sync::atomic::Ordering;
 
 pub(super) const STATE_KEY: &[u8] = b"state";
@@ -39,7 +40,9 @@ impl Core {
     pub fn commit(&self, writer: &mut Writer, applied: Option<Seq>) -> Result<()> {
         self.drain(writer)?;
         if writer.unsynced {
-            self.write_file("sync", |file| file.sync_data())?;
+            if !plants::is("pages-not-synced") {
+                self.write_file("sync", |file| file.sync_data())?;
+            }
             writer.unsynced = false;
         }
         let mut nodes = Vec::new();

@@ -1,0 +1,34 @@
+//! Child processes: one works on a store until the power is cut, one looks at what is left.
+//!
+//! Each believes that the machine has been started anew: Annulus tells the death of a process from a power cut by the kernel's boot
+//! id, which a child sees another one of in a mount namespace of its own.
+
+use crate::Result;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// What a child is told on its command line.
+pub struct Task {
+    pub dir: PathBuf,
+    pub replicas: usize,
+    pub mode: String,
+    pub seed: u64,
+    pub acks: Vec<String>,
+}
+
+/// Gives this process, which must have one thread, a boot id of its own.
+pub fn start_anew(boot: &Path) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(Some(boot), "/proc/sys/kernel/random/boot_id", none, MsFlags::MS_BIND, none)?;
+    Ok(())
+}
+
+/// Tells the parent something, in one write.
+pub fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush());
+}

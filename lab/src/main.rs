@@ -1,0 +1,142 @@
+//! What of Annulus's tests needs root, FUSE, loop devices or hours. See the README beside `Cargo.toml`.
+
+mod annulus;
+mod child;
+mod disk;
+mod fuse;
+mod model;
+mod mount;
+mod plants;
+mod powercut;
+mod report;
+mod sled;
+
+use child::Task;
+use lexopt::prelude::*;
+use std::path::PathBuf;
+
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const HELP: &str = "\
+powercut          cuts the power of a disk under a file system under a store, and looks at what is left
+  --cuts N        how many cuts, over all file systems and numbers of replicas [150]
+  --seed S        what is done and when [the clock's; printed]
+  --fs A,B        ext4 xfs btrfs [all]
+  --replicas A,B  [1,2,3]; plain sled has none
+  --modes A,B     what goes on when the cut strikes: write move checkpoint heal [all]
+  --subject S     annulus or sled [annulus]
+  --lie           the disk ignores flushes: there must be losses
+  --until-caught  stop at the first violation
+  --plants        runs bugs that are planted on purpose, one by one, until they are caught; --cuts bounds each
+  --only A,B      with --plants: these alone
+  --recheck DIR   looks again at what a cut left that broke a promise
+  --require       fail, in place of a word, where it cannot be run";
+
+/// A generator of random numbers (xorshift) that a seed determines.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        let mut random = Random(seed.wrapping_add(0x1234_5678).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        random.next();
+        random
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+}
+
+fn main() {
+    let code = match start() {
+        Ok(sound) => i32::from(!sound),
+        Err(error) => {
+            eprintln!("annulus-lab: {error}");
+            2
+        }
+    };
+    std::process::exit(code);
+}
+
+/// Whether all promises were kept.
+fn start() -> Result<bool> {
+    let mut parser = lexopt::Parser::from_env();
+    match parser.next()? {
+        Some(Value(name)) if name == "powercut" => powercut::run(parse(parser)?),
+        Some(Value(name)) if name == "child" => run_child(parser).map(|()| true),
+        _ => {
+            println!("{HELP}");
+            Ok(true)
+        }
+    }
+}
+
+fn list(value: &std::ffi::OsStr) -> Vec<String> {
+    value.to_string_lossy().split(',').map(str::to_owned).collect()
+}
+
+fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let mut config = powercut::Config::new(clock.as_nanos() as u64 >> 10 & 0xffff_ffff);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("cuts") => config.cuts = parser.value()?.parse()?,
+            Long("seed") => config.seed = parser.value()?.parse()?,
+            Long("fs") => {
+                let named = |name: String| {
+                    let known = mount::Kind::ALL.into_iter().find(|kind| kind.name() == name);
+                    known.ok_or_else(|| format!("no file system {name}"))
+                };
+                config.kinds =
+                    list(&parser.value()?).into_iter().map(named).collect::<std::result::Result<_, _>>()?;
+            }
+            Long("replicas") => {
+                let numbers =
+                    list(&parser.value()?).iter().map(|n| n.parse()).collect::<std::result::Result<_, _>>();
+                config.replicas = numbers?;
+            }
+            Long("modes") => config.modes = list(&parser.value()?),
+            Long("subject") => config.subject = parser.value()?.parse()?,
+            Long("lie") => config.lie = true,
+            Long("until-caught") => config.until_caught = true,
+            Long("require") => config.require = true,
+            Long("plants") => config.plants = true,
+            Long("only") => config.only = Some(list(&parser.value()?)),
+            Long("recheck") => config.recheck = Some(PathBuf::from(parser.value()?)),
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    if config.subject == "sled" {
+        (config.replicas, config.modes) = (vec![1], vec!["write".to_owned()]);
+    }
+    Ok(config)
+}
+
+/// `child SUBJECT work|check BOOT DIR REPLICAS MODE SEED ACKS`, the last one a file.
+fn run_child(mut parser: lexopt::Parser) -> Result<()> {
+    let values: Vec<String> = std::iter::from_fn(|| parser.value().ok())
+        .map(|value| value.to_string_lossy().into_owned())
+        .collect();
+    let [subject, what, boot, dir, replicas, mode, seed, acks] = &values[..] else {
+        return Err("a child needs eight arguments".into());
+    };
+    let acks = std::fs::read_to_string(acks)?.lines().map(str::to_owned).collect();
+    let task =
+        Task { dir: dir.into(), replicas: replicas.parse()?, mode: mode.clone(), seed: seed.parse()?, acks };
+    child::start_anew(boot.as_ref())?;
+    match (subject.as_str(), what.as_str()) {
+        ("annulus", "work") => annulus::work(&task),
+        ("annulus", "check") => annulus::check(&task),
+        ("sled", "work") => sled::work(&task),
+        ("sled", "check") => sled::check(&task),
+        _ => Err("no such child".into()),
+    }
+}

@@ -1,0 +1,75 @@
+//! Plain sled under a workload of its kind: records overwritten over and over, flushed every so many.
+
+use crate::child::{Task, say};
+use crate::{Random, Result};
+use std::path::Path;
+
+const KEYS: u64 = 20_000;
+/// Records between two flushes.
+const FLUSH: u64 = 4000;
+
+fn open(dir: &Path) -> sled::Result<sled::Db> {
+    sled::Config::new().path(dir.join("sled")).flush_every_ms(None).open()
+}
+
+fn key(n: u64) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..8].copy_from_slice(&n.to_be_bytes());
+    key
+}
+
+fn value(n: u64, round: u64) -> Vec<u8> {
+    let mut random = Random::new(n << 32 ^ round);
+    let mut value = round.to_le_bytes().to_vec();
+    value.extend((0..92).map(|_| random.below(256) as u8));
+    value
+}
+
+fn round(value: &[u8]) -> u64 {
+    value.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The records of a round: a fifth of all, at random.
+fn records(round: u64) -> impl Iterator<Item = u64> {
+    let mut random = Random::new(round ^ 0x51ed << 32);
+    (0..FLUSH).map(move |_| random.below(KEYS))
+}
+
+pub fn work(task: &Task) -> Result<()> {
+    let db = open(&task.dir)?;
+    let start = db.get("round")?.map_or(0, |value| round(&value)) + 1;
+    say("open");
+    for n in start.. {
+        for record in records(n) {
+            db.insert(key(record), value(record, n))?;
+        }
+        db.insert("round", &n.to_le_bytes())?;
+        db.flush()?;
+        say(&format!("wrote 0 {n}"));
+    }
+    Ok(())
+}
+
+pub fn check(task: &Task) -> Result<()> {
+    let acked: u64 =
+        task.acks.iter().rev().find_map(|ack| ack.strip_prefix("wrote 0 ")?.parse().ok()).unwrap_or(0);
+    let db = open(&task.dir).map_err(|e| format!("does not open: {e:?}"))?;
+    let read = |key: &[u8]| db.get(key).map_err(|e| format!("unreadable: {e:?}"));
+    let mut newest = vec![0; KEYS as usize];
+    (1..=acked).for_each(|n| records(n).for_each(|record| newest[record as usize] = n));
+    let mut lost = 0;
+    for (record, acked) in newest.iter().enumerate() {
+        let found = read(&key(record as u64))?;
+        let there = found.as_deref().map_or(0, round);
+        lost += u64::from(there < *acked);
+        if let Some(found) = found
+            && *found != value(record as u64, there)
+        {
+            return Err("foreign: a value that was never written".into());
+        }
+    }
+    match lost {
+        0 => Ok(()),
+        lost => Err(format!("lost: {lost} of {KEYS} acknowledged records are missing or old").into()),
+    }
+}

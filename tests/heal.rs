@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::testing::{self, Disk, EngineOperation, MemoryFactory, Seams, SimDisk};
+use annulus::testing::{self, Disk, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{EventKind, Heal, Health, Options, ShardId, Store};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -805,4 +805,51 @@ fn an_engine_beside_the_one_that_serves_gets_every_flush() {
         let due = if n < steps { &b"later"[..] } else { &value[..] };
         assert!(found.as_deref() == Some(due), "record {n} after {steps} steps");
     }
+}
+
+/// After a crash the figures are counted again; what is lost without a word after that is not what was there.
+#[test]
+fn what_is_lost_after_a_shard_was_counted_is_still_lost_at_the_next_opening() {
+    let mut world = World::new(options(3, 2));
+    world.write(1000);
+    world.kill();
+    // Replayed, flushed, counted; then nothing is written any more.
+    world.store.flush().unwrap();
+    while testing::recount(&world.store).unwrap() {}
+    let ring = world.store.ring();
+    let of_one = world.model.keys().filter(|key| ring.preference_list(key).contains(&ShardId(1)));
+    let keys: Vec<Vec<u8>> = of_one.take(5).cloned().collect();
+    for key in &keys {
+        world.factory.forge(ShardId(1), &internal(key), &[]);
+    }
+    world.reopen();
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (5, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_shard_that_cannot_be_written_to_and_then_is_gone_is_made_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let dir = world.dir(0);
+    let refused = Fault::on(Operation::Read)
+        .at({
+            let dir = dir.clone();
+            move |path| path.starts_with(&dir)
+        })
+        .error(std::io::ErrorKind::StorageFull);
+    world.disk.inject(refused);
+    let scrub = world.store.scrub().unwrap();
+    testing::scrub_step(&world.store).unwrap_err();
+    assert!(matches!(world.health(0), Health::Degraded(_)), "{}", world.health(0));
+    scrub.cancel().unwrap();
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.disk.heal();
+    world.heal();
+    world.check();
+    world.check_copies();
 }

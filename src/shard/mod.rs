@@ -25,6 +25,7 @@ pub use health::Health;
 pub use layout::Layout;
 pub use opening::Opened;
 pub use run::{Run, apply_to_all};
+pub use sealing::Session;
 pub use turns::Turns;
 pub use worker::{Ticket, Worker};
 
@@ -127,6 +128,8 @@ pub struct Shard {
     untidy: AtomicBool,
     // How often it failed as if it were damaged, and was not, since it was last flushed to.
     strikes: AtomicU32,
+    // The seal on the disk says less than is known: that the engine is being changed, or no figures.
+    vague: AtomicBool,
 }
 
 impl Shard {
@@ -371,6 +374,7 @@ impl Shard {
 
     /// Releases the engine's files and locks.
     pub fn close(&self) -> Result<()> {
+        self.settle();
         let engine = {
             let mut engines = self.engines.write();
             let aside = engines.aside.take().map(|aside| aside.engine);

@@ -22,6 +22,7 @@ pub struct Opened {
     pub applied: Seq,
     generation: u32,
     filled: Option<Vec<u8>>,
+    vague: bool,
 }
 
 impl Opened {
@@ -69,6 +70,7 @@ impl Shard {
             suspect: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
             untidy: AtomicBool::new(false),
+            vague: AtomicBool::new(false),
         }
     }
 
@@ -117,12 +119,14 @@ impl Shard {
             applied: seal.applied,
             generation: seal.generation,
             filled: seal.filled.map(|f| f.0),
+            vague: resume.is_none(),
         })
     }
 
     /// Takes an engine into use, to be brought up to date first.
     pub fn take(&self, opened: Opened) {
         self.applied.store(opened.applied.0, Ordering::Release);
+        self.vague.store(opened.vague, Ordering::Release);
         let mut engines = self.engines.write();
         engines.sessions = Arc::default();
         // Two engines over the same files there cannot be: the one before has been closed.

@@ -1,7 +1,7 @@
 //! Taking a shard back whose files may be good: it is opened again, or begun anew where they are not.
 
 use super::fill;
-use super::step::{LOOK_AGAIN, OPENING, Step, let_go};
+use super::step::{LOOK_AGAIN, OPENING, Step, has_gone, let_go};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use crate::shard::{Layout, Opened, Shard, ShardSpec};
@@ -44,6 +44,10 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
 /// Opens a shard again that could not be written to, once it can be.
 pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
+    // Nothing can be written where nothing is, and never will be.
+    if has_gone(state, shard) {
+        return Ok(Step::Worked(0));
+    }
     shard.probe()?;
     // Meanwhile its replicas answer; one that is about to is waited for.
     let alone = Sources::choose(layout, Purpose::Mending(index), &[]).is_err();

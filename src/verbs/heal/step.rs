@@ -139,15 +139,22 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
         return mend::piece(state, mover, layout, index);
     }
     let_go(state, layout, index)?;
-    // Files that are open go on answering where their directory is gone: that is noticed here, and not at the next opening.
-    if let Err(error) = shard.check_ours()
-        && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Foreign)
-    {
-        state.shard_failed(shard, &error);
+    if has_gone(state, shard) {
         return Ok(Step::Worked(0));
     }
     shard.clear_up()?;
     Ok(Step::Idle)
+}
+
+/// Whether a shard's directory is gone, or another's: then it is offline from here on. Files that are open go on answering
+/// where their directory is gone: that is noticed here, and not at the next opening.
+pub(super) fn has_gone(state: &State, shard: &Shard) -> bool {
+    let gone = shard.check_ours().err();
+    let gone = gone.filter(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Foreign));
+    if let Some(error) = &gone {
+        state.shard_failed(shard, error);
+    }
+    gone.is_some()
 }
 
 /// Closes engines of a shard that have been taken out of use, on its worker, so that a disk that hangs holds up nobody else

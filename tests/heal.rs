@@ -853,3 +853,49 @@ fn a_shard_that_cannot_be_written_to_and_then_is_gone_is_made_anew() {
     world.check();
     world.check_copies();
 }
+
+/// What a shard was found to lack is known as well at the next opening, where its figures are those of what it holds.
+#[test]
+fn what_a_scrub_has_counted_is_not_forgotten_at_an_opening() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let key = world.model.keys().next().unwrap().clone();
+    let owner = world.store.ring().preference_list(&key)[0];
+    world.factory.forge(owner, &internal(&key), &[]);
+    let begun = world.store.scrub().unwrap();
+    while begun.progress().stage != "comparing replicas" {
+        testing::scrub_step(&world.store).unwrap();
+    }
+    // It finds the difference, and counts; then all shards are sealed anew.
+    testing::scrub_step(&world.store).unwrap();
+    world.write(50);
+    world.reopen();
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (1, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_shard_that_failed_again_and_again_and_then_is_gone_is_made_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    let dir = world.dir(1);
+    let refused = Fault::on(Operation::Create).at({
+        let dir = dir.clone();
+        move |path| path.starts_with(&dir)
+    });
+    world.disk.inject(refused);
+    world.store.flush().unwrap();
+    for _ in 0..30 {
+        testing::heal_step(&world.store).unwrap();
+    }
+    assert!(matches!(world.health(1), Health::Offline(_)), "{}", world.health(1));
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.disk.heal();
+    world.heal();
+    world.check();
+    world.check_copies();
+}

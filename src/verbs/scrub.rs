@@ -68,12 +68,17 @@ pub fn step(state: &State) -> Result<Step> {
     let layout = state.layout();
     let stepped = match stage {
         Stage::Verify { shard, position } => {
-            // What an earlier scrub knew of them is of then. But a shard that it found to hold too little counts as what it
-            // holds since, and what it lacks has not been given to it where that scrub was cancelled.
-            mover.counted.all = mover.counted.wrong.clone();
+            // What an earlier scrub counted is of then.
+            mover.counted = Counted::default();
             verify(state, &layout, shard, &position)
         }
-        Stage::Compare { position } => compare(state, &layout, &position, &mut mover.counted),
+        Stage::Compare { position } => {
+            // A shard that was found to hold too little counts as what it holds since, and what it lacks has not been given to
+            // it where the scrub that found it was cancelled, or has come up to here before an opening.
+            mover.counted.wrong = state.scrub.disbelieved();
+            mover.counted.all.extend(state.scrub.disbelieved());
+            compare(state, &layout, &position, &mut mover.counted)
+        }
     };
     if let Err(error) = &stepped {
         state.scrub.failed(error);
@@ -143,7 +148,7 @@ fn compare(state: &State, layout: &Layout, position: &[u8], counted: &mut Counte
     };
     for id in &compared.count {
         if !counted.all.contains(id) {
-            count(layout, *id, counted)?;
+            count(state, layout, *id, counted)?;
         }
     }
     if !compared.count.is_empty() {
@@ -177,7 +182,7 @@ fn advance(state: &State, stage: Option<Stage>, found: impl FnOnce(&mut ScrubRep
 }
 
 /// Counts what a shard holds, and compares that with what it should hold.
-fn count(layout: &Layout, id: ShardId, counted: &mut Counted) -> Result<()> {
+fn count(state: &State, layout: &Layout, id: ShardId, counted: &mut Counted) -> Result<()> {
     let gone = || Error::new(ErrorKind::NotFound, "a shard has left while it was compared").on(id);
     let shard = &layout.shards[layout.index_of(id).ok_or_else(gone)?];
     let engine = shard.engine()?;
@@ -190,6 +195,7 @@ fn count(layout: &Layout, id: ShardId, counted: &mut Counted) -> Result<()> {
             }
             Err(error) if error.kind() == ErrorKind::Corruption => {
                 log::error!("shard {id} is not believed where its replicas differ: {error}");
+                state.scrub.disbelieve(state.seams.disk.as_ref(), &state.dir, id);
                 counted.wrong.insert(id);
                 counted.all.insert(id);
                 return Ok(());

@@ -34,7 +34,8 @@ pub struct Reconciled {
 pub struct Counted {
     /// All that were counted in this scrub.
     pub all: BTreeSet<ShardId>,
-    /// Those of them that hold other pages than they should.
+    /// Those that were found, by this one or by one before it that did not come to its end, to hold other pages than they
+    /// should.
     pub wrong: BTreeSet<ShardId>,
 }
 

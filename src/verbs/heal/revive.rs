@@ -22,7 +22,9 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
     let_go(state, layout, index)?;
     let spec = spec_of(state, shard.id)?;
     let replaceable = || Sources::choose(layout, Purpose::Filling(index), &[index]).is_ok();
-    if shard.strikes() > MOST_STRIKES && replaceable() {
+    // Where nothing is any more it has failed for the last time: whether it may be made anew is decided below.
+    let is_there = || !shard.check_ours().is_err_and(|error| is_missing(&error));
+    if shard.strikes() > MOST_STRIKES && is_there() && replaceable() {
         return fill::begin_anew(state, mover, layout, index, false, "it fails again and again");
     }
     let error = match open_again(state, layout, index, &spec) {

@@ -354,6 +354,11 @@ impl Shard {
         self.engines.read().failures
     }
 
+    /// Whether something is to be [cleared up](Self::clear_up).
+    pub fn is_untidy(&self) -> bool {
+        self.untidy.load(Ordering::Acquire) || self.has_leaving()
+    }
+
     /// Whether engines of it that have been taken out of use are yet to be closed.
     pub fn has_leaving(&self) -> bool {
         !self.engines.read().leaving.is_empty()

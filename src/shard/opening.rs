@@ -208,10 +208,17 @@ impl Shard {
 
     /// Begins an engine beside the one that serves, which will take its place.
     pub fn begin_aside(&self, factory: &dyn EngineFactory, spec: &ShardSpec) -> Result<()> {
+        let failures = self.failures();
         let generation = self.next_generation();
         let engine = Guarded::open(self.id, || factory.open(&engine_spec(spec, generation, true, None)))?;
         engine.sync(self.applied())?;
-        self.engines.write().aside = Some(Aside { engine, generation });
+        let mut engines = self.engines.write();
+        if engines.failures != failures {
+            engines.leaving.push(engine);
+            drop(engines);
+            return Err(self.unavailable());
+        }
+        engines.aside = Some(Aside { engine, generation });
         Ok(())
     }
 
@@ -248,7 +255,10 @@ impl Shard {
     /// The engine that was being filled is whole, and serves from here on. The caller has the turn to flush, and nothing is
     /// being applied.
     pub fn end_filling(&self) -> Result<()> {
-        let aside = self.engines.read().aside.clone();
+        let (aside, failures) = {
+            let engines = self.engines.read();
+            (engines.aside.clone(), engines.failures)
+        };
         match aside {
             None => {
                 let before = {
@@ -259,6 +269,11 @@ impl Shard {
                     self.engines.write().role = before;
                     return Err(error);
                 }
+                let engines = self.engines.read();
+                if engines.failures != failures {
+                    drop(engines);
+                    return Err(self.unavailable());
+                }
                 *self.health.lock() = Health::Online;
             }
             Some(aside) => {
@@ -266,6 +281,12 @@ impl Shard {
                 let figures = aside.engine.figures();
                 self.replace_seal(self.applied(), false, figures, aside.generation, None)?;
                 let mut engines = self.engines.write();
+                // The others have gone on without it; it may have missed a flush meanwhile.
+                let current = engines.aside.as_ref().map(|now| now.generation);
+                if engines.failures != failures || current != Some(aside.generation) {
+                    drop(engines);
+                    return Err(self.unavailable());
+                }
                 let before = engines.engine.replace(aside.engine);
                 engines.leaving.extend(before);
                 (engines.aside, engines.generation) = (None, aside.generation);

@@ -3,6 +3,7 @@
 //! Invariant: a chunk is complete up to its end: of every shard read, all wanted records from its beginning up to, and
 //! without, its end are in it.
 
+use super::{Purpose, Sources};
 use crate::batch;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -61,15 +62,37 @@ impl<'a> Versions<'a> {
     }
 }
 
+/// Which records are kept of what is read from a shard.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// Those that are copied from it.
+    From(Arc<Sources>),
+    /// Those that it gets.
+    For(Purpose),
+    /// Those that it owns.
+    Own,
+}
+
+impl Wanted {
+    fn is(&self, layout: &Layout, shard: usize, position: Position) -> bool {
+        match self {
+            Wanted::From(sources) => sources.is(layout, shard, position),
+            Wanted::For(purpose) => purpose.wants(layout, shard, position),
+            Wanted::Own => layout.owns(shard, position),
+        }
+    }
+}
+
 /// Reads `shards` from the key `from` on, as far as `extent` says, and keeps what is `wanted` of each. An error names the
 /// shard that it came from.
 pub fn gather(
-    layout: &Layout,
+    state: &State,
+    layout: &Arc<Layout>,
     from: &[u8],
     extent: Extent<'_>,
     shards: &[usize],
     engine: &dyn Fn(usize) -> Result<Arc<dyn Engine>>,
-    wanted: &dyn Fn(usize, Position) -> bool,
+    wanted: &Wanted,
 ) -> Result<Chunk, (usize, Error)> {
     let new = |shard: &usize| Part { shard: *shard, copied: RunBuffer::default(), positions: Vec::new() };
     let mut parts: Vec<Part> = shards.iter().map(new).collect();
@@ -98,7 +121,7 @@ pub fn gather(
         }
         let Some(front) = fronts[behind].take() else { break };
         let from = parts[behind].shard;
-        let next = engine(from).and_then(|e| parts[behind].read(layout, e.as_ref(), &front, step, wanted));
+        let next = engine(from).and_then(|e| parts[behind].read(state, layout, e, front, step, wanted));
         fronts[behind] = next.map_err(|e| (from, e))?;
         read += step;
     }
@@ -113,24 +136,33 @@ pub fn gather(
 }
 
 impl Part {
+    /// Reads on from `from`; returns where to go on.
     fn read(
         &mut self,
-        layout: &Layout,
-        engine: &dyn Engine,
-        from: &[u8],
+        state: &State,
+        layout: &Arc<Layout>,
+        engine: Arc<dyn Engine>,
+        from: Vec<u8>,
         step: usize,
-        wanted: &dyn Fn(usize, Position) -> bool,
+        wanted: &Wanted,
     ) -> Result<Option<Vec<u8>>> {
-        let (shard, positions) = (self.shard, &mut self.positions);
-        let mut wants = |key: &[u8]| {
-            let position = layout.ring.position(batch::user_key(key));
-            let wants = wanted(shard, position);
-            if wants {
-                positions.push(position);
-            }
-            wants
-        };
-        engine.versions(from, step, &mut wants, &mut self.copied)
+        let (mut copied, mut positions) =
+            (std::mem::take(&mut self.copied), std::mem::take(&mut self.positions));
+        let (shard, of, wanted) = (self.shard, layout.clone(), wanted.clone());
+        let (copied, positions, next) = state.beside(layout, shard, move |_| {
+            let mut wants = |key: &[u8]| {
+                let position = of.ring.position(batch::user_key(key));
+                let wants = wanted.is(&of, shard, position);
+                if wants {
+                    positions.push(position);
+                }
+                wants
+            };
+            let next = engine.versions(&from, step, &mut wants, &mut copied)?;
+            Ok((copied, positions, next))
+        })?;
+        (self.copied, self.positions) = (copied, positions);
+        Ok(next)
     }
 
     /// The keys in order, each with all its versions.

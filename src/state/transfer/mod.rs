@@ -78,7 +78,7 @@ impl Purpose {
     }
 
     /// Says that the targets are about to be changed.
-    pub fn begin(self, state: &State, layout: &Layout) -> Result<()> {
+    pub fn begin(self, state: &State, layout: &Arc<Layout>) -> Result<()> {
         let mut begun: Vec<Session> = Vec::new();
         for target in self.targets(layout) {
             let shard = &layout.shards[target];
@@ -86,7 +86,7 @@ impl Purpose {
             if self != Purpose::Change && shard.serves() {
                 continue;
             }
-            match shard.begin_apply() {
+            match state.beside(layout, target, Shard::begin_apply) {
                 Ok(session) => begun.push(session),
                 Err(error) => {
                     // All of them are begun or none: else the others' seals would say for ever that they are being changed.
@@ -100,11 +100,13 @@ impl Purpose {
     }
 
     /// Makes what the targets have been given durable.
-    pub fn seal(self, state: &State, layout: &Layout) -> Result<()> {
+    pub fn seal(self, state: &State, layout: &Arc<Layout>) -> Result<()> {
         for target in self.targets(layout) {
             let shard = &layout.shards[target];
             if self == Purpose::Change || !shard.serves() {
-                shard.seal(shard.applied()).inspect_err(|error| self.failed(state, shard, error))?;
+                state
+                    .beside(layout, target, |shard| shard.seal(shard.applied()))
+                    .inspect_err(|error| self.failed(state, shard, error))?;
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
     let spec = spec_of(state, shard.id)?;
     let replaceable = || Sources::choose(layout, Purpose::Filling(index), &[index]).is_ok();
     // Where nothing is any more it has failed for the last time: whether it may be made anew is decided below.
-    let is_there = || !shard.check_ours().is_err_and(|error| is_missing(&error));
+    let is_there = || !state.beside(layout, index, Shard::check_ours).is_err_and(|error| is_missing(&error));
     if shard.strikes() > MOST_STRIKES && is_there() && replaceable() {
         return fill::begin_anew(state, mover, layout, index, false, "it fails again and again");
     }
@@ -47,10 +47,10 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
 pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
     // Nothing can be written where nothing is, and never will be.
-    if has_gone(state, shard) {
+    if has_gone(state, layout, index) {
         return Ok(Step::Worked(0));
     }
-    shard.probe()?;
+    state.beside(layout, index, Shard::probe)?;
     // Meanwhile its replicas answer; one that is about to is waited for.
     let alone = Sources::choose(layout, Purpose::Mending(index), &[]).is_err();
     if alone && layout.shards.iter().any(|other| other.is_catching_up()) {
@@ -106,7 +106,7 @@ pub(super) fn release(state: &State, mover: &mut Mover, layout: &Layout, index: 
     if mover.begun {
         for target in Purpose::Change.targets(layout).into_iter().filter(|target| *target != index) {
             let shard = &layout.shards[target];
-            if let Err(error) = shard.seal(shard.applied()) {
+            if let Err(error) = state.beside(layout, target, |shard| shard.seal(shard.applied())) {
                 state.shard_failed(shard, &error);
             }
         }
@@ -129,7 +129,7 @@ fn open_again(state: &State, layout: &Layout, index: usize, spec: &ShardSpec) ->
     let shard = &layout.shards[index];
     let was_full = shard.fault().is_some_and(|fault| fault.is_refusal_to_write());
     if was_full {
-        shard.check_room()?;
+        state.beside(layout, index, Shard::check_room)?;
     }
     open(state, layout, index, spec).or_else(|error| match was_full {
         true => open(state, layout, index, spec),

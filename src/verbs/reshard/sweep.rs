@@ -82,36 +82,40 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
 
 fn sweep_chunk(
     state: &State,
-    layout: &Layout,
+    layout: &Arc<Layout>,
     index: usize,
     shard: &Arc<Shard>,
     mover: &mut Mover,
 ) -> Result<u64> {
     let engine = shard.engine()?;
     if mover.sweep.as_ref().is_none_or(|sweep| sweep.shard != shard.id) {
-        shard.begin_apply()?;
+        state.beside(layout, index, Shard::begin_apply)?;
         mover.sweep = Some(Sweep { shard: shard.id, position: Some(Vec::new()) });
     }
     let Some(sweep) = &mut mover.sweep else { return Ok(0) };
     let from = sweep.position.take().unwrap_or_default();
-    let mut foreign = |key: &[u8]| !layout.is_written(index, layout.ring.position(batch::user_key(key)));
     // No flush begins meanwhile: it would bring what a snapshot of after this list wants kept.
     let _chunk = state.moving.lock();
     let live = state.memory.live();
-    let mut copied = RunBuffer::default();
-    let next = engine.versions(&from, CHUNK, &mut foreign, &mut copied)?;
-    // Above every version, so the key goes as a whole; its neighbours in a page keep what snapshots see of them.
-    let mut run: Vec<RunRecord<'_>> =
-        copied.records().map(|r| RunRecord { key: r.key, seq: Seq::MAX, value: None }).collect();
-    run.dedup_by(|a, b| a.key == b.key);
-    if !run.is_empty() {
-        shard.apply(&run, &live)?;
-    }
-    if next.is_none() {
-        shard.seal(shard.applied())?;
-    }
+    let of = layout.clone();
+    let (next, bytes) = state.beside(layout, index, move |shard| {
+        let mut foreign = |key: &[u8]| !of.is_written(index, of.ring.position(batch::user_key(key)));
+        let mut copied = RunBuffer::default();
+        let next = engine.versions(&from, CHUNK, &mut foreign, &mut copied)?;
+        // Above every version, so the key goes as a whole; its neighbours in a page keep what snapshots see of them.
+        let mut run: Vec<RunRecord<'_>> =
+            copied.records().map(|r| RunRecord { key: r.key, seq: Seq::MAX, value: None }).collect();
+        run.dedup_by(|a, b| a.key == b.key);
+        if !run.is_empty() {
+            shard.apply(&run, &live)?;
+        }
+        if next.is_none() {
+            shard.seal(shard.applied())?;
+        }
+        Ok((next, copied.bytes()))
+    })?;
     // How much of the last piece was read is not known.
-    let read = if next.is_some() { CHUNK } else { copied.bytes() };
+    let read = if next.is_some() { CHUNK } else { bytes };
     sweep.position = next;
     Ok(read as u64)
 }

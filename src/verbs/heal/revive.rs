@@ -4,6 +4,7 @@ use super::fill;
 use super::step::{LOOK_AGAIN, OPENING, Step, has_gone, let_go};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
+use crate::options::Heal;
 use crate::shard::{Layout, Opened, Shard, ShardSpec};
 use crate::state::State;
 use crate::state::change::Mover;
@@ -51,10 +52,14 @@ pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: us
         return Ok(Step::Worked(0));
     }
     state.beside(layout, index, Shard::probe)?;
-    // Meanwhile its replicas answer; one that is about to is waited for.
-    let alone = Sources::choose(layout, Purpose::Mending(index), &[]).is_err();
-    if alone && layout.shards.iter().any(|other| other.is_catching_up()) {
-        return Ok(Step::Later(LOOK_AGAIN));
+    // Meanwhile its replicas answer; those that are about to, or can be, are waited for.
+    if Sources::choose(layout, Purpose::Mending(index), &[]).is_err() {
+        if layout.shards.iter().any(|other| other.is_catching_up()) {
+            return Ok(Step::Later(LOOK_AGAIN));
+        }
+        if reopen_one(state, mover, layout) {
+            return Ok(Step::Worked(0));
+        }
     }
     let spec = spec_of(state, shard.id)?;
     {
@@ -76,6 +81,28 @@ pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: us
         None => Ok(Step::Worked(0)),
         Some(error) => Err(error),
     }
+}
+
+/// Opens one of the shards again that are offline; whether there was one that could be. What they failed for may be over, too.
+fn reopen_one(state: &State, mover: &mut Mover, layout: &Arc<Layout>) -> bool {
+    let asked =
+        |shard: &Shard| state.settings.heal == Heal::Automatic || state.healing.wished(shard.id).is_some();
+    (0..layout.shards.len()).any(|index| {
+        let shard = &layout.shards[index];
+        if shard.is_open() || layout.workers[index].is_stuck() || !asked(shard) {
+            return false;
+        }
+        let opened = let_go(state, layout, index)
+            .and_then(|()| spec_of(state, shard.id))
+            .and_then(|spec| open_again(state, layout, index, &spec));
+        match opened {
+            Ok(opened) => take(state, mover, layout, index, opened).is_none(),
+            Err(error) => {
+                log::debug!("shard {} cannot take over: {error}", shard.id);
+                false
+            }
+        }
+    })
 }
 
 /// Takes an engine into use if the journal still has what it lacks; otherwise says so.

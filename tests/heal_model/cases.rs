@@ -117,3 +117,18 @@ fn a_power_cut_of_an_unsynced_commit_while_a_shard_cannot_be_opened() {
     ];
     run(&shape(4, 2, true), &steps);
 }
+
+#[test]
+fn a_page_that_is_damaged_twice() {
+    let steps = [
+        Step::Commit(vec![(111, Some((0, 0)))], false),
+        Step::Commit(vec![(0, None), (69, Some((0, 0)))], false),
+        Step::Commit(vec![(235, Some((0, 0))), (133, Some((0, 0))), (0, None)], false),
+        Step::Recover,
+        Step::Fault(98, Harm::Disk { operation: 0, error: 0, file: 0, after: 0, times: None, short: false }),
+        Step::Fault(0, Harm::Page(160, 1)),
+        Step::Fault(0, Harm::Page(0, 2)),
+        Step::Fault(0, Harm::Fails(operation(Op::Get))),
+    ];
+    run(&shape(5, 2, false), &steps);
+}

@@ -46,6 +46,19 @@ impl RunBuffer {
         self.spans.push(Span { start, key: head.len() + tail.len(), value: value.map(<[u8]>::len), seq });
     }
 
+    /// A copy of a run.
+    pub fn of(run: &[RunRecord<'_>]) -> RunBuffer {
+        let mut copy = RunBuffer::default();
+        copy.bytes.reserve(run.iter().map(|r| r.key.len() + r.value.map_or(0, <[u8]>::len)).sum());
+        run.iter().for_each(|record| copy.push(&[], record.key, record.seq, record.value));
+        copy
+    }
+
+    /// The same as a run.
+    pub fn run(&self) -> Vec<RunRecord<'_>> {
+        self.records().collect()
+    }
+
     pub fn records(&self) -> impl DoubleEndedIterator<Item = RunRecord<'_>> + ExactSizeIterator {
         (0..self.spans.len()).map(|index| self.record(index))
     }

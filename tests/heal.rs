@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::testing::{self, Disk, EngineOperation, MemoryFactory, Seams, SimDisk};
+use annulus::testing::{self, Disk, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{EventKind, Heal, Health, Options, ShardId, Store};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -839,4 +839,184 @@ fn an_owner_that_is_healed_while_the_other_is_asked_answers_in_its_place() {
             assert_eq!(reader.join().unwrap().unwrap().as_deref(), Some(&value[..]), "scan: {scan}");
         });
     }
+}
+
+/// After a crash the figures are counted again; what is lost without a word after that is not what was there.
+#[test]
+fn what_is_lost_after_a_shard_was_counted_is_still_lost_at_the_next_opening() {
+    let mut world = World::new(options(3, 2));
+    world.write(1000);
+    // In the middle of a flush: the seal says that the shard is being changed.
+    world.factory.fail_times(ShardId(1), EngineOperation::Sync, 1);
+    world.store.flush().unwrap();
+    world.kill();
+    world.heal();
+    world.store.flush().unwrap();
+    // It is counted after that, and nothing is written any more.
+    while testing::recount(&world.store).unwrap() {}
+    let ring = world.store.ring();
+    let of_one = world.model.keys().filter(|key| ring.preference_list(key).contains(&ShardId(1)));
+    let keys: Vec<Vec<u8>> = of_one.take(5).cloned().collect();
+    for key in &keys {
+        world.factory.forge(ShardId(1), &internal(key), &[]);
+    }
+    world.reopen();
+    // By the opening, which takes a shard that is not the sealed one offline, or by the scrub.
+    let report = scrub(&world.store);
+    assert_eq!(report.records_unsettled, 0, "{report:?}");
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_shard_that_cannot_be_written_to_and_then_is_gone_is_made_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let dir = world.dir(0);
+    let refused = Fault::on(Operation::Read)
+        .at({
+            let dir = dir.clone();
+            move |path| path.starts_with(&dir)
+        })
+        .error(std::io::ErrorKind::StorageFull);
+    world.disk.inject(refused);
+    let scrub = world.store.scrub().unwrap();
+    testing::scrub_step(&world.store).unwrap_err();
+    assert!(matches!(world.health(0), Health::Degraded(_)), "{}", world.health(0));
+    scrub.cancel().unwrap();
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.disk.heal();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// What a shard was found to lack is known as well at the next opening, where its figures are those of what it holds.
+#[test]
+fn what_a_scrub_has_counted_is_not_forgotten_at_an_opening() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let key = world.model.keys().next().unwrap().clone();
+    let owner = world.store.ring().preference_list(&key)[0];
+    world.factory.forge(owner, &internal(&key), &[]);
+    let begun = world.store.scrub().unwrap();
+    while begun.progress().stage != "comparing replicas" {
+        testing::scrub_step(&world.store).unwrap();
+    }
+    // It finds the difference, and counts; then all shards are sealed anew.
+    testing::scrub_step(&world.store).unwrap();
+    world.write(50);
+    world.reopen();
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (1, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_shard_that_failed_again_and_again_and_then_is_gone_is_made_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    let dir = world.dir(1);
+    let refused = Fault::on(Operation::Create).at({
+        let dir = dir.clone();
+        move |path| path.starts_with(&dir)
+    });
+    world.disk.inject(refused);
+    world.store.flush().unwrap();
+    for _ in 0..30 {
+        testing::heal_step(&world.store).unwrap();
+    }
+    assert!(matches!(world.health(1), Health::Offline(_)), "{}", world.health(1));
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.disk.heal();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// A shard that was full is opened again; while it is, and as long as it catches up, others must answer for it.
+#[test]
+fn of_shards_that_were_full_those_come_back_first_without_which_nothing_is_lost() {
+    let mut world = World::new(options(3, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    let full = |world: &World, shard: u32| {
+        let dir = world.dir(shard);
+        let full = Fault::on(Operation::Write).at(move |path| path.starts_with(&dir));
+        world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+    };
+    full(&world, 1);
+    world.write(100);
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(1), Health::Offline(_)), "the others have gone on without it");
+    full(&world, 0);
+    full(&world, 2);
+    world.write(100);
+    world.store.flush().unwrap_err();
+    for shard in [0, 2] {
+        assert!(matches!(world.health(shard), Health::Degraded(_)), "{}", world.health(shard));
+    }
+    world.check();
+    world.disk.heal();
+    while testing::heal_step(&world.store).unwrap() {
+        world.check();
+    }
+    world.check_copies();
+}
+
+/// How far the filling before had got says nothing of the new engine.
+#[test]
+fn a_shard_that_is_begun_anew_while_it_is_filled_is_filled_from_the_beginning() {
+    let mut world = World::new(options(3, 2));
+    for n in 0..1500u32 {
+        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 4000]);
+        world.store.insert(&key, &value).unwrap();
+        world.model.insert(key, value);
+    }
+    world.store.flush().unwrap();
+    for steps in [3, 4, 5, 6, 7, 8] {
+        world.store.rebuild(ShardId(1)).unwrap();
+        for _ in 0..steps {
+            assert!(testing::heal_step(&world.store).unwrap());
+        }
+        assert_eq!(world.health(1), Health::Rebuilding, "it is not being filled after {steps} steps");
+        world.store.rebuild(ShardId(1)).unwrap();
+        world.heal();
+        world.check_copies();
+    }
+    world.check();
+}
+
+/// One that is being filled has every write, and not yet what was there before: it is no reason to go on without another.
+#[test]
+fn a_shard_that_is_being_filled_does_not_stand_in_for_one_that_is_full() {
+    let mut world = World::new(options(3, 2));
+    for n in 0..1500u32 {
+        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 4000]);
+        world.store.insert(&key, &value).unwrap();
+        world.model.insert(key, value);
+    }
+    world.store.flush().unwrap();
+    world.store.rebuild(ShardId(1)).unwrap();
+    for _ in 0..4 {
+        assert!(testing::heal_step(&world.store).unwrap());
+    }
+    assert_eq!(world.health(1), Health::Rebuilding);
+    let dir = world.dir(0);
+    let full = Fault::on(Operation::Write).at(move |path| path.starts_with(&dir));
+    world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+    world.write(100);
+    world.store.flush().unwrap_err();
+    assert!(matches!(world.health(0), Health::Degraded(_)), "{}", world.health(0));
+    world.check();
+    world.disk.heal();
+    world.heal();
+    world.check();
+    world.check_copies();
 }

@@ -20,13 +20,14 @@ struct World {
     factory: MemoryFactory,
     model: BTreeMap<Vec<u8>, Vec<u8>>,
     store: Store,
+    replicas: usize,
     written: u32,
 }
 
-fn open(disk: &SimDisk, factory: &MemoryFactory) -> Store {
+fn open(disk: &SimDisk, factory: &MemoryFactory, replicas: usize) -> Store {
     let options = Options::new()
         .shards(3)
-        .replication_factor(2)
+        .replication_factor(replicas)
         .virtual_nodes(64)
         .memory_budget(8 << 20)
         .journal_segment_bytes(64 << 10)
@@ -44,9 +45,13 @@ fn in_time<T: Send + 'static>(what: &str, f: impl FnOnce() -> T + Send + 'static
 
 impl World {
     fn new() -> World {
+        World::of(2)
+    }
+
+    fn of(replicas: usize) -> World {
         let (disk, factory) = (SimDisk::new(5), MemoryFactory::new());
-        let store = open(&disk, &factory);
-        let mut world = World { disk, factory, model: BTreeMap::new(), store, written: 0 };
+        let store = open(&disk, &factory, replicas);
+        let mut world = World { disk, factory, model: BTreeMap::new(), store, replicas, written: 0 };
         world.write();
         world.flush();
         world
@@ -126,8 +131,8 @@ impl World {
     }
 
     fn reopen(&mut self) {
-        let (disk, factory) = (self.disk.clone(), self.factory.clone());
-        self.store = in_time("opening", move || open(&disk, &factory));
+        let (disk, factory, replicas) = (self.disk.clone(), self.factory.clone(), self.replicas);
+        self.store = in_time("opening", move || open(&disk, &factory, replicas));
     }
 }
 
@@ -261,4 +266,144 @@ fn a_shard_that_hangs_while_it_is_closed_holds_up_nobody() {
         world.go_on();
         world.wait_until_back(&mut events);
     }
+}
+
+/// What a shard holds of the model, as shards have it.
+fn held(world: &World, shard: ShardId) -> Vec<Vec<u8>> {
+    let ring = world.store.ring();
+    let owned = world.model.keys().filter(|key| ring.preference_list(key).contains(&shard));
+    owned.map(|key| [&[0; 4][..], key].concat()).collect()
+}
+
+#[test]
+fn a_shard_that_hangs_while_it_is_filled_holds_up_nobody() {
+    let mut world = World::new();
+    let mut events = world.store.events();
+    let gate = world.factory.hang(SHARD, Op::Apply);
+    let store = world.store.clone();
+    let asked = std::thread::spawn(move || store.rebuild(SHARD));
+    assert!(gate.wait_for(1), "nothing was copied");
+    world.go_on();
+    let refused = in_time("what was asked for", move || asked.join().unwrap()).unwrap_err();
+    assert!(refused.to_string().contains("has not answered"), "{refused}");
+    world.assert_left_behind();
+    world.go_on();
+    assert_eq!(gate.waiting(), 1, "it is not called again while it hangs");
+    gate.release();
+    world.wait_until_back(&mut events);
+}
+
+#[test]
+fn another_shard_is_filled_without_one_that_hangs_while_it_is_copied_from() {
+    let mut world = World::of(3);
+    let mut events = world.store.events();
+    // Whichever is copied from: of these two one is.
+    let gate = world.factory.hang(SHARD, Op::Versions);
+    let store = world.store.clone();
+    let asked = std::thread::spawn(move || store.rebuild(ShardId(2)));
+    assert!(gate.wait_for(1), "nothing was copied");
+    world.go_on();
+    in_time("what was asked for", move || asked.join().unwrap()).unwrap();
+    world.assert_left_behind();
+    world.go_on();
+    gate.release();
+    world.wait_until_back(&mut events);
+}
+
+#[test]
+fn a_shard_that_hangs_beside_itself_is_left_behind_with_its_new_engine() {
+    let mut world = World::new();
+    let mut events = world.store.events();
+    let gate = world.factory.hang(SHARD, Op::Apply);
+    let store = world.store.clone();
+    let asked = std::thread::spawn(move || store.compact(SHARD));
+    assert!(gate.wait_for(1), "nothing was copied");
+    world.go_on();
+    in_time("what was asked for", move || asked.join().unwrap()).unwrap_err();
+    world.assert_left_behind();
+    world.go_on();
+    gate.release();
+    world.wait_until_back(&mut events);
+}
+
+#[test]
+fn a_shard_that_hangs_while_it_is_mended_holds_up_nobody() {
+    for operation in [Op::Verify, Op::Damaged, Op::Replace] {
+        let mut world = World::new();
+        let mut events = world.store.events();
+        let gate = world.factory.hang(SHARD, operation);
+        world.factory.corrupt(SHARD, &held(&world, SHARD)[3]);
+        let store = world.store.clone();
+        let asked = std::thread::spawn(move || store.repair(SHARD));
+        assert!(gate.wait_for(1), "{operation:?} was not called");
+        world.go_on();
+        in_time("what was asked for", move || asked.join().unwrap()).unwrap_err();
+        // Or a flush has met the same damage before.
+        assert!(matches!(world.health(), Health::Offline(_)), "{}", world.health());
+        world.go_on();
+        gate.release();
+        world.wait_until_back(&mut events);
+    }
+}
+
+#[test]
+fn a_shard_that_hangs_in_a_scrub_holds_up_nobody() {
+    for operation in [Op::Verify, Op::Versions, Op::Recount, Op::Replace] {
+        let mut world = World::new();
+        let mut events = world.store.events();
+        let gate = world.factory.hang(SHARD, operation);
+        // A difference, so that it is counted, and put right.
+        world.factory.forge(SHARD, &held(&world, SHARD)[3], &[]);
+        let _scrub = world.store.scrub().unwrap();
+        assert!(gate.wait_for(1), "{operation:?} was not called");
+        // The record that it lacks is read from the other one meanwhile.
+        wait_for(&mut events, |kind| matches!(kind, EventKind::Offline { .. }));
+        world.go_on();
+        world.assert_left_behind();
+        gate.release();
+        wait_for(&mut events, |kind| matches!(kind, EventKind::Online));
+        world.store.rebuild(SHARD).unwrap();
+        world.go_on();
+    }
+}
+
+#[test]
+fn a_shard_that_hangs_while_a_keyspace_is_purged_holds_up_nobody() {
+    let mut world = World::new();
+    let mut events = world.store.events();
+    let keyspace = world.store.keyspace("dropped").unwrap();
+    for n in 0..100u32 {
+        keyspace.insert(n.to_be_bytes(), b"gone soon").unwrap();
+    }
+    world.flush();
+    let gate = world.factory.hang(SHARD, Op::Apply);
+    world.store.drop_keyspace("dropped").unwrap();
+    assert!(gate.wait_for(1), "nothing was purged");
+    world.go_on();
+    world.assert_left_behind();
+    gate.release();
+    world.wait_until_back(&mut events);
+}
+
+#[test]
+fn a_shard_that_hangs_while_it_joins_holds_up_nobody() {
+    let mut world = World::new();
+    let gate = world.factory.hang(ShardId(3), Op::Apply);
+    let plan = world.store.plan().add_shard(annulus::ShardOptions::new("/added")).preview().unwrap();
+    let _change = world.store.apply(plan).unwrap();
+    assert!(gate.wait_for(1), "nothing was copied");
+    world.go_on();
+    let joining = world.store.health().unwrap().shards[3].health.clone();
+    assert!(matches!(&joining, Health::Offline(cause) if cause.contains("has not answered")), "{joining}");
+    gate.release();
+    let ended = || {
+        let store = world.store.clone();
+        in_time("the change", move || store.change().map_or(Ok(()), |change| change.wait().map(drop)))
+    };
+    // It says why it could not go on for a while.
+    while ended().is_err() {
+        std::thread::yield_now();
+    }
+    world.go_on();
+    assert!(world.store.health().unwrap().is_good(), "{:?}", world.store.health());
 }

@@ -178,9 +178,15 @@ pub struct Walk {
     pub reach: Seq,
 }
 
-/// Where a walk begins: at the last segment that begins at or below `from` + 1.
+/// Where a walk begins: at the last segment that begins at or below `from` + 1; or one before it, where that one's end marker
+/// alone leads to the first frame that is asked for. All before is durable, and the marker may not be: without it the log ends
+/// there, now and for whoever asks for older frames later.
 pub fn start(segments: &[Segment], from: Seq) -> usize {
-    segments.iter().rposition(|s| s.first.is_some_and(|first| first <= from.next())).unwrap_or(0)
+    let next = from.next();
+    let last = segments.iter().rposition(|s| s.first.is_some_and(|first| first <= next)).unwrap_or(0);
+    let is_led_to =
+        segments.get(last).is_some_and(|s| s.header.origin == Origin::Continuation && s.first == Some(next));
+    last.saturating_sub(usize::from(is_led_to))
 }
 
 /// Finds the end of the log, and hands the frames above `from` to `visit` on the way.

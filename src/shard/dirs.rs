@@ -181,8 +181,8 @@ impl Shard {
         let disk = self.disk.as_ref();
         if !matches!(Seal::load(disk, &self.dir), Ok(Some(_))) {
             log::warn!("shard {}: its seal is lost or damaged, and is written anew", self.id);
-            self.begin_apply()?;
-            self.seal(self.applied())?;
+            let session = self.begin_apply()?;
+            self.seal(self.applied()).inspect_err(|_| session.leave())?;
         }
         if matches!(Identity::load(disk, &self.dir), Ok(Some(_))) {
             return Ok(());

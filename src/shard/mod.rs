@@ -25,6 +25,7 @@ pub use health::Health;
 pub use layout::Layout;
 pub use opening::Opened;
 pub use run::{Run, apply_to_all};
+pub use sealing::Session;
 pub use turns::Turns;
 pub use worker::{Ticket, Worker};
 
@@ -127,6 +128,8 @@ pub struct Shard {
     untidy: AtomicBool,
     // How often it failed as if it were damaged, and was not, since it was last flushed to.
     strikes: AtomicU32,
+    // The seal on the disk says less than is known: that the engine is being changed, or no figures.
+    vague: AtomicBool,
 }
 
 impl Shard {
@@ -351,6 +354,11 @@ impl Shard {
         self.engines.read().failures
     }
 
+    /// Whether something is to be [cleared up](Self::clear_up).
+    pub fn is_untidy(&self) -> bool {
+        self.untidy.load(Ordering::Acquire) || self.has_leaving()
+    }
+
     /// Whether engines of it that have been taken out of use are yet to be closed.
     pub fn has_leaving(&self) -> bool {
         !self.engines.read().leaving.is_empty()
@@ -371,6 +379,7 @@ impl Shard {
 
     /// Releases the engine's files and locks.
     pub fn close(&self) -> Result<()> {
+        self.settle();
         let engine = {
             let mut engines = self.engines.write();
             let aside = engines.aside.take().map(|aside| aside.engine);

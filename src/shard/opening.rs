@@ -22,6 +22,7 @@ pub struct Opened {
     pub applied: Seq,
     generation: u32,
     filled: Option<Vec<u8>>,
+    vague: bool,
 }
 
 impl Opened {
@@ -69,6 +70,7 @@ impl Shard {
             suspect: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
             untidy: AtomicBool::new(false),
+            vague: AtomicBool::new(false),
         }
     }
 
@@ -117,12 +119,14 @@ impl Shard {
             applied: seal.applied,
             generation: seal.generation,
             filled: seal.filled.map(|f| f.0),
+            vague: resume.is_none(),
         })
     }
 
     /// Takes an engine into use, to be brought up to date first.
     pub fn take(&self, opened: Opened) {
         self.applied.store(opened.applied.0, Ordering::Release);
+        self.vague.store(opened.vague, Ordering::Release);
         let mut engines = self.engines.write();
         engines.sessions = Arc::default();
         // Two engines over the same files there cannot be: the one before has been closed.
@@ -204,10 +208,17 @@ impl Shard {
 
     /// Begins an engine beside the one that serves, which will take its place.
     pub fn begin_aside(&self, factory: &dyn EngineFactory, spec: &ShardSpec) -> Result<()> {
+        let failures = self.failures();
         let generation = self.next_generation();
         let engine = Guarded::open(self.id, || factory.open(&engine_spec(spec, generation, true, None)))?;
         engine.sync(self.applied())?;
-        self.engines.write().aside = Some(Aside { engine, generation });
+        let mut engines = self.engines.write();
+        if engines.failures != failures {
+            engines.leaving.push(engine);
+            drop(engines);
+            return Err(self.unavailable());
+        }
+        engines.aside = Some(Aside { engine, generation });
         Ok(())
     }
 
@@ -244,7 +255,10 @@ impl Shard {
     /// The engine that was being filled is whole, and serves from here on. The caller has the turn to flush, and nothing is
     /// being applied.
     pub fn end_filling(&self) -> Result<()> {
-        let aside = self.engines.read().aside.clone();
+        let (aside, failures) = {
+            let engines = self.engines.read();
+            (engines.aside.clone(), engines.failures)
+        };
         match aside {
             None => {
                 let before = {
@@ -255,6 +269,11 @@ impl Shard {
                     self.engines.write().role = before;
                     return Err(error);
                 }
+                let engines = self.engines.read();
+                if engines.failures != failures {
+                    drop(engines);
+                    return Err(self.unavailable());
+                }
                 *self.health.lock() = Health::Online;
             }
             Some(aside) => {
@@ -262,6 +281,12 @@ impl Shard {
                 let figures = aside.engine.figures();
                 self.replace_seal(self.applied(), false, figures, aside.generation, None)?;
                 let mut engines = self.engines.write();
+                // The others have gone on without it; it may have missed a flush meanwhile.
+                let current = engines.aside.as_ref().map(|now| now.generation);
+                if engines.failures != failures || current != Some(aside.generation) {
+                    drop(engines);
+                    return Err(self.unavailable());
+                }
                 let before = engines.engine.replace(aside.engine);
                 engines.leaving.extend(before);
                 (engines.aside, engines.generation) = (None, aside.generation);

@@ -75,7 +75,7 @@ impl Shard {
         {
             self.drop_aside(&error);
         }
-        self.seal(self.applied())
+        self.seal(self.applied()).inspect_err(|_| session.leave())
     }
 
     /// Makes everything applied durable and says so in the seal: the shard is complete up to `applied` at least.
@@ -121,8 +121,27 @@ impl Shard {
     ) -> Result<()> {
         self.check_ours()?;
         let (figures, filled) = (figures.map(Into::into), filled.map(Filled));
+        let vague = applying || figures.is_none();
         let seal = Seal { store: self.store, shard: self.id, applied, applying, figures, generation, filled };
-        seal.store(self.disk.as_ref(), &self.dir)
+        // Until it is known to have been replaced it may be either.
+        self.vague.store(true, Ordering::Release);
+        seal.store(self.disk.as_ref(), &self.dir)?;
+        self.vague.store(vague, Ordering::Release);
+        Ok(())
+    }
+
+    /// Says in the seal what a shard that serves holds, where the one on the disk says less: after a crash it says that the
+    /// engine is being changed, up to the next flush. The next opening would count anew what is there, and take for right
+    /// what has been lost since. Nobody changes the engine any more: what was begun and not ended ends here.
+    pub(super) fn settle(&self) {
+        let counted = || self.written().is_ok_and(|engine| engine.figures().is_some());
+        if !self.vague.load(Ordering::Acquire) || !self.is_complete() || !counted() {
+            return;
+        }
+        *self.sessions().lock() = 0;
+        if let Err(error) = self.seal(self.applied()) {
+            log::warn!("shard {} is counted again at its next opening: {error}", self.id);
+        }
     }
 
     /// Writes the identity file anew, with the manifest as it is now.

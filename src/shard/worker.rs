@@ -1,11 +1,13 @@
-//! A flush worker: one thread a shard, so that a slow disk holds up no other.
+//! A shard's worker: a thread for its flushes, so that a slow disk holds up no other; and a second one for all that is done to
+//! the shard beside them, so that neither waits for the other, and who does it can leave it behind.
 //!
-//! Invariants: jobs run one at a time, in order; a job that panics answers with an error and the thread goes on; without
-//! a thread (when every step is driven by hand) a job runs in the caller. A job that does not get any further is left
+//! Invariants: jobs of a thread run one at a time, in order; a job that panics answers with an error and the thread goes on;
+//! without threads (when every step is driven by hand) a job runs in the caller. A job that does not get any further is left
 //! behind: nobody waits for it again, not even at the end.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
+use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -19,6 +21,8 @@ const RUNNING: u8 = 0;
 const ENDED: u8 = 1;
 const GIVEN_UP: u8 = 2;
 
+type Thread = (Sender<Job>, JoinHandle<()>);
+
 /// A job that has been started.
 #[derive(Debug)]
 pub struct Ticket<T> {
@@ -30,7 +34,9 @@ pub struct Ticket<T> {
 #[derive(Debug)]
 pub struct Worker {
     shard: ShardId,
-    thread: Option<(Sender<Job>, JoinHandle<()>)>,
+    thread: Option<Thread>,
+    // Started when it is first needed.
+    beside: Mutex<Option<Thread>>,
     // Jobs that were given up, and have not ended yet.
     stuck: Arc<AtomicU64>,
 }
@@ -38,19 +44,13 @@ pub struct Worker {
 impl Worker {
     /// A worker that runs jobs in the caller.
     fn by_hand(shard: ShardId) -> Worker {
-        Worker { shard, thread: None, stuck: Arc::default() }
+        Worker { shard, thread: None, beside: Mutex::default(), stuck: Arc::default() }
     }
 
     /// A worker with a thread of its own.
     fn spawn(shard: ShardId) -> Result<Worker> {
-        let (sender, jobs) = channel::<Job>();
-        let thread = std::thread::Builder::new()
-            .name(format!("annulus-shard-{shard}"))
-            .spawn(move || jobs.into_iter().for_each(|job| job()))
-            .map_err(|e| {
-                Error::new(ErrorKind::Io, "cannot start a flush worker's thread").on(shard).caused_by(e)
-            })?;
-        Ok(Worker { shard, thread: Some((sender, thread)), stuck: Arc::default() })
+        let thread = Some(thread(format!("annulus-shard-{shard}"), shard)?);
+        Ok(Worker { shard, thread, beside: Mutex::default(), stuck: Arc::default() })
     }
 
     /// A worker with a thread of its own, or one that is driven by hand.
@@ -60,6 +60,44 @@ impl Worker {
 
     /// Starts a job.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Ticket<T> {
+        let (job, ticket) = self.ticket(job);
+        match &self.thread {
+            // A send fails only if the thread is gone; the receiver then reports a closed channel.
+            Some((sender, _)) => drop(sender.send(job)),
+            None => job(),
+        }
+        ticket
+    }
+
+    /// Starts something beside the flushes.
+    pub fn start_beside<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<Ticket<T>> {
+        let (job, ticket) = self.ticket(job);
+        if self.thread.is_none() {
+            job();
+            return Ok(ticket);
+        }
+        let mut beside = self.beside.lock();
+        if beside.is_none() {
+            *beside = Some(thread(format!("annulus-beside-{}", self.shard), self.shard)?);
+        }
+        if let Some((sender, _)) = &*beside {
+            drop(sender.send(job));
+        }
+        Ok(ticket)
+    }
+
+    /// Waits for it for `limit`; the outer error says that it has not answered, and was left behind.
+    pub fn wait_beside<T>(&self, ticket: &Ticket<T>, limit: Duration) -> Result<Result<T>> {
+        self.answer(ticket, limit, &AtomicU64::new(0)).ok_or_else(|| self.silence(limit))
+    }
+
+    fn ticket<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> (Job, Ticket<T>) {
         let (outcome, receiver) = channel();
         let state = Arc::new(AtomicU8::new(RUNNING));
         let (shard, stuck, ended) = (self.shard, self.stuck.clone(), state.clone());
@@ -72,22 +110,22 @@ impl Worker {
                 stuck.fetch_sub(1, Ordering::AcqRel);
             }
         };
-        match &self.thread {
-            // A send fails only if the thread is gone; the receiver then reports a closed channel.
-            Some((sender, _)) => drop(sender.send(Box::new(job))),
-            None => job(),
-        }
-        Ticket { receiver, state }
+        (Box::new(job), Ticket { receiver, state })
     }
 
     /// Waits for the outcome of a job, as long as `beats` counts up at least once in `limit`.
     pub fn wait<T>(&self, ticket: &Ticket<T>, limit: Duration, beats: &AtomicU64) -> Result<T> {
+        self.answer(ticket, limit, beats).unwrap_or_else(|| Err(self.silence(limit)))
+    }
+
+    /// The same; none if it was left behind.
+    fn answer<T>(&self, ticket: &Ticket<T>, limit: Duration, beats: &AtomicU64) -> Option<Result<T>> {
         let gone = || Error::new(ErrorKind::Unavailable, "the shard's worker is gone").on(self.shard);
         let mut seen = beats.load(Ordering::Relaxed);
         loop {
             match ticket.receiver.recv_timeout(limit) {
-                Ok(result) => return result,
-                Err(RecvTimeoutError::Disconnected) => return Err(gone()),
+                Ok(result) => return Some(result),
+                Err(RecvTimeoutError::Disconnected) => return Some(Err(gone())),
                 Err(RecvTimeoutError::Timeout) => {
                     let now = beats.load(Ordering::Relaxed);
                     if now == std::mem::replace(&mut seen, now) {
@@ -101,18 +139,31 @@ impl Worker {
         if given_up.is_err() {
             // It has ended just now.
             self.stuck.fetch_sub(1, Ordering::AcqRel);
-            return ticket.receiver.recv().unwrap_or_else(|_| Err(gone()));
+            return Some(ticket.receiver.recv().unwrap_or_else(|_| Err(gone())));
         }
+        None
+    }
+
+    fn silence(&self, limit: Duration) -> Error {
         let text = format!("the shard has not answered for {limit:?}");
-        Err(Error::new(ErrorKind::Unavailable, text)
+        Error::new(ErrorKind::Unavailable, text)
             .on(self.shard)
-            .remedy("look at its disk and the kernel log; it is taken back when it answers"))
+            .remedy("look at its disk and the kernel log; it is taken back when it answers")
     }
 
     /// Whether a job that was given up is still at it.
     pub fn is_stuck(&self) -> bool {
         self.stuck.load(Ordering::Acquire) > 0
     }
+}
+
+fn thread(name: String, shard: ShardId) -> Result<Thread> {
+    let (sender, jobs) = channel::<Job>();
+    let thread = std::thread::Builder::new()
+        .name(name)
+        .spawn(move || jobs.into_iter().for_each(|job| job()))
+        .map_err(|e| Error::new(ErrorKind::Io, "cannot start a shard's thread").on(shard).caused_by(e))?;
+    Ok((sender, thread))
 }
 
 fn panicked(shard: ShardId, panic: &(dyn std::any::Any + Send)) -> Error {
@@ -126,14 +177,11 @@ fn panicked(shard: ShardId, panic: &(dyn std::any::Any + Send)) -> Error {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if let Some((sender, thread)) = self.thread.take() {
+        for (sender, thread) in self.thread.take().into_iter().chain(self.beside.get_mut().take()) {
             drop(sender);
-            if self.is_stuck() {
-                return;
-            }
             // The last to hold a layout may be the worker itself, which must not wait for its own end.
-            if thread.thread().id() == std::thread::current().id() {
-                return;
+            if self.is_stuck() || thread.thread().id() == std::thread::current().id() {
+                continue;
             }
             // Jobs catch their panics, so the thread ends in order.
             let _ = thread.join();

@@ -18,6 +18,7 @@
 //! 7. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, the gate of
 //!    `records`, and each shard's own.
 
+mod beside;
 pub mod change;
 pub mod changed;
 mod copied;
@@ -34,6 +35,7 @@ mod share;
 mod signals;
 pub mod transfer;
 
+pub use beside::Asked;
 pub use copied::{Copied, Said, Seen};
 pub use memory::{Memory, Recent, Tables};
 pub use pace::Pace;
@@ -308,9 +310,11 @@ impl State {
     /// Makes `next` the manifest: durable in the store's directory first, then copied to the shards, then in memory.
     pub fn replace_manifest(&self, manifest: &mut Manifest, next: Manifest) -> Result<()> {
         self.save_progress(manifest, next)?;
-        for shard in self.layout().shards.iter().filter(|s| s.is_flushed()) {
+        let layout = self.layout();
+        for (index, shard) in layout.shards.iter().enumerate().filter(|(_, shard)| shard.is_flushed()) {
+            let copy = manifest.clone();
             // The copies are for the day the store's own directory is lost; one that is behind is still a good one.
-            if let Err(error) = shard.write_identity(manifest) {
+            if let Err(error) = self.beside(&layout, index, move |shard| shard.write_identity(&copy)) {
                 log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
             }
         }

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,7 +18,7 @@ pub const FILE: &str = "SCRUB";
 
 const KIND: Kind = Kind {
     magic: b"ANNULUSX",
-    version: 1,
+    version: 2,
     oldest: 1,
     name: "scrub's progress",
     remedy: "it can be deleted: the scrub begins again",
@@ -88,6 +89,9 @@ struct Saved {
     number: u64,
     stage: Option<Stage>,
     report: ScrubReport,
+    /// See [`Inner::disbelieved`]. Since version 2.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    disbelieved: BTreeSet<ShardId>,
 }
 
 /// The scrub that is under way, or was last.
@@ -103,6 +107,9 @@ struct Inner {
     number: u64,
     stage: Option<Stage>,
     report: ScrubReport,
+    /// Shards that were found to hold other pages than they should, and what they lack has not been given to all of them: since
+    /// they were counted, their own figures no longer tell.
+    disbelieved: BTreeSet<ShardId>,
     paused: bool,
     rate: Option<u64>,
     error: Option<Error>,
@@ -120,12 +127,20 @@ impl Scrubbing {
             decoded.inspect_err(|error| log::warn!("{error}")).ok()
         });
         let saved = saved.filter(|saved| saved.store == store);
-        let saved = saved.unwrap_or(Saved { store, number: 0, stage: None, report: ScrubReport::default() });
+        let none = || Saved {
+            store,
+            number: 0,
+            stage: None,
+            report: ScrubReport::default(),
+            disbelieved: BTreeSet::new(),
+        };
+        let saved = saved.unwrap_or_else(none);
         let inner = Inner {
             store,
             number: saved.number,
             stage: saved.stage,
             report: saved.report,
+            disbelieved: saved.disbelieved,
             paused: false,
             rate: None,
             error: None,
@@ -173,6 +188,7 @@ impl Scrubbing {
         let ended = stage.is_none();
         if ended {
             inner.report.finished = Some(now());
+            inner.disbelieved.clear();
         }
         inner.stage = stage;
         let due = ended || inner.saved.elapsed() >= SAVE_EVERY;
@@ -202,6 +218,17 @@ impl Scrubbing {
         if let Err(error) = stored {
             log::warn!("{error}");
         }
+    }
+
+    /// A shard holds other pages than it should. That is saved at once: nothing else tells after the next opening.
+    pub fn disbelieve(&self, disk: &dyn Disk, dir: &Path, shard: ShardId) {
+        self.inner.lock().disbelieved.insert(shard);
+        self.save(disk, dir);
+    }
+
+    /// The shards that were found to hold other pages than they should, and are yet to be compared with the others.
+    pub fn disbelieved(&self) -> BTreeSet<ShardId> {
+        self.inner.lock().disbelieved.clone()
     }
 
     pub fn failed(&self, error: &Error) {
@@ -290,6 +317,7 @@ impl Inner {
             number: self.number,
             stage: self.stage.clone(),
             report: self.report.clone(),
+            disbelieved: self.disbelieved.clone(),
         }
     }
 }

@@ -21,12 +21,13 @@ pub fn purge(state: &State) -> Result<bool> {
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
         // Tables that were frozen before the drop may still hold records of it; flushes leave those out.
-        for shard in &state.layout().shards {
+        let layout = state.layout();
+        for (index, shard) in layout.shards.iter().enumerate() {
             for id in &dropped {
-                if let Err(error) = shard.remove_range(&range_of(*id)) {
-                    state.shard_failed(shard, &error);
-                    return Err(error);
-                }
+                let range = range_of(*id);
+                state
+                    .beside(&layout, index, move |shard| shard.remove_range(&range))
+                    .inspect_err(|error| state.shard_failed(shard, error))?;
             }
         }
     }

@@ -6,12 +6,13 @@ use crate::state::State;
 /// One slice for each shard that needs it. Returns whether any is left to do.
 pub fn recount(state: &State, pages: usize) -> Result<bool> {
     let mut left = false;
-    for shard in &state.layout().shards {
+    let layout = state.layout();
+    for (index, shard) in layout.shards.iter().enumerate() {
         let Ok(engine) = shard.engine() else { continue };
         if engine.figures().is_some() {
             continue;
         }
-        match engine.recount(pages) {
+        match state.beside(&layout, index, move |_| engine.recount(pages)) {
             Ok(done) => left |= !done,
             Err(error) => state.read_failed(shard, &error),
         }

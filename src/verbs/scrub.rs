@@ -11,6 +11,7 @@ use crate::state::State;
 use crate::state::events::EventKind;
 use crate::state::scrub::{ScrubReport, Stage};
 use crate::state::transfer::{Counted, level, reconcile_chunk, verify_and_mend};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Pages that are counted at once.
@@ -68,12 +69,17 @@ pub fn step(state: &State) -> Result<Step> {
     let layout = state.layout();
     let stepped = match stage {
         Stage::Verify { shard, position } => {
-            // What an earlier scrub knew of them is of then. But a shard that it found to hold too little counts as what it
-            // holds since, and what it lacks has not been given to it where that scrub was cancelled.
-            mover.counted.all = mover.counted.wrong.clone();
+            // What an earlier scrub counted is of then.
+            mover.counted = Counted::default();
             verify(state, &layout, shard, &position)
         }
-        Stage::Compare { position } => compare(state, &layout, &position, &mut mover.counted),
+        Stage::Compare { position } => {
+            // A shard that was found to hold too little counts as what it holds since, and what it lacks has not been given to
+            // it where the scrub that found it was cancelled, or has come up to here before an opening.
+            mover.counted.wrong = state.scrub.disbelieved();
+            mover.counted.all.extend(state.scrub.disbelieved());
+            compare(state, &layout, &position, &mut mover.counted)
+        }
     };
     if let Err(error) = &stepped {
         state.scrub.failed(error);
@@ -81,7 +87,7 @@ pub fn step(state: &State) -> Result<Step> {
     stepped
 }
 
-fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Result<Step> {
+fn verify(state: &State, layout: &Arc<Layout>, id: ShardId, position: &[u8]) -> Result<Step> {
     let next = |after: ShardId| {
         let later = layout.shards.iter().map(|shard| shard.id).filter(|id| *id > after).min();
         later.map_or(Stage::Compare { position: Vec::new() }, |shard| Stage::Verify {
@@ -97,7 +103,10 @@ fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Resul
     let shard = &layout.shards[index];
     if position.is_empty() {
         // The small files as well: of a directory that has lost both nobody can say any more whose it is.
-        shard.renew(&state.manifest_copy()).inspect_err(|error| state.flush_failed(shard, error))?;
+        let manifest = state.manifest_copy();
+        state
+            .beside(layout, index, move |shard| shard.renew(&manifest))
+            .inspect_err(|error| state.flush_failed(shard, error))?;
     }
     let mended = match verify_and_mend(state, layout, index, position) {
         Ok(mended) => mended,
@@ -134,7 +143,7 @@ fn verify(state: &State, layout: &Layout, id: ShardId, position: &[u8]) -> Resul
     Ok(Step::Worked(mended.bytes))
 }
 
-fn compare(state: &State, layout: &Layout, position: &[u8], counted: &mut Counted) -> Result<Step> {
+fn compare(state: &State, layout: &Arc<Layout>, position: &[u8], counted: &mut Counted) -> Result<Step> {
     let compared = {
         // Nothing is half flushed, and nothing begins to be.
         let _turn = state.flushing.lock();
@@ -143,7 +152,7 @@ fn compare(state: &State, layout: &Layout, position: &[u8], counted: &mut Counte
     };
     for id in &compared.count {
         if !counted.all.contains(id) {
-            count(layout, *id, counted)?;
+            count(state, layout, *id, counted)?;
         }
     }
     if !compared.count.is_empty() {
@@ -177,12 +186,13 @@ fn advance(state: &State, stage: Option<Stage>, found: impl FnOnce(&mut ScrubRep
 }
 
 /// Counts what a shard holds, and compares that with what it should hold.
-fn count(layout: &Layout, id: ShardId, counted: &mut Counted) -> Result<()> {
+fn count(state: &State, layout: &Arc<Layout>, id: ShardId, counted: &mut Counted) -> Result<()> {
     let gone = || Error::new(ErrorKind::NotFound, "a shard has left while it was compared").on(id);
-    let shard = &layout.shards[layout.index_of(id).ok_or_else(gone)?];
-    let engine = shard.engine()?;
+    let index = layout.index_of(id).ok_or_else(gone)?;
+    let engine = layout.shards[index].engine()?;
     loop {
-        match engine.recount(COUNTED) {
+        let engine = engine.clone();
+        match state.beside(layout, index, move |_| engine.recount(COUNTED)) {
             Ok(false) => {}
             Ok(true) => {
                 counted.all.insert(id);
@@ -190,6 +200,7 @@ fn count(layout: &Layout, id: ShardId, counted: &mut Counted) -> Result<()> {
             }
             Err(error) if error.kind() == ErrorKind::Corruption => {
                 log::error!("shard {id} is not believed where its replicas differ: {error}");
+                state.scrub.disbelieve(state.seams.disk.as_ref(), &state.dir, id);
                 counted.wrong.insert(id);
                 counted.all.insert(id);
                 return Ok(());

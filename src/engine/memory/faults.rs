@@ -134,9 +134,16 @@ impl MemoryFactory {
     }
 
     /// From now on, whatever meets `range` on `shard` reports corruption, as if it were one page that cannot be read. What
-    /// replaces the whole of it puts it right.
-    pub fn corrupt_range(&self, shard: ShardId, range: KeyRange) {
-        self.0.lock().damage.push((shard, range));
+    /// replaces the whole of it puts it right. Damage that it meets is of the same page from then on.
+    pub fn corrupt_range(&self, shard: ShardId, mut range: KeyRange) {
+        let damage = &mut self.0.lock().damage;
+        let asked = range.clone();
+        // Pages have no key in common: what meets is one page, or nothing could replace the whole of either.
+        for (_, met) in damage.extract_if(.., |(on, met)| *on == shard && shard::meet(met, &asked)) {
+            range.lo = range.lo.min(met.lo);
+            range.hi = range.hi.zip(met.hi).map(|(a, b)| a.max(b));
+        }
+        damage.push((shard, range));
     }
 
     /// The same for the range from `around` keys before `key` up to, and without, the one that comes `around` keys and one

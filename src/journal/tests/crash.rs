@@ -237,3 +237,29 @@ fn what_was_copied_from_another_machine_and_opened_at_once_is_durable() {
         assert_eq!(reopen(&disk.crash(PowerCut { seed })).unwrap().1.last, Seq(9));
     }
 }
+
+/// A replay that begins where a segment does has not read the end marker before it, which the power cut may have taken.
+#[test]
+fn what_one_opening_takes_for_the_log_every_later_one_does_wherever_it_begins() {
+    let mut ends = std::collections::BTreeSet::new();
+    for seed in 0..300 {
+        let disk = base();
+        let (journal, _) = reopen(&disk).unwrap();
+        for _ in 0..22 {
+            append(&journal, Handoff::Os).unwrap();
+        }
+        journal.sync_to(Seq(22)).unwrap();
+        assert!(is_large(23), "it gets a segment of its own");
+        append(&journal, Handoff::Os).unwrap();
+        drop(journal);
+        let disk = disk.crash(PowerCut { seed });
+        let (journal, report) = reopen_from(&disk, Seq(22), Seq(22)).unwrap();
+        ends.insert(report.last);
+        append(&journal, Handoff::Os).unwrap();
+        journal.sync_to(Seq::MAX).unwrap();
+        drop(journal);
+        let (_, again) = reopen(&disk.kill()).unwrap();
+        assert_eq!(again.last, report.last.next(), "seed {seed}");
+    }
+    assert_eq!(ends.len(), 2, "{ends:?}");
+}

@@ -267,9 +267,9 @@ fn damage_in_one_copy_is_mended_from_the_other() {
         }
         let (mirrors, _, report) = model.open(&disk, None).unwrap();
         assert_eq!((report.last, good(&mirrors)), (Seq(60), [true; 2]), "seed {seed}");
-        // Both are whole now.
+        // Both are whole now, durably.
         for lost in [0, 1] {
-            let disk = disk.fork().kill();
+            let disk = disk.fork().crash(PowerCut { seed });
             absent(&disk, lost);
             assert_eq!(
                 model.clone().open(&disk, None).unwrap().2.last,

@@ -3,6 +3,7 @@
 //! Invariant: a chunk is complete up to its end: of every shard read, all wanted records from its beginning up to, and
 //! without, its end are in it.
 
+use super::{Purpose, Sources};
 use crate::batch;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -11,7 +12,7 @@ use crate::memtable::Table;
 use crate::record::{RunBuffer, RunRecord};
 use crate::ring::Position;
 use crate::shard::Layout;
-use crate::state::State;
+use crate::state::{Asked, State};
 use std::sync::Arc;
 
 /// What is read of a shard at once, in bytes of pages, at the least and at the most. Of what was read of the others beyond the
@@ -44,6 +45,14 @@ pub struct Part {
     positions: Vec<Position>,
 }
 
+/// What a part has come to, and where it goes on.
+#[derive(Debug)]
+struct Read {
+    copied: RunBuffer,
+    positions: Vec<Position>,
+    next: Option<Vec<u8>>,
+}
+
 /// All versions that a shard has of one key.
 #[derive(Debug)]
 pub struct Versions<'a> {
@@ -61,15 +70,37 @@ impl<'a> Versions<'a> {
     }
 }
 
+/// Which records are kept of what is read from a shard.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// Those that are copied from it.
+    From(Arc<Sources>),
+    /// Those that it gets.
+    For(Purpose),
+    /// Those that it owns.
+    Own,
+}
+
+impl Wanted {
+    fn is(&self, layout: &Layout, shard: usize, position: Position) -> bool {
+        match self {
+            Wanted::From(sources) => sources.is(layout, shard, position),
+            Wanted::For(purpose) => purpose.wants(layout, shard, position),
+            Wanted::Own => layout.owns(shard, position),
+        }
+    }
+}
+
 /// Reads `shards` from the key `from` on, as far as `extent` says, and keeps what is `wanted` of each. An error names the
 /// shard that it came from.
 pub fn gather(
-    layout: &Layout,
+    state: &State,
+    layout: &Arc<Layout>,
     from: &[u8],
     extent: Extent<'_>,
     shards: &[usize],
     engine: &dyn Fn(usize) -> Result<Arc<dyn Engine>>,
-    wanted: &dyn Fn(usize, Position) -> bool,
+    wanted: &Wanted,
 ) -> Result<Chunk, (usize, Error)> {
     let new = |shard: &usize| Part { shard: *shard, copied: RunBuffer::default(), positions: Vec::new() };
     let mut parts: Vec<Part> = shards.iter().map(new).collect();
@@ -78,29 +109,41 @@ pub fn gather(
         Extent::Bytes(most) => (most / 4 / parts.len().max(1)).clamp(STEP.0, STEP.1),
         Extent::Key(_) => STEP.1,
     };
-    let mut read = 0;
+    let mut read_bytes = 0;
+    let abreast = state.abreast();
     loop {
-        // The one that has got least far: the chunk ends where it does.
-        let behind =
-            (0..parts.len()).filter(|i| fronts[*i].is_some()).min_by(|a, b| fronts[*a].cmp(&fronts[*b]));
-        let Some(behind) = behind else { break };
+        // The one that has got least far comes first: the chunk ends where it does.
+        let mut behind: Vec<usize> = (0..parts.len()).filter(|i| fronts[*i].is_some()).collect();
+        behind.sort_by(|a, b| fronts[*a].cmp(&fronts[*b]));
+        let Some(least) = behind.first().copied() else { break };
         let enough = match extent {
             Extent::Bytes(most) => {
                 let kept: usize = parts.iter().map(|part| part.copied.bytes()).sum();
                 // Up to where it began nothing has been read of all of them: one value may be larger than a chunk.
-                let begun = fronts[behind].as_deref().is_some_and(|front| front > from);
-                begun && (kept >= most || read >= 4 * most)
+                let begun = fronts[least].as_deref().is_some_and(|front| front > from);
+                begun && (kept >= most || read_bytes >= 4 * most)
             }
-            Extent::Key(end) => end.is_some_and(|end| fronts[behind].as_deref().is_some_and(|f| f >= end)),
+            Extent::Key(end) => end.is_some_and(|end| fronts[least].as_deref().is_some_and(|f| f >= end)),
         };
         if enough {
             break;
         }
-        let Some(front) = fronts[behind].take() else { break };
-        let from = parts[behind].shard;
-        let next = engine(from).and_then(|e| parts[behind].read(layout, e.as_ref(), &front, step, wanted));
-        fronts[behind] = next.map_err(|e| (from, e))?;
-        read += step;
+        let mut asked = Vec::with_capacity(abreast);
+        let is_short = |index: &usize| match extent {
+            Extent::Key(Some(end)) => fronts[*index].as_deref().is_some_and(|front| front < end),
+            _ => true,
+        };
+        behind.retain(is_short);
+        for index in behind.into_iter().take(abreast) {
+            let Some(front) = fronts[index].take() else { continue };
+            let part = &mut parts[index];
+            let engine = engine(part.shard).map_err(|e| (part.shard, e))?;
+            asked.push((index, part.ask(state, layout, engine, front, step, wanted)));
+        }
+        for (index, read) in asked {
+            fronts[index] = parts[index].take(state, read).map_err(|e| (parts[index].shard, e))?;
+            read_bytes += step;
+        }
     }
     let end = match extent {
         Extent::Bytes(_) => fronts.into_iter().flatten().min(),
@@ -113,24 +156,38 @@ pub fn gather(
 }
 
 impl Part {
-    fn read(
+    /// Begins to read on from `from`.
+    fn ask(
         &mut self,
-        layout: &Layout,
-        engine: &dyn Engine,
-        from: &[u8],
+        state: &State,
+        layout: &Arc<Layout>,
+        engine: Arc<dyn Engine>,
+        from: Vec<u8>,
         step: usize,
-        wanted: &dyn Fn(usize, Position) -> bool,
-    ) -> Result<Option<Vec<u8>>> {
-        let (shard, positions) = (self.shard, &mut self.positions);
-        let mut wants = |key: &[u8]| {
-            let position = layout.ring.position(batch::user_key(key));
-            let wants = wanted(shard, position);
-            if wants {
-                positions.push(position);
-            }
-            wants
-        };
-        engine.versions(from, step, &mut wants, &mut self.copied)
+        wanted: &Wanted,
+    ) -> Asked<Read> {
+        let (mut copied, mut positions) =
+            (std::mem::take(&mut self.copied), std::mem::take(&mut self.positions));
+        let (shard, of, wanted) = (self.shard, layout.clone(), wanted.clone());
+        state.ask(layout, shard, move |_| {
+            let mut wants = |key: &[u8]| {
+                let position = of.ring.position(batch::user_key(key));
+                let wants = wanted.is(&of, shard, position);
+                if wants {
+                    positions.push(position);
+                }
+                wants
+            };
+            let next = engine.versions(&from, step, &mut wants, &mut copied)?;
+            Ok(Read { copied, positions, next })
+        })
+    }
+
+    /// Takes in what was read; returns where to go on.
+    fn take(&mut self, state: &State, asked: Asked<Read>) -> Result<Option<Vec<u8>>> {
+        let read = state.answer(asked)?;
+        (self.copied, self.positions) = (read.copied, read.positions);
+        Ok(read.next)
     }
 
     /// The keys in order, each with all its versions.

@@ -4,7 +4,7 @@
 //! Invariant: a range that has been found equal stays equal, since both sides get every flush from there on.
 
 use super::Purpose;
-use super::chunk::{Chunk, Extent, Versions, flushing, gather, newest_in};
+use super::chunk::{Chunk, Extent, Versions, Wanted, flushing, gather, newest_in};
 use super::copy::{CHUNK, apply, with_sources, write};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
@@ -27,7 +27,7 @@ pub struct Compared {
 /// about to be changed. Under the lock that keeps flushes from beginning.
 pub fn compare_chunk(
     state: &State,
-    layout: &Layout,
+    layout: &Arc<Layout>,
     purpose: Purpose,
     from: &[u8],
     begin: &mut dyn FnMut() -> Result<()>,
@@ -52,25 +52,26 @@ pub fn compare_chunk(
 }
 
 /// A range of keys as its sources have it, and as those that gain it do.
-fn read(state: &State, layout: &Layout, purpose: Purpose, from: &[u8]) -> Result<(Chunk, Chunk)> {
+fn read(state: &State, layout: &Arc<Layout>, purpose: Purpose, from: &[u8]) -> Result<(Chunk, Chunk)> {
     let source = with_sources(state, layout, purpose, |sources| {
-        let wanted = |shard, position| sources.is(layout, shard, position);
         let engine = |shard: usize| layout.shards[shard].engine();
-        gather(layout, from, Extent::Bytes(CHUNK), &sources.shards, &engine, &wanted)
+        let wanted = Wanted::From(sources.clone());
+        gather(state, layout, from, Extent::Bytes(CHUNK), &sources.shards, &engine, &wanted)
     })?;
-    let wanted = |shard, position| purpose.wants(layout, shard, position);
+    let wanted = Wanted::For(purpose);
     let engine = |shard: usize| purpose.engine(&layout.shards[shard]);
     let extent = Extent::Key(source.end.as_deref());
     let targets = purpose.targets(layout);
-    let target = gather(layout, from, extent, &targets, &engine, &wanted).map_err(|(shard, error)| {
-        // What was just written cannot be read: of a shard that serves it is one page, of one that is being filled all is begun
-        // anew.
-        match purpose {
-            Purpose::Change | Purpose::Mending(_) => state.read_failed(&layout.shards[shard], &error),
-            Purpose::Filling(_) => purpose.failed(state, &layout.shards[shard], &error),
-        }
-        error
-    })?;
+    let target =
+        gather(state, layout, from, extent, &targets, &engine, &wanted).map_err(|(shard, error)| {
+            // What was just written cannot be read: of a shard that serves it is one page, of one that is being filled all is begun
+            // anew.
+            match purpose {
+                Purpose::Change | Purpose::Mending(_) => state.read_failed(&layout.shards[shard], &error),
+                Purpose::Filling(_) => purpose.failed(state, &layout.shards[shard], &error),
+            }
+            error
+        })?;
     Ok((source, target))
 }
 
@@ -100,7 +101,7 @@ fn counts<'a>(versions: &Versions<'a>, tables: &[Arc<Table>]) -> Option<RunRecor
 /// Copies a range again, and removes what the sources do not have.
 fn correct(
     state: &State,
-    layout: &Layout,
+    layout: &Arc<Layout>,
     purpose: Purpose,
     source: &Chunk,
     target: &Chunk,

@@ -1,13 +1,13 @@
 //! Copying: a chunk of records goes from its owners to those that lack it.
 
 use super::Purpose;
-use super::chunk::{Chunk, Extent, flushing, gather, newest_in};
+use super::chunk::{Chunk, Extent, Wanted, flushing, gather, newest_in};
 use super::sources::{Sources, no_source};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::memtable::Table;
-use crate::record::RunRecord;
-use crate::shard::Layout;
+use crate::record::{RunBuffer, RunRecord};
+use crate::shard::{Layout, Shard};
 use crate::state::State;
 use std::sync::Arc;
 
@@ -28,12 +28,12 @@ pub struct Copied {
 }
 
 /// Copies the chunk from `from` on. Under the lock that keeps flushes from beginning.
-pub fn copy_chunk(state: &State, layout: &Layout, purpose: Purpose, from: &[u8]) -> Result<Copied> {
+pub fn copy_chunk(state: &State, layout: &Arc<Layout>, purpose: Purpose, from: &[u8]) -> Result<Copied> {
     let tables = flushing(state);
     let chunk = with_sources(state, layout, purpose, |sources| {
-        let wanted = |shard, position| sources.is(layout, shard, position);
         let engine = |shard: usize| layout.shards[shard].engine();
-        gather(layout, from, Extent::Bytes(CHUNK), &sources.shards, &engine, &wanted)
+        let wanted = Wanted::From(sources.clone());
+        gather(state, layout, from, Extent::Bytes(CHUNK), &sources.shards, &engine, &wanted)
     })?;
     let (bytes, records) = apply(state, layout, purpose, &chunk, &tables)?;
     Ok(Copied { bytes, records, end: chunk.end })
@@ -42,15 +42,15 @@ pub fn copy_chunk(state: &State, layout: &Layout, purpose: Purpose, from: &[u8])
 /// Reads by a choice of sources; a shard that fails is left out and its part read from others.
 pub fn with_sources<T>(
     state: &State,
-    layout: &Layout,
+    layout: &Arc<Layout>,
     purpose: Purpose,
-    read: impl Fn(&Sources) -> Result<T, (usize, Error)>,
+    read: impl Fn(&Arc<Sources>) -> Result<T, (usize, Error)>,
 ) -> Result<T> {
     let mut except = Vec::new();
     let mut cause = None;
     loop {
         let sources = match (Sources::choose(layout, purpose, &except), cause.take()) {
-            (Ok(sources), _) => sources,
+            (Ok(sources), _) => Arc::new(sources),
             (Err(_), Some(error)) => return Err(error),
             (Err(node), None) => return Err(no_source(layout, node)),
         };
@@ -68,7 +68,7 @@ pub fn with_sources<T>(
 /// Writes a chunk to the shards that get its records; returns bytes and versions written.
 pub fn apply(
     state: &State,
-    layout: &Layout,
+    layout: &Arc<Layout>,
     purpose: Purpose,
     chunk: &Chunk,
     tables: &[Arc<Table>],
@@ -108,7 +108,7 @@ pub fn apply(
 /// Applies a run to one shard in parts that keep the versions of a key together.
 pub fn write(
     state: &State,
-    layout: &Layout,
+    layout: &Arc<Layout>,
     purpose: Purpose,
     target: usize,
     mut run: &[RunRecord<'_>],
@@ -120,7 +120,9 @@ pub fn write(
         while end < run.len() && run[end].key == run[end - 1].key {
             end += 1;
         }
-        purpose.apply(shard, &run[..end], live).inspect_err(|error| purpose.failed(state, shard, error))?;
+        let (part, live) = (RunBuffer::of(&run[..end]), live.to_vec());
+        let apply = move |shard: &Shard| purpose.apply(shard, &part.run(), &live);
+        state.beside(layout, target, apply).inspect_err(|error| purpose.failed(state, shard, error))?;
         run = &run[end..];
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
+use crate::shard::Shard;
 use crate::state::State;
 
 /// Returns the sequence that every shard that is read or flushed to is complete up to; none if a flush must come first. Under the turn to
@@ -11,20 +12,21 @@ use crate::state::State;
 /// and a copy taken from it would lack it for good on a shard that is past it.
 pub fn level(state: &State) -> Result<Option<Seq>> {
     let layout = state.layout();
-    let serving = || layout.shards.iter().filter(|shard| shard.is_flushed() || shard.serves());
-    let most = serving().map(|shard| shard.applied()).max().unwrap_or_default();
-    if serving().all(|shard| shard.applied() == most) {
+    let serving = || {
+        let all = layout.shards.iter().enumerate();
+        all.filter(|(_, shard)| shard.is_flushed() || shard.serves())
+    };
+    let most = serving().map(|(_, shard)| shard.applied()).max().unwrap_or_default();
+    if serving().all(|(_, shard)| shard.applied() == most) {
         return Ok(Some(most));
     }
     if !state.memory.is_empty() {
         return Ok(None);
     }
     // Nothing waits in memory: what lies between was nobody's, as the records of a dropped keyspace are.
-    for shard in serving().filter(|shard| shard.applied() < most) {
-        shard
-            .begin_apply()
-            .and_then(|_| shard.seal(most))
-            .inspect_err(|error| state.shard_failed(shard, error))?;
+    for (index, shard) in serving().filter(|(_, shard)| shard.applied() < most) {
+        let seal = move |shard: &Shard| shard.begin_apply().and_then(|_| shard.seal(most));
+        state.beside(&layout, index, seal).inspect_err(|error| state.shard_failed(shard, error))?;
     }
     Ok(Some(most))
 }

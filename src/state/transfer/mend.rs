@@ -1,12 +1,13 @@
 //! Mending: what a shard cannot read is put in from its replicas, page by page, in place.
 
 use super::Purpose;
-use super::chunk::{Extent, gather};
+use super::chunk::{Extent, Wanted, gather};
 use super::copy::with_sources;
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{KeyRange, RunRecord};
-use crate::shard::Layout;
+use crate::record::{KeyRange, RunBuffer, RunRecord};
+use crate::shard::{Layout, Shard};
 use crate::state::State;
+use std::sync::Arc;
 
 /// How much is verified at once, in bytes.
 const VERIFIED: usize = 2 << 20;
@@ -27,10 +28,14 @@ pub struct Mended {
 
 /// Verifies a piece of a shard's pages from `from` on, and replaces those that are damaged. An error is about the shard as a
 /// whole.
-pub fn verify_and_mend(state: &State, layout: &Layout, index: usize, from: &[u8]) -> Result<Mended> {
+pub fn verify_and_mend(state: &State, layout: &Arc<Layout>, index: usize, from: &[u8]) -> Result<Mended> {
     let shard = &layout.shards[index];
-    let mut bad = Vec::new();
-    let end = shard.whatever_for()?.verify(from, VERIFIED, &mut bad)?;
+    let from = from.to_vec();
+    let (bad, end) = state.beside(layout, index, move |shard| {
+        let mut bad = Vec::new();
+        let end = shard.whatever_for()?.verify(&from, VERIFIED, &mut bad)?;
+        Ok((bad, end))
+    })?;
     let mut mended = Mended { end, bytes: VERIFIED as u64, ..Mended::default() };
     for damage in bad {
         match mend(state, layout, index, &damage.range) {
@@ -50,18 +55,19 @@ pub fn verify_and_mend(state: &State, layout: &Layout, index: usize, from: &[u8]
 }
 
 /// Replaces what a shard holds of a damaged range by what its replicas hold; false if it is no longer damaged.
-fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Result<bool> {
+fn mend(state: &State, layout: &Arc<Layout>, index: usize, range: &KeyRange) -> Result<bool> {
     let (purpose, shard) = (Purpose::Mending(index), &layout.shards[index]);
     // No flush is half done meanwhile: what it has brought to one side and not yet to the other would be lost.
     let _turn = state.flushing.lock();
     let _chunk = state.moving.lock();
     let engine = shard.whatever_for()?;
-    let Some(range) = engine.damaged(&range.lo)? else { return Ok(false) };
+    let (asked, lo) = (engine.clone(), range.lo.clone());
+    let Some(range) = state.beside(layout, index, move |_| asked.damaged(&lo))? else { return Ok(false) };
     let extent = Extent::Key(range.hi.as_deref());
     let chunk = with_sources(state, layout, purpose, |sources| {
-        let wanted = |shard, position| sources.is(layout, shard, position);
         let engine = |shard: usize| layout.shards[shard].engine();
-        gather(layout, &range.lo, extent, &sources.shards, &engine, &wanted)
+        let wanted = Wanted::From(sources.clone());
+        gather(state, layout, &range.lo, extent, &sources.shards, &engine, &wanted)
     })
     .map_err(|error| {
         let text = "a damaged page has no replica that can be read";
@@ -73,10 +79,14 @@ fn mend(state: &State, layout: &Layout, index: usize, range: &KeyRange) -> Resul
         .filter(|versions| purpose.wants(layout, index, versions.position))
         .flat_map(|versions| versions.records())
         .collect();
+    let run = RunBuffer::of(&run);
     // Where it is refused the shard stays as it was, and goes on being read.
-    let session = shard.begin_apply()?;
-    engine.replace_range(&range, &run).and_then(|()| shard.seal(shard.applied())).inspect_err(|error| {
-        session.leave();
+    let session = state.beside(layout, index, Shard::begin_apply)?;
+    let replace = move |shard: &Shard| {
+        let replaced = engine.replace_range(&range, &run.run()).and_then(|()| shard.seal(shard.applied()));
+        replaced.inspect_err(|_| session.leave())
+    };
+    state.beside(layout, index, replace).inspect_err(|error| {
         if error.kind() != ErrorKind::InvalidInput && !error.is_refusal_to_write() {
             // What was put right is made durable after it has been opened again.
             shard.suspect();

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::ids::{Seq, VirtualNode};
 use crate::record::RunRecord;
 use crate::ring::Position;
-use crate::shard::{Layout, Shard};
+use crate::shard::{Layout, Session, Shard};
 use crate::state::State;
 use std::sync::Arc;
 
@@ -78,23 +78,35 @@ impl Purpose {
     }
 
     /// Says that the targets are about to be changed.
-    pub fn begin(self, state: &State, layout: &Layout) -> Result<()> {
+    pub fn begin(self, state: &State, layout: &Arc<Layout>) -> Result<()> {
+        let mut begun: Vec<Session> = Vec::new();
         for target in self.targets(layout) {
             let shard = &layout.shards[target];
             // One beside an engine that serves has no seal of its own yet.
-            if self == Purpose::Change || !shard.serves() {
-                shard.begin_apply().inspect_err(|error| self.failed(state, shard, error))?;
+            if self != Purpose::Change && shard.serves() {
+                continue;
+            }
+            match state.beside(layout, target, Shard::begin_apply) {
+                Ok(session) => begun.push(session),
+                Err(error) => {
+                    // All of them are begun or none: else the others' seals would say for ever that they are being changed.
+                    begun.iter().for_each(Session::leave);
+                    self.failed(state, shard, &error);
+                    return Err(error);
+                }
             }
         }
         Ok(())
     }
 
     /// Makes what the targets have been given durable.
-    pub fn seal(self, state: &State, layout: &Layout) -> Result<()> {
+    pub fn seal(self, state: &State, layout: &Arc<Layout>) -> Result<()> {
         for target in self.targets(layout) {
             let shard = &layout.shards[target];
             if self == Purpose::Change || !shard.serves() {
-                shard.seal(shard.applied()).inspect_err(|error| self.failed(state, shard, error))?;
+                state
+                    .beside(layout, target, |shard| shard.seal(shard.applied()))
+                    .inspect_err(|error| self.failed(state, shard, error))?;
             }
         }
         Ok(())

@@ -7,14 +7,15 @@
 //! removal leaves nothing behind, so either may be right. A shard that holds other pages than its figures say has lost them or
 //! gone back in time: it is not believed. Else most of them decide; and where that is not enough either, the record stays.
 
-use super::chunk::{Extent, Versions, flushing, gather, newest_in};
+use super::chunk::{Extent, Versions, Wanted, flushing, gather, newest_in};
 use super::copy::CHUNK;
 use crate::error::{ErrorKind, Result};
 use crate::ids::ShardId;
-use crate::record::{KeyRange, RunRecord};
+use crate::record::{KeyRange, RunBuffer, RunRecord};
 use crate::shard::Layout;
 use crate::state::State;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What comparing a chunk came to.
 #[derive(Debug, Default)]
@@ -34,7 +35,8 @@ pub struct Reconciled {
 pub struct Counted {
     /// All that were counted in this scrub.
     pub all: BTreeSet<ShardId>,
-    /// Those of them that hold other pages than they should.
+    /// Those that were found, by this one or by one before it that did not come to its end, to hold other pages than they
+    /// should.
     pub wrong: BTreeSet<ShardId>,
 }
 
@@ -48,21 +50,26 @@ struct Held<'a> {
 type Corrections<'a> = BTreeMap<usize, Vec<(&'a [u8], Vec<RunRecord<'a>>)>>;
 
 /// Compares the replicas of a chunk of records. Under the lock that keeps flushes from beginning, and with none under way.
-pub fn reconcile_chunk(state: &State, layout: &Layout, from: &[u8], counted: &Counted) -> Result<Reconciled> {
+pub fn reconcile_chunk(
+    state: &State,
+    layout: &Arc<Layout>,
+    from: &[u8],
+    counted: &Counted,
+) -> Result<Reconciled> {
     let tables = flushing(state);
     let members = layout.ring.members().len();
     let shards: Vec<usize> = (0..members).filter(|index| layout.shards[*index].is_complete()).collect();
-    let wanted = |shard, position| layout.owns(shard, position);
     let engine = |shard: usize| layout.shards[shard].engine();
-    let chunk =
-        gather(layout, from, Extent::Bytes(CHUNK), &shards, &engine, &wanted).map_err(|(shard, error)| {
+    let chunk = gather(state, layout, from, Extent::Bytes(CHUNK), &shards, &engine, &Wanted::Own).map_err(
+        |(shard, error)| {
             match error.kind() {
                 // Nobody else puts another engine in its place meanwhile.
                 ErrorKind::Closed => state.shard_failed(&layout.shards[shard], &error),
                 _ => state.read_failed(&layout.shards[shard], &error),
             }
             error
-        })?;
+        },
+    )?;
     let mut held: Vec<Held<'_>> = Vec::new();
     for part in &chunk.parts {
         let of = |versions| Held { shard: part.shard, versions };
@@ -151,19 +158,20 @@ fn settle<'a>(
     }
 }
 
-fn write(state: &State, layout: &Layout, corrections: Corrections<'_>) -> Result<()> {
+fn write(state: &State, layout: &Arc<Layout>, corrections: Corrections<'_>) -> Result<()> {
     for (index, keys) in corrections {
-        let shard = &layout.shards[index];
-        // In one step for readers: a key is never seen without its value on the way.
-        let replace = |(key, versions): &(&[u8], Vec<RunRecord<'_>>)| {
-            let range = KeyRange { lo: key.to_vec(), hi: Some([key, &[0][..]].concat()) };
-            shard.engine()?.replace_range(&range, versions)
-        };
-        let session = shard.begin_apply()?;
-        keys.iter()
-            .try_for_each(replace)
-            .and_then(|()| shard.seal(shard.applied()))
-            .inspect_err(|_| session.leave())?;
+        let range = |key: &[u8]| KeyRange { lo: key.to_vec(), hi: Some([key, &[0][..]].concat()) };
+        let right: Vec<_> =
+            keys.iter().map(|(key, versions)| (range(key), RunBuffer::of(versions))).collect();
+        state.beside(layout, index, move |shard| {
+            let session = shard.begin_apply()?;
+            // In one step for readers: a key is never seen without its value on the way.
+            let replace = |(range, versions): &(KeyRange, RunBuffer)| {
+                shard.engine()?.replace_range(range, &versions.run())
+            };
+            let written = right.iter().try_for_each(replace).and_then(|()| shard.seal(shard.applied()));
+            written.inspect_err(|_| session.leave())
+        })?;
         // What a reader was given before that is not given to another.
         state.records.forget(keys.iter().map(|(key, _)| *key));
     }

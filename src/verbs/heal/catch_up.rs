@@ -26,7 +26,8 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     if from > until {
         shard.caught_up();
         mover.level = false;
-        if let Err(error) = shard.write_identity(&state.manifest_copy()) {
+        let copy = state.manifest_copy();
+        if let Err(error) = state.beside(layout, index, move |shard| shard.write_identity(&copy)) {
             log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
         }
         state.health_changed();

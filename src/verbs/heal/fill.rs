@@ -47,7 +47,8 @@ pub fn begin_anew(
     };
     state.health_changed();
     begun.inspect_err(|error| state.shard_failed(shard, error))?;
-    if let Err(error) = shard.write_identity(&manifest) {
+    let copy = manifest.clone();
+    if let Err(error) = state.beside(layout, index, move |shard| shard.write_identity(&copy)) {
         log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
     }
     drop(manifest);
@@ -71,7 +72,8 @@ pub fn begin_beside(state: &State, mover: &mut Mover, layout: &Arc<Layout>, inde
     if level(state)?.is_none() {
         return Ok(Step::NeedsFlush);
     }
-    shard.begin_aside(state.seams.factory.as_ref(), &spec)?;
+    let factory = state.seams.factory.clone();
+    state.beside(layout, index, move |shard| shard.begin_aside(factory.as_ref(), &spec))?;
     state.healing.begun(shard.id);
     Ok(Step::Worked(0))
 }
@@ -126,7 +128,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
 }
 
 /// Seals a shard whose filling does not go on for now: its seal would say for ever that it is being changed.
-fn abandon(state: &State, layout: &Layout, fill: Option<Fill>) {
+fn abandon(state: &State, layout: &Arc<Layout>, fill: Option<Fill>) {
     let Some(fill) = fill.filter(|fill| fill.begun) else { return };
     let Some(index) = layout.index_of(fill.shard).filter(|index| layout.shards[*index].is_filling()) else {
         return;
@@ -178,28 +180,33 @@ fn work(state: &State, layout: &Arc<Layout>, index: usize, fill: &mut Fill) -> R
 }
 
 /// The shard serves from what has been filled.
-fn end(state: &State, layout: &Layout, index: usize, fill: &Fill) -> Result<()> {
+fn end(state: &State, layout: &Arc<Layout>, index: usize, fill: &Fill) -> Result<()> {
     let shard = &layout.shards[index];
     let compacted = shard.serves();
     let before = bytes_of(shard);
     {
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
-        shard.end_filling().inspect_err(|error| Purpose::Filling(index).failed(state, shard, error))?;
+        state
+            .beside(layout, index, Shard::end_filling)
+            .inspect_err(|error| Purpose::Filling(index).failed(state, shard, error))?;
         state.health_changed();
     }
     let took = fill.since.elapsed().as_secs_f64();
     log::info!("shard {}: {} bytes were copied in {took:.1} s", shard.id, fill.bytes);
     if compacted {
         // What is left of the old one is cleared away when nobody is in it any more.
-        if let Err(error) = let_go(state, layout, index).and_then(|()| shard.clear_up()) {
+        let cleared =
+            let_go(state, layout, index).and_then(|()| state.beside(layout, index, Shard::clear_up));
+        if let Err(error) = cleared {
             log::warn!("shard {}: its old engine could not be removed yet: {error}", shard.id);
         }
         state.events.tell(Some(shard.id), EventKind::Compacted { before, after: bytes_of(shard) });
         state.healing.granted(shard.id, Ok(()));
         return Ok(());
     }
-    if let Err(error) = shard.drop_quarantined(state.settings.quarantine_limit) {
+    let limit = state.settings.quarantine_limit;
+    if let Err(error) = state.beside(layout, index, move |shard| shard.drop_quarantined(limit)) {
         log::warn!("what was set aside of shard {} could not be removed: {error}", shard.id);
     }
     healed(state, shard);

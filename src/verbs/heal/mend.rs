@@ -88,7 +88,8 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     }
     // What was put right before a failure may not have been made durable.
     if shard.is_suspect()
-        && let Err(error) = shard.begin_apply().and_then(|_| shard.seal(shard.applied()))
+        && let Err(error) =
+            state.beside(layout, index, |shard| shard.begin_apply().and_then(|_| shard.seal(shard.applied())))
     {
         state.shard_failed(shard, &error);
         return Ok(Step::Worked(0));

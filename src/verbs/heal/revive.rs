@@ -1,9 +1,10 @@
 //! Taking a shard back whose files may be good: it is opened again, or begun anew where they are not.
 
 use super::fill;
-use super::step::{LOOK_AGAIN, OPENING, Step, let_go};
+use super::step::{LOOK_AGAIN, OPENING, Step, has_gone, let_go};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
+use crate::options::Heal;
 use crate::shard::{Layout, Opened, Shard, ShardSpec};
 use crate::state::State;
 use crate::state::change::Mover;
@@ -22,7 +23,9 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
     let_go(state, layout, index)?;
     let spec = spec_of(state, shard.id)?;
     let replaceable = || Sources::choose(layout, Purpose::Filling(index), &[index]).is_ok();
-    if shard.strikes() > MOST_STRIKES && replaceable() {
+    // Where nothing is any more it has failed for the last time: whether it may be made anew is decided below.
+    let is_there = || !state.beside(layout, index, Shard::check_ours).is_err_and(|error| is_missing(&error));
+    if shard.strikes() > MOST_STRIKES && is_there() && replaceable() {
         return fill::begin_anew(state, mover, layout, index, false, "it fails again and again");
     }
     let error = match open_again(state, layout, index, &spec) {
@@ -44,11 +47,19 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
 /// Opens a shard again that could not be written to, once it can be.
 pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
-    shard.probe()?;
-    // Meanwhile its replicas answer; one that is about to is waited for.
-    let alone = Sources::choose(layout, Purpose::Mending(index), &[]).is_err();
-    if alone && layout.shards.iter().any(|other| other.is_catching_up()) {
-        return Ok(Step::Later(LOOK_AGAIN));
+    // Nothing can be written where nothing is, and never will be.
+    if has_gone(state, layout, index) {
+        return Ok(Step::Worked(0));
+    }
+    state.beside(layout, index, Shard::probe)?;
+    // Meanwhile its replicas answer; those that are about to, or can be, are waited for.
+    if Sources::choose(layout, Purpose::Mending(index), &[]).is_err() {
+        if layout.shards.iter().any(|other| other.is_catching_up()) {
+            return Ok(Step::Later(LOOK_AGAIN));
+        }
+        if reopen_one(state, mover, layout) {
+            return Ok(Step::Worked(0));
+        }
     }
     let spec = spec_of(state, shard.id)?;
     {
@@ -70,6 +81,28 @@ pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: us
         None => Ok(Step::Worked(0)),
         Some(error) => Err(error),
     }
+}
+
+/// Opens one of the shards again that are offline; whether there was one that could be. What they failed for may be over, too.
+fn reopen_one(state: &State, mover: &mut Mover, layout: &Arc<Layout>) -> bool {
+    let asked =
+        |shard: &Shard| state.settings.heal == Heal::Automatic || state.healing.wished(shard.id).is_some();
+    (0..layout.shards.len()).any(|index| {
+        let shard = &layout.shards[index];
+        if shard.is_open() || layout.workers[index].is_stuck() || !asked(shard) {
+            return false;
+        }
+        let opened = let_go(state, layout, index)
+            .and_then(|()| spec_of(state, shard.id))
+            .and_then(|spec| open_again(state, layout, index, &spec));
+        match opened {
+            Ok(opened) => take(state, mover, layout, index, opened).is_none(),
+            Err(error) => {
+                log::debug!("shard {} cannot take over: {error}", shard.id);
+                false
+            }
+        }
+    })
 }
 
 /// Takes an engine into use if the journal still has what it lacks; otherwise says so.
@@ -100,7 +133,7 @@ pub(super) fn release(state: &State, mover: &mut Mover, layout: &Layout, index: 
     if mover.begun {
         for target in Purpose::Change.targets(layout).into_iter().filter(|target| *target != index) {
             let shard = &layout.shards[target];
-            if let Err(error) = shard.seal(shard.applied()) {
+            if let Err(error) = state.beside(layout, target, |shard| shard.seal(shard.applied())) {
                 state.shard_failed(shard, &error);
             }
         }
@@ -123,7 +156,7 @@ fn open_again(state: &State, layout: &Layout, index: usize, spec: &ShardSpec) ->
     let shard = &layout.shards[index];
     let was_full = shard.fault().is_some_and(|fault| fault.is_refusal_to_write());
     if was_full {
-        shard.check_room()?;
+        state.beside(layout, index, Shard::check_room)?;
     }
     open(state, layout, index, spec).or_else(|error| match was_full {
         true => open(state, layout, index, spec),

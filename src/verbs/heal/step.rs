@@ -99,10 +99,15 @@ fn failed(state: &State, shard: &Shard, error: &Error) {
 fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
     // What was given up may wake up, and must not find another engine than the one that it began with.
-    if layout.workers[index].is_stuck() {
-        return Ok(if shard.is_open() { Step::Idle } else { Step::Later(LOOK_AGAIN) });
-    }
     let wish = state.healing.wished(shard.id);
+    if layout.workers[index].is_stuck() {
+        return match (shard.is_open(), wish) {
+            (true, _) => Ok(Step::Idle),
+            (false, None) => Ok(Step::Later(LOOK_AGAIN)),
+            // Whoever asked is told, and does not wait as long as it hangs.
+            (false, Some(_)) => Err(shard.fault().unwrap_or_else(|| shard.not_serving())),
+        };
+    }
     let asked = wish.is_some() || state.settings.heal == Heal::Automatic;
     if let Some(wish) = wish.filter(|wish| !wish.begun) {
         match wish.what {
@@ -139,15 +144,25 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
         return mend::piece(state, mover, layout, index);
     }
     let_go(state, layout, index)?;
-    // Files that are open go on answering where their directory is gone: that is noticed here, and not at the next opening.
-    if let Err(error) = shard.check_ours()
-        && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Foreign)
-    {
-        state.shard_failed(shard, &error);
+    if has_gone(state, layout, index) {
         return Ok(Step::Worked(0));
     }
-    shard.clear_up()?;
+    if shard.is_untidy() {
+        state.beside(layout, index, Shard::clear_up)?;
+    }
     Ok(Step::Idle)
+}
+
+/// Whether a shard's directory is gone, or another's: then it is offline from here on. Files that are open go on answering
+/// where their directory is gone: that is noticed here, and not at the next opening.
+pub(super) fn has_gone(state: &State, layout: &Layout, index: usize) -> bool {
+    let shard = &layout.shards[index];
+    let gone = state.beside(layout, index, Shard::check_ours).err();
+    let gone = gone.filter(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Foreign));
+    if let Some(error) = &gone {
+        state.shard_failed(shard, error);
+    }
+    gone.is_some()
 }
 
 /// Closes engines of a shard that have been taken out of use, on its worker, so that a disk that hangs holds up nobody else

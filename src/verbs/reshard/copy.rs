@@ -6,6 +6,7 @@ use crate::shard::Layout;
 use crate::state::State;
 use crate::state::change::Mover;
 use crate::state::transfer::{Purpose, SEAL_EVERY, copy_chunk};
+use std::sync::Arc;
 
 /// Copies one chunk; returns the bytes that were copied. The last one ends the phase.
 pub fn copy(state: &State, mover: &mut Mover) -> Result<u64> {
@@ -32,7 +33,7 @@ pub fn copy(state: &State, mover: &mut Mover) -> Result<u64> {
 }
 
 /// Marks the seals of the shards that gain: they are being changed.
-pub fn begin_targets(state: &State, layout: &Layout, mover: &mut Mover) -> Result<()> {
+pub fn begin_targets(state: &State, layout: &Arc<Layout>, mover: &mut Mover) -> Result<()> {
     if !mover.begun {
         Purpose::Change.begin(state, layout)?;
         mover.begun = true;
@@ -41,7 +42,7 @@ pub fn begin_targets(state: &State, layout: &Layout, mover: &mut Mover) -> Resul
 }
 
 /// Makes what the targets have been given durable.
-pub fn seal_targets(state: &State, layout: &Layout, mover: &mut Mover) -> Result<()> {
+pub fn seal_targets(state: &State, layout: &Arc<Layout>, mover: &mut Mover) -> Result<()> {
     if std::mem::take(&mut mover.begun) {
         mover.unsealed = 0;
         Purpose::Change.seal(state, layout)?;
@@ -50,7 +51,7 @@ pub fn seal_targets(state: &State, layout: &Layout, mover: &mut Mover) -> Result
 }
 
 /// Makes the copies durable, and then the word of how far they have got.
-fn save(state: &State, layout: &Layout, mover: &mut Mover, step: ChangeStep) -> Result<()> {
+fn save(state: &State, layout: &Arc<Layout>, mover: &mut Mover, step: ChangeStep) -> Result<()> {
     seal_targets(state, layout, mover)?;
     let (records, bytes) = state.change.copied();
     let mut manifest = state.manifest.lock();

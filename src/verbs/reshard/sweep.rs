@@ -8,18 +8,16 @@
 
 use super::retire;
 use crate::batch;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::ids::{Seq, ShardId};
 use crate::record::{RunBuffer, RunRecord};
-use crate::shard::Layout;
-use crate::state::State;
+use crate::shard::{Layout, Shard};
 use crate::state::change::{Mover, Phase, Sweep};
+use crate::state::{Asked, State};
 use std::sync::Arc;
 
 /// How much is read at once, in bytes of pages.
 const CHUNK: usize = 2 << 20;
-/// Shards gone through side by side, at the most.
-const MOST: usize = 4;
 
 /// What a call came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,10 +70,7 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     state.change.clean(done);
     // Those that were begun come first: their seals say so until they are done.
     serving.sort_by_key(|index| mover.sweep_of(layout.shards[*index].id).is_none());
-    // Side by side only where nobody else wants the processors.
-    let side_by_side = state.seams.background && state.change.foreground.is_alone();
-    let width = || std::thread::available_parallelism().map_or(1, usize::from).min(MOST);
-    serving.truncate(if side_by_side { width() } else { 1 });
+    serving.truncate(state.abreast());
     sweep_chunks(state, &layout, &serving, mover).map(Swept::Some)
 }
 
@@ -83,7 +78,7 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
 type Gone = (Option<Vec<u8>>, u64);
 
 /// Goes through a chunk of each of some shards, side by side.
-fn sweep_chunks(state: &State, layout: &Layout, chosen: &[usize], mover: &mut Mover) -> Result<u64> {
+fn sweep_chunks(state: &State, layout: &Arc<Layout>, chosen: &[usize], mover: &mut Mover) -> Result<u64> {
     let mut from = Vec::with_capacity(chosen.len());
     for index in chosen {
         let shard = &layout.shards[*index];
@@ -91,7 +86,8 @@ fn sweep_chunks(state: &State, layout: &Layout, chosen: &[usize], mover: &mut Mo
             // Until this chunk is done, the word is that the shard is to be gone through from the beginning.
             Some(sweep) => std::mem::take(&mut sweep.position),
             None => {
-                shard.begin_apply().inspect_err(|error| state.read_failed(shard, error))?;
+                let begun = state.beside(layout, *index, Shard::begin_apply);
+                begun.inspect_err(|error| state.read_failed(shard, error))?;
                 mover.sweeps.push(Sweep { shard: shard.id, position: Vec::new() });
                 Vec::new()
             }
@@ -100,18 +96,13 @@ fn sweep_chunks(state: &State, layout: &Layout, chosen: &[usize], mover: &mut Mo
     }
     // No flush begins meanwhile: it would bring what a snapshot of after this list wants kept.
     let chunk = state.moving.lock();
-    let live = state.memory.live();
-    let work = |index: usize, from: &[u8]| sweep_chunk(layout, index, from, &live);
-    let outcomes: Vec<Result<Gone>> = std::thread::scope(|scope| {
-        let (here, others) = from.split_at(1);
-        let others: Vec<_> =
-            others.iter().map(|(index, from)| scope.spawn(move || work(*index, from))).collect();
-        let here = here.iter().map(|(index, from)| work(*index, from)).collect::<Vec<_>>();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Gone>>| {
-            thread.join().unwrap_or_else(|_| Err(panicked()))
-        };
-        here.into_iter().chain(others.into_iter().map(join)).collect()
-    });
+    let live: Arc<[Seq]> = state.memory.live().into();
+    let ask = |(index, from): (usize, Vec<u8>)| {
+        let (of, live) = (layout.clone(), live.clone());
+        state.ask(layout, index, move |shard| sweep_chunk(&of, index, shard, &from, &live))
+    };
+    let asked: Vec<Asked<Gone>> = from.into_iter().map(ask).collect();
+    let outcomes: Vec<Result<Gone>> = asked.into_iter().map(|asked| state.answer(asked)).collect();
     drop(chunk);
     let mut read = 0;
     let mut failed = None;
@@ -137,8 +128,7 @@ fn sweep_chunks(state: &State, layout: &Layout, chosen: &[usize], mover: &mut Mo
 }
 
 /// Removes what a shard does not own from a part of it; at the end makes that durable.
-fn sweep_chunk(layout: &Layout, index: usize, from: &[u8], live: &[Seq]) -> Result<Gone> {
-    let shard = &layout.shards[index];
+fn sweep_chunk(layout: &Layout, index: usize, shard: &Shard, from: &[u8], live: &[Seq]) -> Result<Gone> {
     let mut foreign = |key: &[u8]| !layout.is_written(index, layout.ring.position(batch::user_key(key)));
     let mut copied = RunBuffer::default();
     let next = shard.engine()?.versions(from, CHUNK, &mut foreign, &mut copied)?;
@@ -155,10 +145,6 @@ fn sweep_chunk(layout: &Layout, index: usize, from: &[u8], live: &[Seq]) -> Resu
     // How much of the last piece was read is not known.
     let read = if next.is_some() { CHUNK } else { copied.bytes() };
     Ok((next, read as u64))
-}
-
-fn panicked() -> Error {
-    Error::new(ErrorKind::Io, "removing old copies panicked").remedy("see the log for the panic's text")
 }
 
 /// Says, durably, that these shards hold nothing any more that they do not own.

@@ -280,7 +280,7 @@ impl Sources {
 }
 
 /// Puts right what is damaged in the next pages of a range; whether there was anything.
-fn mend(state: &State, layout: &Layout, range: &KeyRange, shards: &[usize]) -> bool {
+fn mend(state: &State, layout: &Arc<Layout>, range: &KeyRange, shards: &[usize]) -> bool {
     let mut repaired = 0;
     for index in shards {
         let mut from = Some(range.lo.clone());

@@ -53,7 +53,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Reads the page files and writes so many bytes, in files of 1 MiB, each synced: what nobody could do without.
-fn plain(store: &Path, replicas: f64, out: &Path, bytes: u64) -> Duration {
+fn plain(store: &Path, out: &Path, bytes: u64) -> (Duration, Duration) {
     let mut buffer = vec![0; 1 << 20];
     let pages = files(store).into_iter().filter(|path| path.ends_with("engine/pages"));
     let (read, _) = timed(|| {
@@ -70,7 +70,7 @@ fn plain(store: &Path, replicas: f64, out: &Path, bytes: u64) -> Duration {
             file.sync_all().unwrap();
         }
     });
-    read.div_f64(replicas) + written
+    (read, written)
 }
 
 fn place() -> tempfile::TempDir {
@@ -81,7 +81,11 @@ fn place() -> tempfile::TempDir {
 }
 
 fn load(dir: &Path, records: u64) -> Store {
-    let store = Options::new().open(dir).unwrap();
+    load_with(Options::new(), dir, records)
+}
+
+fn load_with(options: Options, dir: &Path, records: u64) -> Store {
+    let store = options.open(dir).unwrap();
     for n in 0..records {
         store.insert(key(n), value(n, 0)).unwrap();
     }
@@ -107,7 +111,9 @@ fn speed(records: u64, rounds: u64) {
         let repo = BackupRepository::open(path("backup")).unwrap();
         let (full, first) = timed(|| store.checkpoint(&repo).unwrap());
         let bytes = repo.get(first).unwrap().bytes;
-        let least = plain(&path("live"), 2.0, &path("plain"), bytes);
+        let (read, written) = plain(&path("live"), &path("plain"), bytes);
+        // One replica of the two.
+        let least = read / 2 + written;
         note("load, s", loaded.as_secs_f64());
         note("full checkpoint, s", full.as_secs_f64());
         note("  its bytes, MB", bytes as f64 / 1e6);
@@ -153,21 +159,33 @@ fn speed(records: u64, rounds: u64) {
 
 /// The store is loaded once; full checkpoints and plain reading and writing take turns.
 fn full(records: u64, rounds: u64) {
-    let dir = place();
-    let path = |name: &str| dir.path().join(name);
-    let store = load(&path("live"), records);
-    let (mut took, mut least, mut share) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..rounds {
-        // Nothing is removed in between: what a file system does about that is not what is measured.
-        let repo = BackupRepository::open(path(&format!("backup-{round}"))).unwrap();
-        let (full, id) = timed(|| store.checkpoint_with(&repo, CheckpointOptions::new().full(true)).unwrap());
-        let plain = plain(&path("live"), 2.0, &path(&format!("plain-{round}")), repo.get(id).unwrap().bytes);
-        took.push(full.as_secs_f64());
-        least.push(plain.as_secs_f64());
-        share.push(100.0 * plain.as_secs_f64() / full.as_secs_f64());
+    println!(
+        "\n| full checkpoint | s | plain read and write of one replica, s | share of its speed, % | of all live bytes, s | share, % |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|");
+    for replicas in [1, 2] {
+        let dir = place();
+        let path = |name: &str| dir.path().join(name);
+        let store = load_with(Options::new().replication_factor(replicas), &path("live"), records);
+        let mut figures: [Vec<f64>; 5] = Default::default();
+        for round in 0..rounds {
+            // Nothing is removed in between: what a file system does about that is not what is measured.
+            let repo = BackupRepository::open(path(&format!("backup-{round}"))).unwrap();
+            let options = CheckpointOptions::new().full(true);
+            let (full, id) = timed(|| store.checkpoint_with(&repo, options).unwrap());
+            let bytes = repo.get(id).unwrap().bytes;
+            let (read, written) = plain(&path("live"), &path(&format!("plain-{round}")), bytes);
+            let (full, one, all) = (
+                full.as_secs_f64(),
+                (read / replicas as u32 + written).as_secs_f64(),
+                (read + written).as_secs_f64(),
+            );
+            let row = [full, one, 100.0 * one / full, all, 100.0 * all / full];
+            figures.iter_mut().zip(row).for_each(|(column, figure)| column.push(figure));
+        }
+        let [full, one, share, all, of_all] = figures.map(median);
+        println!("| R = {replicas} | {full:.3} | {one:.3} | {share:.0} | {all:.3} | {of_all:.0} |");
     }
-    let (took, least, share) = (median(took), median(least), median(share));
-    println!("\nfull checkpoint {took:.3} s, plain {least:.3} s, share {share:.1} %, medians of {rounds}");
 }
 
 /// Inserts for as long as `go` says, one every `every`; the latencies.

@@ -16,13 +16,16 @@ use std::thread::JoinHandle;
 #[derive(Debug)]
 pub struct Handle {
     pub state: Arc<State>,
+    /// What it was opened with.
+    pub options: Options,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Handle {
     pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Handle> {
         let state = Arc::new(verbs::open::open(dir, options, seams)?);
-        let handle = Handle { state: state.clone(), threads: Mutex::new(Vec::new()) };
+        let handle =
+            Handle { state: state.clone(), options: options.clone(), threads: Mutex::new(Vec::new()) };
         *handle.threads.lock() = background::start(&state)?;
         Ok(handle)
     }

@@ -204,6 +204,26 @@ fn shards_without_a_replica_come_back_from_checkpoint_archive_and_journal() {
 }
 
 #[test]
+fn a_store_that_loses_shards_while_it_is_open_takes_them_back() {
+    let mut place = Place::new();
+    place.write(300);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.archive(&place.repo).unwrap();
+    place.write(400);
+    place.store.sync().unwrap();
+    let (expected, live) = (content(&place.store), place.path("live"));
+    let lost = ["shards/0000", "shards/0002"].map(|name| live.join(name));
+    lost.iter().for_each(|dir| std::fs::remove_dir_all(dir).unwrap());
+    let _ = place.store.flush();
+    let other = place.store.clone();
+    let (store, repaired) = place.store.clone().repair_from(&place.repo).unwrap();
+    assert_eq!(repaired.shards.iter().map(|shard| shard.0).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(content(&store), expected);
+    assert_eq!(other.get("anything").unwrap_err().kind(), ErrorKind::Closed);
+    assert!(store.stats().unwrap().warnings.is_empty(), "{:?}", store.stats().unwrap().warnings);
+}
+
+#[test]
 fn a_repair_that_would_lack_writes_is_refused_and_changes_nothing() {
     let mut place = Place::new();
     place.write(300);

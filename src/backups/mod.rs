@@ -330,6 +330,47 @@ fn restore(
     Store::open_with(dir, options, seams)
 }
 
+impl Store {
+    /// Makes shards anew that this store has lost together with every replica of something they own, as [`Options::repair_from`] does,
+    /// and opens it again with the options that it was opened with. For that it is closed, with all clones of this handle: they
+    /// answer `Closed` from here on. Until it is called, keys that have an owner left go on being read and written.
+    ///
+    /// Takes as long as the lost shards' records take to be read from the repository and written.
+    ///
+    /// # Errors
+    /// As [`Options::repair_from`] and [`Options::open`]. The store is closed then, with everything acknowledged in its journal.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use annulus::{BackupRepository, Store};
+    /// let store = Store::open(dir.path().join("data"))?;
+    /// store.insert("user/42/cart", b"2 apples")?;
+    /// let repo = BackupRepository::open(dir.path().join("backup"))?;
+    /// store.checkpoint(&repo)?;
+    /// let (store, repaired) = store.repair_from(&repo)?;
+    /// assert!(repaired.shards.is_empty(), "nothing was lost");
+    /// assert!(store.contains_key("user/42/cart")?);
+    /// # Ok(()) }
+    /// ```
+    pub fn repair_from(self, repository: &BackupRepository) -> Result<(Store, Repaired)> {
+        let (dir, options) = (self.handle().state.dir.clone(), self.handle().options.clone());
+        let seams = self.handle().state.seams.clone();
+        if let Err(error) = self.close() {
+            // What is lost cannot be flushed to; the journal has it.
+            log::info!("the store was closed to be repaired: {error}");
+        }
+        drop(self);
+        let repaired = repair(&options, repository, &dir, &seams)?;
+        Ok((Store::open_with(&dir, &options.existing_only(true), seams)?, repaired))
+    }
+}
+
+fn repair(options: &Options, repository: &BackupRepository, dir: &Path, seams: &Seams) -> Result<Repaired> {
+    let (manifest, _lock) = verbs::open::locked(dir, seams.disk.as_ref())?;
+    verbs::restore::repair(dir, &manifest, seams, options.memory_budget_or_default(), repository)
+}
+
 impl Options {
     /// Makes shards anew that are lost together with every replica of something they own, from the newest checkpoint of the store and
     /// its archive; the journal has the rest. The store in `dir` is one that does not open for want of them, and is not open. Opening it afterwards
@@ -342,9 +383,7 @@ impl Options {
     /// writes would be missing, or while a change of the topology is under way: nothing was changed. `Corruption` if the backup is damaged,
     /// `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards are as lost as before.
     pub fn repair_from(&self, repository: &BackupRepository, dir: impl AsRef<Path>) -> Result<Repaired> {
-        let (dir, seams) = (dir.as_ref(), seams());
-        let (manifest, _lock) = verbs::open::locked(dir, seams.disk.as_ref())?;
-        verbs::restore::repair(dir, &manifest, &seams, self.memory_budget_or_default(), repository)
+        repair(self, repository, dir.as_ref(), &seams())
     }
 
     /// Makes a store in the directory `dir`, which is empty or absent, of a stream that [`Store::export`] wrote, and opens it. What is not

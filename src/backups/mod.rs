@@ -354,8 +354,8 @@ impl Store {
     /// # Ok(()) }
     /// ```
     pub fn repair_from(self, repository: &BackupRepository) -> Result<(Store, Repaired)> {
-        let (dir, options) = (self.handle().state.dir.clone(), self.handle().options.clone());
-        let seams = self.handle().state.seams.clone();
+        let (dir, options) = (self.handle.state.dir.clone(), self.handle.options.clone());
+        let seams = self.handle.state.seams.clone();
         if let Err(error) = self.close() {
             // What is lost cannot be flushed to; the journal has it.
             log::info!("the store was closed to be repaired: {error}");

@@ -373,7 +373,7 @@ fn a_shard_that_hangs_while_a_keyspace_is_purged_holds_up_nobody() {
     let mut events = world.store.events();
     let keyspace = world.store.keyspace("dropped").unwrap();
     for n in 0..100u32 {
-        keyspace.insert(&n.to_be_bytes(), b"gone soon").unwrap();
+        keyspace.insert(n.to_be_bytes(), b"gone soon").unwrap();
     }
     world.flush();
     let gate = world.factory.hang(SHARD, Op::Apply);

@@ -16,11 +16,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn open(task: &Task) -> annulus::Result<Store> {
     // Little memory, so that flushes, rotations and trims run all the time.
-    let options = Options::new()
+    let mut options = Options::new()
         .memory_budget(8 << 20)
         .journal_segment_bytes(1 << 20)
         .journal_retention(32 << 20)
         .quarantine_limit(1);
+    if let Some(journal) = &task.journal {
+        options = options.journal_dir(journal.join("journal"));
+    }
     let place = task.dir.join("store");
     if place.join("MANIFEST").exists() {
         // The topology may have been changed.

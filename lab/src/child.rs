@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 /// What a child is told on its command line.
 pub struct Task {
     pub dir: PathBuf,
+    /// Where the journal is, if it has a disk of its own.
+    pub journal: Option<PathBuf>,
     pub replicas: usize,
     pub mode: String,
     pub seed: u64,

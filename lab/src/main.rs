@@ -120,17 +120,18 @@ fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
     Ok(config)
 }
 
-/// `child SUBJECT work|check BOOT DIR REPLICAS MODE SEED ACKS`, the last one a file.
+/// `child SUBJECT work|check BOOT DIR JOURNAL REPLICAS MODE SEED ACKS`, the last one a file.
 fn run_child(mut parser: lexopt::Parser) -> Result<()> {
     let values: Vec<String> = std::iter::from_fn(|| parser.value().ok())
         .map(|value| value.to_string_lossy().into_owned())
         .collect();
-    let [subject, what, boot, dir, replicas, mode, seed, acks] = &values[..] else {
-        return Err("a child needs eight arguments".into());
+    let [subject, what, boot, dir, journal, replicas, mode, seed, acks] = &values[..] else {
+        return Err("a child needs nine arguments".into());
     };
     let acks = std::fs::read_to_string(acks)?.lines().map(str::to_owned).collect();
-    let task =
-        Task { dir: dir.into(), replicas: replicas.parse()?, mode: mode.clone(), seed: seed.parse()?, acks };
+    let journal = (journal != "-").then(|| PathBuf::from(journal));
+    let (replicas, seed) = (replicas.parse()?, seed.parse()?);
+    let task = Task { dir: dir.into(), journal, replicas, mode: mode.clone(), seed, acks };
     child::start_anew(boot.as_ref())?;
     match (subject.as_str(), what.as_str()) {
         ("annulus", "work") => annulus::work(&task),

@@ -90,18 +90,16 @@ pub struct Mounted<'a> {
     number: u64,
     device: String,
     point: PathBuf,
-    pub disk: Arc<Mutex<Disk>>,
 }
 
 impl<'a> Mounted<'a> {
-    pub fn new(rack: &'a Rack, kind: Kind, disk: Disk, point: &Path) -> Result<Mounted<'a>> {
-        let disk = Arc::new(Mutex::new(disk));
-        let (number, file) = rack.plug(disk.clone());
+    pub fn new(rack: &'a Rack, kind: Kind, disk: Arc<Mutex<Disk>>, point: &Path) -> Result<Mounted<'a>> {
+        let (number, file) = rack.plug(disk);
         let attach = || run(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&file));
         // Another process may take the device that was found free.
         let device =
             attach().or_else(|_| attach()).or_else(|_| attach()).inspect_err(|_| rack.unplug(number))?;
-        let mut mounted = Mounted { rack, number, device, point: PathBuf::new(), disk };
+        let mut mounted = Mounted { rack, number, device, point: PathBuf::new() };
         run(Command::new("mount")
             .args(["-t", kind.name(), "-o", kind.options(), &mounted.device])
             .arg(point))?;

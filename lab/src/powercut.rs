@@ -15,6 +15,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Moments of one life of the workload.
@@ -25,6 +26,8 @@ const LIFE: Duration = Duration::from_secs(12);
 const ROUNDS: usize = 12;
 /// Nothing that looks at a store takes longer, or it hangs.
 const LIMIT: Duration = Duration::from_secs(180);
+/// Where the disks of a machine are mounted: all but the journal, and the journal where it has a disk of its own.
+const POINTS: [&str; 2] = ["mnt", "mnt-1"];
 /// Disks that are kept of violations.
 const KEPT: usize = 4;
 
@@ -86,9 +89,9 @@ pub struct Lab {
     kept: usize,
 }
 
-/// Where a store has got to: a disk, and what was acknowledged on it.
+/// Where a store has got to: its disks, and what was acknowledged on them.
 struct Line {
-    image: Image,
+    images: Vec<Image>,
     acks: Vec<String>,
     rounds: usize,
 }
@@ -115,28 +118,46 @@ pub fn run(config: Config) -> Result<bool> {
 impl Lab {
     fn new(config: Config) -> Result<Lab> {
         let scratch = Scratch(std::env::temp_dir().join(format!("annulus-lab-{}", std::process::id())));
-        for name in ["disks", "mnt"] {
+        for name in ["disks"].iter().chain(&POINTS) {
             std::fs::create_dir_all(scratch.0.join(name))?;
         }
         let rack = Rack::mount(&scratch.0.join("disks"))?;
         let lab = Lab { config, rack, scratch, boots: AtomicU64::new(0), kept: 0 };
         // Whether it can be done here at all.
         let image = Kind::Ext4.fresh(&lab.scratch.0)?;
-        drop(lab.mount(Kind::Ext4, Disk::new(image, Vec::new(), Vec::new(), false))?);
+        drop(lab.mount_all(Kind::Ext4, Disk::new(image, Vec::new(), Vec::new(), false), Vec::new())?);
         Ok(lab)
     }
 
-    fn mount(&self, kind: Kind, disk: Disk) -> Result<Mounted<'_>> {
-        Mounted::new(&self.rack, kind, disk, &self.scratch.0.join("mnt"))
+    fn mount(&self, kind: Kind, disk: Arc<Mutex<Disk>>, point: &str) -> Result<Mounted<'_>> {
+        Mounted::new(&self.rack, kind, disk, &self.scratch.0.join(point))
+    }
+
+    /// Mounts all disks of a machine: the first one, with what it is to take down, and others beside it.
+    fn mount_all(
+        &self,
+        kind: Kind,
+        first: Disk,
+        others: Vec<Image>,
+    ) -> Result<(Arc<Mutex<Disk>>, Vec<Mounted<'_>>)> {
+        let first = Arc::new(Mutex::new(first));
+        let mut mounted = vec![self.mount(kind, first.clone(), POINTS[0])?];
+        for (image, point) in others.into_iter().zip(&POINTS[1..]) {
+            let disk = Arc::new(Mutex::new(Disk::new(image, Vec::new(), Vec::new(), self.config.lie)));
+            lock(&first).beside = Some(disk.clone());
+            mounted.push(self.mount(kind, disk, point)?);
+        }
+        Ok((first, mounted))
     }
 
     fn run(&mut self) -> Result<bool> {
         println!("powercut: --seed {}", self.config.seed);
-        let mut cells: Vec<(Cell, Option<Image>, Option<Line>)> = Vec::new();
+        let mut cells: Vec<(Cell, Vec<Image>, Option<Line>)> = Vec::new();
         for kind in self.config.kinds.clone() {
-            match kind.fresh(&self.scratch.0) {
+            // Each made by itself: btrfs does not mount two of one identity at once.
+            match POINTS.iter().map(|_| kind.fresh(&self.scratch.0)).collect::<Result<Vec<Image>>>() {
                 Ok(fresh) => {
-                    let of = |replicas: &usize| (Cell::new(kind, *replicas), Some(fresh.clone()), None);
+                    let of = |replicas: &usize| (Cell::new(kind, *replicas), fresh.clone(), None);
                     cells.extend(self.config.replicas.iter().map(of));
                 }
                 Err(error) if !self.config.require => println!("skipped: {} ({error})", kind.name()),
@@ -147,10 +168,12 @@ impl Lab {
         while done < self.config.cuts && !cells.is_empty() && !(caught && self.config.until_caught) {
             let at = round as usize % cells.len();
             let (cell, fresh, line) = &mut cells[at];
-            let fresh = fresh.clone().ok_or("no file system")?;
             let start = line.take().filter(|line| line.rounds < ROUNDS);
-            let start = start.unwrap_or(Line { image: fresh, acks: Vec::new(), rounds: 0 });
             let seed = self.config.seed.wrapping_mul(1_000_003).wrapping_add(round);
+            // Half of the stores have their journal on a disk of its own: a sync of the journal does not flush the shards' disk then.
+            let disks = if self.config.subject == "annulus" { 1 + seed as usize / 2 % 2 } else { 1 };
+            let fresh = || fresh.iter().take(disks).cloned().collect();
+            let start = start.unwrap_or_else(|| Line { images: fresh(), acks: Vec::new(), rounds: 0 });
             let left = self.config.cuts - done;
             let before = cell.cuts();
             *line = self.round(cell, start, seed, left)?;
@@ -169,13 +192,11 @@ impl Lab {
         let modes = self.config.modes(cell.kind, cell.replicas);
         let mode = modes[random.below(modes.len() as u64) as usize].to_owned();
         let triggers = triggers(&mut random);
-        let disk = Disk::new(start.image, start.acks.clone(), triggers, self.config.lie);
-        let mounted = match self.mount(cell.kind, disk) {
-            Ok(mounted) => mounted,
-            Err(error) => return Err(format!("what was mounted before does not mount: {error}").into()),
-        };
-        let disk = mounted.disk.clone();
-        let failed = self.work(cell, &mode, seed, &disk)?;
+        let mut images = start.images.into_iter();
+        let first = images.next().ok_or("no disk")?;
+        let first = Disk::new(first, start.acks.clone(), triggers, self.config.lie);
+        let (disk, mounted) = self.mount_all(cell.kind, first, images.collect())?;
+        let failed = self.work(cell, &mode, seed, mounted.len(), &disk)?;
         drop(mounted);
         let moments = std::mem::take(&mut lock(&disk).moments);
         drop(disk);
@@ -196,11 +217,11 @@ impl Lab {
             let cut = Cut::ALL[random.below(4) as usize];
             let granules = cell.kind.granules();
             let granule = granules[random.below(granules.len() as u64) as usize];
-            let image = moment.cut(cut, granule, &mut random);
-            let outcome = self.check(cell, mode, seed, &moment.acks, image.clone())?;
+            let images = moment.cut(cut, granule, &mut random);
+            let outcome = self.check(cell, mode, seed, &moment.acks, images.clone())?;
             if let Outcome::Broken(text) = &outcome {
                 let name = format!("{}-{seed}-{at}", self.config.subject);
-                let kept = self.keep(&name, cell, mode, &moment.acks, &image)?;
+                let kept = self.keep(&name, cell, mode, &moment.acks, &images)?;
                 let (kind, replicas) = (cell.kind.name(), cell.replicas);
                 let lost = moment.unflushed();
                 println!(
@@ -211,7 +232,7 @@ impl Lab {
             let sound = matches!(outcome, Outcome::Sound { .. });
             cell.count(mode, Some(cut), moment.unflushed(), outcome);
             if sound && at >= go_on && next.is_none() {
-                next = Some(Line { image, acks: moment.acks, rounds: start.rounds + 1 });
+                next = Some(Line { images, acks: moment.acks, rounds: start.rounds + 1 });
             }
         }
         Ok(next)
@@ -223,9 +244,10 @@ impl Lab {
         cell: &Cell,
         mode: &str,
         seed: u64,
-        disk: &std::sync::Arc<std::sync::Mutex<Disk>>,
+        disks: usize,
+        disk: &Arc<Mutex<Disk>>,
     ) -> Result<Option<String>> {
-        let mut child = self.child("work", cell, mode, seed, &[])?;
+        let mut child = self.child("work", cell, mode, (seed, disks), &[])?;
         let lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
         let heard = disk.clone();
         let reader = std::thread::spawn(move || {
@@ -258,7 +280,14 @@ impl Lab {
         lines[lines.len().saturating_sub(3)..].join(" / ").chars().take(600).collect()
     }
 
-    fn child(&self, what: &str, cell: &Cell, mode: &str, seed: u64, acks: &[String]) -> Result<Child> {
+    fn child(
+        &self,
+        what: &str,
+        cell: &Cell,
+        mode: &str,
+        (seed, disks): (u64, usize),
+        acks: &[String],
+    ) -> Result<Child> {
         let at = |name: &str| self.scratch.0.join(name);
         std::fs::write(at("acks"), acks.join("\n"))?;
         let boot = self.boots.fetch_add(1, Ordering::Relaxed);
@@ -272,7 +301,7 @@ impl Lab {
         let stderr = std::fs::File::create(at("stderr"))?;
         let child = command
             .args(["child", &self.config.subject, what])
-            .args([at("boot"), at("mnt")])
+            .args([at("boot"), at(POINTS[0]), if disks > 1 { at(POINTS[1]) } else { "-".into() }])
             .args([&cell.replicas.to_string(), mode, &seed.to_string()])
             .arg(at("acks"))
             .stdin(Stdio::null())
@@ -289,13 +318,16 @@ impl Lab {
         mode: &str,
         seed: u64,
         acks: &[String],
-        image: Image,
+        images: Vec<Image>,
     ) -> Result<Outcome> {
-        let mounted = match self.mount(cell.kind, Disk::new(image, Vec::new(), Vec::new(), false)) {
+        let disks = images.len();
+        let mut images = images.into_iter();
+        let first = Disk::new(images.next().ok_or("no disk")?, Vec::new(), Vec::new(), false);
+        let (_, mounted) = match self.mount_all(cell.kind, first, images.collect()) {
             Ok(mounted) => mounted,
             Err(error) => return Ok(Outcome::NoFileSystem(error.to_string())),
         };
-        let mut child = self.child("check", cell, mode, seed, acks)?;
+        let mut child = self.child("check", cell, mode, (seed, disks), acks)?;
         let lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
         let reader = std::thread::spawn(move || lines.map_while(std::result::Result::ok).collect::<Vec<_>>());
         let deadline = Instant::now() + LIMIT;
@@ -339,7 +371,7 @@ impl Lab {
         cell: &Cell,
         mode: &str,
         acks: &[String],
-        image: &Image,
+        images: &[Image],
     ) -> Result<String> {
         if self.kept == KEPT || std::env::var_os("ANNULUS_PLANT").is_some() || self.config.subject == "sled" {
             return Ok(String::new());
@@ -347,7 +379,9 @@ impl Lab {
         self.kept += 1;
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("failures").join(name);
         std::fs::create_dir_all(&dir)?;
-        image.save(&dir.join("image"))?;
+        for (n, image) in images.iter().enumerate() {
+            image.save(&dir.join(format!("disk-{n}")))?;
+        }
         std::fs::write(dir.join("acks"), acks.join("\n"))?;
         let task = [cell.kind.name(), &cell.replicas.to_string(), mode].join(" ");
         std::fs::write(dir.join("task"), task)?;
@@ -363,7 +397,9 @@ impl Lab {
         let acks: Vec<String> =
             std::fs::read_to_string(dir.join("acks"))?.lines().map(str::to_owned).collect();
         let cell = Cell::new(kind, replicas.parse()?);
-        let outcome = self.check(&cell, mode, self.config.seed, &acks, Image::load(&dir.join("image"))?)?;
+        let paths = (0..).map(|n| dir.join(format!("disk-{n}"))).take_while(|path| path.exists());
+        let images = paths.map(|path| Image::load(&path)).collect::<std::io::Result<_>>()?;
+        let outcome = self.check(&cell, mode, self.config.seed, &acks, images)?;
         println!("{outcome:?}");
         Ok(matches!(outcome, Outcome::Sound { .. }))
     }

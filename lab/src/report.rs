@@ -62,8 +62,8 @@ impl Cell {
         }
         match outcome {
             Outcome::Sound { opened, reconciled, unwell } => {
-                // Where shards are being healed when the power fails, they are healed afterwards.
-                self.unwell += usize::from(unwell && mode != "heal");
+                // Where shards were being filled when the power failed, that goes on afterwards.
+                self.unwell += usize::from(unwell && ["write", "checkpoint"].contains(&mode));
                 self.opened.extend(opened);
                 self.reconciled += usize::from(reconciled.is_some());
             }

@@ -38,7 +38,7 @@ pub fn work(task: &Task) -> Result<()> {
     let store = open(task)?;
     let log = store.keyspace("log")?;
     say("open");
-    let ended = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for writer in 0..model::WRITERS {
             let (store, log, random) = (&store, &log, Random::new(task.seed ^ writer << 40));
@@ -56,7 +56,7 @@ pub fn work(task: &Task) -> Result<()> {
             }
         }
     });
-    Ok(ended)
+    Ok(())
 }
 
 fn write(store: &Store, log: &Keyspace, writer: u64, mut random: Random) -> Result<()> {
@@ -203,7 +203,7 @@ pub fn check(task: &Task) -> Result<()> {
     let store = open(task).map_err(|e| format!("does not open: {e:?}"))?;
     say(&format!("opened in {} ms", begun.elapsed().as_millis()));
     if !store.health()?.is_good() {
-        say("unwell 1");
+        say(&format!("unwell {:?}", store.health()?));
     }
     let mut there = Vec::new();
     for writer in 0..model::WRITERS {

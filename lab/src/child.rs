@@ -20,11 +20,17 @@ pub struct Task {
     pub acks: Vec<String>,
 }
 
-/// Gives this process, which must have one thread, a boot id of its own.
-pub fn start_anew(boot: &Path) -> Result<()> {
+/// Gives this process, which must have one thread, mounts of its own: they end with it and its children, however they end.
+pub fn own_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    Ok(mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?)
+}
+
+/// Gives this process, which must have one thread, a boot id of its own.
+pub fn start_anew(boot: &Path) -> Result<()> {
+    own_mounts()?;
+    let none = None::<&str>;
     mount(Some(boot), "/proc/sys/kernel/random/boot_id", none, MsFlags::MS_BIND, none)?;
     Ok(())
 }

@@ -100,10 +100,11 @@ impl<'a> Mounted<'a> {
         let device =
             attach().or_else(|_| attach()).or_else(|_| attach()).inspect_err(|_| rack.unplug(number))?;
         let mut mounted = Mounted { rack, number, device, point: PathBuf::new() };
-        run(Command::new("mount")
-            .args(["-t", kind.name(), "-o", kind.options(), &mounted.device])
-            .arg(point))?;
+        let mut mount = Command::new("mount");
+        run(mount.args(["-t", kind.name(), "-o", kind.options(), &mounted.device]).arg(point))?;
         mounted.point = point.to_owned();
+        // From here on the kernel detaches it when it is unmounted, also where this process does not live to see that.
+        run(Command::new("losetup").args(["-d", &mounted.device]))?;
         Ok(mounted)
     }
 }
@@ -122,7 +123,9 @@ impl Drop for Mounted<'_> {
                 pause();
             }
         }
-        let _ = run(Command::new("losetup").args(["-d", &self.device]));
+        if self.point == Path::new("") {
+            let _ = run(Command::new("losetup").args(["-d", &self.device]));
+        }
         let name = self.device.trim_start_matches("/dev/");
         let attached = PathBuf::from(format!("/sys/block/{name}/loop/backing_file"));
         let ours = || {

@@ -119,6 +119,7 @@ pub fn run(config: Config) -> Result<bool> {
 
 impl Lab {
     fn new(config: Config) -> Result<Lab> {
+        crate::child::own_mounts()?;
         let scratch = Scratch(std::env::temp_dir().join(format!("annulus-lab-{}", std::process::id())));
         for name in ["disks"].iter().chain(&POINTS) {
             std::fs::create_dir_all(scratch.0.join(name))?;

@@ -20,6 +20,7 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + S
 const HELP: &str = "\
 powercut          cuts the power of a disk under a file system under a store, and looks at what is left
   --cuts N        how many cuts, over all file systems and numbers of replicas [150]
+  --minutes M     stop after so many, however many cuts that were
   --seed S        what is done and when [the clock's; printed]
   --fs A,B        ext4 xfs btrfs [all]
   --replicas A,B  [1,2,3]; plain sled has none
@@ -89,6 +90,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("cuts") => config.cuts = parser.value()?.parse()?,
+            Long("minutes") => config.minutes = Some(parser.value()?.parse()?),
             Long("seed") => config.seed = parser.value()?.parse()?,
             Long("fs") => {
                 let named = |name: String| {

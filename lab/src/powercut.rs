@@ -33,6 +33,8 @@ const KEPT: usize = 4;
 
 pub struct Config {
     pub cuts: usize,
+    /// No round begins later.
+    pub minutes: Option<u64>,
     pub seed: u64,
     pub kinds: Vec<Kind>,
     pub replicas: Vec<usize>,
@@ -50,6 +52,7 @@ impl Config {
     pub fn new(seed: u64) -> Config {
         Config {
             cuts: 150,
+            minutes: None,
             seed,
             kinds: Kind::ALL.to_vec(),
             replicas: vec![1, 2, 3],
@@ -168,7 +171,13 @@ impl Lab {
             }
         }
         let (mut round, mut done, mut caught) = (0u64, 0, false);
-        while done < self.config.cuts && !cells.is_empty() && !(caught && self.config.until_caught) {
+        let end = self.config.minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
+        let in_time = || end.is_none_or(|end| Instant::now() < end);
+        while done < self.config.cuts
+            && in_time()
+            && !cells.is_empty()
+            && !(caught && self.config.until_caught)
+        {
             let at = round as usize % cells.len();
             let (cell, fresh, line) = &mut cells[at];
             let start = line.take().filter(|line| line.rounds < ROUNDS);

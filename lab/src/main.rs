@@ -4,6 +4,7 @@ mod annulus;
 mod child;
 mod disk;
 mod fuse;
+mod machine;
 mod model;
 mod mount;
 mod plants;

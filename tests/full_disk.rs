@@ -213,12 +213,14 @@ impl Mounted {
         ballast
     }
 
-    /// Cuts the file system off from its device, as if that had died; false where that cannot be done.
-    fn shut_down(&self) -> bool {
-        let script = "import fcntl,os,struct,sys; fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+    /// Cuts the file system off from its device, as if that had died; false where that cannot be done. `how`: what is in
+    /// memory is still written (0), what is in its own log is (1), nothing is (2).
+    fn shut_down(&self, how: u32) -> bool {
+        let script = "import fcntl,os,struct,sys; fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', int(sys.argv[2])))";
         Command::new("python3")
             .args(["-c", script])
             .arg(self.path())
+            .arg(how.to_string())
             .output()
             .is_ok_and(|o| o.status.success())
     }
@@ -330,7 +332,7 @@ fn a_disk_that_dies_is_made_up_for_and_taken_back_when_it_is_mounted_again() {
     live.operations(5000);
     live.with(|store| store.flush().unwrap());
     live.operations(5000);
-    if !mounted.shut_down() {
+    if !mounted.shut_down(2) {
         println!("skipped: a file system cannot be shut down here");
         return;
     }
@@ -351,4 +353,41 @@ fn a_disk_that_dies_is_made_up_for_and_taken_back_when_it_is_mounted_again() {
     live.check_copies();
     live.reopen(|| ());
     live.finish("a dead disk");
+}
+
+#[test]
+fn a_journal_whose_disk_dies_refuses_writes_and_has_all_that_was_synced() {
+    for how in 0..3 {
+        let Some(mounted) = Mounted::new(48) else { return };
+        let home = tempfile::tempdir().unwrap();
+        let options = Options::new()
+            .shards(3)
+            .memory_budget(64 << 20)
+            .journal_segment_bytes(1 << 20)
+            .journal_dir(mounted.path().join("journal"));
+        let place = home.path().join("store");
+        let store = options.open(&place).unwrap();
+        let write = |n: u32| store.insert_with(n.to_be_bytes(), value(n), annulus::Durability::Sync);
+        (0..300).for_each(|n| assert!(write(n).is_ok(), "{n}"));
+        store.flush().unwrap();
+        (300..600).for_each(|n| assert!(write(n).is_ok(), "{n}"));
+        if !mounted.shut_down(how) {
+            println!("skipped: a file system cannot be shut down here");
+            return;
+        }
+        let error = write(600).unwrap_err();
+        assert!([ErrorKind::Io, ErrorKind::Poisoned].contains(&error.kind()), "{how}: {error:?}");
+        let journal = mounted.path().join("journal");
+        assert!(error.to_string().contains(&journal.display().to_string()), "{how}: {error}");
+        (601..650).for_each(|n| assert_eq!(write(n).unwrap_err().kind(), ErrorKind::Poisoned, "{how}"));
+        // Reads go on, from memory and from the shards.
+        check(&store, 600);
+        assert!(store.iter().all(|item| item.is_ok()), "{how}");
+        assert!(store.close().is_err(), "{how}: closed as if all were well");
+        drop(store);
+        mounted.mount_again();
+        let store = options.open(&place).unwrap_or_else(|e| panic!("{how}: with the disk again: {e}"));
+        check(&store, 600);
+        store.close().unwrap();
+    }
 }

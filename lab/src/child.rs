@@ -12,17 +12,25 @@ use std::path::{Path, PathBuf};
 /// What a child is told on its command line.
 pub struct Task {
     pub dir: PathBuf,
+    /// Where the journal is, if it has a disk of its own.
+    pub journal: Option<PathBuf>,
     pub replicas: usize,
     pub mode: String,
     pub seed: u64,
     pub acks: Vec<String>,
 }
 
-/// Gives this process, which must have one thread, a boot id of its own.
-pub fn start_anew(boot: &Path) -> Result<()> {
+/// Gives this process, which must have one thread, mounts of its own: they end with it and its children, however they end.
+pub fn own_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    Ok(mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?)
+}
+
+/// Gives this process, which must have one thread, a boot id of its own.
+pub fn start_anew(boot: &Path) -> Result<()> {
+    own_mounts()?;
+    let none = None::<&str>;
     mount(Some(boot), "/proc/sys/kernel/random/boot_id", none, MsFlags::MS_BIND, none)?;
     Ok(())
 }

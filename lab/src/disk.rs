@@ -10,7 +10,7 @@ use crate::Random;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub const BLOCK: usize = 4096;
 
@@ -115,21 +115,15 @@ impl Cut {
     }
 }
 
-/// A disk at one moment.
-pub struct Moment {
+/// One disk at one moment.
+#[derive(Clone)]
+struct Still {
     durable: Image,
     log: Vec<Written>,
-    pub acks: Vec<String>,
 }
 
-impl Moment {
-    /// How many blocks were not flushed.
-    pub fn unflushed(&self) -> usize {
-        self.log.len()
-    }
-
-    /// What a power cut at this moment leaves.
-    pub fn cut(&self, cut: Cut, granule: usize, random: &mut Random) -> Image {
+impl Still {
+    fn cut(&self, cut: Cut, granule: usize, random: &mut Random) -> Image {
         let mut left = self.durable.clone();
         let spared = match cut {
             Cut::None => 0,
@@ -147,6 +141,24 @@ impl Moment {
             left.put(write.at, Arc::new(block));
         }
         left
+    }
+}
+
+/// All disks of a machine at one moment, and what had been acknowledged by then.
+pub struct Moment {
+    disks: Vec<Still>,
+    pub acks: Vec<String>,
+}
+
+impl Moment {
+    /// How many blocks were not flushed.
+    pub fn unflushed(&self) -> usize {
+        self.disks.iter().map(|disk| disk.log.len()).sum()
+    }
+
+    /// What a power cut at this moment leaves.
+    pub fn cut(&self, cut: Cut, granule: usize, random: &mut Random) -> Vec<Image> {
+        self.disks.iter().map(|disk| disk.cut(cut, granule, random)).collect()
     }
 }
 
@@ -171,6 +183,8 @@ pub struct Disk {
     pub moments: Vec<Moment>,
     /// What was acknowledged so far, that of earlier lives first.
     acks: Vec<String>,
+    /// Another disk of the same machine. All are served by one thread, so nothing is under way there while this one is asked.
+    pub beside: Option<Arc<Mutex<Disk>>>,
 }
 
 impl Disk {
@@ -185,6 +199,7 @@ impl Disk {
             triggers,
             moments: Vec::new(),
             acks,
+            beside: None,
         }
     }
 
@@ -240,8 +255,11 @@ impl Disk {
 
     /// What a cut would find now.
     pub fn take_moment(&mut self) {
-        let Disk { durable, log, acks, .. } = &*self;
-        self.moments.push(Moment { durable: durable.clone(), log: log.clone(), acks: acks.clone() });
+        let still = |disk: &Disk| Still { durable: disk.durable.clone(), log: disk.log.clone() };
+        let beside =
+            self.beside.as_ref().map(|disk| still(&disk.lock().unwrap_or_else(PoisonError::into_inner)));
+        let disks = [still(self)].into_iter().chain(beside).collect();
+        self.moments.push(Moment { disks, acks: self.acks.clone() });
     }
 
     pub fn is_done(&self) -> bool {
@@ -262,7 +280,7 @@ mod tests {
     fn after(disk: &mut Disk, cut: Cut) -> Vec<u8> {
         disk.take_moment();
         let moment = disk.moments.pop().unwrap();
-        read(&moment.cut(cut, 512, &mut Random::new(7)))
+        read(&moment.cut(cut, 512, &mut Random::new(7))[0])
     }
 
     #[test]
@@ -291,7 +309,7 @@ mod tests {
                 disk.write(n * BLOCK as u64, &[1; BLOCK]);
             }
             disk.take_moment();
-            let left = read(&disk.moments[0].cut(Cut::Prefix, 512, &mut Random::new(seed)));
+            let left = read(&disk.moments[0].cut(Cut::Prefix, 512, &mut Random::new(seed))[0]);
             let there: Vec<bool> = left.chunks(BLOCK).map(|block| block[0] == 1).collect();
             assert!(there.is_sorted_by(|a, b| a >= b), "{there:?}");
         }

@@ -4,6 +4,7 @@ mod annulus;
 mod child;
 mod disk;
 mod fuse;
+mod machine;
 mod model;
 mod mount;
 mod plants;
@@ -20,6 +21,7 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + S
 const HELP: &str = "\
 powercut          cuts the power of a disk under a file system under a store, and looks at what is left
   --cuts N        how many cuts, over all file systems and numbers of replicas [150]
+  --minutes M     stop after so many, however many cuts that were
   --seed S        what is done and when [the clock's; printed]
   --fs A,B        ext4 xfs btrfs [all]
   --replicas A,B  [1,2,3]; plain sled has none
@@ -39,11 +41,11 @@ pub struct Random(u64);
 impl Random {
     pub fn new(seed: u64) -> Random {
         let mut random = Random(seed.wrapping_add(0x1234_5678).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        random.next();
+        random.draw();
         random
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -51,7 +53,7 @@ impl Random {
     }
 
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
+        self.draw() % end.max(1)
     }
 }
 
@@ -89,6 +91,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
     while let Some(argument) = parser.next()? {
         match argument {
             Long("cuts") => config.cuts = parser.value()?.parse()?,
+            Long("minutes") => config.minutes = Some(parser.value()?.parse()?),
             Long("seed") => config.seed = parser.value()?.parse()?,
             Long("fs") => {
                 let named = |name: String| {
@@ -120,17 +123,18 @@ fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
     Ok(config)
 }
 
-/// `child SUBJECT work|check BOOT DIR REPLICAS MODE SEED ACKS`, the last one a file.
+/// `child SUBJECT work|check BOOT DIR JOURNAL REPLICAS MODE SEED ACKS`, the last one a file.
 fn run_child(mut parser: lexopt::Parser) -> Result<()> {
     let values: Vec<String> = std::iter::from_fn(|| parser.value().ok())
         .map(|value| value.to_string_lossy().into_owned())
         .collect();
-    let [subject, what, boot, dir, replicas, mode, seed, acks] = &values[..] else {
-        return Err("a child needs eight arguments".into());
+    let [subject, what, boot, dir, journal, replicas, mode, seed, acks] = &values[..] else {
+        return Err("a child needs nine arguments".into());
     };
     let acks = std::fs::read_to_string(acks)?.lines().map(str::to_owned).collect();
-    let task =
-        Task { dir: dir.into(), replicas: replicas.parse()?, mode: mode.clone(), seed: seed.parse()?, acks };
+    let journal = (journal != "-").then(|| PathBuf::from(journal));
+    let (replicas, seed) = (replicas.parse()?, seed.parse()?);
+    let task = Task { dir: dir.into(), journal, replicas, mode: mode.clone(), seed, acks };
     child::start_anew(boot.as_ref())?;
     match (subject.as_str(), what.as_str()) {
         ("annulus", "work") => annulus::work(&task),

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 pub const WRITERS: u64 = 3;
 /// Few, so that everything is overwritten all the time.
-const SLOTS: u64 = 1500;
-const TOUCHED: u64 = 30;
+const SLOTS: u64 = 3000;
+const TOUCHED: u64 = 40;
 /// Keys of the second keyspace, all of which a batch with a number divisible by three writes.
 pub const WHOLE: u64 = 6;
 
@@ -28,11 +28,13 @@ pub fn whole_key(writer: u64, i: u64) -> Vec<u8> {
     format!("whole/{writer}/{i}").into_bytes()
 }
 
-/// Long keys, since pages are listed by them in the index: it is sled's, and must be large enough to take several segments.
+/// Long keys, of which eight have all but their end in common: what lies between two pages must be named by most of a key, which
+/// makes the index large. It is sled's, and must take several segments.
 pub fn key(writer: u64, slot: u64) -> Vec<u8> {
-    let mut random = random(writer, 0, slot);
-    let mut key = format!("slot/{writer}/{slot:04}/").into_bytes();
-    key.extend((0..80 + random.below(60)).map(|_| b'a' + random.below(26) as u8));
+    let mut random = random(writer, 0, slot / 8);
+    let mut key = format!("slot/{writer}/").into_bytes();
+    key.extend((0..180 + random.below(80)).map(|_| b'a' + random.below(26) as u8));
+    key.extend_from_slice(format!("/{slot:04}").as_bytes());
     key
 }
 

@@ -90,22 +90,21 @@ pub struct Mounted<'a> {
     number: u64,
     device: String,
     point: PathBuf,
-    pub disk: Arc<Mutex<Disk>>,
 }
 
 impl<'a> Mounted<'a> {
-    pub fn new(rack: &'a Rack, kind: Kind, disk: Disk, point: &Path) -> Result<Mounted<'a>> {
-        let disk = Arc::new(Mutex::new(disk));
-        let (number, file) = rack.plug(disk.clone());
+    pub fn new(rack: &'a Rack, kind: Kind, disk: Arc<Mutex<Disk>>, point: &Path) -> Result<Mounted<'a>> {
+        let (number, file) = rack.plug(disk);
         let attach = || run(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&file));
         // Another process may take the device that was found free.
         let device =
             attach().or_else(|_| attach()).or_else(|_| attach()).inspect_err(|_| rack.unplug(number))?;
-        let mut mounted = Mounted { rack, number, device, point: PathBuf::new(), disk };
-        run(Command::new("mount")
-            .args(["-t", kind.name(), "-o", kind.options(), &mounted.device])
-            .arg(point))?;
+        let mut mounted = Mounted { rack, number, device, point: PathBuf::new() };
+        let mut mount = Command::new("mount");
+        run(mount.args(["-t", kind.name(), "-o", kind.options(), &mounted.device]).arg(point))?;
         mounted.point = point.to_owned();
+        // From here on the kernel detaches it when it is unmounted, also where this process does not live to see that.
+        run(Command::new("losetup").args(["-d", &mounted.device]))?;
         Ok(mounted)
     }
 }
@@ -124,7 +123,9 @@ impl Drop for Mounted<'_> {
                 pause();
             }
         }
-        let _ = run(Command::new("losetup").args(["-d", &self.device]));
+        if self.point == Path::new("") {
+            let _ = run(Command::new("losetup").args(["-d", &self.device]));
+        }
         let name = self.device.trim_start_matches("/dev/");
         let attached = PathBuf::from(format!("/sys/block/{name}/loop/backing_file"));
         let ours = || {

@@ -24,10 +24,18 @@ pub fn run_all(config: &Config) -> Result<bool> {
             continue;
         }
         let kinds: Vec<&str> = config.kinds.iter().map(|kind| kind.name()).collect();
+        let replicas: Vec<String> = config.replicas.iter().map(usize::to_string).collect();
         let out = Command::new(&exe)
             .args(["powercut", "--until-caught", "--require"])
             .args(["--cuts", &config.cuts.to_string(), "--seed", &config.seed.to_string()])
-            .args(["--fs", &kinds.join(",")])
+            .args([
+                "--fs",
+                &kinds.join(","),
+                "--modes",
+                &config.modes.join(","),
+                "--replicas",
+                &replicas.join(","),
+            ])
             .env("ANNULUS_PLANT", plant.name)
             .output()?;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();

@@ -125,6 +125,8 @@ impl Sources {
         let mut layout = state.layout();
         let mut except = Vec::new();
         let (mut swapped, mut attempts) = (0, 0);
+        // Why a shard failed says more than that there is none any more.
+        let mut cause = None;
         loop {
             state.check_open()?;
             chunk.prepare(limit);
@@ -140,6 +142,7 @@ impl Sources {
                     except.clear();
                     continue;
                 }
+                Err(error) if error.kind() == ErrorKind::Unavailable => return Err(cause.unwrap_or(error)),
                 filled => filled?,
             };
             // The memtables were looked into after the layout was taken: what left them meanwhile may have gone to the
@@ -175,8 +178,9 @@ impl Sources {
                             error.kind() == ErrorKind::Corruption && state.settings.heal == Heal::Automatic;
                         if is_mendable && mend(state, &layout, range, &except) || is_news() {
                             except.clear();
+                            cause.get_or_insert(error);
                         } else {
-                            return Err(error);
+                            return Err(cause.unwrap_or(error));
                         }
                     }
                 }

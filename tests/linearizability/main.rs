@@ -228,7 +228,7 @@ fn histories_are_linearizable_while_shards_die_and_move() {
         .virtual_nodes(64)
         .memory_budget(8 << 20)
         .journal_segment_bytes(256 << 10)
-        .shard_timeout(Duration::from_millis(300));
+        .shard_timeout(Duration::from_secs(5));
     let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: true };
     let store = testing::open(Path::new("/store"), &options, seams).unwrap();
     let run = Run {

@@ -157,6 +157,7 @@ impl Lab {
             None => Outcome::Broken(format!("hangs: not done after {LIMIT:?}")),
             Some(status) if status.success() => Outcome::Sound {
                 opened: figure("opened in "),
+                whole: figure("whole in "),
                 reconciled: figure("reconciled "),
                 unwell: said.iter().find_map(|line| line.strip_prefix("unwell ").map(str::to_owned)),
             },

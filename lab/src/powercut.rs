@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const MOMENTS: usize = 4;
 /// Rounds before a new file system is begun.
 const ROUNDS: usize = 12;
+/// An opening, or making whole, that takes longer is told, in milliseconds.
+const SLOW: u64 = 10_000;
 /// Where the disks of a machine are mounted: all but the journal, and the journal where it has a disk of its own.
 pub const POINTS: [&str; 2] = ["mnt", "mnt-1"];
 
@@ -216,6 +218,14 @@ impl Lab {
                     "{kind} R={replicas} {mode}, cut {} of {lost} blocks of {granule}: {text} (round seed {seed}){kept}",
                     cut.name()
                 );
+            }
+            // No promise is broken, but somebody should look.
+            if let Outcome::Sound { opened, whole, .. } = &outcome
+                && opened.max(whole).is_some_and(|longest| longest > SLOW)
+            {
+                let kept = self.keep(&format!("slow-{seed}-{at}"), cell, mode, &moment.acks, &images)?;
+                let (kind, replicas) = (cell.kind.name(), cell.replicas);
+                println!("{kind} R={replicas} {mode}: slow: {outcome:?} (seed {seed}){kept}");
             }
             let sound = matches!(outcome, Outcome::Sound { .. });
             cell.count(mode, Some(cut), moment.unflushed(), outcome);

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 /// What a cut came to.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Milliseconds that the opening took; records of which replicas differed, and were made equal; how the
+    /// Milliseconds that the opening took, and what the store then did by itself, a scrub included; records of which replicas differed, and were made equal; how the
     /// shards were right after the opening, if not all served.
-    Sound { opened: Option<u64>, reconciled: Option<u64>, unwell: Option<String> },
+    Sound { opened: Option<u64>, whole: Option<u64>, reconciled: Option<u64>, unwell: Option<String> },
     /// The file system itself does not mount.
     NoFileSystem(String),
     /// A promise is broken: which one, a colon, and the rest.
@@ -38,6 +38,7 @@ pub struct Cell {
     unmounted: usize,
     unflushed: Vec<usize>,
     opened: Vec<u64>,
+    whole: Vec<u64>,
     reconciled: usize,
     unwell: usize,
 }
@@ -53,6 +54,7 @@ impl Cell {
             unmounted: 0,
             unflushed: Vec::new(),
             opened: Vec::new(),
+            whole: Vec::new(),
             reconciled: 0,
             unwell: 0,
         }
@@ -73,7 +75,8 @@ impl Cell {
             self.unflushed.push(unflushed);
         }
         match outcome {
-            Outcome::Sound { opened, reconciled, unwell } => {
+            Outcome::Sound { opened, whole, reconciled, unwell } => {
+                self.whole.extend(whole);
                 self.unwell += usize::from(unwell.is_some());
                 self.opened.extend(opened);
                 self.reconciled += usize::from(reconciled.is_some());
@@ -107,9 +110,9 @@ fn middle_and_most(numbers: impl IntoIterator<Item = u64>) -> String {
 pub fn print(subject: &str, cells: &[Cell]) {
     println!();
     println!(
-        "| {subject} on | R | cuts | spared | while | unflushed blocks, median / most | opened, ms | shards were being filled | replicas made equal | does not mount | broken |"
+        "| {subject} on | R | cuts | spared | while | unflushed blocks, median / most | opened, ms | made whole, ms | shards were being filled | replicas made equal | does not mount | broken |"
     );
-    println!("|---|---:|---:|---|---|---:|---:|---:|---:|---:|---|");
+    println!("|---|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---|");
     for cell in cells {
         let [kind, cuts] = [cell.kind.name().to_owned(), cell.cuts().to_string()];
         let spared = listed(cell.cuts.iter().map(|(name, count)| (*name, *count)));
@@ -117,9 +120,10 @@ pub fn print(subject: &str, cells: &[Cell]) {
         let broken = listed(cell.broken.iter().map(|(name, count)| (name.as_str(), *count)));
         let unflushed = middle_and_most(cell.unflushed.iter().map(|n| *n as u64));
         let opened = middle_and_most(cell.opened.iter().copied());
+        let whole = middle_and_most(cell.whole.iter().copied());
         let (r, unwell, equal, unmounted) = (cell.replicas, cell.unwell, cell.reconciled, cell.unmounted);
         println!(
-            "| {kind} | {r} | {cuts} | {spared} | {modes} | {unflushed} | {opened} | {unwell} | {equal} | {unmounted} | {broken} |"
+            "| {kind} | {r} | {cuts} | {spared} | {modes} | {unflushed} | {opened} | {whole} | {unwell} | {equal} | {unmounted} | {broken} |"
         );
     }
     let cuts: usize = cells.iter().map(|cell| cell.cuts() - cell.unmounted).sum();

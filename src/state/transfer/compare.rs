@@ -5,7 +5,7 @@
 
 use super::Purpose;
 use super::chunk::{Chunk, Extent, Versions, Wanted, flushing, gather, newest_in};
-use super::copy::{CHUNK, apply, with_sources, write};
+use super::copy::{apply, chunks_at_once, panicked, read_sources, write};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::memtable::Table;
@@ -33,46 +33,75 @@ pub fn compare_chunk(
     begin: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Compared> {
     let tables = flushing(state);
-    let (source, target) = read(state, layout, purpose, from)?;
-    if !are_equal(layout, purpose, &source, &target, &tables) {
-        let place = format!("{from:02x?}");
-        log::warn!("copies differ from their sources in the keys from {place} on: they are copied again");
-        begin()?;
-        correct(state, layout, purpose, &source, &target, &tables)?;
-        let (source, target) = read(state, layout, purpose, from)?;
+    let mut source = read_sources(state, layout, purpose, from)?;
+    let (mut from, mut bytes) = (from.to_vec(), 0);
+    let mut left = chunks_at_once(state);
+    loop {
+        left -= 1;
+        let (target, next) = read_targets_and_next(state, layout, purpose, &from, &source, left > 0)?;
+        bytes += target.parts.iter().map(|part| part.copied.bytes() as u64).sum::<u64>();
         if !are_equal(layout, purpose, &source, &target, &tables) {
-            return Err(Error::corruption(format!(
-                "copies differ from their sources in the keys from {place} on, also after they were copied again"
-            ))
-            .remedy("cancel the change; then look for what changes the shards' files"));
+            let place = format!("{from:02x?}");
+            log::warn!("copies differ from their sources in the keys from {place} on: they are copied again");
+            begin()?;
+            correct(state, layout, purpose, &source, &target, &tables)?;
+            source = read_sources(state, layout, purpose, &from)?;
+            let target = read_targets(state, layout, purpose, &from, &source)?;
+            if !are_equal(layout, purpose, &source, &target, &tables) {
+                return Err(Error::corruption(format!(
+                    "copies differ from their sources in the keys from {place} on, also after they were copied again"
+                ))
+                .remedy("cancel the change; then look for what changes the shards' files"));
+            }
+            return Ok(Compared { bytes, end: source.end });
+        }
+        match (next, source.end.take()) {
+            (Some(next), Some(end)) => (source, from) = (next, end),
+            (_, end) => return Ok(Compared { bytes, end }),
         }
     }
-    let bytes = target.parts.iter().map(|part| part.copied.bytes() as u64).sum();
-    Ok(Compared { bytes, end: source.end })
 }
 
-/// A range of keys as its sources have it, and as those that gain it do.
-fn read(state: &State, layout: &Arc<Layout>, purpose: Purpose, from: &[u8]) -> Result<(Chunk, Chunk)> {
-    let source = with_sources(state, layout, purpose, |sources| {
-        let engine = |shard: usize| layout.shards[shard].engine();
-        let wanted = Wanted::From(sources.clone());
-        gather(state, layout, from, Extent::Bytes(CHUNK), &sources.shards, &engine, &wanted)
-    })?;
+/// The range of a chunk as those that gain it have it; and beside that, if there is to be one, the chunk that comes next.
+fn read_targets_and_next(
+    state: &State,
+    layout: &Arc<Layout>,
+    purpose: Purpose,
+    from: &[u8],
+    source: &Chunk,
+    next: bool,
+) -> Result<(Chunk, Option<Chunk>)> {
+    let Some(end) = source.end.as_deref().filter(|_| next) else {
+        return Ok((read_targets(state, layout, purpose, from, source)?, None));
+    };
+    let (target, next) = std::thread::scope(|scope| {
+        let next = scope.spawn(|| read_sources(state, layout, purpose, end));
+        let target = read_targets(state, layout, purpose, from, source);
+        (target, next.join().unwrap_or_else(|_| Err(panicked())))
+    });
+    Ok((target?, Some(next?)))
+}
+
+fn read_targets(
+    state: &State,
+    layout: &Arc<Layout>,
+    purpose: Purpose,
+    from: &[u8],
+    source: &Chunk,
+) -> Result<Chunk> {
     let wanted = Wanted::For(purpose);
     let engine = |shard: usize| purpose.engine(&layout.shards[shard]);
     let extent = Extent::Key(source.end.as_deref());
     let targets = purpose.targets(layout);
-    let target =
-        gather(state, layout, from, extent, &targets, &engine, &wanted).map_err(|(shard, error)| {
-            // What was just written cannot be read: of a shard that serves it is one page, of one that is being filled all is begun
-            // anew.
-            match purpose {
-                Purpose::Change | Purpose::Mending(_) => state.read_failed(&layout.shards[shard], &error),
-                Purpose::Filling(_) => purpose.failed(state, &layout.shards[shard], &error),
-            }
-            error
-        })?;
-    Ok((source, target))
+    gather(state, layout, from, extent, &targets, &engine, &wanted).map_err(|(shard, error)| {
+        // What was just written cannot be read: of a shard that serves it is one page, of one that is being filled all is begun
+        // anew.
+        match purpose {
+            Purpose::Change | Purpose::Mending(_) => state.read_failed(&layout.shards[shard], &error),
+            Purpose::Filling(_) => purpose.failed(state, &layout.shards[shard], &error),
+        }
+        error
+    })
 }
 
 /// Whether each shard that gains has what it should.

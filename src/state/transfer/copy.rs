@@ -3,7 +3,7 @@
 use super::Purpose;
 use super::chunk::{Chunk, Extent, Wanted, flushing, gather, newest_in};
 use super::sources::{Sources, no_source};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::memtable::Table;
 use crate::record::{RunBuffer, RunRecord};
@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// What a chunk carries, in bytes: some tens of milliseconds of work.
 pub const CHUNK: usize = 1 << 20;
+/// How many are gone through at once while nobody is there to be disturbed.
+const CHUNKS: usize = 4;
 /// Records handed to an engine at once.
 const RUN_RECORDS: usize = 4096;
 /// How much is copied before the targets are sealed and the position saved, in bytes.
@@ -27,16 +29,43 @@ pub struct Copied {
     pub end: Option<Vec<u8>>,
 }
 
-/// Copies the chunk from `from` on. Under the lock that keeps flushes from beginning.
+/// Copies the chunk from `from` on. Under the lock that keeps flushes from beginning. While nobody is there to be disturbed, a few
+/// of them: the next is read while one is written.
 pub fn copy_chunk(state: &State, layout: &Arc<Layout>, purpose: Purpose, from: &[u8]) -> Result<Copied> {
     let tables = flushing(state);
-    let chunk = with_sources(state, layout, purpose, |sources| {
+    let mut chunk = read_sources(state, layout, purpose, from)?;
+    let mut copied = (0, 0);
+    for _ in 1..chunks_at_once(state) {
+        let Some(end) = chunk.end.clone() else { break };
+        let (written, next) = std::thread::scope(|scope| {
+            let next = scope.spawn(|| read_sources(state, layout, purpose, &end));
+            let written = apply(state, layout, purpose, &chunk, &tables);
+            (written, next.join().unwrap_or_else(|_| Err(panicked())))
+        });
+        let (bytes, records) = written?;
+        copied = (copied.0 + bytes, copied.1 + records);
+        chunk = next?;
+    }
+    let (bytes, records) = apply(state, layout, purpose, &chunk, &tables)?;
+    Ok(Copied { bytes: copied.0 + bytes, records: copied.1 + records, end: chunk.end })
+}
+
+/// How many chunks are gone through under one hold of the lock.
+pub fn chunks_at_once(state: &State) -> usize {
+    if state.abreast() > 1 { CHUNKS } else { 1 }
+}
+
+pub fn panicked() -> Error {
+    Error::new(ErrorKind::Io, "reading a chunk panicked").remedy("see the log for the panic's text")
+}
+
+/// A chunk as its sources have it.
+pub fn read_sources(state: &State, layout: &Arc<Layout>, purpose: Purpose, from: &[u8]) -> Result<Chunk> {
+    with_sources(state, layout, purpose, |sources| {
         let engine = |shard: usize| layout.shards[shard].engine();
         let wanted = Wanted::From(sources.clone());
         gather(state, layout, from, Extent::Bytes(CHUNK), &sources.shards, &engine, &wanted)
-    })?;
-    let (bytes, records) = apply(state, layout, purpose, &chunk, &tables)?;
-    Ok(Copied { bytes, records, end: chunk.end })
+    })
 }
 
 /// Reads by a choice of sources; a shard that fails is left out and its part read from others.

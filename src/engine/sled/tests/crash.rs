@@ -40,7 +40,7 @@ fn stop_everywhere(
         }
         // Counting repairs overlaps; so does writing. Both orders must do.
         if stop_after % 2 == 0 {
-            assert_eq!(recount(&engine).unwrap(), counted(&core(&engine)));
+            assert_eq!(recount(&engine).unwrap(), tally(&core(&engine)).0);
             assert!(scan(&engine, &ALL, Seq::MAX, false).unwrap() == forward);
         }
         change(&engine).unwrap();
@@ -49,7 +49,7 @@ fn stop_everywhere(
             model.1.scan(&ALL, Seq::MAX),
             "stopped after {stop_after}"
         );
-        assert_eq!(recount(&engine).unwrap(), counted(&core(&engine)));
+        assert_eq!(recount(&engine).unwrap(), tally(&core(&engine)).0);
         engine.close().unwrap();
     }
     0

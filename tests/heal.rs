@@ -87,15 +87,24 @@ impl World {
     fn check_copies(&self) {
         self.store.flush().unwrap();
         let ring = self.store.ring();
-        for shard in self.store.health().unwrap().shards {
-            assert_eq!(shard.health, Health::Online);
-            let held = testing::held_by(&self.store, annulus::KeyspaceId(0), shard.id).unwrap();
-            let held: Vec<Vec<u8>> = held.into_iter().map(|(key, _)| key).collect();
-            let due = self.model.keys().filter(|key| ring.preference_list(key).contains(&shard.id));
-            let due: Vec<Vec<u8>> = due.cloned().collect();
+        let shards = self.store.health().unwrap().shards;
+        assert!(shards.iter().all(|shard| shard.health == Health::Online));
+        let held = |id| testing::held_by(&self.store, annulus::KeyspaceId(0), id).unwrap();
+        let held: Vec<_> = shards.iter().map(|shard| (shard.id, held(shard.id))).collect();
+        let mut newest = BTreeMap::new();
+        for (key, seq) in held.iter().flat_map(|(_, held)| held) {
+            let known = newest.entry(key).or_insert(*seq);
+            *known = (*known).max(*seq);
+        }
+        for (id, held) in &held {
+            let old: Vec<_> = held.iter().filter(|(key, seq)| *seq < newest[key]).collect();
+            assert!(old.is_empty(), "shard {id} has old versions: {old:?}");
+            let held: Vec<&Vec<u8>> = held.iter().map(|(key, _)| key).collect();
+            let due: Vec<_> =
+                self.model.keys().filter(|key| ring.preference_list(key).contains(id)).collect();
             let lacks: Vec<_> = due.iter().filter(|key| held.binary_search(key).is_err()).collect();
             let more: Vec<_> = held.iter().filter(|key| due.binary_search(key).is_err()).collect();
-            assert!(lacks.is_empty() && more.is_empty(), "shard {} lacks {lacks:?}, has {more:?}", shard.id);
+            assert!(lacks.is_empty() && more.is_empty(), "shard {id} lacks {lacks:?}, has {more:?}");
         }
     }
 

@@ -152,9 +152,13 @@ fn plants(text: &str) -> Vec<&str> {
 #[test]
 fn every_plant_is_used_and_every_one_used_is_listed() {
     let sources = sources();
-    let used: std::collections::BTreeSet<&str> = sources.iter().flat_map(|(_, text)| plants(text)).collect();
-    let listed: Vec<&str> = annulus::testing::PLANTS.iter().map(|plant| plant.name).collect();
-    assert_eq!(listed.iter().copied().collect::<std::collections::BTreeSet<_>>(), used);
-    assert_eq!(listed.len(), used.len(), "a name is listed twice");
+    let mut used: Vec<&str> = sources.iter().flat_map(|(_, text)| plants(text)).collect();
+    let mut listed: Vec<&str> = annulus::testing::PLANTS.iter().map(|plant| plant.name).collect();
+    used.sort_unstable();
+    listed.sort_unstable();
+    // Each at one place: one that is at two may be caught for one of them, and go unnoticed at the other.
+    assert_eq!(listed, used);
+    assert!(listed.windows(2).all(|pair| pair[0] != pair[1]), "a name is listed twice");
+    assert!(listed.len() >= 30, "{} are planted", listed.len());
     assert!(annulus::testing::PLANTS.iter().all(|plant| !plant.what.is_empty() && !plant.harness.is_empty()));
 }

@@ -87,15 +87,24 @@ impl World {
     fn check_copies(&self) {
         self.store.flush().unwrap();
         let ring = self.store.ring();
-        for shard in self.store.health().unwrap().shards {
-            assert_eq!(shard.health, Health::Online);
-            let held = testing::held_by(&self.store, annulus::KeyspaceId(0), shard.id).unwrap();
-            let held: Vec<Vec<u8>> = held.into_iter().map(|(key, _)| key).collect();
-            let due = self.model.keys().filter(|key| ring.preference_list(key).contains(&shard.id));
-            let due: Vec<Vec<u8>> = due.cloned().collect();
+        let shards = self.store.health().unwrap().shards;
+        assert!(shards.iter().all(|shard| shard.health == Health::Online));
+        let held = |id| testing::held_by(&self.store, annulus::KeyspaceId(0), id).unwrap();
+        let held: Vec<_> = shards.iter().map(|shard| (shard.id, held(shard.id))).collect();
+        let mut newest = BTreeMap::new();
+        for (key, seq) in held.iter().flat_map(|(_, held)| held) {
+            let known = newest.entry(key).or_insert(*seq);
+            *known = (*known).max(*seq);
+        }
+        for (id, held) in &held {
+            let old: Vec<_> = held.iter().filter(|(key, seq)| *seq < newest[key]).collect();
+            assert!(old.is_empty(), "shard {id} has old versions: {old:?}");
+            let held: Vec<&Vec<u8>> = held.iter().map(|(key, _)| key).collect();
+            let due: Vec<_> =
+                self.model.keys().filter(|key| ring.preference_list(key).contains(id)).collect();
             let lacks: Vec<_> = due.iter().filter(|key| held.binary_search(key).is_err()).collect();
             let more: Vec<_> = held.iter().filter(|key| due.binary_search(key).is_err()).collect();
-            assert!(lacks.is_empty() && more.is_empty(), "shard {} lacks {lacks:?}, has {more:?}", shard.id);
+            assert!(lacks.is_empty() && more.is_empty(), "shard {id} lacks {lacks:?}, has {more:?}");
         }
     }
 
@@ -1016,6 +1025,52 @@ fn a_shard_that_is_being_filled_does_not_stand_in_for_one_that_is_full() {
     assert!(matches!(world.health(0), Health::Degraded(_)), "{}", world.health(0));
     world.check();
     world.disk.heal();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// What gets lost between its copying and its serving is found before it serves.
+#[test]
+fn what_is_lost_while_a_shard_is_filled_is_found_before_it_serves() {
+    let mut world = World::new(options(3, 2));
+    world.write(2000);
+    world.store.flush().unwrap();
+    world.store.rebuild(ShardId(1)).unwrap();
+    // It is begun anew, and gets all in one chunk.
+    for _ in 0..2 {
+        assert!(testing::heal_step(&world.store).unwrap());
+    }
+    assert_eq!(world.health(1), Health::Rebuilding, "it serves before it has been compared");
+    let ring = world.store.ring();
+    let keys: Vec<Vec<u8>> = world
+        .model
+        .keys()
+        .filter(|key| ring.preference_list(key).contains(&ShardId(1)))
+        .take(9)
+        .cloned()
+        .collect();
+    for key in &keys {
+        world.factory.forge(ShardId(1), &internal(key), &[]);
+    }
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// A scan puts damaged pages right by itself where every owner has some, also before the first flush after a crash: not from
+/// one that lacks what the other has had.
+#[test]
+fn a_scan_mends_no_page_from_a_replica_that_is_behind() {
+    let mut world = World::new(options(2, 2));
+    let (removed, replaced) = uneven(&mut world);
+    world.factory.corrupt(ShardId(0), &internal(&replaced));
+    world.factory.corrupt(ShardId(0), &internal(&removed));
+    // In the same chunk of the scan.
+    let other = world.model.keys().nth(5).unwrap().clone();
+    world.factory.corrupt(ShardId(1), &internal(&other));
+    world.check();
+    assert!(matches!(world.health(0), Health::Degraded(_)), "its damage has not been met");
     world.heal();
     world.check();
     world.check_copies();

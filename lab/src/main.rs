@@ -11,6 +11,7 @@ mod plants;
 mod powercut;
 mod report;
 mod sled;
+mod tests;
 
 use child::Task;
 use lexopt::prelude::*;
@@ -32,7 +33,10 @@ powercut          cuts the power of a disk under a file system under a store, an
   --plants        runs bugs that are planted on purpose, one by one, until they are caught; --cuts bounds each
   --only A,B      with --plants: these alone
   --recheck DIR   looks again at what a cut left that broke a promise
-  --require       fail, in place of a word, where it cannot be run";
+  --require       fail, in place of a word, where it cannot be run
+
+plants            builds Annulus's tests with bugs that are planted on purpose, and runs those that must catch them, one by one
+  --only A,B      these alone";
 
 /// A generator of random numbers (xorshift) that a seed determines.
 #[derive(Debug, Clone)]
@@ -73,12 +77,24 @@ fn start() -> Result<bool> {
     let mut parser = lexopt::Parser::from_env();
     match parser.next()? {
         Some(Value(name)) if name == "powercut" => powercut::run(parse(parser)?),
+        Some(Value(name)) if name == "plants" => run_plants(parser),
         Some(Value(name)) if name == "child" => run_child(parser).map(|()| true),
         _ => {
             println!("{HELP}");
             Ok(true)
         }
     }
+}
+
+fn run_plants(mut parser: lexopt::Parser) -> Result<bool> {
+    let mut only = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("only") => only = Some(list(&parser.value()?)),
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    tests::run_all(only.as_deref())
 }
 
 fn list(value: &std::ffi::OsStr) -> Vec<String> {

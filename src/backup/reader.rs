@@ -30,7 +30,7 @@ pub fn fetch(storage: &dyn Storage, id: &ObjectId) -> Result<Vec<u8>> {
         return Err(Error::corruption("an object of the checkpoint is missing").at(at()).remedy(remedy));
     };
     let found = ObjectId::of(&bytes);
-    if found != *id {
+    if found != *id && !crate::plants::is("object-hash-not-checked") {
         let text = format!("an object of the checkpoint is damaged: its bytes have the hash {found}");
         return Err(Error::corruption(text).at(at()).remedy(remedy));
     }

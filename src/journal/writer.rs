@@ -63,12 +63,16 @@ impl Writer {
     }
 
     fn may_go_through(&self, taken: &Taken) -> bool {
-        if plants::is("journal-acks-before-sync") {
+        if acknowledges_early() {
             return false;
         }
         let able = taken.pieces().all(|piece| piece.segment.through.is_some());
         able && !self.dirty && self.unsynced.is_empty() && self.calm > CALM && !taken.is_empty()
     }
+}
+
+fn acknowledges_early() -> bool {
+    plants::is("journal-acks-before-sync")
 }
 
 impl Journal {
@@ -145,7 +149,7 @@ impl Journal {
     fn sync_segment(&self, segment: &Ready) -> Result<()> {
         self.health.check()?;
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        if plants::is("journal-acks-before-sync") {
+        if acknowledges_early() {
             return Ok(());
         }
         segment.file.sync_data().map_err(|e| self.poison(Error::io("sync the journal", &segment.path, e)))

@@ -103,7 +103,7 @@ impl Shard {
         let resume = if seal.applying { None } else { seal.figures.map(Figures::from) };
         let engine =
             Guarded::open(self.id, || factory.open(&engine_spec(spec, seal.generation, false, resume)))?;
-        if engine.applied() < seal.applied {
+        if engine.applied() < seal.applied && !crate::plants::is("lost-tail-believed") {
             let text = format!(
                 "the shard has lost its tail: it holds writes up to {}, its seal says {}",
                 engine.applied(),

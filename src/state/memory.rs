@@ -175,7 +175,10 @@ impl Memory {
             }
             tables.frozen.clone()
         };
-        let newest = frozen.iter().rev().find_map(|table| table.get(key, at));
+        let newest = match crate::plants::is("older-table-first") {
+            false => frozen.iter().rev().find_map(|table| table.get(key, at)),
+            true => frozen.iter().find_map(|table| table.get(key, at)),
+        };
         newest.map_or(Recent::Unknown, Recent::new)
     }
 

@@ -159,6 +159,9 @@ impl Records {
 
     /// Forgets what a table that is in the shards now made old; the table is still listed.
     pub fn retire(&self, table: &Table) {
+        if crate::plants::is("record-cache-not-told") {
+            return;
+        }
         self.forget(table.records().map(|record| record.key));
     }
 

@@ -90,9 +90,16 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
         let _ = state.journal.trim(table.max_seq().unwrap_or_default().next());
     }
     // A chunk of records that is on its way between shards was chosen without regard to this table.
-    drop(state.moving.lock());
+    if !plants::is("flush-overtakes-a-chunk") {
+        drop(state.moving.lock());
+    }
     let layout = state.layout();
-    let job = Run::new(table.clone(), layout.clone(), state.memory.live(), state.live_keyspaces());
+    let live = if plants::is("flush-forgets-snapshots") { Vec::new() } else { state.memory.live() };
+    let job = Run::new(table.clone(), layout.clone(), live, state.live_keyspaces());
+    let early = plants::is("table-forgotten-before-the-shards-have-it");
+    if early {
+        state.memory.pop_frozen();
+    }
     let progress = |shares: u64| state.pace.share(shares);
     let turns = Arc::new(Turns::here(state.pace.haste()));
     let limit = state.settings.shard_timeout;
@@ -107,8 +114,12 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     layout.shards.iter().filter(|shard| shard.is_complete()).for_each(|shard| shard.forgive());
     drop(layout);
     state.records.retire(&table);
-    state.changed.note(&table);
-    state.memory.pop_frozen();
+    if !plants::is("changed-keys-not-noted") {
+        state.changed.note(&table);
+    }
+    if !early {
+        state.memory.pop_frozen();
+    }
     state.share_memory();
     state.pace.flushed(table.bytes() as u64, started.elapsed());
     state.flushes.fetch_add(1, Ordering::Relaxed);
@@ -154,7 +165,8 @@ fn check_forgettable(state: &State, layout: &Layout, table: &Table, failed: &[(u
         return Err(stuck(node));
     }
     // Their replicas have it all, and they do not: they are no longer to be read.
-    for shard in layout.shards.iter().filter(|shard| shard.serves() && !holds(shard)) {
+    let serves = |shard: &Shard| shard.serves() && !plants::is("failed-shard-goes-on-serving");
+    for shard in layout.shards.iter().filter(|shard| serves(shard) && !holds(shard)) {
         let behind = Error::new(ErrorKind::Io, "the shard cannot be written to, and its replicas went on");
         let cause = shard.fault();
         state.shard_failed(shard, &cause.into_iter().fold(behind, |error, cause| error.caused_by(cause)));
@@ -168,9 +180,11 @@ fn trim(state: &State) -> Result<()> {
     let oldest = |all: bool| layout.shards.iter().filter(|s| all || s.is_open()).map(|s| s.applied()).min();
     let within = state.journal.stats().bytes <= state.settings.journal_retention;
     // What nobody serves is in the journal alone.
-    match oldest(within || state.has_gaps()) {
+    match oldest((within || state.has_gaps()) && !plants::is("journal-trimmed-past-a-failed-shard")) {
         // An archive that is behind holds it back as an offline shard does.
-        Some(applied) if within => state.journal.trim(applied.min(state.archived()).next()).map(|_| ()),
+        Some(applied) if within && !plants::is("archive-not-waited-for") => {
+            state.journal.trim(applied.min(state.archived()).next()).map(|_| ())
+        }
         Some(applied) => state.journal.trim(applied.next()).map(|_| ()),
         None => Ok(()),
     }

@@ -51,6 +51,9 @@ impl Core {
             let Some((number, _, Some(node))) = self.root.slot(lower) else { continue };
             nodes.push(Encoded { lower: lower.clone(), number, bytes: node.encode(number) });
         }
+        if crate::plants::is("index-left-half-first") {
+            nodes.reverse();
+        }
         // From the left: where one that is still there ends, the one that it met is still there, too.
         writer.removed.sort();
         let intent = self.intent(writer, &nodes);

@@ -104,7 +104,7 @@ impl<'a, 's> Merge<'a, 's> {
             }
             return;
         }
-        if olds > 0 && olds < self.group.len() {
+        if olds > 0 && olds < self.group.len() && !crate::plants::is("merge-keeps-the-older") {
             // Stable, and the run's first: of two versions with one sequence, which are the same write, the run's is
             // taken.
             self.group.rotate_left(olds);

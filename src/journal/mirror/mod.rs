@@ -200,7 +200,10 @@ impl Mirrors {
         if good.len() == self.good().count() {
             return Ok(());
         }
-        let more = self.give_word(&mut epoch, good)?;
+        let more = match crate::plants::is("copy-left-out-without-a-word") {
+            false => self.give_word(&mut epoch, good)?,
+            true => Vec::new(),
+        };
         for (index, cause) in causes.into_iter().chain(more) {
             self.leave_out(index, cause);
         }

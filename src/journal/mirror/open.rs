@@ -240,7 +240,11 @@ impl Found {
         let mut first_error = None;
         for (index, place) in self.believed() {
             match self.reach(&place.dir, from, at_least) {
-                Ok((end, generation)) if best.is_none_or(|(most, ..)| (end, place.listed) > most) => {
+                Ok((end, generation))
+                    if best.is_none_or(|(most, ..)| {
+                        ((end, place.listed) > most) != crate::plants::is("shortest-copy-wins")
+                    }) =>
+                {
                     best = Some(((end, place.listed), index, generation));
                 }
                 Ok(_) => {}
@@ -340,10 +344,15 @@ fn doubt(place: &Place, word: Result<Option<Word>>, epoch: u64) -> Option<Error>
         Ok(Some(word)) if word.mirror != Some(place.id) => {
             Some(behind("the directory holds another copy of the journal than it should".into()))
         }
-        Ok(Some(word)) if word.epoch < epoch || !word.good.contains(&place.id) => Some(behind(format!(
-            "the copy of the journal is not complete: its word is of epoch {}, writes went on without it in epoch {epoch}",
-            word.epoch
-        ))),
+        Ok(Some(word))
+            if (word.epoch < epoch || !word.good.contains(&place.id))
+                && !crate::plants::is("copy-left-behind-is-believed") =>
+        {
+            Some(behind(format!(
+                "the copy of the journal is not complete: its word is of epoch {}, writes went on without it in epoch {epoch}",
+                word.epoch
+            )))
+        }
         Ok(Some(_)) => None,
     }
 }

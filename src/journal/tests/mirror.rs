@@ -280,6 +280,29 @@ fn damage_in_one_copy_is_mended_from_the_other() {
     }
 }
 
+/// One disk has not kept what it said it had: its copy is whole, and ends earlier.
+#[test]
+fn of_copies_that_end_at_different_places_the_longest_is_read() {
+    for shorter in [0, 1] {
+        let (mut model, disk) = (Model::default(), dirs_disk(12));
+        let (_, journal) = model.create(&disk);
+        (0..3).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        let dir = Path::new(DIRS[shorter]);
+        let names = disk.list(dir).unwrap().into_iter().filter(|n| n.ends_with(".seg"));
+        let before: Vec<_> =
+            names.map(|n| dir.join(n)).map(|path| (disk.read(&path).unwrap().unwrap(), path)).collect();
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        let disk = disk.kill();
+        for (bytes, path) in before {
+            disk.damage(&path, |now| now.copy_from_slice(&bytes)).unwrap();
+        }
+        let (mirrors, _, report) = model.open(&disk, None).unwrap();
+        assert_eq!((report.last, good(&mirrors)), (Seq(4), [true; 2]), "copy {shorter} is the shorter one");
+    }
+}
+
 /// A copy fails, the other goes on, segments come and go, it is made anew, both go on.
 fn script(
     model: &mut Model,

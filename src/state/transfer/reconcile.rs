@@ -133,7 +133,10 @@ fn settle<'a>(
     let votes =
         |found: &RunRecord<'a>| owners.iter().filter(|o| newest_of(group, **o) == Some(*found)).count();
     let newest = judges.iter().filter_map(|owner| newest_of(group, *owner));
-    let newest = newest.max_by_key(|found| (found.seq, votes(found)));
+    let newest = match crate::plants::is("scrub-prefers-the-older") {
+        false => newest.max_by_key(|found| (found.seq, votes(found))),
+        true => newest.min_by_key(|found| (found.seq, votes(found))),
+    };
     let removed = newest.is_some_and(|newest| newest.value.is_none());
     let with = judges.iter().filter(|owner| value_of(group, **owner).is_some()).count();
     let without = judges.len() - with;

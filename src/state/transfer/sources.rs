@@ -33,7 +33,8 @@ impl Sources {
         let is_usable = |(index, shard): (usize, &Arc<Shard>)| {
             let fits = match purpose {
                 Purpose::Mending(mended) => {
-                    index != mended && shard.applied() >= layout.shards[mended].applied()
+                    let level = shard.applied() >= layout.shards[mended].applied();
+                    index != mended && (level || crate::plants::is("mended-from-one-that-is-behind"))
                 }
                 _ => true,
             };

@@ -103,7 +103,9 @@ pub fn checkpoint(
     let at = snapshot.at;
     drop(snapshot);
     state.journal.sync_to(at)?;
-    repository.storage.settle()?;
+    if !crate::plants::is("checkpoint-named-before-its-objects") {
+        repository.storage.settle()?;
+    }
     let body =
         Body { repository: repository.id, id, written, ..describe(&manifest, at, keyspaces, &options.label) };
     let bytes = envelope::encode(crate::backup::checkpoint::KIND, &body)?;
@@ -175,7 +177,9 @@ impl Taking<'_> {
     }
 
     fn scan_whole(&mut self, id: KeyspaceId) -> Result<()> {
-        let mut scan = (self.scan)(whole(id), self.at)?;
+        let at =
+            if crate::plants::is("checkpoint-of-many-moments") { self.state.memory.last() } else { self.at };
+        let mut scan = (self.scan)(whole(id), at)?;
         while let Some(record) = scan.next() {
             let record = record?;
             let record =

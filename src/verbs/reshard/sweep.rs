@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::ids::{Seq, ShardId};
 use crate::record::{RunBuffer, RunRecord};
 use crate::shard::{Layout, Shard};
-use crate::state::change::{Mover, Phase, Sweep};
+use crate::state::change::{Grace, Mover, Phase, Sweep};
 use crate::state::{Asked, State};
 use std::sync::Arc;
 
@@ -33,7 +33,9 @@ pub enum Swept {
 /// Takes one step.
 pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     if !mover.grace.is_empty() {
-        if mover.grace.iter().any(|grace| grace.layout.strong_count() > 0) {
+        let read =
+            |grace: &Grace| grace.layout.strong_count() > 0 && !crate::plants::is("grace-not-waited-for");
+        if mover.grace.iter().any(read) {
             return Ok(Swept::Waiting);
         }
         for shard in mover.grace.drain(..).flat_map(|grace| grace.leaving) {
@@ -129,7 +131,13 @@ fn sweep_chunks(state: &State, layout: &Arc<Layout>, chosen: &[usize], mover: &m
 
 /// Removes what a shard does not own from a part of it; at the end makes that durable.
 fn sweep_chunk(layout: &Layout, index: usize, shard: &Shard, from: &[u8], live: &[Seq]) -> Result<Gone> {
-    let mut foreign = |key: &[u8]| !layout.is_written(index, layout.ring.position(batch::user_key(key)));
+    let mut foreign = |key: &[u8]| {
+        let position = layout.ring.position(batch::user_key(key));
+        if crate::plants::is("sweep-spares-first-owners-alone") {
+            return layout.owners_at(position).first().map(|first| usize::from(*first)) != Some(index);
+        }
+        !layout.is_written(index, position)
+    };
     let mut copied = RunBuffer::default();
     let next = shard.engine()?.versions(from, CHUNK, &mut foreign, &mut copied)?;
     // Above every version, so the key goes as a whole; its neighbours in a page keep what snapshots see of them.

@@ -214,7 +214,7 @@ impl Sources {
         let mut frozen =
             if self.stamp.is_none() || used_up { copy(self) } else { state.memory.frozen_tables() };
         let stamp = Stamp { forgotten: frozen.forgotten, health };
-        if self.stamp.is_some_and(|before| before != stamp) {
+        if self.stamp.is_some_and(|before| before != stamp) && !crate::plants::is("scan-not-opened-anew") {
             self.close();
             frozen = copy(self);
         }

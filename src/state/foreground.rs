@@ -101,6 +101,12 @@ impl Foreground {
         self.alone.load(Ordering::Relaxed)
     }
 
+    /// Says that nobody is there, as the look of somebody who does not rest would.
+    #[cfg(test)]
+    pub fn leave_alone(&self) {
+        self.alone.store(true, Ordering::Relaxed);
+    }
+
     /// How long to rest in relation to the time worked, after `before`, from what was sampled since the last call.
     pub fn rest(&self, before: f64) -> f64 {
         let count = || self.samples.iter().map(Histogram::count).sum::<u64>();

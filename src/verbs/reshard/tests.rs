@@ -472,6 +472,52 @@ fn a_shard_that_loses_more_while_it_is_cleaned_is_cleaned_from_the_beginning() {
     more_is_lost_when(|mover| mover.swept.len() == 2);
 }
 
+/// While nobody is there several chunks are under way at once, and several shards.
+#[test]
+fn a_change_that_disturbs_nobody_goes_through_several_chunks_and_shards_at_once() {
+    for differs in [false, true] {
+        let world = World::new();
+        let (store, mut content) = world.filled(2);
+        let large = "x".repeat(64 << 10);
+        for n in 0..KEYS {
+            put(&store, &mut content, n, &large);
+            if n % 20 == 0 {
+                store.flush().unwrap();
+            }
+        }
+        store.flush().unwrap();
+        let plan = store.plan().add_shard(ShardOptions::new("/mnt/new")).drain_shard(LAST).preview().unwrap();
+        store.apply(plan).unwrap();
+        let (mut steps, mut harmed) = (BTreeMap::<&str, u32>::new(), false);
+        while let Some(change) = store.change() {
+            let phase = change.progress().phase;
+            let name = match phase {
+                Phase::Copying => "copying",
+                Phase::Verifying => "verifying",
+                _ => "cleaning",
+            };
+            *steps.entry(name).or_default() += 1;
+            let step = state(&store).manifest.lock().change.as_ref().map(|change| change.step);
+            if differs && step == Some(ChangeStep::Verifying) && !harmed {
+                // What comparing must find in each of its chunks.
+                harmed = true;
+                let new = ShardId(4);
+                for (key, _) in held(&store, new).iter().step_by(7) {
+                    let key = [&[0; 4][..], key].concat();
+                    world.factory.forge(new, &key, &[(Seq(1), Some(b"forged"))]);
+                }
+            }
+            state(&store).change.foreground.leave_alone();
+            testing::change_step(&store).unwrap();
+        }
+        assert!(!differs || harmed);
+        // 75 of 300 records of 64 KiB go to the new shard, four chunks of 1 MiB a step.
+        assert!(differs || steps["copying"] < 9 && steps["verifying"] < 9, "{steps:?}");
+        check_reads(&store, &content);
+        check_placed(&store, &content);
+    }
+}
+
 fn more_is_lost_when(is_time: fn(&Mover) -> bool) {
     let world = World::new();
     let (store, mut content) = world.filled(1);

@@ -79,7 +79,45 @@ fn percentiles(taken: &[f64]) -> String {
     format!("p50 {:.1} us, p99 {:.0} us, p99.9 {:.0} us", at(0.5), at(0.99), at(0.999))
 }
 
+/// Commits at `Sync` of one thread into journals of one, two and three directories on one disk, in turns: medians.
+fn mirrors() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |count: usize| {
+        let at = dir.path().join(count.to_string());
+        let journals: Vec<_> = (0..count).map(|n| at.join(format!("journal-{n}"))).collect();
+        let options = Options::new().shards(2).memory_budget(64 << 20);
+        match count {
+            1 => options.open(at.join("store")).unwrap(),
+            _ => options.journal_dirs(journals).open(at.join("store")).unwrap(),
+        }
+    };
+    let stores: Vec<Store> = (1..=3).map(open).collect();
+    let mut took: [Vec<f64>; 3] = Default::default();
+    for round in 0..7 {
+        for (store, took) in stores.iter().zip(&mut took) {
+            took.push(timed(|| {
+                for n in 0..200 {
+                    store.insert_with(key(round * 200 + n), value(n, 1), annulus::Durability::Sync).unwrap();
+                }
+            }));
+        }
+    }
+    let medians = took.map(|mut took| {
+        took.sort_by(f64::total_cmp);
+        took[took.len() / 2] / 200.0 * 1e6
+    });
+    println!(
+        "a commit at Sync: {:.0} us with one journal, {:.0} ({:.2} x) with two, {:.0} ({:.2} x) with three",
+        medians[0],
+        medians[1],
+        medians[1] / medians[0],
+        medians[2],
+        medians[2] / medians[0]
+    );
+}
+
 fn main() {
+    mirrors();
     let mib: u64 = std::env::var("ANNULUS_MIB").map_or(256, |v| v.parse().expect("a number"));
     let records = (mib << 20) / (20 + VALUE as u64);
     let dir = tempfile::tempdir().unwrap();

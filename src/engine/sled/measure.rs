@@ -3,9 +3,11 @@
 //! environment. Prints one line of microseconds a record and of bytes.
 
 use super::SledFactory;
+use crate::digest::hash128;
 use crate::engine::{Block, Engine, EngineFactory, EngineSpec, Walk};
 use crate::ids::{Seq, ShardId};
-use crate::record::{KeyRange, RunRecord};
+use crate::record::{KeyRange, RunBuffer, RunRecord};
+use crate::ring::Position;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -247,4 +249,72 @@ fn verifying() {
         }
     });
     println!("replace_range of a page {replace} us");
+}
+
+/// What a digest of each virtual node costs: kept up with every record that is applied (the old version's share taken out, the new one's put
+/// in), or computed on demand by reading the shard. `cargo test --release --lib engine::sled::measure::digests -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn digests() {
+    let (records, run, nodes) = (setting("RECORDS", 1_000_000), setting("RUN", 50_000), 1024);
+    let dir = tempfile::tempdir().unwrap();
+    let spec = EngineSpec {
+        dir: dir.path().join("engine"),
+        shard: ShardId(0),
+        cache_bytes: setting("CACHE_MB", 64) << 20,
+        page_bytes: 4096,
+        create: true,
+        resume: None,
+    };
+    let engine = SledFactory.open(&spec).unwrap();
+    let value = [7; 100];
+    let share = |key: &[u8], seq: Seq, value: &[u8]| hash128(&[key, &seq.0.to_le_bytes(), value]);
+    let mut sums = vec![0_u128; nodes];
+    let node = |key: &[u8]| (Position::of(key).0 >> 54) as usize;
+    let mut figures: [Vec<f64>; 3] = Default::default();
+    for round in 0..3 {
+        let (mut applied, mut kept) = (Cost::default(), Cost::default());
+        for first in (0..records).step_by(run as usize) {
+            let mut keys: Vec<[u8; 20]> = (first..first + run).map(|n| key(n % records)).collect();
+            keys.sort_unstable();
+            let seq = Seq(round * records + first + 1);
+            let versions: Vec<RunRecord<'_>> =
+                keys.iter().map(|key| RunRecord { key, seq, value: Some(&value) }).collect();
+            applied += Cost::of(run, || engine.apply(&versions, &[]).unwrap());
+            kept += Cost::of(run, || {
+                for record in &versions {
+                    let node = node(record.key);
+                    let old = share(record.key, Seq(record.seq.0 / 2), &value);
+                    sums[node] =
+                        sums[node].wrapping_sub(old).wrapping_add(share(record.key, record.seq, &value));
+                }
+            });
+        }
+        engine.sync(Seq((round + 1) * records)).unwrap();
+        let (mut computed, mut out) = (vec![0_u128; nodes], RunBuffer::default());
+        let demand = Cost::of(records, || {
+            let mut from = Some(Vec::new());
+            while let Some(lo) = from {
+                out = RunBuffer::default();
+                from = engine.versions(&lo, 1 << 20, &mut |_| true, &mut out).unwrap();
+                for record in out.records() {
+                    let node = node(record.key);
+                    let value = record.value.unwrap_or_default();
+                    computed[node] = computed[node].wrapping_add(share(record.key, record.seq, value));
+                }
+            }
+        });
+        let runs = (records / run) as f64;
+        let row = [applied.wall / runs, kept.wall / runs, demand.wall];
+        figures.iter_mut().zip(row).for_each(|(column, figure)| column.push(figure));
+        black_box((&sums, &computed));
+    }
+    let [applied, kept, demand] = figures.map(|mut column| {
+        column.sort_by(f64::total_cmp);
+        column[1]
+    });
+    println!(
+        "us a record: applied {applied:.3}, digests kept up {kept:.3} more ({:.0} %), computed on demand {demand:.3}",
+        100.0 * kept / applied
+    );
 }

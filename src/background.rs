@@ -10,9 +10,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The priority of the thread that moves data, on Linux, where threads have one each.
-#[cfg(target_os = "linux")]
-const NICE: i32 = 10;
 /// How long a write of `Durability::Memory` stays in this process: half of what is promised.
 const TICK: Duration = Duration::from_millis(50);
 /// How long a failed flush rests before it is tried again.
@@ -112,19 +109,7 @@ fn mender(state: &State) {
     }
 }
 
-/// Lets everybody else go first on a processor that there are not enough of. What the rest between two steps cannot see is who a step
-/// itself holds up.
-fn give_way() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        log::debug!("the thread that moves data keeps its priority: {error}");
-    }
-}
-
 fn mover(state: &State) {
-    if std::env::var("X_NICE").is_ok() {
-        give_way();
-    }
     // An opening may find a change to go on with, or old copies to be removed.
     let mut limit = Some(Duration::ZERO);
     let mut effort = Effort::default();

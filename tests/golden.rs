@@ -220,3 +220,33 @@ fn a_shard_of_the_second_version_of_the_seal_goes_on_being_filled() {
         assert_eq!(store.get(key(n)).unwrap().as_deref(), Some(&value(n)[..]), "{n}");
     }
 }
+
+/// A scrub that was under way goes on where it was, and is written down again as it was read.
+#[test]
+fn a_scrub_of_either_version_goes_on_where_it_was() {
+    for (version, stage, shards_verified) in [(1, "verifying shard 1", 1), (2, "comparing replicas", 2)] {
+        let written = std::fs::read(fixture(3).with_file_name(format!("scrub-v{version}"))).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("store");
+        copy(&fixture(3).with_file_name("store-v3-filling"), &place);
+        std::fs::write(place.join("SCRUB"), &written).unwrap();
+        let store = by_hand(&place, &options());
+        let progress = store.scrub().unwrap().progress();
+        assert_eq!((progress.running, progress.stage.as_str()), (true, stage));
+        let report = progress.report;
+        assert_eq!((report.started, report.finished), (1_795_653_214, None));
+        assert_eq!(
+            (report.shards_verified, report.pages_repaired, report.pages_left),
+            (shards_verified, 2, 1)
+        );
+        assert_eq!(
+            (report.records_compared, report.records_reconciled, report.records_unsettled),
+            (123, 4, 1)
+        );
+        store.close().unwrap();
+        let saved = std::fs::read(place.join("SCRUB")).unwrap();
+        assert_eq!(saved[..12], *b"ANNULUSX\x02\0\0\0");
+        // The body of version 1 means the same in version 2.
+        assert_eq!(saved[20..], written[20..], "{}", String::from_utf8_lossy(&saved[20..]));
+    }
+}

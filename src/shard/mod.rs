@@ -17,6 +17,8 @@ pub mod paths;
 mod run;
 pub mod seal;
 mod sealing;
+#[cfg(test)]
+mod tests;
 mod turns;
 mod worker;
 

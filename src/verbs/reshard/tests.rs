@@ -7,10 +7,12 @@ use self::gate::{At, Gated, Gates};
 use super::{Step, begin, step};
 use crate::disk::{Fault, RealDisk, SimDisk};
 use crate::engine::{MemoryFactory, SledFactory};
+use crate::error::{Error, ErrorKind};
 use crate::ids::{KeyspaceId, Seq, ShardId};
 use crate::manifest::ChangeStep;
 use crate::options::{Durability, Options, ShardOptions};
 use crate::record::RunRecord;
+use crate::shard::seal::Seal;
 use crate::state::change::{Mover, Phase};
 use crate::state::{Seams, State};
 use crate::store::Store;
@@ -652,6 +654,105 @@ fn what_waits_behind_a_flush_does_not_come_before_it() {
     let found: Vec<_> = scan.map(|item| item.unwrap()).collect();
     assert_eq!(found.len(), old.len());
     assert!(found.iter().all(|(_, value)| value == "second"));
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+/// The seals of all shards say that nobody is changing them: what begins says so, and whoever begins must end.
+fn check_at_rest(world: &World, store: &Store) {
+    for shard in &state(store).layout().shards {
+        let seal = Seal::load(&world.disk, &shard.dir).unwrap().unwrap();
+        assert!(!seal.applying, "the seal of shard {} says that it is being changed", shard.id);
+    }
+}
+
+/// Of several shards that gain, one cannot be begun: the others are not left begun.
+#[test]
+fn a_shard_that_cannot_be_begun_leaves_no_other_begun() {
+    for failing in ["/mnt/a", "/mnt/b"] {
+        let world = World::new();
+        let (store, content) = world.filled(2);
+        let new = |path: &str| ShardOptions::new(path);
+        store
+            .apply(store.plan().add_shard(new("/mnt/a")).add_shard(new("/mnt/b")).preview().unwrap())
+            .unwrap();
+        world.disk.inject(
+            Fault::on(crate::disk::Operation::Rename)
+                .at(move |path| path.starts_with(failing) && path.to_string_lossy().contains("SEAL"))
+                .times(1),
+        );
+        assert!((0..3).any(|_| testing::change_step(&store).is_err()), "{failing}");
+        while testing::heal_step(&store).unwrap() {}
+        settle(&store);
+        store.flush().unwrap();
+        check_at_rest(&world, &store);
+        check_reads(&store, &content);
+        check_placed(&store, &content);
+    }
+}
+
+/// One of several shards that gain is opened again while records are copied: what the others have been given is sealed.
+#[test]
+fn a_shard_that_is_opened_again_leaves_no_other_begun() {
+    let world = World::new();
+    let (store, mut content) = world.filled(2);
+    // Several chunks.
+    let large = "x".repeat(64 << 10);
+    for n in 0..KEYS {
+        put(&store, &mut content, n, &large);
+        if n % 20 == 0 {
+            store.flush().unwrap();
+        }
+    }
+    store.flush().unwrap();
+    let new = |path: &str| ShardOptions::new(path);
+    store.apply(store.plan().add_shard(new("/mnt/a")).add_shard(new("/mnt/b")).preview().unwrap()).unwrap();
+    assert!(testing::change_step(&store).unwrap());
+    assert!(state(&store).change.mover.lock().begun, "it was copied in one step");
+    let layout = state(&store).layout();
+    let one = layout.shards.iter().find(|shard| shard.dir.starts_with("/mnt/a")).unwrap();
+    state(&store).shard_failed(one, &Error::new(ErrorKind::Io, "its disk was away"));
+    // Whoever holds it reads by it.
+    drop(layout);
+    while testing::heal_step(&store).unwrap() {}
+    settle(&store);
+    store.flush().unwrap();
+    check_at_rest(&world, &store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+/// A shard that a flush leaves out, since it could not be written to, is not taken back in the middle of that flush.
+#[test]
+fn a_shard_is_not_resumed_while_a_flush_goes_without_it() {
+    let world = World::new();
+    let (store, mut content) = world.filled(2);
+    let one = ShardId(1);
+    state(&store).layout().shards[1].stall(&Error::corruption("a test damaged it"));
+    world.gates.shut(ShardId(0), At::Apply);
+    stir(&store, &mut content, "second");
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| store.flush());
+        world.gates.arrived(ShardId(0), At::Apply);
+        let (done, healed) = channel();
+        let store = &store;
+        scope.spawn(move || {
+            while testing::heal_step(store).unwrap() {}
+            done.send(()).unwrap();
+        });
+        assert_eq!(
+            healed.recv_timeout(NEVER),
+            Err(RecvTimeoutError::Timeout),
+            "it was resumed during the flush"
+        );
+        world.gates.open(ShardId(0), At::Apply);
+        flush.join().unwrap().unwrap();
+        healed.recv().unwrap();
+    });
+    assert_eq!(state(&store).layout().shards[1].id, one);
+    store.flush().unwrap();
+    while testing::heal_step(&store).unwrap() {}
+    assert!(store.health().unwrap().is_good(), "{:?}", store.health());
     check_reads(&store, &content);
     check_placed(&store, &content);
 }

@@ -7,6 +7,7 @@ mod fuse;
 mod machine;
 mod model;
 mod mount;
+mod mutants;
 mod plants;
 mod powercut;
 mod report;
@@ -36,7 +37,15 @@ powercut          cuts the power of a disk under a file system under a store, an
   --require       fail, in place of a word, where it cannot be run
 
 plants            builds Annulus's tests with bugs that are planted on purpose, and runs those that must catch them, one by one
-  --only A,B      these alone";
+  --only A,B      these alone
+
+mutants           changes Annulus's source in every way that cargo-mutants (which must be installed) knows of, and runs the tests that
+                  must notice, one by one; what was tried before is not tried again
+  --sample N      so many, drawn at random [all]
+  --seed S        which ones [1]
+  --jobs N        so many at once [2]
+  --minutes M     stop after so many
+  --only A,B      those alone whose names contain one of these";
 
 /// A generator of random numbers (xorshift) that a seed determines.
 #[derive(Debug, Clone)]
@@ -78,6 +87,7 @@ fn start() -> Result<bool> {
     match parser.next()? {
         Some(Value(name)) if name == "powercut" => powercut::run(parse(parser)?),
         Some(Value(name)) if name == "plants" => run_plants(parser),
+        Some(Value(name)) if name == "mutants" => run_mutants(parser),
         Some(Value(name)) if name == "child" => run_child(parser).map(|()| true),
         _ => {
             println!("{HELP}");
@@ -95,6 +105,21 @@ fn run_plants(mut parser: lexopt::Parser) -> Result<bool> {
         }
     }
     tests::run_all(only.as_deref())
+}
+
+fn run_mutants(mut parser: lexopt::Parser) -> Result<bool> {
+    let mut config = mutants::Config { sample: None, seed: 1, jobs: 2, only: None, minutes: None };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("sample") => config.sample = Some(parser.value()?.parse()?),
+            Long("seed") => config.seed = parser.value()?.parse()?,
+            Long("jobs") => config.jobs = parser.value()?.parse()?,
+            Long("minutes") => config.minutes = Some(parser.value()?.parse()?),
+            Long("only") => config.only = Some(list(&parser.value()?)),
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    mutants::run(&config)
 }
 
 fn list(value: &std::ffi::OsStr) -> Vec<String> {

@@ -1,0 +1,139 @@
+//! Builds the tests with all mutants in them; those that do not compile are taken out.
+
+use super::place::{SWITCH, place};
+use super::{Mutant, root};
+use crate::Result;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What is written with something in it.
+const OTHERS: [&str; 2] = ["Cargo.toml", "src/lib.rs"];
+/// A build that has not settled after so many is given up.
+const BUILDS: usize = 12;
+
+#[derive(Debug)]
+pub struct Built {
+    /// Where the source lies.
+    pub tree: PathBuf,
+    /// The mutants that are in it.
+    pub numbers: BTreeSet<u32>,
+    /// The programs of its tests, by name.
+    pub tests: BTreeMap<String, PathBuf>,
+}
+
+pub fn build(mutants: &[Mutant]) -> Result<Built> {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/mutants");
+    let tree = home.join("tree");
+    std::fs::create_dir_all(&tree)?;
+    let files =
+        Command::new("git").current_dir(root()).args(["ls-files", "-co", "--exclude-standard"]).output()?;
+    let mutated: BTreeSet<&str> = mutants.iter().map(|mutant| mutant.file.as_str()).collect();
+    let as_it_is =
+        |file: &&str| !OTHERS.contains(file) && !file.starts_with("lab/") && !mutated.contains(file);
+    for file in String::from_utf8(files.stdout)?.lines().filter(as_it_is) {
+        let (from, to) = (root().join(file), tree.join(file));
+        std::fs::create_dir_all(to.parent().ok_or("a file without a directory")?)?;
+        copy_if_changed(&to, &std::fs::read(from)?)?;
+    }
+    // It lies inside this package, and is none of its workspace.
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml"))? + "\n[workspace]\n";
+    copy_if_changed(&tree.join("Cargo.toml"), manifest.as_bytes())?;
+    let lib = std::fs::read_to_string(root().join("src/lib.rs"))? + SWITCH;
+    copy_if_changed(&tree.join("src/lib.rs"), lib.as_bytes())?;
+    // What did not compile the last time will not now.
+    let list = home.join("left-out");
+    let known = std::fs::read_to_string(&list).unwrap_or_default();
+    let known: BTreeSet<&str> = known.lines().collect();
+    let is_known = |mutant: &&Mutant| known.contains(mutant.name.as_str());
+    let mut left_out: BTreeSet<u32> = mutants.iter().filter(is_known).map(|mutant| mutant.number).collect();
+    for _ in 0..BUILDS {
+        let numbers = write(&tree, mutants, &left_out)?;
+        let (tests, broken) = compile(&tree, &home.join("build"))?;
+        if broken.is_empty() {
+            return Ok(Built { tree, numbers, tests });
+        }
+        let before = left_out.len();
+        for (file, first, last) in broken {
+            let hit = mutants.iter().filter(|m| m.file == file && numbers.contains(&m.number));
+            let on_it: Vec<u32> =
+                hit.clone().filter(|m| (first..=last).contains(&m.start.0)).map(|m| m.number).collect();
+            match on_it.is_empty() {
+                false => left_out.extend(on_it),
+                // What it comes from begins before: the nearest one above.
+                true => left_out
+                    .extend(hit.filter(|m| m.start.0 < first).max_by_key(|m| m.start.0).map(|m| m.number)),
+            }
+        }
+        let names: Vec<&str> =
+            mutants.iter().filter(|m| left_out.contains(&m.number)).map(|m| m.name.as_str()).collect();
+        std::fs::write(&list, names.join("\n"))?;
+        eprintln!("{} mutants left out that do not compile", left_out.len());
+        if left_out.len() == before {
+            return Err("the source does not compile, and no mutant is to blame".into());
+        }
+    }
+    Err("the mutants do not come to compile".into())
+}
+
+fn copy_if_changed(to: &Path, bytes: &[u8]) -> Result<()> {
+    if std::fs::read(to).ok().as_deref() != Some(bytes) {
+        std::fs::write(to, bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes the mutated files; returns the mutants in them.
+fn write(tree: &Path, mutants: &[Mutant], left_out: &BTreeSet<u32>) -> Result<BTreeSet<u32>> {
+    let mut by_file: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
+    for mutant in mutants {
+        let list = by_file.entry(&mutant.file).or_default();
+        if !left_out.contains(&mutant.number) {
+            list.push(mutant);
+        }
+    }
+    let mut numbers = BTreeSet::new();
+    for (file, mutants) in by_file {
+        let source = std::fs::read_to_string(root().join(file))?;
+        let (text, placed) = place(&source, &mutants).map_err(|e| format!("{file}: {e}"))?;
+        copy_if_changed(&tree.join(file), text.as_bytes())?;
+        numbers.extend(placed);
+    }
+    Ok(numbers)
+}
+
+type Errors = BTreeSet<(String, usize, usize)>;
+
+/// The programs of the tests, or where the source is wrong.
+fn compile(tree: &Path, target: &Path) -> Result<(BTreeMap<String, PathBuf>, Errors)> {
+    let out = Command::new("cargo")
+        .current_dir(tree)
+        .args(["test", "--no-run", "--lib", "--message-format=json", "--target-dir"])
+        .arg(target)
+        .args(super::run::programs().flat_map(|name| ["--test", name]))
+        .env("RUSTFLAGS", "--cap-lints allow")
+        .stderr(Stdio::inherit())
+        .output()?;
+    let (mut tests, mut errors) = (BTreeMap::new(), Errors::new());
+    for line in String::from_utf8_lossy(&out.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        if let (Some(exe), true) = (message["executable"].as_str(), message["profile"]["test"] == true) {
+            let name = message["target"]["name"].as_str().unwrap_or_default();
+            tests.insert(name.to_owned(), PathBuf::from(exe));
+        }
+        if message["message"]["level"] != "error" {
+            continue;
+        }
+        let spans = message["message"]["spans"].as_array().cloned().unwrap_or_default();
+        for span in spans.iter().filter(|span| span["is_primary"] == true) {
+            let line = |name: &str| span[name].as_u64().unwrap_or(0) as usize;
+            let file = span["file_name"].as_str().unwrap_or_default().to_owned();
+            eprintln!("{file}:{}: {}", line("line_start"), message["message"]["message"]);
+            errors.insert((file, line("line_start"), line("line_end")));
+        }
+    }
+    if !out.status.success() && errors.is_empty() {
+        return Err("cargo failed, and said not where".into());
+    }
+    Ok((tests, errors))
+}

@@ -8,6 +8,7 @@
 //! - `memory`: resident memory before, and at its highest during a checkpoint and a restore.
 //!
 //! `ANNULUS_RECORDS` sets the number of records (1,000,000 unless set), `ANNULUS_ROUNDS` the rounds of `speed` and `full` (3), of which the median is shown.
+//! `ANNULUS_REPLICAS` is the one number of replicas that `full` is about (1 and 2, one after the other, unless set).
 //! Records have 20 + 100 bytes. `ANNULUS_DIR` is where the files are (a temporary directory unless set).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -163,7 +164,8 @@ fn full(records: u64, rounds: u64) {
         "\n| full checkpoint | s | plain read and write of one replica, s | share of its speed, % | of all live bytes, s | share, % |"
     );
     println!("|---|---:|---:|---:|---:|---:|");
-    for replicas in [1, 2] {
+    let wanted = number("ANNULUS_REPLICAS", 0);
+    for replicas in [1, 2].into_iter().filter(|n| wanted == 0 || wanted == *n as u64) {
         let dir = place();
         let path = |name: &str| dir.path().join(name);
         let store = load_with(Options::new().replication_factor(replicas), &path("live"), records);

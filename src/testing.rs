@@ -112,8 +112,9 @@ pub mod small_file {
 pub mod backup {
     use crate::backup::Versions;
     use crate::backup::buffers::Buffers;
+    use crate::backup::builder::ChunkBuilder;
     use crate::backup::checkpoint::{Body, CheckpointId, KIND};
-    use crate::backup::chunk::{self, ChunkBuilder, ChunkRecord, ChunkView, Coding};
+    use crate::backup::chunk::{self, ChunkRecord, ChunkView, Coding};
     use crate::backup::index;
     use crate::backup::stream::StreamReader;
     use crate::envelope;

@@ -12,16 +12,11 @@ use crate::page::varint;
 use std::borrow::Cow;
 
 pub const MAGIC: &[u8; 8] = b"ANNULUSK";
-const VERSION: u32 = 1;
-const HEADER: usize = 32;
-const BLOCK_HEADER: usize = 16;
+pub(super) const VERSION: u32 = 1;
+pub(super) const HEADER: usize = 32;
+pub(super) const BLOCK_HEADER: usize = 16;
 /// Bytes of records after which a block ends.
-const BLOCK: usize = 64 << 10;
-/// Bytes of keys and values that a chunk has at least, where others follow, and at most, unless it is one record.
-const LEAST: usize = 512 << 10;
-const MOST: usize = 4 << 20;
-/// What makes it another MiB on average.
-const CUT: u64 = 4096;
+pub(super) const BLOCK: usize = 64 << 10;
 /// What a record takes at the most beside the value.
 const MOST_RECORD: usize = MAX_VALUE_BYTES + MAX_KEY_BYTES + 32;
 
@@ -41,97 +36,13 @@ pub struct ChunkRecord<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// Records on their way into a chunk.
-#[derive(Debug, Default)]
-pub struct ChunkBuilder {
-    bytes: Vec<u8>,
-    block: usize,
-    block_records: u32,
-    blocks: u32,
-    records: u32,
-    size: usize,
-    first: Vec<u8>,
-    last: Vec<u8>,
-}
-
 /// A chunk without its checksums.
 #[derive(Debug)]
 pub struct RawChunk {
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     pub records: u32,
     pub first: Vec<u8>,
     pub last: Vec<u8>,
-}
-
-impl ChunkBuilder {
-    /// Whether a record of so many bytes of key and value must go to the next chunk.
-    pub fn is_full_for(&self, bytes: usize) -> bool {
-        self.records > 0 && self.size + bytes > MOST
-    }
-
-    /// Adds a record; its key is above the one before. Whether the chunk ends behind it.
-    pub fn push(&mut self, record: ChunkRecord<'_>) -> bool {
-        let ChunkRecord { key, seq, value } = record;
-        if self.records == 0 {
-            self.bytes.resize(HEADER, 0);
-            self.first.extend_from_slice(key);
-        }
-        if self.block_records == 0 {
-            self.block = self.bytes.len();
-            self.bytes.resize(self.block + BLOCK_HEADER, 0);
-            self.blocks += 1;
-            self.last.clear();
-        }
-        let shared = self.last.iter().zip(key).take_while(|(a, b)| a == b).count();
-        let rest = &key[shared..];
-        varint::put(&mut self.bytes, shared as u64);
-        varint::put(&mut self.bytes, rest.len() as u64);
-        varint::put(&mut self.bytes, seq.0);
-        varint::put(&mut self.bytes, value.map_or(0, |value| value.len() as u64 + 1));
-        self.bytes.extend_from_slice(rest);
-        self.bytes.extend_from_slice(value.unwrap_or_default());
-        self.last.truncate(shared);
-        self.last.extend_from_slice(rest);
-        self.records += 1;
-        self.block_records += 1;
-        let bytes = key.len() + value.map_or(0, <[u8]>::len);
-        self.size += bytes;
-        if self.bytes.len() - self.block - BLOCK_HEADER >= BLOCK {
-            self.end_block();
-        }
-        self.size >= LEAST && u64::from(mix(crc32fast::hash(key))) < bytes as u64 * CUT
-    }
-
-    fn end_block(&mut self) {
-        if self.block_records == 0 {
-            return;
-        }
-        let length = (self.bytes.len() - self.block - BLOCK_HEADER) as u32;
-        put_u32(&mut self.bytes, self.block + 4, self.block_records);
-        put_u32(&mut self.bytes, self.block + 8, length);
-        put_u32(&mut self.bytes, self.block + 12, length);
-        self.block_records = 0;
-    }
-
-    /// Takes the chunk out; none if no record was added.
-    pub fn finish(&mut self) -> Option<RawChunk> {
-        if self.records == 0 {
-            return None;
-        }
-        self.end_block();
-        self.bytes[..8].copy_from_slice(MAGIC);
-        put_u32(&mut self.bytes, 8, VERSION);
-        put_u32(&mut self.bytes, 16, self.records);
-        put_u32(&mut self.bytes, 20, self.blocks);
-        let ChunkBuilder { bytes, records, first, last, .. } = std::mem::take(self);
-        Some(RawChunk { bytes, records, first, last })
-    }
-
-    /// Has the next chunk filled into an empty buffer. Between two chunks only.
-    pub fn fill(&mut self, buffer: Vec<u8>) {
-        debug_assert!(self.records == 0 && buffer.is_empty());
-        self.bytes = buffer;
-    }
 }
 
 impl RawChunk {
@@ -202,16 +113,7 @@ pub fn with_checksums(bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The finaliser of MurmurHash3: a checksum's bits are not independent enough to be compared with a bound.
-fn mix(mut hash: u32) -> u32 {
-    hash ^= hash >> 16;
-    hash = hash.wrapping_mul(0x85eb_ca6b);
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(0xc2b2_ae35);
-    hash ^ hash >> 16
-}
-
-fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
+pub(super) fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
     if let Some(place) = bytes.get_mut(at..at + 4) {
         place.copy_from_slice(&value.to_le_bytes());
     }
@@ -442,6 +344,7 @@ fn take(bytes: &[u8], at: &mut usize, key: &mut Vec<u8>) -> Option<(Seq, Option<
 
 #[cfg(test)]
 mod tests {
+    use super::super::builder::ChunkBuilder;
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;

@@ -16,14 +16,16 @@
 //! | [`checkpoint`] | manifests |
 //! | [`progress`] | how far long work has got |
 //! | [`repository`], [`prune`], [`verify`] | what can be done with a repository |
-//! | [`writer`], [`buffers`] | records to chunks |
+//! | [`writer`], [`filling`], [`builder`], [`buffers`] | records to chunks |
 //! | [`reader`] | and back |
 
 pub mod archive;
 pub mod buffers;
+pub mod builder;
 pub mod checkpoint;
 pub mod chunk;
 pub mod damage;
+pub mod filling;
 pub mod hash;
 pub mod index;
 #[cfg(feature = "object-store")]
@@ -53,9 +55,17 @@ pub use verify::Verification;
 
 use crate::error::Result;
 use crate::record::RunRecord;
+use filling::Filling;
 
 /// Records in the order of their keys, each key once, to be looked at one by one. Keys are internal ones.
 pub trait Versions {
     /// The next record, until the next call. After an error it is over.
     fn next(&mut self) -> Option<Result<RunRecord<'_>>>;
+}
+
+/// Records of one keyspace in the order of their keys, each key once, to be put into chunks.
+pub trait Pour {
+    /// Adds those that come next, a bounded number of them; whether there may be more. After an error nothing of it has been added,
+    /// and it is over.
+    fn pour(&mut self, into: &mut Filling) -> Result<bool>;
 }

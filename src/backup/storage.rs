@@ -174,11 +174,8 @@ impl Storage for DirStorage {
     }
 
     fn settle(&self) -> Result<()> {
-        let dirs = std::mem::take(&mut *self.unsettled.lock());
-        for dir in &dirs {
-            self.disk.sync_dir(dir).map_err(|e| Error::io("sync the directory", dir, e))?;
-        }
-        Ok(())
+        let dirs: Vec<PathBuf> = std::mem::take(&mut *self.unsettled.lock()).into_iter().collect();
+        self.disk.sync_dirs(&dirs).map_err(|(dir, e)| Error::io("sync the directory", dir, e))
     }
 
     fn lock(&self) -> Result<Box<dyn Send + Sync>> {

@@ -4,8 +4,9 @@
 
 use super::Versions;
 use super::buffers::Buffers;
+use super::builder::ChunkBuilder;
 use super::checkpoint::Body;
-use super::chunk::{BlockCursor, ChunkBuilder, ChunkRecord, ChunkView, Coding, PlainBlock, RecordCursor};
+use super::chunk::{BlockCursor, ChunkRecord, ChunkView, Coding, PlainBlock, RecordCursor};
 use super::hash::unsupported;
 use crate::batch::KEYSPACE_BYTES;
 use crate::error::{Error, Result};

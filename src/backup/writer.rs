@@ -3,9 +3,11 @@
 //! Invariants: a layer's indexes name its chunks in order; what a layer names is in the storage, or was already, when it has
 //! been ended; a few chunks at a time are in memory, whatever comes.
 
+use super::Pour;
 use super::buffers::Buffers;
 use super::checkpoint::Layer;
-use super::chunk::{ChunkBuilder, ChunkRecord, Coding};
+use super::chunk::{ChunkRecord, Coding, RawChunk};
+use super::filling::Filling;
 use super::hash::ObjectId;
 use super::index::{ChunkRef, IndexBuilder, Outline};
 use super::storage::Storage;
@@ -102,7 +104,7 @@ pub struct LayerWriter {
     /// What need not be written.
     reusable: Arc<HashSet<ObjectId>>,
     coding: Coding,
-    chunk: ChunkBuilder,
+    filling: Filling,
     index: IndexBuilder,
     pending: VecDeque<Pending>,
     /// Bytes of what is pending.
@@ -131,15 +133,16 @@ impl LayerWriter {
         coding: Coding,
         background: bool,
     ) -> LayerWriter {
+        let buffers = Arc::<Buffers>::default();
         LayerWriter {
             storage,
             reusable: Arc::new(reusable),
             coding,
-            chunk: ChunkBuilder::default(),
+            filling: Filling::new(buffers.clone()),
             index: IndexBuilder::default(),
             pending: VecDeque::new(),
             under_way: 0,
-            buffers: Arc::default(),
+            buffers,
             layer: empty(Seq::ZERO),
             written: Written::default(),
             writers: Writers::start(if background { WRITERS } else { 0 }),
@@ -147,24 +150,31 @@ impl LayerWriter {
     }
 
     /// Adds a record; its key is above the one before in the layer. Whether a chunk has been ended.
-    #[inline]
     pub fn push(&mut self, record: ChunkRecord<'_>) -> Result<bool> {
-        let size = record.key.len() + record.value.map_or(0, <[u8]>::len);
-        let mut ended = false;
-        if self.chunk.is_full_for(size) {
-            self.end_chunk()?;
-            ended = true;
-        }
-        self.written.size += size as u64;
-        if self.chunk.push(record) {
-            self.end_chunk()?;
-            ended = true;
-        }
-        Ok(ended)
+        self.written.size += (record.key.len() + record.value.map_or(0, <[u8]>::len)) as u64;
+        self.filling.put([&[], record.key], record.seq, record.value);
+        self.send_ended()
     }
 
-    fn end_chunk(&mut self) -> Result<()> {
-        let Some(chunk) = self.chunk.finish() else { return Ok(()) };
+    /// Adds the records that come next in `source`. Whether there may be more, and whether a chunk has been ended.
+    pub fn take_from(&mut self, source: &mut dyn Pour) -> Result<(bool, bool)> {
+        let more = source.pour(&mut self.filling)?;
+        self.written.size += self.filling.added().1 as u64;
+        Ok((more, self.send_ended()?))
+    }
+
+    fn send_ended(&mut self) -> Result<bool> {
+        if !self.filling.waits() {
+            return Ok(false);
+        }
+        for chunk in self.filling.take_ended() {
+            self.send(chunk)?;
+        }
+        self.filling.refill();
+        Ok(true)
+    }
+
+    fn send(&mut self, chunk: RawChunk) -> Result<()> {
         let (outline, size) = (Outline::of(&chunk), chunk.size());
         // Room first: a chunk in hand counts from here on.
         while self.pending.len() >= WRITERS || (self.under_way > 0 && self.under_way + size > UNDER_WAY) {
@@ -182,7 +192,6 @@ impl LayerWriter {
         }));
         self.pending.push_back(Pending { outline, size, outcome });
         self.under_way += size;
-        self.chunk.fill(self.buffers.take());
         Ok(())
     }
 
@@ -223,7 +232,8 @@ impl LayerWriter {
     /// Ends a layer that is complete up to `upto`, and begins another. What it names is written, and durable when the storage
     /// has been settled.
     pub fn end_layer(&mut self, upto: Seq) -> Result<Layer> {
-        self.end_chunk()?;
+        self.filling.end();
+        self.send_ended()?;
         while !self.pending.is_empty() {
             self.take_one()?;
         }

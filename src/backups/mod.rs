@@ -9,7 +9,7 @@ use crate::backup::checkpoint::{Body, CheckpointId, Source};
 use crate::backup::progress::{BackupProgress, Through, Watch};
 use crate::backup::reader::{CheckpointReader, Reading};
 use crate::backup::stream::StreamReader;
-use crate::backup::{BackupRepository, CheckpointOptions, Damage, Versions};
+use crate::backup::{BackupRepository, CheckpointOptions, Damage, Pour, Versions};
 use crate::disk::RealDisk;
 use crate::engine::SledFactory;
 use crate::error::{Error, ErrorKind, Result};
@@ -57,7 +57,7 @@ impl Store {
         options: CheckpointOptions,
     ) -> Result<CheckpointId> {
         verbs::checkpoint::checkpoint(&self.handle.state, repository, &options, &|range, at| {
-            self.scan_versions(range, at)
+            self.pour(range, at)
         })
     }
 
@@ -110,6 +110,10 @@ impl Store {
     fn scan_versions(&self, range: KeyRange, at: Seq) -> Result<Box<dyn Versions>> {
         let scan = verbs::scan::Scan::versions(self.handle.state.clone(), range, at)?;
         Ok(Box::new(scan))
+    }
+
+    fn pour(&self, range: KeyRange, at: Seq) -> Result<Box<dyn Pour>> {
+        Ok(Box::new(verbs::scan::Pouring::new(self.handle.state.clone(), range, at)?))
     }
 }
 

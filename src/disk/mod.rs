@@ -63,6 +63,10 @@ pub trait Disk: Send + Sync + Debug {
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Makes the names in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// The same for several, in any order, or beside each other. An error names the directory that could not be synced; others may not have been.
+    fn sync_dirs(&self, dirs: &[PathBuf]) -> Result<(), (PathBuf, io::Error)> {
+        dirs.iter().try_for_each(|dir| self.sync_dir(dir).map_err(|e| (dir.clone(), e)))
+    }
     /// Takes an exclusive lock on a file (created if absent), held until the value is dropped; `WouldBlock` if taken. The number
     /// of the process is written into it, if that can be done.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;

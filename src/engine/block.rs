@@ -102,3 +102,13 @@ pub struct Record<'a> {
     /// Where in `bytes` the value begins, and its length.
     pub value: Option<(u32, u32)>,
 }
+
+impl<'a> Record<'a> {
+    /// The rest of its key, and its value; none: too large.
+    #[inline]
+    pub fn parts(&self) -> (&'a [u8], Option<&'a [u8]>) {
+        let suffix = self.bytes.get(..self.suffix_len as usize).unwrap_or_default();
+        let value = |(at, len): (u32, u32)| self.bytes.get(at as usize..at as usize + len as usize);
+        (suffix, self.value.map(|value_at| value(value_at).unwrap_or_default()))
+    }
+}

@@ -15,11 +15,10 @@ mod pace;
 pub use export::export;
 
 use crate::backup::checkpoint::{Body, CheckpointId, KeyspaceLayers, Source, now};
-use crate::backup::chunk::{ChunkRecord, Coding};
+use crate::backup::chunk::Coding;
 use crate::backup::repository::BackupRepository;
 use crate::backup::writer::LayerWriter;
-use crate::backup::{CheckpointOptions, Versions};
-use crate::batch;
+use crate::backup::{CheckpointOptions, Pour, Versions};
 use crate::envelope;
 use crate::error::{Error, Result};
 use crate::ids::{KeyspaceId, Seq};
@@ -34,6 +33,9 @@ const MAX_LABEL: usize = 4 << 10;
 
 /// Scans a range as of a snapshot that is held.
 pub type Scan<'a> = &'a dyn Fn(KeyRange, Seq) -> Result<Box<dyn Versions>>;
+
+/// The same, to be poured into chunks.
+pub type Pouring<'a> = &'a dyn Fn(KeyRange, Seq) -> Result<Box<dyn Pour>>;
 
 /// A snapshot that is held.
 struct Snapshot<'a> {
@@ -71,7 +73,7 @@ pub fn checkpoint(
     state: &State,
     repository: &BackupRepository,
     options: &CheckpointOptions,
-    scan: Scan<'_>,
+    pouring: Pouring<'_>,
 ) -> Result<CheckpointId> {
     state.check_open()?;
     if options.label.len() > MAX_LABEL {
@@ -91,7 +93,7 @@ pub fn checkpoint(
     };
     let coding = coding(options);
     let writer = LayerWriter::new(repository.storage.clone(), reusable, coding, state.seams.background);
-    let mut taking = Taking { state, at: snapshot.at, writer, pace: Pace::new(options), scan };
+    let mut taking = Taking { state, at: snapshot.at, writer, pace: Pace::new(options), pouring };
     let keyspaces = match base {
         Some(base) => taking.on(&base, keyspaces(&manifest))?,
         None => taking.all(keyspaces(&manifest))?,
@@ -154,7 +156,7 @@ struct Taking<'a> {
     at: Seq,
     writer: LayerWriter,
     pace: Pace<'a>,
-    scan: Scan<'a>,
+    pouring: Pouring<'a>,
 }
 
 impl Taking<'_> {
@@ -179,15 +181,15 @@ impl Taking<'_> {
     fn scan_whole(&mut self, id: KeyspaceId) -> Result<()> {
         let at =
             if crate::plants::is("checkpoint-of-many-moments") { self.state.memory.last() } else { self.at };
-        let mut scan = (self.scan)(whole(id), at)?;
-        while let Some(record) = scan.next() {
-            let record = record?;
-            let record =
-                ChunkRecord { key: batch::user_key(record.key), seq: record.seq, value: record.value };
-            if self.writer.push(record)? {
+        let mut source = (self.pouring)(whole(id), at)?;
+        loop {
+            let (more, ended) = self.writer.take_from(source.as_mut())?;
+            if ended {
                 self.pace.after(&self.writer.written)?;
             }
+            if !more {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 }

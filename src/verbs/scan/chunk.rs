@@ -3,7 +3,7 @@
 //! Invariants: a chunk is read from both of its ends and never shows a record twice; what is handed out for keeps is a
 //! copy of a few records' bytes, so whoever keeps one record does not keep a whole chunk.
 
-use super::merge::Limit;
+use super::merge::{Limit, Sink};
 use crate::batch::KEYSPACE_BYTES;
 use crate::engine::Record;
 use crate::ids::Seq;
@@ -30,8 +30,9 @@ struct Row {
 pub struct Chunk {
     bytes: Vec<u8>,
     rows: Vec<Row>,
-    /// Of each row, where they were asked for.
+    /// Of each row, where they are asked for.
     seqs: Vec<Seq>,
+    versions: bool,
     /// The rows that have not been shown yet.
     next: usize,
     end: usize,
@@ -40,58 +41,57 @@ pub struct Chunk {
     slab_at: usize,
 }
 
-impl Chunk {
-    /// Empties it, and makes room for about as much as will come.
-    pub fn prepare(&mut self, limit: Limit) {
+impl Sink for Chunk {
+    fn prepare(&mut self, limit: Limit) {
         self.bytes.clear();
         self.rows.clear();
         self.seqs.clear();
         self.bytes.reserve(limit.bytes);
         self.rows.reserve(limit.records);
+        self.versions = limit.versions;
         (self.next, self.end) = (0, 0);
         self.slab = Bytes::new();
     }
 
-    pub fn len(&self) -> usize {
-        self.rows.len()
+    #[inline]
+    fn is_full(&self, limit: Limit) -> bool {
+        self.rows.len() >= limit.records || self.bytes.len() >= limit.bytes
     }
 
-    pub fn bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// The key of the record that was put in last.
-    pub fn last_key(&self) -> Option<&[u8]> {
-        self.rows.last().map(|row| self.part(row.key, row.key_len))
+    fn last_key(&self) -> Option<(&[u8], &[u8])> {
+        self.rows.last().map(|row| (self.part(row.key, row.key_len), &[][..]))
     }
 
     #[inline]
-    pub fn push(&mut self, prefix: &[u8], record: Record<'_>) {
+    fn push(&mut self, prefix: &[u8], record: Record<'_>, seq: Seq) {
         let key = self.bytes.len() as u32;
         self.bytes.extend_from_slice(prefix);
         let rest = self.bytes.len() as u32;
         self.bytes.extend_from_slice(record.bytes);
         let key_len = prefix.len() as u32 + record.suffix_len;
         let (value, value_len) = record.value.map_or((key + key_len, LEFT_OUT), |(at, len)| (rest + at, len));
-        self.rows.push(Row { key, key_len, value, value_len });
-        self.end += 1;
+        self.add(Row { key, key_len, value, value_len }, seq);
     }
 
-    pub fn push_whole(&mut self, key: &[u8], said: Said<'_>) {
+    fn push_whole(&mut self, key: &[u8], said: Said<'_>, seq: Seq) {
         let value = if let Said::Value(value) = said { Some(value) } else { None };
         let start = self.bytes.len() as u32;
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value.unwrap_or_default());
         let value_len = value.map_or(LEFT_OUT, |value| value.len() as u32);
         let key_len = key.len() as u32;
-        self.rows.push(Row { key: start, key_len, value: start + key_len, value_len });
-        self.end += 1;
+        self.add(Row { key: start, key_len, value: start + key_len, value_len }, seq);
     }
+}
 
-    /// The sequence of the record that was put in last.
+impl Chunk {
     #[inline]
-    pub fn push_seq(&mut self, seq: Seq) {
-        self.seqs.push(seq);
+    fn add(&mut self, row: Row, seq: Seq) {
+        self.rows.push(row);
+        if self.versions {
+            self.seqs.push(seq);
+        }
+        self.end += 1;
     }
 
     /// The sequence of a record, where they were asked for.
@@ -179,13 +179,17 @@ mod tests {
         for n in 0..count {
             let suffix = n.to_be_bytes();
             if n % 10 == 7 {
-                chunk.push(b"\0\0\0\0k", Record { bytes: &suffix, suffix_len: 4, value: None });
+                chunk.push(b"\0\0\0\0k", Record { bytes: &suffix, suffix_len: 4, value: None }, Seq(1));
             } else if n % 2 == 0 {
                 let bytes = [&suffix[..], &[9; 3], &vec![n as u8; len]].concat();
                 let value = Some((7, len as u32));
-                chunk.push(b"\0\0\0\0k", Record { bytes: &bytes, suffix_len: 4, value });
+                chunk.push(b"\0\0\0\0k", Record { bytes: &bytes, suffix_len: 4, value }, Seq(1));
             } else {
-                chunk.push_whole(&[&b"\0\0\0\0k"[..], &suffix].concat(), Said::Value(&vec![n as u8; len]));
+                chunk.push_whole(
+                    &[&b"\0\0\0\0k"[..], &suffix].concat(),
+                    Said::Value(&vec![n as u8; len]),
+                    Seq(1),
+                );
             }
         }
         chunk

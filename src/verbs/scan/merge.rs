@@ -3,10 +3,11 @@
 //! Invariants: of each key the newest version alone is shown, and nothing where that is a removal; records leave in the
 //! scan's order, whatever source they come from.
 
-use super::chunk::Chunk;
 use super::sources::Source;
 use crate::batch;
+use crate::engine::Record;
 use crate::error::Error;
+use crate::ids::Seq;
 use crate::memtable::IterAt;
 use crate::page;
 use crate::shard::Layout;
@@ -36,6 +37,17 @@ pub struct Limit {
     pub bytes: usize,
     /// Whether records' sequences are carried along.
     pub versions: bool,
+}
+
+/// Where merged records go. Keys are internal ones.
+pub trait Sink {
+    /// Takes out what has come since the last chunk was complete, and makes room for about as much as will come.
+    fn prepare(&mut self, limit: Limit);
+    fn is_full(&self, limit: Limit) -> bool;
+    /// The key that came last, in two parts; none while nothing has come.
+    fn last_key(&self) -> Option<(&[u8], &[u8])>;
+    fn push(&mut self, prefix: &[u8], record: Record<'_>, seq: Seq);
+    fn push_whole(&mut self, key: &[u8], said: Said<'_>, seq: Seq);
 }
 
 /// The merge of one chunk. Sources are numbered: the shards, what was copied of the active table, the frozen tables.
@@ -71,7 +83,7 @@ fn is_own(layout: &Layout, source: &Source) -> bool {
 
 impl Merge<'_> {
     /// Fills `chunk`, which is empty; whether the sources came to their end.
-    pub fn run(&mut self, chunk: &mut Chunk) -> Result<bool, Failed> {
+    pub fn run<S: Sink>(&mut self, chunk: &mut S) -> Result<bool, Failed> {
         self.stems.clear();
         for shard in self.shards.iter() {
             self.stems.push(shard.stem());
@@ -85,7 +97,7 @@ impl Merge<'_> {
         let mut before = None;
         let mut empty = None;
         loop {
-            if chunk.len() >= self.limit.records || chunk.bytes() >= self.limit.bytes {
+            if chunk.is_full(self.limit) {
                 return Ok(false);
             }
             if let Some(shard) = empty.take() {
@@ -106,10 +118,8 @@ impl Merge<'_> {
             if let Some(source) = self.shards.get_mut(place) {
                 if !repeated && is_own(self.layout, source) {
                     self.removed = None;
-                    chunk.push(source.block.prefix(), source.block.record(source.at));
-                    if self.limit.versions {
-                        chunk.push_seq(source.block.seq(source.at));
-                    }
+                    let (block, at) = (&source.block, source.at);
+                    chunk.push(block.prefix(), block.record(at), block.seq(at));
                 }
                 source.at += 1;
                 self.stems[place] = source.stem();
@@ -123,16 +133,13 @@ impl Merge<'_> {
     }
 
     /// Takes a memtable's record; false where what comes after it has not been copied yet.
-    fn take_recent(&mut self, place: usize, repeated: bool, chunk: &mut Chunk) -> bool {
+    fn take_recent<S: Sink>(&mut self, place: usize, repeated: bool, chunk: &mut S) -> bool {
         let Some(seen) = self.recent(place) else { return true };
         if !repeated {
             match seen.said {
                 Said::Removed => self.removed = Some(seen.key.to_vec()),
                 said => {
-                    chunk.push_whole(seen.key, said);
-                    if self.limit.versions {
-                        chunk.push_seq(seen.seq);
-                    }
+                    chunk.push_whole(seen.key, said, seen.seq);
                     self.removed = None;
                 }
             }
@@ -177,7 +184,7 @@ impl Merge<'_> {
         }
     }
 
-    fn seq(&self, place: usize) -> crate::ids::Seq {
+    fn seq(&self, place: usize) -> Seq {
         match self.shards.get(place) {
             Some(source) => source.block.seq(source.at),
             None => self.recent(place).map(|seen| seen.seq).unwrap_or_default(),
@@ -222,9 +229,9 @@ impl Merge<'_> {
     }
 
     /// Whether the key at `place` is the one that was taken last.
-    fn is_last(&self, place: usize, chunk: &Chunk) -> bool {
-        let last = self.removed.as_deref().or_else(|| chunk.last_key());
-        last.zip(self.key(place)).is_some_and(|(last, key)| cmp_parts(key, (last, &[])).is_eq())
+    fn is_last<S: Sink>(&self, place: usize, chunk: &S) -> bool {
+        let last = self.removed.as_deref().map(|key| (key, &[][..])).or_else(|| chunk.last_key());
+        last.zip(self.key(place)).is_some_and(|(last, key)| cmp_parts(key, last).is_eq())
     }
 }
 

@@ -11,11 +11,13 @@
 //! | [`chunk`] | what has been merged, and handing it out |
 //! | [`sources`] | what is read, and from which shards |
 //! | [`merge`] | one order of it |
+//! | [`pour`] | whole keyspaces straight into a checkpoint's chunks |
 //! | [`ahead`] | the next chunk of a long scan, on another thread |
 
 mod ahead;
 mod chunk;
 mod merge;
+mod pour;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,8 @@ use merge::Limit;
 use sources::Sources;
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+pub use pour::Pouring;
 
 /// How much is fetched at first, and at most: a short scan should not merge much that nobody asks for.
 const FIRST: Limit = Limit { records: 32, bytes: 8 << 10, versions: false };
@@ -283,15 +287,8 @@ impl Scan {
     #[cold]
     fn fetch_value(&mut self, reverse: bool, spot: Spot) -> Result<Bytes> {
         let key = self.chunk(reverse, spot).map(|chunk| chunk.internal_key(spot.index)).unwrap_or_default();
-        let keyspace = batch::keyspace_of(key);
-        let found = self.state.get_at(key, self.at);
-        let error = match found {
-            Ok(Some(found)) => return Ok(found.value),
-            // A snapshot's version goes away only with its keyspace; else saying nothing would be a lie.
-            Ok(None) => {
-                let gone = || Error::corruption("a value that a scan saw is gone");
-                self.state.check_keyspace(keyspace).err().unwrap_or_else(gone)
-            }
+        let error = match large(&self.state, key, self.at) {
+            Ok(value) => return Ok(value),
             Err(error) => error,
         };
         self.stop();
@@ -304,6 +301,18 @@ impl Scan {
         self.rest = None;
         self.front.clear();
         self.back.clear();
+    }
+}
+
+/// The value of a record that a scan as of `at` saw, where it was too large to be carried along.
+fn large(state: &State, key: &[u8], at: Seq) -> Result<Bytes> {
+    match state.get_at(key, at)? {
+        Some(found) => Ok(found.value),
+        // A snapshot's version goes away only with its keyspace; else saying nothing would be a lie.
+        None => {
+            let gone = || Error::corruption("a value that a scan saw is gone");
+            Err(state.check_keyspace(batch::keyspace_of(key)).err().unwrap_or_else(gone))
+        }
     }
 }
 

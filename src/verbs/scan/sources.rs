@@ -8,8 +8,7 @@
 //!   so a resting scan holds up nobody.
 //! - A shard that fails is replaced within the call, as long as others hold what it held.
 
-use super::chunk::Chunk;
-use super::merge::{Failed, Frozen, Limit, Merge};
+use super::merge::{Failed, Frozen, Limit, Merge, Sink};
 use crate::batch::{self, KEYSPACE_BYTES};
 use crate::engine::{Block, Cursor, Walk};
 use crate::error::{ErrorKind, Result};
@@ -114,13 +113,13 @@ impl Sources {
 
     /// Fetches as much as `limit` says from this end of `range` into `chunk`; returns what is left of the range. Between two
     /// calls the range loses what the first one fetched and nothing else, or this was [closed](Self::close).
-    pub fn fill(
+    pub fn fill<S: Sink>(
         &mut self,
         state: &State,
         range: &KeyRange,
         at: Seq,
         limit: Limit,
-        chunk: &mut Chunk,
+        chunk: &mut S,
     ) -> Result<Option<KeyRange>> {
         let mut layout = state.layout();
         let mut except = Vec::new();
@@ -189,7 +188,7 @@ impl Sources {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn try_fill(
+    fn try_fill<S: Sink>(
         &mut self,
         state: &State,
         layout: &Arc<Layout>,
@@ -197,7 +196,7 @@ impl Sources {
         at: Seq,
         limit: Limit,
         except: &[usize],
-        chunk: &mut Chunk,
+        chunk: &mut S,
     ) -> Result<Result<Option<KeyRange>, Failed>> {
         if self.layout.as_ptr() != Arc::as_ptr(layout) {
             self.close();
@@ -256,13 +255,13 @@ impl Sources {
             removed: None,
         };
         Ok(merge.run(chunk).map(|ended| {
-            let last = merge.removed.as_deref().or_else(|| chunk.last_key());
+            let last = merge.removed.as_deref().map(|key| (key, &[][..])).or_else(|| chunk.last_key());
             match last {
                 _ if ended => None,
-                Some(last) if self.reverse => {
-                    Some(KeyRange { lo: range.lo.clone(), hi: Some(last.to_vec()) })
+                Some((head, tail)) if self.reverse => {
+                    Some(KeyRange { lo: range.lo.clone(), hi: Some([head, tail].concat()) })
                 }
-                Some(last) => Some(KeyRange { lo: after(last), hi: range.hi.clone() }),
+                Some((head, tail)) => Some(KeyRange { lo: after(head, tail), hi: range.hi.clone() }),
                 None => Some(range.clone()),
             }
         }))
@@ -322,10 +321,7 @@ fn stem_from(range: &KeyRange) -> usize {
     bound(range).map_or(KEYSPACE_BYTES, shared)
 }
 
-/// The least key above `key`.
-fn after(key: &[u8]) -> Vec<u8> {
-    let mut after = Vec::with_capacity(key.len() + 1);
-    after.extend_from_slice(key);
-    after.push(0);
-    after
+/// The least key above the one that `head` and `tail` make together.
+fn after(head: &[u8], tail: &[u8]) -> Vec<u8> {
+    [head, tail, &[0]].concat()
 }

@@ -1,8 +1,14 @@
 //! Long scans, which read ahead where there are threads to spare: whatever happens, they show what they would without.
 
+use super::Pouring;
+use crate::backup::Pour;
+use crate::backup::buffers::Buffers;
+use crate::backup::chunk::Coding;
+use crate::backup::filling::Filling;
 use crate::error::ErrorKind;
-use crate::ids::ShardId;
+use crate::ids::{Seq, ShardId};
 use crate::options::Options;
+use crate::record::KeyRange;
 use crate::store::Store;
 use crate::testing::{self, EngineOperation, MemoryFactory, Seams, SimDisk};
 use std::path::Path;
@@ -136,4 +142,52 @@ fn a_keyspace_that_is_dropped_ends_a_long_scan() {
     let last = range.by_ref().last().unwrap();
     assert_eq!(last.unwrap_err().kind(), ErrorKind::NotFound);
     assert!(range.next().is_none());
+}
+
+fn encoded(filling: &mut Filling, chunks: &mut Vec<Vec<u8>>) {
+    let ended = filling.take_ended().into_iter();
+    chunks.extend(ended.map(|chunk| chunk.encode(Coding::Plain, &Buffers::default())));
+}
+
+#[test]
+fn a_shard_that_fails_under_a_checkpoint_is_replaced_or_ends_it_without_a_trace() {
+    for replicas in [2, 1] {
+        let factory = MemoryFactory::new();
+        let store = store(&factory, replicas, true);
+        let state = state(&store);
+        let at = state.memory.last();
+        let range = KeyRange { lo: vec![0; 4], hi: Some(vec![0, 0, 0, 1]) };
+        let (mut expected, mut chunks) = (Vec::new(), Vec::new());
+        let mut plain = Filling::new(Arc::default());
+        for n in 0..RECORDS {
+            // One record, one commit.
+            plain.put([&[], &n.to_be_bytes()], Seq(u64::from(n) + 1), Some(&n.to_le_bytes()));
+        }
+        plain.end();
+        encoded(&mut plain, &mut expected);
+        let mut filling = Filling::new(Arc::default());
+        let mut source = Pouring::new(state.clone(), range, at).unwrap();
+        for batch in 0.. {
+            if batch == 5 {
+                factory.fail(ShardId(1), EngineOperation::Cursor);
+            }
+            let poured = source.pour(&mut filling);
+            encoded(&mut filling, &mut chunks);
+            match poured {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    assert_eq!((replicas, error.kind()), (1, ErrorKind::Io));
+                    assert!(batch >= 5 && filling.added() == (0, 0));
+                    assert!(!source.pour(&mut filling).unwrap());
+                    break;
+                }
+            }
+        }
+        drop(source);
+        assert!(state.memory.live().is_empty());
+        filling.end();
+        encoded(&mut filling, &mut chunks);
+        assert_eq!(chunks == expected, replicas == 2);
+    }
 }

@@ -15,7 +15,9 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use crate::disk::{Disk, DiskFile, Fault, OpenMode, Operation, PowerCut, RealDisk, SimDisk};
+pub use crate::disk::{
+    Disk, DiskFile, Fault, OpenEnds, OpenFile, OpenMode, OpenNames, Operation, PowerCut, RealDisk, SimDisk,
+};
 pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation, SledFactory};
 pub use crate::frame::{HEADER_BYTES, Header, Kind, Payload, Salt, encode, find, frame_bytes};
 pub use crate::journal::segment::{Origin, SegmentHeader};

@@ -11,6 +11,7 @@ mod plants;
 mod powercut;
 mod report;
 mod sled;
+mod states;
 mod tests;
 
 use child::Task;
@@ -34,6 +35,15 @@ powercut          cuts the power of a disk under a file system under a store, an
   --only A,B      with --plants: these alone
   --recheck DIR   looks again at what a cut left that broke a promise
   --require       fail, in place of a word, where it cannot be run
+
+states            cuts the power of the simulated disk before every operation, and recovers from every disk that this may leave
+  --states N      how many crash states of the journal; of the rest in proportion [ANNULUS_CRASH_STATES, else 20000000]
+  --seed S        what is done [1]
+  --threads N     [as many as the machine has]
+  --parts A,B     journal small store [all]
+  --script P:N    only the script N of the part P, as a failure names it
+  --plants        runs bugs that are planted on purpose, one by one, until they are caught; --states bounds each
+  --only A,B      with --plants: these alone
 
 plants            builds Annulus's tests with bugs that are planted on purpose, and runs those that must catch them, one by one
   --only A,B      these alone";
@@ -78,6 +88,7 @@ fn start() -> Result<bool> {
     match parser.next()? {
         Some(Value(name)) if name == "powercut" => powercut::run(parse(parser)?),
         Some(Value(name)) if name == "plants" => run_plants(parser),
+        Some(Value(name)) if name == "states" => run_states(parser),
         Some(Value(name)) if name == "child" => run_child(parser).map(|()| true),
         _ => {
             println!("{HELP}");
@@ -95,6 +106,33 @@ fn run_plants(mut parser: lexopt::Parser) -> Result<bool> {
         }
     }
     tests::run_all(only.as_deref())
+}
+
+fn run_states(mut parser: lexopt::Parser) -> Result<bool> {
+    let states = match std::env::var("ANNULUS_CRASH_STATES") {
+        Ok(number) => number.parse()?,
+        Err(_) => 20_000_000,
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut config = states::Config { states, seed: 1, threads, script: None, parts: None };
+    let (mut plants, mut only) = (false, None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("states") => config.states = parser.value()?.parse()?,
+            Long("seed") => config.seed = parser.value()?.parse()?,
+            Long("threads") => config.threads = parser.value()?.parse()?,
+            Long("parts") => config.parts = Some(list(&parser.value()?)),
+            Long("script") => {
+                let text = parser.value()?.to_string_lossy().into_owned();
+                let (part, number) = text.split_once(':').ok_or("--script takes PART:NUMBER")?;
+                config.script = Some((part.to_owned(), number.parse()?));
+            }
+            Long("plants") => plants = true,
+            Long("only") => only = Some(list(&parser.value()?)),
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    if plants { states::run_plants(&config, only.as_deref()) } else { states::run(&config) }
 }
 
 fn list(value: &std::ffi::OsStr) -> Vec<String> {

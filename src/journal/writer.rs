@@ -67,7 +67,8 @@ impl Writer {
             return false;
         }
         let able = taken.pieces().all(|piece| piece.segment.through.is_some());
-        able && !self.dirty && self.unsynced.is_empty() && self.calm > CALM && !taken.is_empty()
+        let clean = !self.dirty || plants::is("journal-past-the-cache-before-the-rest");
+        able && clean && self.unsynced.is_empty() && self.calm > CALM && !taken.is_empty()
     }
 }
 
@@ -139,7 +140,10 @@ impl Journal {
         }
         let current = taken.last.segment.clone();
         let target = if taken.is_empty() { taken.target() } else { self.write(&mut writer, taken, false)? };
-        let full = std::mem::take(&mut writer.unsynced);
+        let mut full = std::mem::take(&mut writer.unsynced);
+        if plants::is("journal-full-segment-not-synced") {
+            full.clear();
+        }
         let dirty = std::mem::take(&mut writer.dirty);
         drop(writer);
         full.iter().chain(dirty.then_some(&current)).try_for_each(|segment| self.sync_segment(segment))?;

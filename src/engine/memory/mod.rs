@@ -76,6 +76,15 @@ impl MemoryFactory {
         }
     }
 
+    /// A copy of all shards, open or not, with the faults and the damage that there are now.
+    pub fn fork(&self) -> MemoryFactory {
+        let shards = self.shards().into_iter();
+        let shards = shards.map(|(dir, shard)| (dir, Arc::new(Mutex::new(shard.lock().clone())))).collect();
+        let world = self.0.lock();
+        let (faults, damage) = (world.faults.clone(), world.damage.clone());
+        MemoryFactory(Arc::new(Mutex::new(World { shards, faults, damage })))
+    }
+
     /// All shards. Their own locks are taken without the world's: an engine takes the two in the other order.
     fn shards(&self) -> Vec<(PathBuf, Arc<Mutex<Shard>>)> {
         self.0.lock().shards.iter().map(|(dir, shard)| (dir.clone(), Arc::clone(shard))).collect()

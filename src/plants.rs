@@ -57,6 +57,32 @@ pub const PLANTS: &[Plant] = &[
         "an opening builds on frames that are not durable yet",
     ),
     plant(
+        "woken-before-the-call-is-there",
+        "schedules",
+        "who waits for a sync is woken before it can see why",
+    ),
+    plant("lead-not-passed-on", "schedules", "a leader leaves those that came too late without one"),
+    plant(
+        "durable-before-the-sync",
+        "schedules",
+        "the others are told that frames are durable while they are synced",
+    ),
+    plant(
+        "sequence-seen-before-its-records",
+        "schedules",
+        "a commit counts as there before its records are in the memtable",
+    ),
+    plant(
+        "table-changed-in-two-steps",
+        "schedules",
+        "a memtable is in no list for a moment when it is frozen",
+    ),
+    plant(
+        "emptiness-told-outside-the-lock",
+        "schedules",
+        "the word that the memtables are empty may come after the next commit",
+    ),
+    plant(
         "journal-payload-not-checked",
         "lib journal::tests::damage",
         "the checksum of a frame's payload is not looked at",

@@ -16,11 +16,11 @@ mod inode;
 mod names;
 
 use super::{Disk, DiskFile, FreeSpace, OpenMode};
+use crate::sync::Mutex;
 use faults::Faults;
 use file::{SimFile, SimLock};
 use inode::Inode;
 use names::{Names, Node};
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -190,7 +190,7 @@ impl SimDisk {
         Ok(())
     }
 
-    fn enter(&self, operation: Operation, path: &Path) -> io::Result<parking_lot::MutexGuard<'_, Machine>> {
+    fn enter(&self, operation: Operation, path: &Path) -> io::Result<crate::sync::MutexGuard<'_, Machine>> {
         let watch = if operation.changes() { self.machine.lock().watch.clone() } else { None };
         if let Some(Watch(look)) = watch {
             look(self);

@@ -15,7 +15,7 @@ use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Kind;
 use crate::ids::Seq;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;

@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::frame::{Kind, Salt};
 use crate::ids::Seq;
 use crate::plants;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How much is zeroed at a time.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];

@@ -19,9 +19,9 @@ use crate::error::{Error, Result};
 use crate::frame::Kind;
 use crate::ids::Seq;
 use crate::plants;
-use parking_lot::MutexGuard;
+use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// So many syncs in a row must have found nothing handed over by others before one goes past the cache: a write that only
 /// wants to be handed over would have to wait for it.
@@ -94,7 +94,7 @@ impl Journal {
             if look < SHORT_LOOKS {
                 (0..1 << look).for_each(|_| std::hint::spin_loop());
             } else {
-                std::thread::yield_now();
+                crate::sync::thread::yield_now();
             }
         }
         self.hand_over(self.writer.lock(), seq)
@@ -146,6 +146,9 @@ impl Journal {
         }
         let dirty = std::mem::take(&mut writer.dirty);
         drop(writer);
+        if plants::is("durable-before-the-sync") {
+            self.group.raise(target);
+        }
         full.iter().chain(dirty.then_some(&current)).try_for_each(|segment| self.sync_segment(segment))?;
         Ok(target)
     }

@@ -21,7 +21,7 @@ use crate::digest::hash128;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use crate::record::KeyRange;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -10,6 +10,7 @@ mod mount;
 mod plants;
 mod powercut;
 mod report;
+mod schedules;
 mod sled;
 mod states;
 mod tests;
@@ -43,6 +44,12 @@ states            cuts the power of the simulated disk before every operation, a
   --parts A,B     journal small store [all]
   --script P:N    only the script N of the part P, as a failure names it
   --plants        runs bugs that are planted on purpose, one by one, until they are caught; --states bounds each
+  --only A,B      with --plants: these alone
+
+schedules         builds Annulus's tests so that a scheduler chooses which thread goes on, and tries many schedules
+  --seconds N     of each of the eight tests [ANNULUS_SCHEDULES_SECONDS, else 20: 90 s on two cores]
+  --seed S        what is tried [the clock's]
+  --plants        with bugs that are planted on purpose, one by one
   --only A,B      with --plants: these alone
 
 plants            builds Annulus's tests with bugs that are planted on purpose, and runs those that must catch them, one by one
@@ -89,6 +96,7 @@ fn start() -> Result<bool> {
         Some(Value(name)) if name == "powercut" => powercut::run(parse(parser)?),
         Some(Value(name)) if name == "plants" => run_plants(parser),
         Some(Value(name)) if name == "states" => run_states(parser),
+        Some(Value(name)) if name == "schedules" => run_schedules(parser),
         Some(Value(name)) if name == "child" => run_child(parser).map(|()| true),
         _ => {
             println!("{HELP}");
@@ -133,6 +141,24 @@ fn run_states(mut parser: lexopt::Parser) -> Result<bool> {
         }
     }
     if plants { states::run_plants(&config, only.as_deref()) } else { states::run(&config) }
+}
+
+fn run_schedules(mut parser: lexopt::Parser) -> Result<bool> {
+    let seconds = match std::env::var("ANNULUS_SCHEDULES_SECONDS") {
+        Ok(number) => number.parse()?,
+        Err(_) => 20,
+    };
+    let mut config = schedules::Config { seconds, seed: None, plants: false, only: None };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("seconds") => config.seconds = parser.value()?.parse()?,
+            Long("seed") => config.seed = Some(parser.value()?.parse()?),
+            Long("plants") => config.plants = true,
+            Long("only") => config.only = Some(list(&parser.value()?)),
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    schedules::run(&config)
 }
 
 fn list(value: &std::ffi::OsStr) -> Vec<String> {

@@ -6,8 +6,8 @@
 //! `cargo run --release --manifest-path lab/Cargo.toml -- schedules`. Each test takes turns between random schedules and those of PCT
 //! (Burckhardt and others, 2010: few changes of priority, at random places).
 //!
-//! `ANNULUS_SCHEDULES_SECONDS` is how long each test runs, `ANNULUS_SEED` what it tries, `ANNULUS_SCHEDULE` the schedule of a
-//! failure, to be run again alone.
+//! `ANNULUS_SCHEDULES_SECONDS` is how long each test runs, `ANNULUS_SEED` what it tries; `ANNULUS_SCHEDULES_TURN` runs only one turn of
+//! a seed, as a failure names it.
 
 #![cfg(annulus_schedules)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -16,48 +16,59 @@ mod journal;
 mod store;
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
-use shuttle::{Config, Runner};
-use std::time::{Duration, Instant};
+use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How deep the bugs are that PCT is to find: so many orderings must be just so.
 const DEPTHS: [usize; 3] = [2, 3, 4];
-/// Of each scheduler at a time.
-const SLICE: Duration = Duration::from_millis(1500);
+/// Schedules of one turn.
+const AT_ONCE: usize = 20;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-fn config(limit: Duration) -> Config {
+fn config() -> Config {
     let mut config = Config::new();
     config.stack_size = 1 << 20;
-    config.max_steps = shuttle::MaxSteps::FailAfter(2_000_000);
-    config.max_time = Some(limit);
+    config.max_steps = MaxSteps::FailAfter(2_000_000);
+    config.failure_persistence = FailurePersistence::None;
     config.silence_warnings = true;
     config
 }
 
+/// Some schedules of a scenario: random ones in even turns, else of PCT.
+fn take_turn(scenario: fn(), seed: u64, turn: u64) -> usize {
+    let seed = seed.wrapping_mul(1_000_003).wrapping_add(turn);
+    match turn % 2 {
+        0 => Runner::new(RandomScheduler::new_from_seed(seed, AT_ONCE), config()).run(scenario),
+        _ => {
+            let depth = DEPTHS[turn as usize / 2 % DEPTHS.len()];
+            Runner::new(PctScheduler::new_from_seed(seed, depth, AT_ONCE), config()).run(scenario)
+        }
+    }
+}
+
 /// Tries schedules of `scenario` as long as it is asked for, and prints how many.
 fn explore(name: &str, scenario: fn()) {
-    if let Ok(schedule) = std::env::var("ANNULUS_SCHEDULE") {
-        return shuttle::replay(scenario, &schedule);
-    }
-    let seconds = number("ANNULUS_SCHEDULES_SECONDS").unwrap_or(8);
-    let seed = number("ANNULUS_SEED").unwrap_or_else(|| u64::from(std::process::id()));
-    let (begin, limit) = (Instant::now(), Duration::from_secs(seconds));
-    let (mut tried, mut turn) = ([0, 0], 0u64);
-    while begin.elapsed() < limit {
-        let slice = config(SLICE.min(limit.saturating_sub(begin.elapsed())));
-        let seed = seed.wrapping_mul(1_000_003).wrapping_add(turn);
-        if turn % 2 == 0 {
-            let random = RandomScheduler::new_from_seed(seed, usize::MAX);
-            tried[0] += Runner::new(random, slice).run(scenario);
-        } else {
-            let depth = DEPTHS[turn as usize / 2 % DEPTHS.len()];
-            let pct = PctScheduler::new_from_seed(seed, depth, usize::MAX);
-            tried[1] += Runner::new(pct, slice).run(scenario);
+    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let seed = number("ANNULUS_SEED").unwrap_or(u64::from(clock.subsec_nanos()));
+    let only = number("ANNULUS_SCHEDULES_TURN");
+    let limit = Duration::from_secs(number("ANNULUS_SCHEDULES_SECONDS").unwrap_or(8));
+    let (begin, mut tried, mut turn) = (Instant::now(), [0, 0], only.unwrap_or(0));
+    loop {
+        match catch_unwind(AssertUnwindSafe(|| take_turn(scenario, seed, turn))) {
+            Ok(count) => tried[turn as usize % 2] += count,
+            Err(panic) => {
+                println!("{name}: broken; again: ANNULUS_SEED={seed} ANNULUS_SCHEDULES_TURN={turn}");
+                resume_unwind(panic);
+            }
         }
         turn += 1;
+        if only.is_some() || begin.elapsed() >= limit {
+            break;
+        }
     }
     println!("| {name} | {} | {} | {:.0} |", tried[0], tried[1], begin.elapsed().as_secs_f64());
 }

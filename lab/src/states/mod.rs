@@ -205,3 +205,44 @@ fn print(rows: &[Row]) {
         println!("\n{broken} broke a promise");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn scripts_go_through_many_states_and_the_same_ones_again() {
+        for subject in &SUBJECTS[..2] {
+            let mut sum = Counts::default();
+            for script in 0..6 {
+                let (counts, outcome) = one(subject, 7, script);
+                outcome.unwrap();
+                let (again, _) = one(subject, 7, script);
+                assert_eq!((counts.states, counts.recovered), (again.states, again.recovered));
+                sum.add(&counts);
+            }
+            assert!(sum.states > 500 && sum.recovered > 100 && sum.whole > 100, "{sum:?}");
+        }
+    }
+
+    #[test]
+    fn whole_stores_are_cut() {
+        let (counts, outcome) = one(&SUBJECTS[2], 3, 1);
+        outcome.unwrap();
+        assert!(counts.states > 200 && counts.second > 50, "{counts:?}");
+    }
+
+    #[test]
+    fn sectors_have_fingerprints_of_their_own() {
+        let mut seen = HashSet::new();
+        for place in 0..64u64 {
+            for byte in 0..=255u8 {
+                assert!(seen.insert(image::fingerprint(place, &[byte; 512])));
+                let mut one = [0; 512];
+                one[usize::from(byte) * 2] = 1;
+                assert!(seen.insert(image::fingerprint(place, &one)));
+            }
+        }
+    }
+}

@@ -47,7 +47,7 @@ states            cuts the power of the simulated disk before every operation, a
   --only A,B      with --plants: these alone
 
 schedules         builds Annulus's tests so that a scheduler chooses which thread goes on, and tries many schedules
-  --seconds N     of each of the eight tests [ANNULUS_SCHEDULES_SECONDS, else 20: 90 s on two cores]
+  --seconds N     of each of the nine tests [ANNULUS_SCHEDULES_SECONDS, else 20: 90 s on two cores]
   --seed S        what is tried [the clock's]
   --plants        with bugs that are planted on purpose, one by one
   --only A,B      with --plants: these alone

@@ -156,6 +156,50 @@ fn what_is_acknowledged_is_seen_whatever_is_flushed() {
     explore("commits, reads, memtable rotation and flush", visibility);
 }
 
+/// Little but what touches the lists of memtables, many times in one store.
+fn rotation() {
+    let world = World::new();
+    let store = world.open(false);
+    let writer = {
+        let (world, store) = (world.clone(), store.clone());
+        begin(move || {
+            for n in 1..=16u64 {
+                let mut batch = WriteBatch::new();
+                batch.insert(KEYS[0], n.to_le_bytes());
+                store.commit_with(batch, Durability::Memory).unwrap();
+                world.acknowledged.store(n, Ordering::SeqCst);
+                let found = number(store.get(KEYS[0]).unwrap().as_deref());
+                assert_eq!(found, n, "its own write is not seen");
+            }
+        })
+    };
+    let reader = {
+        let (world, store) = (world.clone(), store.clone());
+        begin(move || {
+            for _ in 0..24 {
+                let floor = world.acknowledged.load(Ordering::SeqCst);
+                let found = number(store.get(KEYS[0]).unwrap().as_deref());
+                assert!(found >= floor, "{floor} was there before, {found} is read");
+            }
+        })
+    };
+    let flusher = {
+        let store = store.clone();
+        begin(move || {
+            for _ in 0..6 {
+                testing::freeze(&store);
+                testing::flush_oldest(&store).unwrap();
+            }
+        })
+    };
+    [writer, reader, flusher].into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_record_is_seen_while_its_table_goes_from_list_to_list() {
+    explore("reads of one key, memtable rotation", rotation);
+}
+
 fn closing() {
     let world = World::new();
     let store = world.open(false);

@@ -25,10 +25,11 @@ pub use crate::journal::{Appender, Cursor, Handoff, Journal, JournalConfig, Jour
 pub use crate::plants::{PLANTS, Plant};
 pub use crate::state::Seams;
 
-/// The memtable's table.
+/// The memtable's table, and the lists of them.
 pub mod memtable {
     pub use crate::memtable::{OrderedTable, Table};
     use crate::record::KeyRange;
+    pub use crate::state::{Memory, Recent, Tables};
 
     /// The keys from `lo` up to the end.
     pub fn range_from(lo: &[u8]) -> KeyRange {

@@ -47,7 +47,7 @@ states            cuts the power of the simulated disk before every operation, a
   --only A,B      with --plants: these alone
 
 schedules         builds Annulus's tests so that a scheduler chooses which thread goes on, and tries many schedules
-  --seconds N     of each of the nine tests [ANNULUS_SCHEDULES_SECONDS, else 20: 90 s on two cores]
+  --seconds N     of each of the ten tests [ANNULUS_SCHEDULES_SECONDS, else 18: 90 s on two cores]
   --seed S        what is tried [the clock's]
   --plants        with bugs that are planted on purpose, one by one
   --only A,B      with --plants: these alone
@@ -146,7 +146,7 @@ fn run_states(mut parser: lexopt::Parser) -> Result<bool> {
 fn run_schedules(mut parser: lexopt::Parser) -> Result<bool> {
     let seconds = match std::env::var("ANNULUS_SCHEDULES_SECONDS") {
         Ok(number) => number.parse()?,
-        Err(_) => 20,
+        Err(_) => 18,
     };
     let mut config = schedules::Config { seconds, seed: None, plants: false, only: None };
     while let Some(argument) = parser.next()? {

@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod journal;
+mod memory;
 mod store;
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler};

@@ -244,7 +244,8 @@ impl Run {
         let store = self.open()?;
         if faulty {
             let fault = Fault::on(Operation::Sync).after(self.random.below(8)).times(1);
-            self.disk.inject(fault.at(|path| path.extension().is_some_and(|e| e == "seg")));
+            // By the directory: a segment's file is known by the name that it was made under.
+            self.disk.inject(fault.at(|path| path.to_string_lossy().contains("/journal/")));
         }
         for _ in 0..3 + self.random.below(9) {
             let outcome = self.step(&store);

@@ -82,9 +82,9 @@ impl Inode {
     /// Remembers a sector's durable bytes before its first change.
     fn keep(&mut self, sector: usize) {
         let is_dirty = self.undo.contains_key(&sector) || self.ghosts.contains_key(&sector);
-        if let (true, Some(mut between)) = (is_dirty, self.between.take()) {
-            between.entry(sector).or_default().push(self.sector(sector));
-            self.between = Some(between);
+        if is_dirty && self.between.is_some() {
+            let now = self.sector(sector);
+            self.between.iter_mut().for_each(|between| between.entry(sector).or_default().push(now));
         }
         if let Some(ghost) = self.ghosts.remove(&sector) {
             self.undo.insert(sector, ghost);

@@ -2,13 +2,14 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::State;
+use crate::sync::Instant;
+use crate::sync::thread::JoinHandle;
 use crate::verbs;
 use crate::verbs::heal::Step as Healed;
 use crate::verbs::reshard::Step;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a write of `Durability::Memory` stays in this process: half of what is promised.
 const TICK: Duration = Duration::from_millis(50);
@@ -32,7 +33,7 @@ pub fn start(state: &Arc<State>) -> Result<Vec<JoinHandle<()>>> {
     }
     let spawn = |name: &str, work: fn(&State)| {
         let state = state.clone();
-        std::thread::Builder::new()
+        crate::sync::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || work(&state))
             .map_err(|e| Error::new(ErrorKind::Io, "cannot start a background thread").caused_by(e))

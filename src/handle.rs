@@ -7,11 +7,11 @@ use crate::background;
 use crate::error::Result;
 use crate::options::Options;
 use crate::state::{Seams, State};
+use crate::sync::Mutex;
+use crate::sync::thread::JoinHandle;
 use crate::verbs;
-use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 #[derive(Debug)]
 pub struct Handle {

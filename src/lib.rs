@@ -70,6 +70,7 @@ mod shard;
 #[allow(missing_docs)] // Exported to tests alone.
 mod state;
 mod store;
+mod sync;
 #[doc(hidden)]
 pub mod testing;
 mod topology;

@@ -28,6 +28,60 @@ pub const PLANTS: &[Plant] = &[
     plant("seal-before-sync", "powercut", "the seal is written before the engine is synced"),
     plant("index-not-synchronous", "powercut", "sled's directory is not marked synchronous"),
     plant("pages-not-synced", "powercut", "the page file is not synced before the index refers to it"),
+    plant("small-file-not-synced", "states", "a small file gets its name before its bytes are durable"),
+    plant("small-file-name-not-synced", "states", "the new name of a small file is not synced"),
+    plant(
+        "journal-segment-named-before-it-is-durable",
+        "states",
+        "a journal segment gets its name before its header is durable",
+    ),
+    plant(
+        "journal-spare-used-under-its-old-name",
+        "states",
+        "a freed segment is used again before its new name is durable",
+    ),
+    plant("journal-full-segment-not-synced", "states", "of several segments only the last one is synced"),
+    plant(
+        "journal-past-the-cache-before-the-rest",
+        "states",
+        "frames are written past the cache while earlier ones are in it",
+    ),
+    plant(
+        "journal-cut-in-any-order",
+        "states",
+        "segments beyond the end of the log may vanish in any order at an opening",
+    ),
+    plant(
+        "journal-read-before-it-is-durable",
+        "states",
+        "an opening builds on frames that are not durable yet",
+    ),
+    plant(
+        "woken-before-the-call-is-there",
+        "schedules",
+        "who waits for a sync is woken before it can see why",
+    ),
+    plant("lead-not-passed-on", "schedules", "a leader leaves those that came too late without one"),
+    plant(
+        "durable-before-the-sync",
+        "schedules",
+        "the others are told that frames are durable while they are synced",
+    ),
+    plant(
+        "sequence-seen-before-its-records",
+        "schedules",
+        "a commit counts as there before its records are in the memtable",
+    ),
+    plant(
+        "table-changed-in-two-steps",
+        "schedules",
+        "a memtable is in no list for a moment when it is frozen",
+    ),
+    plant(
+        "emptiness-told-outside-the-lock",
+        "schedules",
+        "the word that the memtables are empty may come after the next commit",
+    ),
     plant(
         "journal-payload-not-checked",
         "lib journal::tests::damage",

@@ -15,7 +15,9 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use crate::disk::{Disk, DiskFile, Fault, OpenMode, Operation, PowerCut, RealDisk, SimDisk};
+pub use crate::disk::{
+    Disk, DiskFile, Fault, OpenEnds, OpenFile, OpenMode, OpenNames, Operation, PowerCut, RealDisk, SimDisk,
+};
 pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation, SledFactory};
 pub use crate::frame::{HEADER_BYTES, Header, Kind, Payload, Salt, encode, find, frame_bytes};
 pub use crate::journal::segment::{Origin, SegmentHeader};
@@ -23,10 +25,11 @@ pub use crate::journal::{Appender, Cursor, Handoff, Journal, JournalConfig, Jour
 pub use crate::plants::{PLANTS, Plant};
 pub use crate::state::Seams;
 
-/// The memtable's table.
+/// The memtable's table, and the lists of them.
 pub mod memtable {
     pub use crate::memtable::{OrderedTable, Table};
     use crate::record::KeyRange;
+    pub use crate::state::{Memory, Recent, Tables};
 
     /// The keys from `lo` up to the end.
     pub fn range_from(lo: &[u8]) -> KeyRange {

@@ -11,6 +11,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("ids", 0),
     ("limits", 0),
     ("plants", 0),
+    ("sync", 0),
     ("batch", 1),
     ("digest", 1),
     ("envelope", 1),

@@ -11,7 +11,9 @@ mod mutants;
 mod plants;
 mod powercut;
 mod report;
+mod schedules;
 mod sled;
+mod states;
 mod tests;
 
 use child::Task;
@@ -35,6 +37,21 @@ powercut          cuts the power of a disk under a file system under a store, an
   --only A,B      with --plants: these alone
   --recheck DIR   looks again at what a cut left that broke a promise
   --require       fail, in place of a word, where it cannot be run
+
+states            cuts the power of the simulated disk before every operation, and recovers from every disk that this may leave
+  --states N      how many crash states of the journal; of the rest in proportion [ANNULUS_CRASH_STATES, else 20000000]
+  --seed S        what is done [1]
+  --threads N     [as many as the machine has]
+  --parts A,B     journal small store [all]
+  --script P:N    only the script N of the part P, as a failure names it
+  --plants        runs bugs that are planted on purpose, one by one, until they are caught; --states bounds each
+  --only A,B      with --plants: these alone
+
+schedules         builds Annulus's tests so that a scheduler chooses which thread goes on, and tries many schedules
+  --seconds N     of each of the ten tests [ANNULUS_SCHEDULES_SECONDS, else 18: 90 s on two cores]
+  --seed S        what is tried [the clock's]
+  --plants        with bugs that are planted on purpose, one by one
+  --only A,B      with --plants: these alone
 
 plants            builds Annulus's tests with bugs that are planted on purpose, and runs those that must catch them, one by one
   --only A,B      these alone
@@ -88,6 +105,8 @@ fn start() -> Result<bool> {
         Some(Value(name)) if name == "powercut" => powercut::run(parse(parser)?),
         Some(Value(name)) if name == "plants" => run_plants(parser),
         Some(Value(name)) if name == "mutants" => run_mutants(parser),
+        Some(Value(name)) if name == "states" => run_states(parser),
+        Some(Value(name)) if name == "schedules" => run_schedules(parser),
         Some(Value(name)) if name == "child" => run_child(parser).map(|()| true),
         _ => {
             println!("{HELP}");
@@ -120,6 +139,51 @@ fn run_mutants(mut parser: lexopt::Parser) -> Result<bool> {
         }
     }
     mutants::run(&config)
+}
+
+fn run_states(mut parser: lexopt::Parser) -> Result<bool> {
+    let states = match std::env::var("ANNULUS_CRASH_STATES") {
+        Ok(number) => number.parse()?,
+        Err(_) => 20_000_000,
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut config = states::Config { states, seed: 1, threads, script: None, parts: None };
+    let (mut plants, mut only) = (false, None);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("states") => config.states = parser.value()?.parse()?,
+            Long("seed") => config.seed = parser.value()?.parse()?,
+            Long("threads") => config.threads = parser.value()?.parse()?,
+            Long("parts") => config.parts = Some(list(&parser.value()?)),
+            Long("script") => {
+                let text = parser.value()?.to_string_lossy().into_owned();
+                let (part, number) = text.split_once(':').ok_or("--script takes PART:NUMBER")?;
+                config.script = Some((part.to_owned(), number.parse()?));
+            }
+            Long("plants") => plants = true,
+            Long("only") => only = Some(list(&parser.value()?)),
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    if plants { states::run_plants(&config, only.as_deref()) } else { states::run(&config) }
+}
+
+fn run_schedules(mut parser: lexopt::Parser) -> Result<bool> {
+    let seconds = match std::env::var("ANNULUS_SCHEDULES_SECONDS") {
+        Ok(number) => number.parse()?,
+        Err(_) => 18,
+    };
+    let mut config = schedules::Config { seconds, seed: None, plants: false, only: None };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("seconds") => config.seconds = parser.value()?.parse()?,
+            Long("seed") => config.seed = Some(parser.value()?.parse()?),
+            Long("plants") => config.plants = true,
+            Long("only") => config.only = Some(list(&parser.value()?)),
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    schedules::run(&config)
 }
 
 fn list(value: &std::ffi::OsStr) -> Vec<String> {

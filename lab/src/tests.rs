@@ -33,6 +33,9 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ("RUST_BACKTRACE", "0"),
 ];
 
+/// Harnesses that are no tests, and run their plants themselves.
+const OTHERS: [&str; 3] = ["powercut", "states", "schedules"];
+
 /// What a run came to.
 #[derive(Debug, Clone)]
 enum Outcome {
@@ -46,7 +49,7 @@ enum Outcome {
 pub fn run_all(only: Option<&[String]>) -> Result<bool> {
     let chosen = |plant: &&Plant| only.is_none_or(|only| only.iter().any(|name| name == plant.name));
     let plants: Vec<&Plant> =
-        PLANTS.iter().filter(|plant| plant.harness != "powercut").filter(chosen).collect();
+        PLANTS.iter().filter(|plant| !OTHERS.contains(&plant.harness)).filter(chosen).collect();
     if let Some(name) =
         only.into_iter().flatten().find(|name| plants.iter().all(|plant| plant.name != **name))
     {

@@ -9,8 +9,9 @@ mod real;
 pub(crate) mod sim;
 
 pub use real::RealDisk;
-pub use sim::{Fault, Operation, PowerCut, SimDisk};
+pub use sim::{Fault, OpenEnds, OpenFile, OpenNames, Operation, PowerCut, SimDisk};
 
+use crate::plants;
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -142,8 +143,13 @@ pub trait Disk: Send + Sync + Debug {
         }
         let file = self.open(&temporary, OpenMode::CreateNew)?;
         file.write_at(0, bytes)?;
-        file.sync_all()?;
+        if !plants::is("small-file-not-synced") {
+            file.sync_all()?;
+        }
         self.rename(&temporary, path)?;
+        if plants::is("small-file-name-not-synced") {
+            return Ok(());
+        }
         self.sync_dir(path.parent().unwrap_or(Path::new(".")))
     }
 }

@@ -9,23 +9,26 @@
 //!   and syncing makes them durable.
 //! - The same calls with the same seeds give the same bytes.
 
+mod ends;
 mod faults;
 mod file;
 mod inode;
 mod names;
 
 use super::{Disk, DiskFile, FreeSpace, OpenMode};
+use crate::sync::Mutex;
 use faults::Faults;
 use file::{SimFile, SimLock};
 use inode::Inode;
 use names::{Names, Node};
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use ends::{OpenEnds, OpenNames};
 pub use faults::{Fault, Operation};
+pub use inode::OpenFile;
 
 /// A power cut; the seed picks what survives of the bytes and names that were not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,21 @@ struct Machine {
     faults: Faults,
     capacity: Option<u64>,
     rng: Rng,
+    /// Whether files keep what was written over before it was synced.
+    versions: bool,
+    watch: Option<Watch>,
+}
+
+type Look = dyn Fn(&SimDisk) + Send + Sync;
+
+/// Who looks at the disk before it changes.
+#[derive(Clone)]
+struct Watch(Arc<Look>);
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
 }
 
 impl SimDisk {
@@ -70,6 +88,8 @@ impl SimDisk {
             faults: Faults::default(),
             capacity: None,
             rng: Rng(seed),
+            versions: false,
+            watch: None,
         };
         SimDisk { machine: Arc::new(Mutex::new(machine)), process: 1 }
     }
@@ -124,6 +144,12 @@ impl SimDisk {
         self.machine.lock().faults.stopped
     }
 
+    /// Shows the disk to `look` before every operation that changes it, also between a write past the cache and its own
+    /// sync. `look` may ask for what is on the disk, and must not change it.
+    pub fn watch(&self, look: impl Fn(&SimDisk) + Send + Sync + 'static) {
+        self.machine.lock().watch = Some(Watch(Arc::new(look)));
+    }
+
     /// Adds a fault.
     pub fn inject(&self, fault: Fault) {
         self.machine.lock().faults.rules.push(fault);
@@ -164,7 +190,11 @@ impl SimDisk {
         Ok(())
     }
 
-    fn enter(&self, operation: Operation, path: &Path) -> io::Result<parking_lot::MutexGuard<'_, Machine>> {
+    fn enter(&self, operation: Operation, path: &Path) -> io::Result<crate::sync::MutexGuard<'_, Machine>> {
+        let watch = if operation.changes() { self.machine.lock().watch.clone() } else { None };
+        if let Some(Watch(look)) = watch {
+            look(self);
+        }
         let mut m = self.machine.lock();
         m.check(self.process)?;
         m.count(operation)?;
@@ -255,7 +285,8 @@ impl Disk for SimDisk {
             (Some(Node::Dir), _) => return Err(io::ErrorKind::IsADirectory.into()),
             (None, OpenMode::CreateNew) => {
                 m.names.check_parent(path)?;
-                let number = m.add(Inode::default());
+                let inode = if m.versions { Inode::with_versions() } else { Inode::default() };
+                let number = m.add(inode);
                 m.names.create(path, number);
                 number
             }

@@ -10,11 +10,13 @@
 use super::Journal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
-use parking_lot::{Condvar, Mutex};
+use crate::plants;
+use crate::sync::Instant;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// No leader waits longer for others to join it.
 const LONGEST_GATHERING: Duration = Duration::from_micros(200);
@@ -65,6 +67,11 @@ enum Call {
 
 impl Seat {
     fn wake(&self, call: Call) {
+        if plants::is("woken-before-the-call-is-there") {
+            self.woken.notify_one();
+            *self.call.lock() = Some(call);
+            return;
+        }
         *self.call.lock() = Some(call);
         self.woken.notify_one();
     }
@@ -128,7 +135,7 @@ impl Group {
             let (begin, limit) =
                 (Instant::now(), Duration::from_nanos(habit.sync / 2).min(LONGEST_GATHERING));
             while missing() && begin.elapsed() < limit {
-                std::thread::yield_now();
+                crate::sync::thread::yield_now();
             }
             habit.rested = if missing() { (habit.rested * 2 + 1).min(LONGEST_REST) } else { 0 };
             habit.rest = habit.rested;
@@ -152,7 +159,7 @@ impl Group {
             }
             let is_done = |(seq, _): &(Seq, _)| durable.is_none() || *seq <= target;
             let (done, mut left): (VecDeque<_>, VecDeque<_>) = queue.into_iter().partition(is_done);
-            let next = left.pop_front();
+            let next = if plants::is("lead-not-passed-on") { None } else { left.pop_front() };
             state.queue = left;
             state.leading = next.is_some();
             self.waiting.store(state.queue.len(), Ordering::Relaxed);

@@ -12,9 +12,9 @@ use super::{Journal, Retained};
 use crate::error::{Error, Result};
 use crate::frame::{self, Header, Payload};
 use crate::ids::Seq;
-use parking_lot::MutexGuard;
+use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Beyond so many bytes that wait, whoever appended hands them over.
 pub const BUFFER_BYTES: usize = 64 << 10;

@@ -52,10 +52,10 @@ use crate::disk::OpenMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Payload;
 use crate::ids::Seq;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::collections::VecDeque;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How a journal is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

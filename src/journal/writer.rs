@@ -19,9 +19,9 @@ use crate::error::{Error, Result};
 use crate::frame::Kind;
 use crate::ids::Seq;
 use crate::plants;
-use parking_lot::MutexGuard;
+use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// So many syncs in a row must have found nothing handed over by others before one goes past the cache: a write that only
 /// wants to be handed over would have to wait for it.
@@ -67,7 +67,8 @@ impl Writer {
             return false;
         }
         let able = taken.pieces().all(|piece| piece.segment.through.is_some());
-        able && !self.dirty && self.unsynced.is_empty() && self.calm > CALM && !taken.is_empty()
+        let clean = !self.dirty || plants::is("journal-past-the-cache-before-the-rest");
+        able && clean && self.unsynced.is_empty() && self.calm > CALM && !taken.is_empty()
     }
 }
 
@@ -93,7 +94,7 @@ impl Journal {
             if look < SHORT_LOOKS {
                 (0..1 << look).for_each(|_| std::hint::spin_loop());
             } else {
-                std::thread::yield_now();
+                crate::sync::thread::yield_now();
             }
         }
         self.hand_over(self.writer.lock(), seq)
@@ -139,9 +140,15 @@ impl Journal {
         }
         let current = taken.last.segment.clone();
         let target = if taken.is_empty() { taken.target() } else { self.write(&mut writer, taken, false)? };
-        let full = std::mem::take(&mut writer.unsynced);
+        let mut full = std::mem::take(&mut writer.unsynced);
+        if plants::is("journal-full-segment-not-synced") {
+            full.clear();
+        }
         let dirty = std::mem::take(&mut writer.dirty);
         drop(writer);
+        if plants::is("durable-before-the-sync") {
+            self.group.raise(target);
+        }
         full.iter().chain(dirty.then_some(&current)).try_for_each(|segment| self.sync_segment(segment))?;
         Ok(target)
     }

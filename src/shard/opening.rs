@@ -11,9 +11,9 @@ use crate::disk::Disk;
 use crate::engine::{Engine, EngineFactory, Figures, Guarded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
-use parking_lot::{Mutex, RwLock};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// An engine that has been opened, and is not in use yet.
 #[derive(Debug)]

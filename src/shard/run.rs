@@ -17,9 +17,9 @@ use crate::ids::{KeyspaceId, Seq};
 use crate::memtable::Table;
 use crate::record::RunRecord;
 use crate::ring::Position;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How many records are handed to an engine at once.

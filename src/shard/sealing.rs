@@ -9,9 +9,9 @@ use crate::ids::Seq;
 use crate::manifest::Manifest;
 use crate::plants;
 use crate::record::{KeyRange, RunRecord};
-use parking_lot::Mutex;
+use crate::sync::Mutex;
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A change of an engine that has been begun.
 #[derive(Debug)]

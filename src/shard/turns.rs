@@ -4,9 +4,9 @@
 //! to those who write as long as the flushes keep up with them, and none when they do not, or when somebody waits for the
 //! flush itself; there is always one turn at the least.
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How often those that wait for a turn look whether haste has begun.
@@ -28,7 +28,7 @@ pub struct Turn<'a>(&'a Turns);
 impl Turns {
     /// For the processors of this machine, see [`new`](Self::new).
     pub fn here(haste: Arc<AtomicBool>) -> Turns {
-        Turns::new(std::thread::available_parallelism().map_or(2, usize::from).max(2), haste)
+        Turns::new(crate::sync::thread::available_parallelism().map_or(2, usize::from).max(2), haste)
     }
 
     /// `haste`: whether somebody waits for the flush.

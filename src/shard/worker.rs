@@ -7,15 +7,21 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use crate::sync::thread::JoinHandle;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-type Job = Box<dyn FnOnce() + Send>;
+struct Job(Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job")
+    }
+}
 
 const RUNNING: u8 = 0;
 const ENDED: u8 = 1;
@@ -64,7 +70,7 @@ impl Worker {
         match &self.thread {
             // A send fails only if the thread is gone; the receiver then reports a closed channel.
             Some((sender, _)) => drop(sender.send(job)),
-            None => job(),
+            None => job.0(),
         }
         ticket
     }
@@ -76,7 +82,7 @@ impl Worker {
     ) -> Result<Ticket<T>> {
         let (job, ticket) = self.ticket(job);
         if self.thread.is_none() {
-            job();
+            job.0();
             return Ok(ticket);
         }
         let mut beside = self.beside.lock();
@@ -110,7 +116,7 @@ impl Worker {
                 stuck.fetch_sub(1, Ordering::AcqRel);
             }
         };
-        (Box::new(job), Ticket { receiver, state })
+        (Job(Box::new(job)), Ticket { receiver, state })
     }
 
     /// Waits for the outcome of a job, as long as `beats` counts up at least once in `limit`.
@@ -159,9 +165,9 @@ impl Worker {
 
 fn thread(name: String, shard: ShardId) -> Result<Thread> {
     let (sender, jobs) = channel::<Job>();
-    let thread = std::thread::Builder::new()
+    let thread = crate::sync::thread::Builder::new()
         .name(name)
-        .spawn(move || jobs.into_iter().for_each(|job| job()))
+        .spawn(move || jobs.into_iter().for_each(|job| job.0()))
         .map_err(|e| Error::new(ErrorKind::Io, "cannot start a shard's thread").on(shard).caused_by(e))?;
     Ok((sender, thread))
 }
@@ -180,7 +186,7 @@ impl Drop for Worker {
         for (sender, thread) in self.thread.take().into_iter().chain(self.beside.get_mut().take()) {
             drop(sender);
             // The last to hold a layout may be the worker itself, which must not wait for its own end.
-            if self.is_stuck() || thread.thread().id() == std::thread::current().id() {
+            if self.is_stuck() || thread.thread().id() == crate::sync::thread::current().id() {
                 continue;
             }
             // Jobs catch their panics, so the thread ends in order.

@@ -53,7 +53,7 @@ impl State {
     /// How many shards may be at it at once: more than one only where nobody else wants the processors.
     pub fn abreast(&self) -> usize {
         match self.change.foreground.is_alone() {
-            true => std::thread::available_parallelism().map_or(1, usize::from).min(MOST),
+            true => crate::sync::thread::available_parallelism().map_or(1, usize::from).min(MOST),
             false => 1,
         }
     }

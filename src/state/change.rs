@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Seq, ShardId};
 use crate::manifest::{ChangeEntry, ChangeStep};
 use crate::shard::{Layout, Shard};
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -179,7 +179,7 @@ pub struct Fill {
     pub begun: bool,
     pub level: bool,
     pub bytes: u64,
-    pub since: std::time::Instant,
+    pub since: crate::sync::Instant,
 }
 
 impl Control {
@@ -320,7 +320,7 @@ impl Control {
     /// Waits until the change that leads to `epoch` is over, or `limit` has passed: then none. An error if a step failed;
     /// the change is then still under way.
     pub fn wait(&self, epoch: Epoch, limit: Option<Duration>) -> Result<Option<Phase>> {
-        let end = limit.map(|limit| std::time::Instant::now() + limit);
+        let end = limit.map(|limit| crate::sync::Instant::now() + limit);
         let mut inner = self.inner.lock();
         loop {
             if inner.current != Some(epoch) {

@@ -9,7 +9,7 @@
 use crate::ids::Seq;
 use crate::memtable::Table;
 use crate::page::varint;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
 

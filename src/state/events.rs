@@ -4,11 +4,12 @@
 //! how many; telling never waits for a listener.
 
 use crate::ids::ShardId;
-use parking_lot::{Condvar, Mutex};
+use crate::sync::Instant;
+use crate::sync::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// How many events are kept for those who have not asked yet.
 const KEPT: usize = 1024;

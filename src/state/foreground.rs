@@ -4,9 +4,10 @@
 //!
 //! Invariant: while nothing is watched a read or write pays for one look at a flag.
 
+use crate::sync::Instant;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One operation of so many is measured.
 const SAMPLE: u32 = 16;

@@ -5,9 +5,10 @@
 
 use crate::error::{Error, Result};
 use crate::ids::ShardId;
-use parking_lot::{Condvar, Mutex};
+use crate::sync::Instant;
+use crate::sync::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const FIRST_REST: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_secs(30);

@@ -12,11 +12,12 @@ use super::copied::Copied;
 use crate::error::Result;
 use crate::ids::Seq;
 use crate::memtable::{Table, Version};
+use crate::plants;
 use crate::record::{Found, KeyRange};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock, RwLockWriteGuard};
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The bytes that are copied from the active table at once, under its lock.
 const COPY_BYTES: usize = 256 << 10;
@@ -115,6 +116,12 @@ impl Memory {
     /// Freezes the active table if it holds anything. Returns whether a table waits to be flushed.
     pub fn freeze(&self) -> bool {
         let mut tables = self.tables.write();
+        if plants::is("table-changed-in-two-steps") && !tables.active.is_empty() {
+            let table = Arc::new(std::mem::take(&mut tables.active));
+            drop(tables);
+            tables = self.tables.write();
+            tables.frozen = tables.frozen.iter().cloned().chain([table]).collect();
+        }
         self.freeze_locked(&mut tables);
         !tables.frozen.is_empty()
     }
@@ -153,7 +160,13 @@ impl Memory {
             self.freeze_locked(&mut tables);
         }
         self.publish(&tables);
-        self.holds.store(!tables.active.is_empty() || !tables.frozen.is_empty(), Ordering::Release);
+        let holds = !tables.active.is_empty() || !tables.frozen.is_empty();
+        if plants::is("emptiness-told-outside-the-lock") {
+            drop(tables);
+            self.holds.store(holds, Ordering::Release);
+            return;
+        }
+        self.holds.store(holds, Ordering::Release);
         drop(tables);
         // Freed outside the lock, since giving many chunks back takes a while.
         drop(oldest);
@@ -175,7 +188,7 @@ impl Memory {
             }
             tables.frozen.clone()
         };
-        let newest = match crate::plants::is("older-table-first") {
+        let newest = match plants::is("older-table-first") {
             false => frozen.iter().rev().find_map(|table| table.get(key, at)),
             true => frozen.iter().find_map(|table| table.get(key, at)),
         };

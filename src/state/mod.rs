@@ -54,18 +54,19 @@ use crate::manifest::Manifest;
 use crate::options::{Durability, Heal};
 use crate::ring::Ring;
 use crate::shard::{Health, Layout, Shard};
+use crate::sync::Instant;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use change::Control;
 use changed::Changed;
 use cover::Cover;
 use events::{EventKind, Hub};
 use healing::Healing;
-use parking_lot::{Mutex, RwLock};
 use scrub::Scrubbing;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a store stands on: the parts that tests replace.
 #[derive(Debug, Clone)]

@@ -5,10 +5,11 @@
 //! the error that keeps flushes from doing so.
 
 use crate::error::{Error, Result};
-use parking_lot::{Condvar, Mutex};
+use crate::sync::Instant;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// No single delay is longer, so that the slowest write stays far from a second.
 const LONGEST_DELAY: Duration = Duration::from_millis(4);
@@ -103,7 +104,7 @@ impl Pace {
         let wait = Duration::from_nanos(before.saturating_sub(now));
         if wait >= SHORTEST_DELAY {
             self.delayed.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(wait.min(LONGEST_DELAY));
+            crate::sync::thread::sleep(wait.min(LONGEST_DELAY));
         }
     }
 

@@ -9,8 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, VirtualNode};
 use crate::record::Found;
 use crate::shard::{Layout, Shard};
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// How often owners are asked again, of whom none answered, since the shards' health changed meanwhile.
 pub const ATTEMPTS: usize = 16;

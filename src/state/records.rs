@@ -13,15 +13,15 @@
 use crate::ids::Seq;
 use crate::memtable::Table;
 use crate::record::Found;
+use crate::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use parking_lot::{Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use std::cell::Cell;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A larger value is left to the page that holds it.
 const MAX_VALUE: usize = 2048;

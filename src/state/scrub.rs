@@ -7,11 +7,12 @@ use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex_bytes, hex128};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
-use parking_lot::{Condvar, Mutex};
+use crate::sync::Instant;
+use crate::sync::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// The name of the file in the store's directory.
 pub const FILE: &str = "SCRUB";

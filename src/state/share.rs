@@ -4,7 +4,7 @@
 //! some room is left free.
 
 use super::State;
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 /// The share of the budget that shards' caches keep however much memtables hold (these stop at half of it), and the most that they
 /// and single records get however little: buffers that caches give up are not all given back to the system at once.

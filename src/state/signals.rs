@@ -2,8 +2,9 @@
 //!
 //! Invariant: a wish is remembered until a thread has taken it, so none is lost between a look and a wait.
 
-use parking_lot::{Condvar, Mutex};
-use std::time::{Duration, Instant};
+use crate::sync::Instant;
+use crate::sync::{Condvar, Mutex};
+use std::time::Duration;
 
 /// Wishes for background work.
 #[derive(Debug, Default)]

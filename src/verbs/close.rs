@@ -6,8 +6,8 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::shard::{Shard, Worker};
 use crate::state::State;
+use crate::sync::atomic::AtomicU64;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// How many times as long as for a step of a flush a shard may take to be closed.
 const CLOSING: u32 = 10;

@@ -19,9 +19,9 @@ use crate::state::transfer::verify_and_mend;
 
 /// How often a flush is tried again after damage has been put right.
 const ATTEMPTS: usize = 3;
+use crate::sync::Instant;
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 /// Freezes the active memtable and flushes everything.
 pub fn flush(state: &State) -> Result<()> {

@@ -61,7 +61,7 @@ fn get_many_at(state: &State, keys: &[Vec<u8>], at: Seq) -> Result<Vec<Option<Fo
         by_shard.iter().partition(|i| i.len() >= KEYS_PER_THREAD);
     // The caller's own thread takes one large part and all small ones.
     let (own, others) = large.split_at(large.len().min(1));
-    let parts: Vec<Result<Part>> = std::thread::scope(|scope| {
+    let parts: Vec<Result<Part>> = crate::sync::thread::scope(|scope| {
         let read = &read;
         let threads: Vec<_> = others.iter().map(|indexes| scope.spawn(move || read(indexes))).collect();
         let mut parts: Vec<_> = own.iter().chain(&small).map(|indexes| read(indexes)).collect();

@@ -6,9 +6,9 @@ use crate::ids::{Epoch, Seq, ShardId};
 use crate::shard::Health;
 use crate::state::State;
 use crate::state::change::Progress;
+use crate::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 /// A store's state at one moment. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

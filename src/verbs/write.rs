@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::frame::Payload;
 use crate::ids::Seq;
 use crate::options::Durability;
+use crate::plants;
 use crate::state::foreground::Operation;
 use crate::state::{State, Tables};
 
@@ -39,6 +40,11 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
     // Hand over hand: the next commit may be appended while this one enters the memtable, but not overtake it.
     let mut tables = state.memory.lock();
     drop(appender);
+    if plants::is("sequence-seen-before-its-records") {
+        tables.last = seq;
+        drop(tables);
+        tables = state.memory.lock();
+    }
     enter(&mut tables, seq, ops).map_err(|error| state.journal.poison(error))?;
     tables.last = seq;
     let flush = state.memory.settle(&mut tables);

@@ -2,7 +2,7 @@
 
 use super::{Machine, Operation, SimDisk};
 use crate::disk::{BLOCK, DiskFile};
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard};
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;

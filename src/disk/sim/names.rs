@@ -43,7 +43,7 @@ impl Change {
     }
 }
 
-type Tree = BTreeMap<PathBuf, Node>;
+pub type Tree = BTreeMap<PathBuf, Node>;
 
 #[derive(Debug, Clone, Default)]
 pub struct Names {
@@ -173,13 +173,33 @@ impl Names {
                 change.apply(&mut self.durable);
             }
         }
-        // What lies in a directory whose own name was lost is lost with it.
-        let dirs: BTreeSet<PathBuf> =
-            self.durable.iter().filter(|(_, n)| **n == Node::Dir).map(|(p, _)| p.clone()).collect();
-        self.durable.retain(|path, _| {
-            path.ancestors().skip(1).all(|above| above == Path::new("/") || dirs.contains(above))
-        });
+        drop_orphans(&mut self.durable);
         self.now = self.durable.clone();
+    }
+
+    /// How many changes are not durable.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The names that a power cut leaves which spares the pending changes that `spares` says.
+    pub fn after(&self, spares: impl Fn(usize) -> bool) -> Tree {
+        let mut tree = self.durable.clone();
+        for (_, change) in self.pending.iter().enumerate().filter(|(index, _)| spares(*index)) {
+            change.apply(&mut tree);
+        }
+        drop_orphans(&mut tree);
+        tree
+    }
+
+    /// All names as they are now.
+    pub fn all(&self) -> Tree {
+        self.now.clone()
+    }
+
+    /// These names, durably.
+    pub fn durable(tree: Tree) -> Names {
+        Names { now: tree.clone(), durable: tree, pending: Vec::new() }
     }
 
     /// The files that have a name, for counting what is used.
@@ -205,6 +225,15 @@ impl Names {
             tree.insert(normal(path), Node::File(number));
         }
     }
+}
+
+/// What lies in a directory whose own name was lost is lost with it.
+fn drop_orphans(tree: &mut Tree) {
+    let dirs: BTreeSet<PathBuf> =
+        tree.iter().filter(|(_, n)| **n == Node::Dir).map(|(p, _)| p.clone()).collect();
+    tree.retain(|path, _| {
+        path.ancestors().skip(1).all(|above| above == Path::new("/") || dirs.contains(above))
+    });
 }
 
 fn numbers(tree: &Tree) -> BTreeSet<u64> {

@@ -199,3 +199,63 @@ fn a_locked_file_says_which_process_has_it_and_takes_no_part_in_faults() {
     let _held = next.lock(&lock).unwrap();
     assert_eq!(next.holder(&lock), Some(2));
 }
+
+#[test]
+fn open_ends_are_all_that_a_power_cut_may_leave() {
+    let disk = SimDisk::new(1);
+    disk.keep_versions();
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    let file = synced(&disk, "a", &[1; 2048]);
+    file.write_at(512, &[2; 512]).unwrap();
+    file.write_at(512, &[3; 1024]).unwrap();
+    file.write_at(2048, &[4; 100]).unwrap();
+    disk.rename(&path("a"), &path("b")).unwrap();
+    let ends = disk.open_ends(8, 1);
+    let names: Vec<&str> =
+        ends.names.iter().map(|names| names.files[0].0.file_name().unwrap().to_str().unwrap()).collect();
+    assert!(ends.all_names && names == ["a", "b"], "{names:?}");
+    let [open] = &ends.files[..] else { panic!("{} files", ends.files.len()) };
+    assert_eq!(open.lens, [2048, 2148]);
+    let kept: Vec<(usize, Vec<u8>)> =
+        open.sectors.iter().map(|(at, versions)| (*at, versions.iter().map(|v| v[0]).collect())).collect();
+    assert_eq!(kept, [(1, vec![3, 2]), (2, vec![3]), (4, vec![4])], "what was written over counts, too");
+    assert_eq!((open.durable[0], open.durable[512], open.durable[1024]), (1, 1, 1));
+    // What a failed sync gave up may be on the disk or not, and a later sync of others changes nothing.
+    disk.inject(Fault::on(Operation::Sync).times(1));
+    assert!(file.sync_data().is_err());
+    file.write_at(0, &[5; 512]).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    let ends = disk.open_ends(8, 1);
+    let left: Vec<usize> = ends.files[0].sectors.iter().map(|(at, _)| *at).collect();
+    assert_eq!((left, ends.names.len(), ends.files[0].durable[0]), (vec![1, 2, 4], 1, 5));
+    // A disk that is made of one of the states has it durably.
+    let files = [(Path::new("/d/b"), &ends.files[0].durable[..])];
+    let made = SimDisk::with_files(1, 9, &[PathBuf::from("/"), PathBuf::from(DIR)], &files);
+    let made = made.crash(PowerCut { seed: 3 });
+    assert_eq!(
+        (made.boot_id(), made.read(&path("b")).unwrap().unwrap()),
+        (10, ends.files[0].durable.clone())
+    );
+}
+
+#[test]
+fn a_watch_sees_the_disk_before_each_change_and_between_a_write_past_the_cache_and_its_sync() {
+    let disk = with_dir();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let notes = seen.clone();
+    disk.watch(move |disk| {
+        notes.lock().push(disk.open_ends(4, 0).files.iter().map(|f| f.sectors.len()).sum::<usize>())
+    });
+    let file = synced(&disk, "a", &[0; 8192]);
+    drop(file);
+    let before = seen.lock().len();
+    let through = disk.open(&path("a"), OpenMode::Through).unwrap();
+    let mut bytes = vec![0; 3 * 4096];
+    let start = bytes.as_ptr().align_offset(4096);
+    bytes[start..start + 4096].fill(7);
+    through.write_at(4096, &bytes[start..start + 4096]).unwrap();
+    let last: Vec<usize> = seen.lock()[before..].to_vec();
+    assert_eq!(last, [0, 8]);
+}

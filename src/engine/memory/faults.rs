@@ -9,8 +9,8 @@ use super::shard::{self, Shard, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::KeyRange;
+use crate::sync::{Condvar, Mutex};
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -21,7 +21,7 @@ use crate::digest::hash128;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use crate::record::KeyRange;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,6 +76,45 @@ impl MemoryFactory {
         }
     }
 
+    /// The shard in a directory in which one is to be made.
+    fn made_anew(&self, spec: &EngineSpec) -> Arc<Mutex<Shard>> {
+        let others = self.shards();
+        // Files that are made anew are not damaged, unless older ones of the shard are open beside them.
+        let beside = others.iter().any(|(_, other)| {
+            let other = other.lock();
+            other.open && other.id == spec.shard
+        });
+        if !beside {
+            self.0.lock().damage.retain(|(damaged, _)| *damaged != spec.shard);
+            // Nor does a crash bring damage back to them that older ones had.
+            for (_, other) in &others {
+                let mut other = other.lock();
+                if other.id == spec.shard {
+                    other.replaced.clear();
+                }
+            }
+        }
+        let there = others.into_iter().find(|(dir, _)| *dir == spec.dir);
+        match there {
+            Some((_, shard)) if shard.lock().open => shard,
+            // What was there has been cleared away, as the files of another engine would have been.
+            _ => {
+                let shard: Arc<Mutex<Shard>> = Arc::default();
+                self.0.lock().shards.insert(spec.dir.clone(), Arc::clone(&shard));
+                shard
+            }
+        }
+    }
+
+    /// A copy of all shards, open or not, with the faults and the damage that there are now.
+    pub fn fork(&self) -> MemoryFactory {
+        let shards = self.shards().into_iter();
+        let shards = shards.map(|(dir, shard)| (dir, Arc::new(Mutex::new(shard.lock().clone())))).collect();
+        let world = self.0.lock();
+        let (faults, damage) = (world.faults.clone(), world.damage.clone());
+        MemoryFactory(Arc::new(Mutex::new(World { shards, faults, damage })))
+    }
+
     /// All shards. Their own locks are taken without the world's: an engine takes the two in the other order.
     fn shards(&self) -> Vec<(PathBuf, Arc<Mutex<Shard>>)> {
         self.0.lock().shards.iter().map(|(dir, shard)| (dir.clone(), Arc::clone(shard))).collect()
@@ -85,34 +124,12 @@ impl MemoryFactory {
 impl EngineFactory for MemoryFactory {
     fn open(&self, spec: &EngineSpec) -> Result<Arc<dyn Engine>> {
         self.fault(spec.shard, Operation::Open).map_err(|error| error.at(&spec.dir))?;
-        let shard = {
-            let mut world = self.0.lock();
-            if spec.create {
-                // Files that are made anew are not damaged, unless older ones of the shard are open beside them.
-                let beside = world.shards.values().any(|other| {
-                    let other = other.lock();
-                    other.open && other.id == spec.shard
-                });
-                if !beside {
-                    world.damage.retain(|(damaged, _)| *damaged != spec.shard);
-                    // Nor does a crash bring damage back to them that older ones had.
-                    for other in world.shards.values() {
-                        let mut other = other.lock();
-                        if other.id == spec.shard {
-                            other.replaced.clear();
-                        }
-                    }
-                }
-                let shard = world.shards.entry(spec.dir.clone()).or_default();
-                // What was there has been cleared away, as the files of another engine would have been.
-                if !shard.lock().open {
-                    *shard = Arc::default();
-                }
-                Arc::clone(shard)
-            } else {
-                let missing = || Error::corruption("expected the files of a shard, found none").at(&spec.dir);
-                Arc::clone(world.shards.get(&spec.dir).ok_or_else(|| missing().on(spec.shard))?)
-            }
+        let shard = if spec.create {
+            self.made_anew(spec)
+        } else {
+            let missing = || Error::corruption("expected the files of a shard, found none").at(&spec.dir);
+            let held = self.0.lock().shards.get(&spec.dir).cloned();
+            held.ok_or_else(|| missing().on(spec.shard))?
         };
         let mut state = shard.lock();
         if state.open {

@@ -14,7 +14,7 @@ pub(super) type Version = (Seq, Option<Bytes>);
 pub(super) type Records = BTreeMap<Vec<u8>, Vec<Version>>;
 
 /// What outlives an engine: the disk, so to speak.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Shard {
     pub records: Records,
     /// What each key changed since the last sync held then (nothing: it did not exist).
@@ -33,7 +33,7 @@ pub(super) struct Shard {
 }
 
 /// A range that a crash takes back as a whole.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Replaced {
     pub range: KeyRange,
     pub damage: Vec<KeyRange>,

@@ -2,11 +2,11 @@
 
 use super::Mirrors;
 use crate::disk::DiskFile;
-use parking_lot::{Mutex, RwLock};
+use crate::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use crate::sync::{Mutex, RwLock};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 type Files = Vec<Option<Arc<dyn DiskFile>>>;
 
@@ -178,7 +178,7 @@ impl Syncer {
                 let _ = job.answer.send(sync(job.file.as_ref(), job.how));
             }
         };
-        let thread = std::thread::Builder::new().name("annulus-mirror".to_owned()).spawn(work);
+        let thread = crate::sync::thread::Builder::new().name("annulus-mirror".to_owned()).spawn(work);
         thread.ok().map(|_| Syncer(jobs))
     }
 

@@ -24,12 +24,12 @@ pub use open::{Found, Place};
 
 use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
 use crate::error::{Error, Result};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, RwLock};
 use file::{Handle, MirrorFile, Syncer};
-use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use words::Word;
 

@@ -17,9 +17,9 @@ use crate::ids::Seq;
 use crate::journal::Journal;
 use crate::journal::recovery::{self, Survey, Walker};
 use crate::journal::segment;
+use crate::sync::atomic::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Where a copy lies.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,9 @@
 use super::{Mirrors, copy};
 use crate::disk::{DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::atomic::Ordering;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// So often what has changed is copied beside the writers.

@@ -74,7 +74,7 @@ fn read_targets_and_next(
     let Some(end) = source.end.as_deref().filter(|_| next) else {
         return Ok((read_targets(state, layout, purpose, from, source)?, None));
     };
-    let (target, next) = std::thread::scope(|scope| {
+    let (target, next) = crate::sync::thread::scope(|scope| {
         let next = scope.spawn(|| read_sources(state, layout, purpose, end));
         let target = read_targets(state, layout, purpose, from, source);
         (target, next.join().unwrap_or_else(|_| Err(panicked())))

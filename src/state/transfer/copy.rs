@@ -37,7 +37,7 @@ pub fn copy_chunk(state: &State, layout: &Arc<Layout>, purpose: Purpose, from: &
     let mut copied = (0, 0);
     for _ in 1..chunks_at_once(state) {
         let Some(end) = chunk.end.clone() else { break };
-        let (written, next) = std::thread::scope(|scope| {
+        let (written, next) = crate::sync::thread::scope(|scope| {
             let next = scope.spawn(|| read_sources(state, layout, purpose, &end));
             let written = apply(state, layout, purpose, &chunk, &tables);
             (written, next.join().unwrap_or_else(|_| Err(panicked())))

@@ -9,8 +9,8 @@ use crate::memtable::Table;
 use crate::shard::{Layout, Run, Turns};
 use crate::state::State;
 use crate::state::change::Mover;
+use crate::sync::atomic::AtomicU64;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// Bytes of the journal that are replayed at once.
 const PIECE: usize = 8 << 20;

@@ -8,9 +8,9 @@ use crate::state::State;
 use crate::state::change::{Fill, Mover};
 use crate::state::events::EventKind;
 use crate::state::transfer::{Purpose, SEAL_EVERY, Sources, compare_chunk, copy_chunk, level, no_source};
+use crate::sync::Instant;
+use crate::sync::atomic::AtomicU64;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::Instant;
 
 /// Begins a shard anew, empty, to be filled from its replicas. Its directory is made if it is `missing`.
 pub fn begin_anew(

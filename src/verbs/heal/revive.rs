@@ -11,8 +11,8 @@ use crate::state::change::Mover;
 use crate::state::events::EventKind;
 use crate::state::healing::Wish;
 use crate::state::transfer::{Purpose, Sources};
+use crate::sync::atomic::AtomicU64;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// How often a shard may fail while it is healed before it is begun anew.
 const MOST_STRIKES: u32 = 4;

@@ -8,8 +8,8 @@ use crate::state::State;
 use crate::state::change::Mover;
 use crate::state::events::EventKind;
 use crate::state::healing::Wish;
+use crate::sync::atomic::AtomicU64;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// How soon a shard is looked at again that a worker is still in.

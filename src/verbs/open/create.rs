@@ -192,7 +192,7 @@ fn create_shards(seams: &Seams, specs: &[ShardSpec]) -> Result<()> {
     if !seams.background {
         return specs.iter().try_for_each(create);
     }
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+    let results: Vec<Result<()>> = crate::sync::thread::scope(|scope| {
         let threads: Vec<_> = specs.iter().map(|spec| scope.spawn(move || create(spec))).collect();
         threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(panicked()))).collect()
     });

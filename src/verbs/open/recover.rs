@@ -22,11 +22,12 @@ use crate::shard::paths::{self, JOURNAL_DIR};
 use crate::shard::{self, Layout, Run, Shard, ShardSpec, Turns, Worker, apply_to_all};
 use crate::state::scrub::Scrubbing;
 use crate::state::{Memory, Opening, Parts, Seams, Settings, State};
+use crate::sync::Instant;
+use crate::sync::atomic::AtomicU64;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How many times as long as for a step of a flush a shard may take to be opened.
 const OPENING: u32 = 10;

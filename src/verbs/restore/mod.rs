@@ -18,10 +18,10 @@ use crate::memtable::Table;
 use crate::record::{RunBuffer, RunRecord};
 use crate::shard::{Layout, Run, Shard, ShardSpec, Ticket, Turns, Worker, apply_to_all};
 use crate::state::Seams;
+use crate::sync::atomic::AtomicU64;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// Records on their way to shards, in bytes over all of them, and what one shard gets at once.

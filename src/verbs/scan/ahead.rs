@@ -11,10 +11,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::record::KeyRange;
 use crate::state::State;
+use crate::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use crate::sync::thread::JoinHandle;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
@@ -50,7 +50,7 @@ struct Place;
 
 impl Place {
     fn take() -> Option<Place> {
-        let most = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+        let most = crate::sync::thread::available_parallelism().map_or(1, usize::from) - 1;
         let taken = THREADS.fetch_update(Ordering::AcqRel, Ordering::Acquire, |threads| {
             (threads < most).then_some(threads + 1)
         });
@@ -80,7 +80,7 @@ impl Ahead {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("annulus-scan".to_owned()).spawn(work).ok()?;
+        let thread = crate::sync::thread::Builder::new().name("annulus-scan".to_owned()).spawn(work).ok()?;
         Some(Ahead { jobs: Some(jobs), done, thread: Some(thread), busy: false })
     }
 

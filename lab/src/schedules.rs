@@ -1,0 +1,98 @@
+//! Builds Annulus's tests so that a scheduler chooses which thread goes on, and runs those of `tests/schedules`; and with bugs
+//! planted on purpose, which they must catch.
+
+use crate::Result;
+use annulus::testing::PLANTS;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Instant;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Of each test.
+    pub seconds: u64,
+    pub seed: Option<u64>,
+    pub plants: bool,
+    pub only: Option<Vec<String>>,
+}
+
+/// Plants of other harnesses that this one must catch as well.
+const OTHERS: [&str; 2] = ["table-forgotten-before-the-shards-have-it", "journal-poison-forgotten"];
+
+/// The tests' binary, with a directory of its own for what it is built from: all of its locks are others.
+fn build() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let output = Command::new(env!("CARGO"))
+        .current_dir(&root)
+        .args(["test", "--no-run", "--test", "schedules", "--target-dir", "target/schedules"])
+        .args(["--message-format", "json"])
+        .env("RUSTFLAGS", "--cfg annulus_schedules --cfg annulus_plants")
+        .stderr(std::process::Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err("the tests could not be built".into());
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let named = text.lines().filter(|line| line.contains("\"name\":\"schedules\""));
+    let path = named.filter_map(|line| line.split("\"executable\":\"").nth(1)?.split('"').next()).next();
+    Ok(root.join(path.ok_or("cargo names no binary of the tests")?))
+}
+
+fn run_tests(binary: &Path, config: &Config, plant: Option<&str>) -> Result<Output> {
+    let mut command = Command::new(binary);
+    command.args(["--nocapture", "--test-threads", "2"]);
+    command.env("ANNULUS_SCHEDULES_SECONDS", config.seconds.to_string()).env("RUST_BACKTRACE", "0");
+    if let Some(seed) = config.seed {
+        command.env("ANNULUS_SEED", seed.to_string());
+    }
+    if let Some(plant) = plant {
+        command.env("ANNULUS_PLANT", plant);
+    }
+    Ok(command.output()?)
+}
+
+/// Runs the tests; whether all passed, and all plants were caught.
+pub fn run(config: &Config) -> Result<bool> {
+    let binary = build()?;
+    if config.plants {
+        return run_plants(&binary, config);
+    }
+    println!("| what | random schedules | of PCT | s |\n|---|---:|---:|---:|");
+    let output = run_tests(&binary, config, None)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // Tests print side by side: a row may follow the name of another test on one line.
+    for line in text.lines() {
+        match line.find("| ") {
+            Some(at) => println!("{}", &line[at..]),
+            None if line.contains("broken; again") => println!("{line}"),
+            None => {}
+        }
+    }
+    if !output.status.success() {
+        println!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(output.status.success())
+}
+
+fn run_plants(binary: &Path, config: &Config) -> Result<bool> {
+    println!("| planted | what it does | caught first by | s |\n|---|---|---|---:|");
+    let mut all = true;
+    for plant in PLANTS {
+        let ours = plant.harness == "schedules" || OTHERS.contains(&plant.name);
+        if !ours || config.only.as_ref().is_some_and(|only| only.iter().all(|name| name != plant.name)) {
+            continue;
+        }
+        let begin = Instant::now();
+        let output = run_tests(binary, config, Some(plant.name))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let failed: Vec<&str> = text
+            .lines()
+            .filter_map(|line| Some(&line[..line.find(": broken; again")?]))
+            .map(|name| name.rsplit("... ").next().unwrap_or(name))
+            .collect();
+        let verdict = if output.status.success() { "**missed**".to_owned() } else { failed.join("; ") };
+        all &= !output.status.success();
+        println!("| `{}` | {} | {verdict} | {:.1} |", plant.name, plant.what, begin.elapsed().as_secs_f64());
+    }
+    Ok(all)
+}

@@ -43,6 +43,8 @@ pub struct Kill {
     pub acknowledged: u64,
     /// Milliseconds that the opening took that looked.
     pub opened: Option<u64>,
+    /// Directories that were being restored into: those that were no stores, and those that were whole.
+    pub restores: (usize, usize),
     pub broken: Option<String>,
 }
 
@@ -69,6 +71,13 @@ pub fn run(settings: Settings) -> Result<bool> {
     Ok(broken == 0)
 }
 
+/// What a child has found that looked.
+struct Look {
+    opened: Option<u64>,
+    restores: (usize, usize),
+    broken: Option<String>,
+}
+
 /// A store that is killed again and again.
 struct Line<'a> {
     settings: &'a Settings,
@@ -90,7 +99,7 @@ impl<'a> Line<'a> {
         let mut kills = Vec::new();
         for round in 0..LINE {
             // By turns, so that all of them are met however short a run is.
-            let mode = modes[(self.number * LINE + round) % modes.len()];
+            let mode = modes[(self.number / 3 + round) % modes.len()];
             let before = self.written();
             let count = if mode == "opening" { 1 + random.below(IN_A_ROW) } else { 1 };
             let mut broken = None;
@@ -98,7 +107,7 @@ impl<'a> Line<'a> {
                 broken = broken.or(self.life(mode, replicas, &mut random)?);
             }
             let acknowledged = self.written() - before;
-            let (opened, found) = self.look(mode, replicas)?;
+            let Look { opened, restores, broken: found } = self.look(mode, replicas)?;
             let broken = broken.or(found);
             if let Some(text) = &broken {
                 let kept = keep("kill", self.settings, self.number, self.dir)?;
@@ -106,7 +115,15 @@ impl<'a> Line<'a> {
                 println!("R={replicas} {mode}, kill {round}: {text} (--seed {seed} --trial {number}){kept}");
             }
             let stop = broken.is_some();
-            kills.push(Kill { mode, replicas, kills: count as usize, acknowledged, opened, broken });
+            kills.push(Kill {
+                mode,
+                replicas,
+                kills: count as usize,
+                acknowledged,
+                opened,
+                restores,
+                broken,
+            });
             if stop {
                 break;
             }
@@ -218,8 +235,8 @@ impl<'a> Line<'a> {
         None
     }
 
-    /// Has a child look at what the kill left: how long it took to open, and what is broken.
-    fn look(&mut self, mode: &str, replicas: usize) -> Result<(Option<u64>, Option<String>)> {
+    /// Has a child look at what the kill left.
+    fn look(&mut self, mode: &str, replicas: usize) -> Result<Look> {
         let (ended, said) = self.child("check", mode, replicas, self.settings.seed)?.finish(LIMIT)?;
         let opened =
             said.iter().find_map(|line| line.strip_prefix("opened in ")?.split(' ').next()?.parse().ok());
@@ -238,6 +255,8 @@ impl<'a> Line<'a> {
                 Some(words.strip_prefix("annulus-lab: ").map_or(format!("panics: {words}"), str::to_owned))
             }
         };
-        Ok((opened, broken))
+        let count = |what: &str| said.iter().filter(|line| *line == what).count();
+        let restores = (count("restore interrupted"), count("restore whole"));
+        Ok(Look { opened, restores, broken })
     }
 }

@@ -24,7 +24,7 @@ impl Moment {
     pub fn draw(mode: &str, random: &mut Random) -> Moment {
         let (after_opening, longest) = match mode {
             "opening" => (false, 60),
-            // Half of the restores are killed in their first steps.
+            // Some are killed before they have opened, or made, the store.
             _ => (random.below(8) > 0, 400),
         };
         let mark = match mode {

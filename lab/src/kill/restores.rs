@@ -52,7 +52,10 @@ pub fn check_restored(task: &Task) -> Result<()> {
         let existing =
             Options::new().memory_budget(8 << 20).journal_segment_bytes(1 << 20).existing_only(true);
         match existing.open(&dir) {
-            Ok(store) => one_moment(&store, "restored")?,
+            Ok(store) => {
+                one_moment(&store, "restored")?;
+                say("restore whole");
+            }
             Err(error) if acked(&dir) => {
                 return Err(format!("restored: it was acknowledged: {error:?}").into());
             }
@@ -66,10 +69,10 @@ pub fn check_restored(task: &Task) -> Result<()> {
                 let again = restore.options(options(1).shards(2)).open(&dir);
                 let again = again.map_err(|e| format!("half restored: not again: {e:?}"))?;
                 one_moment(&again, "restored again")?;
+                say("restore interrupted");
             }
         }
         std::fs::remove_dir_all(&dir)?;
-        say("looked at a restore");
     }
     Ok(())
 }

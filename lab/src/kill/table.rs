@@ -22,5 +22,9 @@ pub fn print(kills: &[Kill], modes: &[&str]) {
         row(mode, kills.iter().filter(|kill| kill.mode == *mode).collect());
     }
     row("all", kills.iter().collect());
-    println!();
+    let (interrupted, whole) =
+        kills.iter().fold((0, 0), |(a, b), kill| (a + kill.restores.0, b + kill.restores.1));
+    println!(
+        "\nOf the directories that were restored into {interrupted} were no stores and were restored again, {whole} were whole.\n"
+    );
 }

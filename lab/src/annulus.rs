@@ -316,7 +316,7 @@ fn differs(key: &[u8], found: Option<&[u8]>, expected: Option<&Vec<u8>>, when: &
 }
 
 /// Waits for what the store does by itself after a crash, then has it look at everything.
-fn make_whole(store: &Store) -> Result<()> {
+pub fn make_whole(store: &Store) -> Result<()> {
     if let Some(change) = store.change() {
         let phase = change.wait().map_err(|e| format!("does not heal: a move: {e:?}"))?;
         if !matches!(phase, Phase::Completed | Phase::Cancelled) {
@@ -342,7 +342,7 @@ fn make_whole(store: &Store) -> Result<()> {
 }
 
 /// Every owner holds its records in their newest version, and nobody holds others.
-fn compare_copies(store: &Store) -> Result<()> {
+pub fn compare_copies(store: &Store) -> Result<()> {
     while testing::change_step(store)? {}
     store.flush()?;
     let (ring, log) = (store.ring(), store.keyspace("log")?);

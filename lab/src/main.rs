@@ -4,6 +4,7 @@ mod annulus;
 mod child;
 mod damage;
 mod disk;
+mod files;
 mod fuse;
 mod kill;
 mod machine;
@@ -43,13 +44,17 @@ damage            damages one file of a store, opens it, and looks at what is le
   --only A,B      these files or stores alone, or with --plants these bugs
   --trial N       this one alone, again
   --jobs N        trials side by side [4]
-  --dir D         where the stores lie [the system's directory for temporary files]
+  --dir D         where the stores lie [the system's directory for temporary files; of `files`: in memory]
   --seed, --minutes, --until-caught, --plants, --require as above
 
 kill              kills a process that works on a store, over and over, and looks at what is left
   --kills N       how many, over all that goes on meanwhile and numbers of replicas [150; 5000 for long]
   --trial N       one store and its kills alone, again
   --seed, --jobs, --dir, --minutes, --until-caught, --plants, --only, --require as above
+
+files             lets operations on files of a running store fail, be lost or falsified, and looks at what it does and what is left
+  --faults N      how many, over all kinds of faults and of files [200; 5000 for long]
+  --seed, --trial, --jobs, --dir, --minutes, --until-caught, --plants, --only, --require as above
 
 plants            builds Annulus's tests with bugs that are planted on purpose, and runs those that must catch them, one by one
   --only A,B      these alone";
@@ -99,7 +104,11 @@ fn start() -> Result<bool> {
         Some(Value(name)) if name == "kill" => {
             kill::run(trials::Settings::parse(parser, kill::KILLS, called("kill"))?)
         }
+        Some(Value(name)) if name == "files" => {
+            files::run(trials::Settings::parse(parser, files::FAULTS, called("files"))?)
+        }
         Some(Value(name)) if name == "plants" => run_plants(parser),
+        Some(Value(name)) if name == "files-child" => files::child(&rest(parser)).map(|()| true),
         Some(Value(name)) if name == "damage-child" => damage::child(&rest(parser)).map(|()| true),
         Some(Value(name)) if name == "child" => run_child(parser).map(|()| true),
         _ => {

@@ -27,11 +27,18 @@ pub struct Settings {
     /// One alone.
     pub trial: Option<usize>,
     /// Where the stores lie.
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
     pub until_caught: bool,
     pub plants: bool,
     pub only: Option<Vec<String>>,
     pub require: bool,
+}
+
+/// A directory in memory, where there is one with room, for trials to whom a disk is nothing but slow.
+pub fn in_memory() -> Option<PathBuf> {
+    const ROOM: u64 = 2 << 30;
+    let about = nix::sys::statvfs::statvfs("/dev/shm").ok()?;
+    (about.blocks_available() * about.fragment_size() > ROOM).then(|| "/dev/shm".into())
 }
 
 impl Settings {
@@ -44,7 +51,7 @@ impl Settings {
             jobs: 4,
             minutes: None,
             trial: None,
-            dir: std::env::temp_dir(),
+            dir: None,
             until_caught: false,
             plants: false,
             only: None,
@@ -57,7 +64,7 @@ impl Settings {
                 Long("jobs") => settings.jobs = parser.value()?.parse()?,
                 Long("minutes") => settings.minutes = Some(parser.value()?.parse()?),
                 Long("trial") => settings.trial = Some(parser.value()?.parse()?),
-                Long("dir") => settings.dir = parser.value()?.into(),
+                Long("dir") => settings.dir = Some(parser.value()?.into()),
                 Long("until-caught") => settings.until_caught = true,
                 Long("plants") => settings.plants = true,
                 Long("only") => settings.only = Some(list(&parser.value()?)),
@@ -66,6 +73,11 @@ impl Settings {
             }
         }
         Ok(settings)
+    }
+
+    /// Where the stores lie, unless a harness knows a better place.
+    pub fn place(&self) -> PathBuf {
+        self.dir.clone().unwrap_or_else(std::env::temp_dir)
     }
 
     /// Whether something of this name is among what was asked for.

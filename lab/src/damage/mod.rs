@@ -99,7 +99,7 @@ pub fn run(settings: Settings) -> Result<bool> {
     }
     println!("seed {}", settings.seed);
     let scratch =
-        crate::powercut::Scratch(settings.dir.join(format!("annulus-damage-{}", std::process::id())));
+        crate::powercut::Scratch(settings.place().join(format!("annulus-damage-{}", std::process::id())));
     std::fs::create_dir_all(&scratch.0)?;
     let subjects: Vec<Subject> =
         Subject::all().into_iter().filter(|subject| settings.wants(subject.name())).collect();

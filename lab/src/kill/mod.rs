@@ -53,7 +53,8 @@ pub fn run(settings: Settings) -> Result<bool> {
         return plants::run_each("kill", &ALSO, &settings);
     }
     println!("seed {}", settings.seed);
-    let scratch = crate::powercut::Scratch(settings.dir.join(format!("annulus-kill-{}", std::process::id())));
+    let scratch =
+        crate::powercut::Scratch(settings.place().join(format!("annulus-kill-{}", std::process::id())));
     std::fs::create_dir_all(&scratch.0)?;
     // A line has some kills more than it was given where openings are killed in a row.
     let lines = Settings { trials: settings.trials.div_ceil(LINE), ..settings };

@@ -87,6 +87,7 @@ impl Journal {
             disk: disk.as_ref(),
             segments: &survey.segments,
             boot_id,
+            poisoned: survey.poisoned,
             from,
             at_least,
             visit,
@@ -105,6 +106,12 @@ impl Journal {
             case: walk.case.letter(),
             repaired_headers: survey.repaired_headers,
         };
+        if report.lost > 0 {
+            let (lost, last) = (report.lost, report.last);
+            log::warn!(
+                "the journal ends with {last}: {lost} later writes, which were never synced, are not whole"
+            );
+        }
         let journal = go_on(disk, dir, config, survey, &walk)?;
         Ok((journal, report))
     }

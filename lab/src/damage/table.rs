@@ -12,7 +12,7 @@ pub fn print(done: &[Trial]) {
     let of = |is: &dyn Fn(&Trial) -> bool| done.iter().filter(|trial| is(trial)).collect::<Vec<_>>();
     let peers: Vec<Subject> = (0..super::peers::NAMES.len()).map(Subject::Peer).collect();
     println!(
-        "\nOf each: trials; of these wrong or silently missing / dead (panic, abort, hang) / an error / nothing lost.\n"
+        "\nOf each: trials: wrong / silently missing / dead (panic, abort, hang) / an error / nothing lost.\n"
     );
     let names: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
     println!("| damage | {} | Annulus, R = 2, its store | Annulus, backups |", names.join(" | "));
@@ -41,7 +41,6 @@ pub fn print(done: &[Trial]) {
 }
 
 fn cell(trials: &[&Trial]) -> String {
-    let silent = count(trials, Found::Wrong) + count(trials, Found::Missing);
-    let [dead, error, whole] = [Found::Dead, Found::Error, Found::Whole].map(|found| count(trials, found));
-    format!("{}: {silent} / {dead} / {error} / {whole}", trials.len())
+    let counts = Found::ALL.map(|found| count(trials, found).to_string());
+    format!("{}: {}", trials.len(), counts.join(" / "))
 }

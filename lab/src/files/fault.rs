@@ -15,13 +15,17 @@ pub enum Target {
     Journal,
     /// MANIFEST, SCRUB and what else is small in the store's own directory.
     Small,
+    /// A file system of its own, on a device, for a shard.
+    ShardDevice,
+    /// The same for the journal, the only copy.
+    JournalDevice,
 }
 
 /// The shard that is hit.
 const SHARD: &str = "store/shards/0001/";
 
 impl Target {
-    pub const ALL: [Target; 7] = [
+    pub const ALL: [Target; 9] = [
         Target::Pages,
         Target::Index,
         Target::Seal,
@@ -29,6 +33,8 @@ impl Target {
         Target::JournalCopy,
         Target::Journal,
         Target::Small,
+        Target::ShardDevice,
+        Target::JournalDevice,
     ];
 
     pub fn name(self) -> &'static str {
@@ -40,6 +46,8 @@ impl Target {
             Target::JournalCopy => "journal, one of two copies",
             Target::Journal => "journal, the only copy",
             Target::Small => "MANIFEST, SCRUB, MIRRORS",
+            Target::ShardDevice => "a shard's ext4",
+            Target::JournalDevice => "the journal's ext4, the only copy",
         }
     }
 
@@ -58,6 +66,7 @@ impl Target {
                 let small = ["MANIFEST", "SCRUB", "MIRRORS"].iter().any(|small| name.starts_with(small));
                 small && path.matches('/').count() == 1
             }
+            Target::ShardDevice | Target::JournalDevice => false,
         }
     }
 
@@ -73,7 +82,12 @@ impl Target {
 
     /// Whether writes may be refused, cleanly, since there is no other copy.
     pub fn may_refuse(self) -> bool {
-        self == Target::Journal
+        matches!(self, Target::Journal | Target::JournalDevice)
+    }
+
+    /// Whether it has a device of its own, which does not lie behind our file system.
+    pub fn is_device(self) -> bool {
+        matches!(self, Target::ShardDevice | Target::JournalDevice)
     }
 }
 
@@ -88,10 +102,11 @@ pub enum Fault {
     Flipped,
     Misdirected,
     Dead,
+    Shutdown,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 9] = [
+    pub const ALL: [Fault; 10] = [
         Fault::WriteError,
         Fault::SyncError,
         Fault::ReadError,
@@ -101,6 +116,7 @@ impl Fault {
         Fault::Flipped,
         Fault::Misdirected,
         Fault::Dead,
+        Fault::Shutdown,
     ];
 
     pub fn name(self) -> &'static str {
@@ -113,7 +129,8 @@ impl Fault {
             Fault::Lost => "a write is lost",
             Fault::Flipped => "a bit is flipped as it is written",
             Fault::Misdirected => "a write goes to the wrong place",
-            Fault::Dead => "the device dies, and comes back",
+            Fault::Dead => "everything fails (EIO), and comes back",
+            Fault::Shutdown => "ext4 is shut down, and mounted again",
         }
     }
 
@@ -139,6 +156,7 @@ impl Fault {
                 matches!(operation, Operation::Make | Operation::Write { grows: true, .. })
             }
             Fault::Dead => true,
+            Fault::Shutdown => false,
         }
     }
 }
@@ -193,10 +211,6 @@ impl Armed {
         self.left -= u64::from(self.left != u64::MAX);
         true
     }
-
-    pub fn is_over(&self) -> bool {
-        self.left == 0
-    }
 }
 
 #[cfg(test)]
@@ -210,10 +224,10 @@ mod tests {
         let struck: Vec<bool> =
             [Operation::Sync, write, write, write, write].map(|op| armed.strikes(op)).to_vec();
         assert_eq!(struck, [false, false, false, true, false]);
-        assert!(armed.is_over());
+        assert_eq!(armed.left, 0);
         let mut full = Armed { fault: Fault::NoSpace, skip: 0, left: u64::MAX };
         assert!(!full.strikes(write), "what is there already has its space");
-        assert!((0..9).all(|_| full.strikes(Operation::Make)) && !full.is_over());
+        assert!((0..9).all(|_| full.strikes(Operation::Make)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! moment fails, forgets or falsifies what is asked of one kind of files. The store has three shards, two replicas. Then all is
 //! well again; the store is closed or killed, opened, and held against what had been acknowledged.
 
+mod device;
 mod fault;
 mod serve;
 mod table;
@@ -10,7 +11,9 @@ mod work;
 
 use crate::trials::{self, Ended, Settings, Told, keep, verdict};
 use crate::{Random, Result, plants};
+use device::Device;
 use fault::{Armed, Fault, Target};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,7 +70,7 @@ pub fn run(settings: Settings) -> Result<bool> {
         // A store that is open reads pages, and of its index what is not in memory.
         .filter(|(target, fault)| {
             let is_read = matches!(target, Target::Pages | Target::Index | Target::Shard);
-            *fault != Fault::ReadError || is_read
+            target.is_device() == (*fault == Fault::Shutdown) && (*fault != Fault::ReadError || is_read)
         })
         .collect();
     let trial = |number: usize, random: Random| {
@@ -83,6 +86,36 @@ pub fn run(settings: Settings) -> Result<bool> {
     let met = done.iter().filter(|trial| trial.struck > 0).count();
     println!("{}", verdict("faults", met, broken));
     Ok(broken == 0)
+}
+
+/// What a fault comes from.
+struct Trouble {
+    backing: Arc<Backing>,
+    device: Option<Device>,
+    died: Cell<bool>,
+}
+
+impl Trouble {
+    fn arm(&self, target: Target, fault: Fault, random: &mut Random) -> Result<()> {
+        match &self.device {
+            Some(device) => {
+                device.die(random.below(3))?;
+                self.died.set(true);
+            }
+            None => self.backing.arm(Armed::draw(target, fault, random)),
+        }
+        Ok(())
+    }
+
+    /// How many operations it has befallen; those of a device that died are not counted.
+    fn struck(&self) -> u64 {
+        self.backing.struck() + u64::from(self.died.get())
+    }
+
+    fn lift(&self) -> Result<()> {
+        self.backing.lift();
+        self.device.as_ref().map_or(Ok(()), Device::come_back)
+    }
 }
 
 /// What the child has said.
@@ -157,9 +190,10 @@ fn try_one(
     let cached = random.below(2) == 0;
     let backing = Arc::new(Backing::new(&behind, target, cached, random.clone()));
     let session = serve::mount(backing.clone(), &mnt)?;
+    let device = if target.is_device() { Some(Device::new(place)?) } else { None };
+    let trouble = Trouble { backing: backing.clone(), device, died: Cell::new(false) };
     let killed = random.below(3) == 0;
-    let (heard, complaint) = live(place, (target, fault), killed, &backing, &mut random)?;
-    backing.lift();
+    let (heard, complaint) = live(place, (target, fault), killed, &trouble, &mut random)?;
     let mut broken = heard.broken(target, killed).map(|text| format!("{text}: {complaint}"));
     let mut stopped = heard.poisoned;
     if broken.is_none() {
@@ -170,7 +204,7 @@ fn try_one(
         };
     }
     drop(session);
-    let (struck, _) = backing.struck();
+    let struck = trouble.struck();
     if let Some(text) = &broken {
         let kept = keep("files", settings, number, &behind)?;
         let how = if cached { "cached" } else { "direct" };
@@ -187,7 +221,7 @@ fn try_one(
 
 /// Whether it is a refusal to open that names the place of the damage in the journal.
 fn is_told(text: &str) -> bool {
-    text.starts_with("does not open: Corruption") && text.contains("/journal/") && text.contains(", byte ")
+    text.starts_with("does not open: Corruption") && text.contains("/journal") && text.contains(", byte ")
 }
 
 /// Lets a store live through a fault.
@@ -195,7 +229,7 @@ fn live(
     place: &Path,
     (target, fault): (Target, Fault),
     killed: bool,
-    backing: &Backing,
+    trouble: &Trouble,
     random: &mut Random,
 ) -> Result<(Heard, String)> {
     let (store, signs) = (place.join("mnt/store"), place.join("signs"));
@@ -220,15 +254,19 @@ fn live(
     // Everything has been flushed once or twice.
     let warm = 60 + random.below(200);
     pause(&mut heard, LIMIT, &|heard| heard.acknowledged() > warm)?;
-    backing.arm(Armed::draw(target, fault, random));
-    pause(&mut heard, WAIT, &|_| backing.struck().0 > 0)?;
+    trouble.arm(target, fault, random)?;
+    pause(&mut heard, WAIT, &|_| trouble.struck() > 0)?;
     let rest = Duration::from_millis(50 + random.below(300));
     pause(&mut heard, rest, &|_| false)?;
     if killed {
         child.kill()?;
-        backing.lift();
+        trouble.lift()?;
     } else {
-        backing.lift();
+        // The journal's stays dead for the store that uses it, which says so and ends: mounted before that, it is the dead one again.
+        let late = target == Target::JournalDevice;
+        if !late {
+            trouble.lift()?;
+        }
         std::fs::write(signs.join("lifted"), "")?;
         let deadline = Instant::now() + LIMIT;
         while !child.has_ended()? {
@@ -238,6 +276,9 @@ fn live(
                 heard.unsettled = Some(format!("hangs: not done after {LIMIT:?}"));
             }
             std::thread::sleep(Duration::from_millis(1));
+        }
+        if late {
+            trouble.lift()?;
         }
     }
     reader.join().map_err(|_| "a reader panicked")?;

@@ -91,10 +91,9 @@ impl Backing {
         lock(&self.state).armed = None;
     }
 
-    /// How many operations it has befallen, and whether there will be more.
-    pub fn struck(&self) -> (u64, bool) {
-        let state = lock(&self.state);
-        (state.struck, state.armed.as_ref().is_some_and(|armed| !armed.is_over()))
+    /// How many operations it has befallen.
+    pub fn struck(&self) -> u64 {
+        lock(&self.state).struck
     }
 
     /// Whether the file system looks full to who asks for what is free at this path.

@@ -5,7 +5,7 @@ use super::fault::Target;
 use crate::annulus::{compare_copies, make_whole};
 use crate::child::say;
 use crate::{Random, Result, model};
-use annulus::{Durability, ErrorKind, Keyspace, Options, Store, WriteBatch};
+use annulus::{Durability, ErrorKind, Keyspace, Options, ShardOptions, Store, WriteBatch};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -23,8 +23,16 @@ pub struct Task {
 }
 
 fn open(task: &Task) -> annulus::Result<Store> {
-    let options = Options::new()
-        .shards(3)
+    let inside = |name: &str| task.store.join("shards").join(name);
+    let device = task.signs.with_file_name("device");
+    let shards = match task.target {
+        Target::ShardDevice => [inside("0000"), device.join("shard"), inside("0002")],
+        _ => ["0000", "0001", "0002"].map(inside),
+    };
+    let options = shards
+        .map(ShardOptions::new)
+        .into_iter()
+        .fold(Options::new(), Options::shard)
         .replication_factor(2)
         .virtual_nodes(32)
         .memory_budget(8 << 20)
@@ -35,6 +43,7 @@ fn open(task: &Task) -> annulus::Result<Store> {
         Target::JournalCopy | Target::Small => {
             options.journal_dirs([task.store.join("journal-a"), task.store.join("journal-b")])
         }
+        Target::JournalDevice => options.journal_dir(device.join("journal")),
         _ => options,
     }
     .open(&task.store)
@@ -54,7 +63,7 @@ pub fn work(task: &Task) -> Result<()> {
         for writer in 0..model::WRITERS {
             let (store, log, stop, poisoned) = (&store, &log, &stop, &poisoned);
             let random = Random::new(task.seed ^ writer << 40);
-            let only_synced = task.target == Target::Journal;
+            let only_synced = task.target.may_refuse();
             scope.spawn(move || write(store, log, writer, only_synced, random, (stop, poisoned)));
         }
         scope.spawn(|| look_on(&store, Random::new(task.seed ^ 0x7ead), &stop));
@@ -186,14 +195,13 @@ fn meddle(store: &Store, task: &Task, stop: &AtomicBool) {
         std::thread::sleep(Duration::from_millis(random.below(15)));
         turn += 1;
         let is_small = task.target == Target::Small;
-        let done = match turn % 4 {
-            // Writes the manifest.
-            1 if is_small => {
+        let done = match turn % 16 {
+            // Writes word of itself.
+            2 => store.scrub().map(drop),
+            // Writes the manifest, twice.
+            n if is_small && n % 2 == 1 => {
                 let name = format!("passing-{}", random.below(4));
                 store.keyspace(&name).and_then(|_| store.drop_keyspace(&name))
-            }
-            2 if is_small || turn.is_multiple_of(16) => {
-                store.scrub().and_then(|scrub| scrub.wait()).map(drop)
             }
             _ => store.flush(),
         };

@@ -5,8 +5,11 @@ use crate::Result;
 use crate::mount::run;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const BYTES: u64 = 64 << 20;
+/// How long a store may go on using a dead one.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Device {
     image: PathBuf,
@@ -34,9 +37,19 @@ impl Device {
         run(Command::new("python3").args(["-c", script]).arg(&self.point).arg(how.to_string())).map(drop)
     }
 
+    /// Mounts it again. As long as somebody has a file of the dead one open, what is mounted is that again.
     pub fn come_back(&self) -> Result<()> {
-        run(Command::new("umount").arg("-l").arg(&self.point))?;
-        self.mount()
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            run(Command::new("umount").arg("-l").arg(&self.point))?;
+            self.mount()?;
+            let alive = std::fs::write(self.point.join("alive"), "");
+            match alive {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
     }
 }
 

@@ -9,8 +9,10 @@ use std::path::Path;
 
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
+type Class = (&'static str, fn(&str) -> bool);
+
 /// Classes of files: a name, and whether a file, named by its path in the repository, is of it.
-pub const CLASSES: [(&str, fn(&str) -> bool); 4] = [
+pub const CLASSES: [Class; 4] = [
     ("checkpoint's manifest", |path| path.starts_with("checkpoints/")),
     ("checkpoint's chunks and indexes", |path| path.starts_with("objects/")),
     ("archived log", |path| path.starts_with("archive/")),

@@ -26,6 +26,18 @@ struct Undo {
     length: u64,
 }
 
+impl Undo {
+    /// What has been written durably over it stays when it is undone.
+    fn settle(&mut self, offset: u64, bytes: &[u8]) {
+        let from = self.offset.max(offset);
+        let to = (self.offset + self.before.len() as u64).min(offset + bytes.len() as u64);
+        if from < to {
+            let within = |start: u64| (from - start) as usize..(to - start) as usize;
+            self.before[within(self.offset)].copy_from_slice(&bytes[within(offset)]);
+        }
+    }
+}
+
 /// A file that is open.
 pub struct Open {
     pub file: File,
@@ -262,6 +274,11 @@ impl Backing {
                 node.unsynced.push(Undo { offset, before, length });
             }
         }
+        if open.through {
+            let mut state = lock(&self.state);
+            let unsynced = state.nodes.get_mut(&open.ino).map(|node| &mut node.unsynced);
+            unsynced.into_iter().flatten().for_each(|undo| undo.settle(offset, &bytes));
+        }
         open.file.write_all_at(&bytes, offset).map_err(Errno::from)
     }
 
@@ -336,5 +353,22 @@ fn attributes(ino: u64, about: &std::fs::Metadata) -> FileAttr {
         rdev: 0,
         flags: 0,
         blksize: 4096,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_durably_over_a_write_that_is_undone_stays() {
+        let mut undo = Undo { offset: 10, before: vec![0; 10], length: 100 };
+        undo.settle(15, &[7; 20]);
+        assert_eq!(undo.before, [0, 0, 0, 0, 0, 7, 7, 7, 7, 7]);
+        undo.settle(0, &[8; 12]);
+        assert_eq!(undo.before, [8, 8, 0, 0, 0, 7, 7, 7, 7, 7]);
+        undo.settle(20, &[9; 5]);
+        undo.settle(0, &[9; 10]);
+        assert_eq!(undo.before, [8, 8, 0, 0, 0, 7, 7, 7, 7, 7]);
     }
 }

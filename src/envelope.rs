@@ -57,7 +57,7 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, path: &Path, bytes: &[u8]) -> Res
     }
     let (version, length, crc) = (word(8), word(12), word(16));
     let found = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    if checksum(version, length, body) != crc {
+    if checksum(version, length, body) != crc && !crate::plants::is("small-file-checksum-not-checked") {
         return Err(damaged(format!(
             "its checksum does not match (its header announces {length} bytes, there are {found})"
         )));

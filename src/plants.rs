@@ -2,14 +2,14 @@
 //!
 //! Only a build with `--cfg annulus_plants` has them, and there one at a time: the one that `ANNULUS_PLANT` names. In any
 //! other build asking for one is a constant, and costs nothing. `lab/` runs them: `plants` those that tests must catch,
-//! `powercut --plants` those that only power cuts show.
+//! and `--plants` of its own harnesses those that these must.
 
 /// A bug that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plant {
     /// What `ANNULUS_PLANT` names it by.
     pub name: &'static str,
-    /// Which of the harnesses must catch it: `powercut` of the lab, or a test's binary (`lib`: the library's own) and what the
+    /// Which of the harnesses must catch it: one of the lab's (`powercut`, `damage`, `kill`, `files`), or a test's binary (`lib`: the library's own) and what the
     /// names of its tests begin with.
     pub harness: &'static str,
     /// What it does.
@@ -258,6 +258,25 @@ pub const PLANTS: &[Plant] = &[
         "checkpoint_archive",
         "a restore leaves out the last archived commit",
     ),
+    plant("small-file-checksum-not-checked", "damage", "the checksum of a small file is not looked at"),
+    plant(
+        "short-segment-believed",
+        "damage",
+        "a segment of the journal that was cut off is read as if it ended there",
+    ),
+    plant(
+        "acknowledged-before-the-system-has-it",
+        "kill",
+        "a write at `Process` is acknowledged while it is in the process alone",
+    ),
+    plant(
+        "replayed-log-given-up",
+        "kill",
+        "what an opening has replayed is trimmed from the journal at once",
+    ),
+    plant("half-restored-opens", "kill", "a restore writes the manifest before the records"),
+    plant("replicas-not-asked-after-an-error", "files", "a read that fails on one shard fails"),
+    plant("journal-sync-error-ignored", "files", "a failed sync of the journal counts as one that was done"),
 ];
 
 /// Whether a bug is planted.

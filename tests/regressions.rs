@@ -172,3 +172,57 @@ fn figures_are_counted_again_after_a_flush_that_was_cut_off() {
     assert!(store.stats().unwrap().shards[0].records.is_some());
     assert_eq!(store.len().unwrap(), 101);
 }
+
+/// A failed sync may take what it was for from the disk, while other writers have written behind it before they were told: the store
+/// said that the disk had failed, so what was never synced may be gone, and must not keep the rest from being opened. (It was refused
+/// as damage, since the machine had not been started anew.)
+#[test]
+fn a_hole_that_a_failed_sync_left_does_not_keep_the_store_from_opening() {
+    let (disk, factory) = (SimDisk::new(7), MemoryFactory::new());
+    let dir = Path::new("/store");
+    let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+    let marked = |n: u8| [&[n; 40][..], b"a value to be found by"].concat();
+    store.insert_with("synced", marked(1), Durability::Sync).unwrap();
+    store.insert_with("lost", marked(2), Durability::Process).unwrap();
+    store.insert_with("behind", marked(3), Durability::Process).unwrap();
+    let in_journal = |p: &Path| p.starts_with("/store/journal");
+    disk.inject(Fault::on(Operation::Sync).at(in_journal).times(1));
+    assert_eq!(store.sync().unwrap_err().kind(), ErrorKind::Poisoned);
+    assert!(store.insert_with("refused", b"v", Durability::Process).is_err());
+    let disk = disk.kill();
+    drop(store);
+    let names = testing::Disk::list(&disk, Path::new("/store/journal")).unwrap();
+    assert!(names.iter().any(|name| name == "poisoned"), "{names:?}");
+    let lose = |disk: &SimDisk| {
+        let segments = names.iter().filter(|name| name.ends_with(".seg"));
+        let lost = segments.map(|name| {
+            let mut found = 0;
+            let lost = marked(2);
+            let path = Path::new("/store/journal").join(name);
+            disk.damage(&path, |bytes| {
+                let at = bytes.windows(lost.len()).position(|window| window == lost);
+                found = usize::from(at.is_some());
+                at.into_iter().for_each(|at| bytes[at - 16..at + 16].fill(0));
+            })
+            .unwrap();
+            found
+        });
+        assert_eq!(lost.sum::<usize>(), 1);
+    };
+    // Without the note of it the same is damage: nothing else could have made it.
+    let damaged = disk.fork();
+    lose(&damaged);
+    testing::Disk::remove_file(&damaged, Path::new("/store/journal/poisoned")).unwrap();
+    let refused = testing::open(dir, &options(), seams(&damaged, &factory)).map(drop).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corruption, "{refused}");
+    lose(&disk);
+    let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+    assert_eq!(store.get("synced").unwrap().as_deref(), Some(&marked(1)[..]));
+    assert_eq!(store.get("lost").unwrap(), None);
+    assert_eq!(store.get("behind").unwrap(), None);
+    store.insert_with("again", b"v", Durability::Sync).unwrap();
+    drop(store);
+    let store = testing::open(dir, &options(), seams(&disk.kill(), &factory)).unwrap();
+    assert_eq!(store.get("again").unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(store.get("behind").unwrap(), None);
+}

@@ -44,9 +44,12 @@ pub fn work(task: &Task) -> Result<()> {
         let mut threads = Vec::new();
         for writer in 0..model::WRITERS {
             let (store, log, random) = (&store, &log, Random::new(task.seed ^ writer << 40));
-            threads.push(scope.spawn(move || write(store, log, writer, random)));
+            threads.push(scope.spawn(move || write(store, log, writer, task.only_dies, random)));
         }
         threads.push(scope.spawn(|| meddle(&store, task)));
+        if task.only_dies {
+            threads.push(scope.spawn(|| look_on(&store, Random::new(task.seed ^ 0x7ead))));
+        }
         // None of them ends but by an error.
         while threads.iter().all(|thread| !thread.is_finished()) {
             std::thread::sleep(Duration::from_millis(5));
@@ -61,7 +64,8 @@ pub fn work(task: &Task) -> Result<()> {
     Ok(())
 }
 
-fn write(store: &Store, log: &Keyspace, writer: u64, mut random: Random) -> Result<()> {
+/// `all`: what is acknowledged at `Process` is told as well, since it is not the power that fails.
+fn write(store: &Store, log: &Keyspace, writer: u64, all: bool, mut random: Random) -> Result<()> {
     let start = store.get(model::last_key(writer))?.map_or(0, |value| model::number(&value)) + 1;
     for n in start.. {
         let mut batch = WriteBatch::new();
@@ -80,11 +84,29 @@ fn write(store: &Store, log: &Keyspace, writer: u64, mut random: Random) -> Resu
         batch.insert(model::last_key(writer), n.to_le_bytes());
         let sync = random.below(2) == 0;
         store.commit_with(batch, if sync { Durability::Sync } else { Durability::Process })?;
-        if sync {
+        if sync || all {
             say(&format!("wrote {writer} {n}"));
         }
     }
     Ok(())
+}
+
+/// Reads beside the writes: whatever is there was written, and by a batch that is not above the writer's last.
+fn look_on(store: &Store, mut random: Random) -> Result<()> {
+    loop {
+        let (writer, slot) = (random.below(model::WRITERS), random.below(model::SLOTS));
+        let found = store.get(model::key(writer, slot))?;
+        let last = store.get(model::last_key(writer))?.map_or(0, |value| model::number(&value));
+        if let Some(found) = found
+            && (model::number(&found) > last
+                || found[..] != model::value(writer, model::number(&found), slot))
+        {
+            return Err(
+                format!("a read of slot {slot} of {writer} at {last}: {}", model::number(&found)).into()
+            );
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
 }
 
 /// What goes on beside the writes.
@@ -97,6 +119,7 @@ fn meddle(store: &Store, task: &Task) -> Result<()> {
         match task.mode.as_str() {
             "move" => change(store, &task.dir, &mut random)?,
             "checkpoint" => checkpoint(store, &task.dir, &mut random)?,
+            "restore" => crate::kill::restore(store, task, &mut random)?,
             "heal" => heal(store, &mut random)?,
             _ => {}
         }
@@ -139,7 +162,7 @@ fn change(store: &Store, dir: &Path, random: &mut Random) -> Result<()> {
     }
 }
 
-fn checkpoint(store: &Store, dir: &Path, random: &mut Random) -> Result<()> {
+pub fn checkpoint(store: &Store, dir: &Path, random: &mut Random) -> Result<()> {
     let repository = BackupRepository::open(dir.join("backup"))?;
     let id = store.checkpoint(&repository)?;
     say(&format!("checkpoint {}", id.0));
@@ -226,6 +249,10 @@ pub fn check(task: &Task) -> Result<()> {
     let store = open(task).map_err(|e| format!("does not open again: {e:?}"))?;
     compare(&store, &there, "opened again")?;
     store.close().map_err(|e| format!("does not close again: {e:?}"))?;
+    for (writer, n) in there.iter().enumerate() {
+        say(&format!("there {writer} {n}"));
+    }
+    crate::kill::check_restored(task)?;
     check_backup(task)
 }
 
@@ -239,7 +266,7 @@ fn gather(range: annulus::Range) -> Result<Content> {
 }
 
 /// Holds everything, by scans and by gets, against what the writers' last numbers say.
-fn compare(store: &Store, there: &[u64], when: &str) -> Result<()> {
+pub fn compare(store: &Store, there: &[u64], when: &str) -> Result<()> {
     let (mut expected, mut whole) = (Content::new(), Content::new());
     for (writer, n) in there.iter().enumerate() {
         let (content, more) = model::content(writer as u64, *n);
@@ -289,7 +316,7 @@ fn differs(key: &[u8], found: Option<&[u8]>, expected: Option<&Vec<u8>>, when: &
 }
 
 /// Waits for what the store does by itself after a crash, then has it look at everything.
-fn make_whole(store: &Store) -> Result<()> {
+pub fn make_whole(store: &Store) -> Result<()> {
     if let Some(change) = store.change() {
         let phase = change.wait().map_err(|e| format!("does not heal: a move: {e:?}"))?;
         if !matches!(phase, Phase::Completed | Phase::Cancelled) {
@@ -315,7 +342,7 @@ fn make_whole(store: &Store) -> Result<()> {
 }
 
 /// Every owner holds its records in their newest version, and nobody holds others.
-fn compare_copies(store: &Store) -> Result<()> {
+pub fn compare_copies(store: &Store) -> Result<()> {
     while testing::change_step(store)? {}
     store.flush()?;
     let (ring, log) = (store.ring(), store.keyspace("log")?);
@@ -371,5 +398,6 @@ fn check_backup(task: &Task) -> Result<()> {
     }
     compare(&restored, &there, "restored")?;
     restored.close()?;
-    Ok(())
+    drop(restored);
+    Ok(std::fs::remove_dir_all(task.dir.join("restored"))?)
 }

@@ -18,6 +18,8 @@ pub struct Task {
     pub mode: String,
     pub seed: u64,
     pub acks: Vec<String>,
+    /// The process dies, and the machine goes on: what is acknowledged at `Process` must be there as well.
+    pub only_dies: bool,
 }
 
 /// Gives this process, which must have one thread, mounts of its own: they end with it and its children, however they end.

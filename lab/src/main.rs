@@ -2,8 +2,11 @@
 
 mod annulus;
 mod child;
+mod damage;
 mod disk;
+mod files;
 mod fuse;
+mod kill;
 mod machine;
 mod model;
 mod mount;
@@ -15,6 +18,7 @@ mod schedules;
 mod sled;
 mod states;
 mod tests;
+mod trials;
 
 use child::Task;
 use lexopt::prelude::*;
@@ -52,6 +56,23 @@ schedules         builds Annulus's tests so that a scheduler chooses which threa
   --seed S        what is tried [the clock's]
   --plants        with bugs that are planted on purpose, one by one
   --only A,B      with --plants: these alone
+
+damage            damages one file of a store, opens it, and looks at what is left; beside sled, redb and fjall
+  --trials N      how many files, over all kinds of damage and of files [350; 5000 for long]
+  --only A,B      these files or stores alone, or with --plants these bugs
+  --trial N       this one alone, again
+  --jobs N        trials side by side [4]
+  --dir D         where the stores lie [the system's directory for temporary files; of `files`: in memory]
+  --seed, --minutes, --until-caught, --plants, --require as above
+
+kill              kills a process that works on a store, over and over, and looks at what is left
+  --kills N       how many, over all that goes on meanwhile and numbers of replicas [150; 5000 for long]
+  --trial N       one store and its kills alone, again
+  --seed, --jobs, --dir, --minutes, --until-caught, --plants, --only, --require as above
+
+files             lets operations on files of a running store fail, be lost or falsified, and looks at what it does and what is left
+  --faults N      how many, over all kinds of faults and of files [200; 5000 for long]
+  --seed, --trial, --jobs, --dir, --minutes, --until-caught, --plants, --only, --require as above
 
 plants            builds Annulus's tests with bugs that are planted on purpose, and runs those that must catch them, one by one
   --only A,B      these alone
@@ -103,16 +124,41 @@ fn start() -> Result<bool> {
     let mut parser = lexopt::Parser::from_env();
     match parser.next()? {
         Some(Value(name)) if name == "powercut" => powercut::run(parse(parser)?),
+        Some(Value(name)) if name == "damage" => {
+            damage::run(trials::Settings::parse(parser, damage::TRIALS, called("damage"))?)
+        }
+        Some(Value(name)) if name == "kill" => {
+            kill::run(trials::Settings::parse(parser, kill::KILLS, called("kill"))?)
+        }
+        Some(Value(name)) if name == "files" => {
+            files::run(trials::Settings::parse(parser, files::FAULTS, called("files"))?)
+        }
         Some(Value(name)) if name == "plants" => run_plants(parser),
         Some(Value(name)) if name == "mutants" => run_mutants(parser),
         Some(Value(name)) if name == "states" => run_states(parser),
         Some(Value(name)) if name == "schedules" => run_schedules(parser),
+        Some(Value(name)) if name == "files-child" => files::child(&rest(parser)).map(|()| true),
+        Some(Value(name)) if name == "damage-child" => damage::child(&rest(parser)).map(|()| true),
         Some(Value(name)) if name == "child" => run_child(parser).map(|()| true),
         _ => {
             println!("{HELP}");
             Ok(true)
         }
     }
+}
+
+/// What the trials of a harness are called on its command line.
+fn called(harness: &str) -> &'static str {
+    match harness {
+        "kill" => "kills",
+        "files" => "faults",
+        _ => "trials",
+    }
+}
+
+/// All that is left of a command line.
+fn rest(mut parser: lexopt::Parser) -> Vec<String> {
+    std::iter::from_fn(|| parser.value().ok()).map(|value| value.to_string_lossy().into_owned()).collect()
 }
 
 fn run_plants(mut parser: lexopt::Parser) -> Result<bool> {
@@ -229,18 +275,19 @@ fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
 }
 
 /// `child SUBJECT work|check BOOT DIR JOURNAL REPLICAS MODE SEED ACKS`, the last one a file.
-fn run_child(mut parser: lexopt::Parser) -> Result<()> {
-    let values: Vec<String> = std::iter::from_fn(|| parser.value().ok())
-        .map(|value| value.to_string_lossy().into_owned())
-        .collect();
+fn run_child(parser: lexopt::Parser) -> Result<()> {
+    let values = rest(parser);
     let [subject, what, boot, dir, journal, replicas, mode, seed, acks] = &values[..] else {
         return Err("a child needs nine arguments".into());
     };
     let acks = std::fs::read_to_string(acks)?.lines().map(str::to_owned).collect();
     let journal = (journal != "-").then(|| PathBuf::from(journal));
     let (replicas, seed) = (replicas.parse()?, seed.parse()?);
-    let task = Task { dir: dir.into(), journal, replicas, mode: mode.clone(), seed, acks };
-    child::start_anew(boot.as_ref())?;
+    let only_dies = boot == "-";
+    let task = Task { dir: dir.into(), journal, replicas, mode: mode.clone(), seed, acks, only_dies };
+    if !only_dies {
+        child::start_anew(boot.as_ref())?;
+    }
     match (subject.as_str(), what.as_str()) {
         ("annulus", "work") => annulus::work(&task),
         ("annulus", "check") => annulus::check(&task),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 pub const WRITERS: u64 = 3;
 /// Few, so that everything is overwritten all the time.
-const SLOTS: u64 = 3000;
+pub const SLOTS: u64 = 3000;
 const TOUCHED: u64 = 40;
 /// Keys of the second keyspace, all of which a batch with a number divisible by three writes.
 pub const WHOLE: u64 = 6;

@@ -3,11 +3,13 @@
 use crate::Result;
 use crate::mount::run;
 use crate::powercut::Config;
-use std::path::Path;
+use crate::trials::Settings;
+use annulus::testing::{PLANTS, Plant};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Builds Annulus with its plants, and lets each of them run until it is caught.
-pub fn run_all(config: &Config) -> Result<bool> {
+/// Builds the lab and Annulus with its plants; the program's path.
+fn build() -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = manifest.join("target/plants");
     run(Command::new(env!("CARGO"))
@@ -16,36 +18,55 @@ pub fn run_all(config: &Config) -> Result<bool> {
         .arg("--target-dir")
         .arg(&target)
         .env("RUSTFLAGS", "--cfg annulus_plants"))?;
-    let exe = target.join("release/annulus-lab");
+    Ok(target.join("release/annulus-lab"))
+}
+
+/// Lets each of the plants for power cuts run until it is caught.
+pub fn run_all(config: &Config) -> Result<bool> {
+    let kinds: Vec<&str> = config.kinds.iter().map(|kind| kind.name()).collect();
+    let replicas: Vec<String> = config.replicas.iter().map(usize::to_string).collect();
+    let (cuts, seed) = (config.cuts.to_string(), config.seed.to_string());
+    let (kinds, modes, replicas) = (kinds.join(","), config.modes.join(","), replicas.join(","));
+    let arguments =
+        ["--cuts", &cuts, "--seed", &seed, "--fs", &kinds, "--modes", &modes, "--replicas", &replicas];
+    let chosen = |plant: &Plant| {
+        let named = |only: &Vec<String>| only.iter().any(|name| name == plant.name);
+        plant.harness == "powercut" && config.only.as_ref().is_none_or(named)
+    };
+    catch("powercut", &arguments, chosen)
+}
+
+/// The same for another harness; `also`: plants for others that it must catch as well.
+pub fn run_each(harness: &str, also: &[&str], settings: &Settings) -> Result<bool> {
+    let (trials, seed, jobs) =
+        (settings.trials.to_string(), settings.seed.to_string(), settings.jobs.to_string());
+    let called = format!("--{}", crate::called(harness));
+    let arguments = [&called, &trials, "--seed", &seed, "--jobs", &jobs];
+    let chosen = |plant: &Plant| {
+        (plant.harness == harness || also.contains(&plant.name)) && settings.wants(plant.name)
+    };
+    catch(harness, &arguments, chosen)
+}
+
+/// Runs the chosen plants one after the other; whether all were caught.
+fn catch(harness: &str, arguments: &[&str], chosen: impl Fn(&Plant) -> bool) -> Result<bool> {
+    let exe = build()?;
     println!("\n| planted | what it is | caught after |\n|---|---|---|");
     let mut all = true;
-    for plant in annulus::testing::PLANTS.iter().filter(|plant| plant.harness == "powercut") {
-        if config.only.as_ref().is_some_and(|only| !only.iter().any(|name| name == plant.name)) {
-            continue;
-        }
-        let kinds: Vec<&str> = config.kinds.iter().map(|kind| kind.name()).collect();
-        let replicas: Vec<String> = config.replicas.iter().map(usize::to_string).collect();
+    for plant in PLANTS.iter().filter(|plant| chosen(plant)) {
         let out = Command::new(&exe)
-            .args(["powercut", "--until-caught", "--require"])
-            .args(["--cuts", &config.cuts.to_string(), "--seed", &config.seed.to_string()])
-            .args([
-                "--fs",
-                &kinds.join(","),
-                "--modes",
-                &config.modes.join(","),
-                "--replicas",
-                &replicas.join(","),
-            ])
+            .args([harness, "--until-caught", "--require"])
+            .args(arguments)
             .env("ANNULUS_PLANT", plant.name)
             .output()?;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         let last = text.lines().last().unwrap_or_default();
-        let cuts = last.split(' ').next().unwrap_or_default();
-        let how = text.lines().find(|line| line.contains("(round seed ")).unwrap_or_default();
-        let how: String = how.chars().take(160).collect();
+        let (number, _) = last.split_once(' ').unwrap_or_default();
+        let how = text.lines().find(|line| line.contains("seed ") && line.contains('(')).unwrap_or_default();
+        let how: String = how.chars().take(200).collect();
         let verdict = match out.status.code() {
-            Some(1) => format!("{cuts} cuts: {how}"),
-            Some(0) => format!("**missed** in {cuts} cuts"),
+            Some(1) => format!("{number}: {how}"),
+            Some(0) => format!("**missed** in {number}"),
             _ => format!("did not run: {}", String::from_utf8_lossy(&out.stderr)),
         };
         all &= out.status.code() == Some(1);

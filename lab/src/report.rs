@@ -98,7 +98,7 @@ fn listed<'a>(counts: impl IntoIterator<Item = (&'a str, usize)>) -> String {
     if parts.is_empty() { "0".to_owned() } else { parts.join(", ") }
 }
 
-fn middle_and_most(numbers: impl IntoIterator<Item = u64>) -> String {
+pub fn middle_and_most(numbers: impl IntoIterator<Item = u64>) -> String {
     let mut numbers: Vec<u64> = numbers.into_iter().collect();
     numbers.sort_unstable();
     match numbers.last() {

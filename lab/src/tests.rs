@@ -34,7 +34,7 @@ const ENVIRONMENT: [(&str, &str); 5] = [
 ];
 
 /// Harnesses that are no tests, and run their plants themselves.
-const OTHERS: [&str; 3] = ["powercut", "states", "schedules"];
+const OTHERS: [&str; 6] = ["powercut", "states", "schedules", "damage", "kill", "files"];
 
 /// What a run came to.
 #[derive(Debug, Clone)]

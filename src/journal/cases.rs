@@ -14,7 +14,8 @@ pub struct Observation {
     pub proven: bool,
     /// The shards have applied `e`, which they do only after it was synced.
     pub applied: bool,
-    /// The machine has not been started since the segment was written, so that no write can have been lost.
+    /// The machine has not been started since the segment was written, nor has a write or a sync failed, so that no write can have
+    /// been lost.
     pub same_boot: bool,
 }
 

@@ -84,6 +84,12 @@ impl Journal {
             settle(disk.as_ref(), &survey, recovery::start(&survey.segments, from))?;
         }
         let (walk, report) = read(disk.as_ref(), &survey, from, at_least, visit)?;
+        if report.lost > 0 {
+            let (lost, last) = (report.lost, report.last);
+            log::warn!(
+                "the journal ends with {last}: {lost} later writes, which were never synced, are not whole"
+            );
+        }
         let journal = go_on(disk, dir, config, survey, &walk)?;
         Ok((journal, report))
     }
@@ -117,6 +123,7 @@ fn read(
         disk,
         segments: &survey.segments,
         boot_id: disk.boot_id(),
+        poisoned: survey.poisoned,
         from,
         at_least: at_least.max(from),
         visit,

@@ -268,6 +268,7 @@ impl Found {
             disk: self.disk.as_ref(),
             segments: &survey.segments,
             boot_id: self.disk.boot_id(),
+            poisoned: survey.poisoned,
             from,
             at_least: at_least.max(from),
             visit: &mut |_, _| Ok(()),

@@ -125,6 +125,10 @@ pub fn create(
         None => create_shards(seams, &specs).map(|()| Seq::ZERO),
         Some(contents) => clear_shards(disk, dir)
             .and_then(|()| create_shards(seams, &specs))
+            .and_then(|()| match crate::plants::is("half-restored-opens") {
+                true => open_half_restored(seams, dir, config, &manifest),
+                false => Ok(()),
+            })
             .and_then(|()| (contents.fill)(&manifest))
             .inspect_err(|_| give_up(disk, dir, &specs)),
     };
@@ -132,6 +136,9 @@ pub fn create(
     for spec in &specs {
         let identity = Identity { store, shard: spec.id, manifest: Some(manifest.clone()) };
         identity.store(disk, &spec.dir)?;
+    }
+    if crate::plants::is("half-restored-opens") && disk.exists(&journal).unwrap_or(false) {
+        disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
     }
     if manifest.journals.is_empty() {
         Journal::create(seams.disk.clone(), &journal, config, last.next())?.close()?;
@@ -142,6 +149,12 @@ pub fn create(
     manifest.store(disk, dir)?;
     end_creation(disk, dir)?;
     Ok(manifest)
+}
+
+/// A bug that is planted: the store has all that it opens with before its records are there.
+fn open_half_restored(seams: &Seams, dir: &Path, config: JournalConfig, manifest: &Manifest) -> Result<()> {
+    Journal::create(seams.disk.clone(), &dir.join(JOURNAL_DIR), config, Seq::ZERO.next())?.close()?;
+    manifest.store(seams.disk.as_ref(), dir)
 }
 
 /// Removes what an interrupted restore with other options left of shards inside the store's directory.

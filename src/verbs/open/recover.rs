@@ -99,6 +99,9 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let (below, journal_dir) = below(&seams, dir, mirrors.as_ref());
     let (journal, report) =
         Journal::open(below, &journal_dir, config, from, at_least, &mut |seq, ops| replay.visit(seq, ops))?;
+    if crate::plants::is("replayed-log-given-up") {
+        journal.trim(journal.last().next())?;
+    }
     let memory = replay.memory;
     memory.resume_after(journal.last());
     let opening =

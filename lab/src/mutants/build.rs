@@ -54,8 +54,9 @@ pub fn build(mutants: &[Mutant]) -> Result<Built> {
             return Ok(Built { tree, numbers, tests });
         }
         let before = left_out.len();
-        for (file, first, last) in broken {
-            let hit = mutants.iter().filter(|m| m.file == file && numbers.contains(&m.number));
+        for (file, first, last, lacks_arms) in broken {
+            let can = |m: &&Mutant| !lacks_arms || m.genre == "MatchArm";
+            let hit = mutants.iter().filter(|m| m.file == file && numbers.contains(&m.number)).filter(can);
             let on_it: Vec<u32> =
                 hit.clone().filter(|m| (first..=last).contains(&m.start.0)).map(|m| m.number).collect();
             match on_it.is_empty() {
@@ -102,7 +103,10 @@ fn write(tree: &Path, mutants: &[Mutant], left_out: &BTreeSet<u32>) -> Result<BT
     Ok(numbers)
 }
 
-type Errors = BTreeSet<(String, usize, usize)>;
+/// File, first and last line, and whether a match lacks arms: that is told of at its head, and it may go on for so many lines.
+type Errors = BTreeSet<(String, usize, usize, bool)>;
+
+const MATCH_LINES: usize = 25;
 
 /// The programs of the tests, or where the source is wrong.
 fn compile(tree: &Path, target: &Path) -> Result<(BTreeMap<String, PathBuf>, Errors)> {
@@ -129,7 +133,10 @@ fn compile(tree: &Path, target: &Path) -> Result<(BTreeMap<String, PathBuf>, Err
             let line = |name: &str| span[name].as_u64().unwrap_or(0) as usize;
             let file = span["file_name"].as_str().unwrap_or_default().to_owned();
             eprintln!("{file}:{}: {}", line("line_start"), message["message"]["message"]);
-            errors.insert((file, line("line_start"), line("line_end")));
+            let lacks_arms =
+                message["message"]["message"].as_str().is_some_and(|text| text.starts_with("non-exhaustive"));
+            let more = if lacks_arms { MATCH_LINES } else { 0 };
+            errors.insert((file, line("line_start"), line("line_end") + more, lacks_arms));
         }
     }
     if !out.status.success() && errors.is_empty() {

@@ -133,6 +133,10 @@ impl<'a> Placer<'a> {
     }
 
     fn binary(&mut self, node: &'a syn::ExprBinary) {
+        // A pattern that is matched between them must stay where it is.
+        if binds(&node.left) || binds(&node.right) {
+            return;
+        }
         let operator = self.range(&node.op);
         let mutants = self.take("BinaryOperator", operator.0);
         if mutants.is_empty() {
@@ -169,6 +173,15 @@ impl<'a> Placer<'a> {
                 self.wrap(whole, "(match (".to_owned(), after);
             }
         }
+    }
+}
+
+/// Whether a chain of `&&` has a `let` in it.
+fn binds(expr: &syn::Expr) -> bool {
+    match expr {
+        syn::Expr::Let(_) => true,
+        syn::Expr::Binary(binary) => binds(&binary.left) || binds(&binary.right),
+        _ => false,
     }
 }
 

@@ -121,11 +121,12 @@ pub fn create(
     if disk.exists(&journal).map_err(|e| Error::io("look for the journal", &journal, e))? {
         disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
     }
+    let early = crate::plants::is("half-restored-opens");
     let made = match contents {
         None => create_shards(seams, &specs).map(|()| Seq::ZERO),
         Some(contents) => clear_shards(disk, dir)
             .and_then(|()| create_shards(seams, &specs))
-            .and_then(|()| match crate::plants::is("half-restored-opens") {
+            .and_then(|()| match early {
                 true => open_half_restored(seams, dir, config, &manifest),
                 false => Ok(()),
             })
@@ -137,7 +138,7 @@ pub fn create(
         let identity = Identity { store, shard: spec.id, manifest: Some(manifest.clone()) };
         identity.store(disk, &spec.dir)?;
     }
-    if crate::plants::is("half-restored-opens") && disk.exists(&journal).unwrap_or(false) {
+    if early && disk.exists(&journal).unwrap_or(false) {
         disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
     }
     if manifest.journals.is_empty() {

@@ -63,6 +63,8 @@ fn flusher(state: &State) {
         limit = match outcome {
             Ok(true) => Some(Duration::ZERO),
             Ok(false) => None,
+            // It was closed in the middle of it: there is nothing to be told.
+            Err(error) if error.kind() == ErrorKind::Closed => Some(RETRY),
             Err(error) => {
                 log::error!("background work failed, and is tried again: {error}");
                 Some(RETRY)
@@ -132,6 +134,7 @@ fn mover(state: &State) {
                 effort = Effort::default();
                 later
             }
+            Err(error) if error.kind() == ErrorKind::Closed => Some(RETRY),
             Err(error) => {
                 log::error!(
                     "a step of healing, or of a change of the topology, failed, and is tried again: {error}"

@@ -12,8 +12,10 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 const DIR: &str = "/store";
 
-/// The bodies of a real store's files.
-static BODIES: LazyLock<Result<[(Name, &str, String); 3], String>> = LazyLock::new(|| {
+/// What they hold, or why there is no store to take them from.
+type Bodies = Result<[(Name, &'static str, String); 3], String>;
+
+static BODIES: LazyLock<Bodies> = LazyLock::new(|| {
     let disk = SimDisk::new(1);
     let seams =
         Seams { disk: Arc::new(disk.clone()), factory: Arc::new(MemoryFactory::new()), background: false };

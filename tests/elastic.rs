@@ -124,6 +124,49 @@ fn grow_and_drain(store: &Store) -> Plan {
     plan
 }
 
+/// Two thirds of it are copying, a sixth is comparing, the rest cleaning up; it never goes back.
+#[test]
+fn progress_goes_from_nothing_to_all() {
+    let world = World::new();
+    let (store, _) = world.filled();
+    let large = "x".repeat(64 << 10);
+    for n in 0..200u32 {
+        store.insert(format!("large {n}"), &large).unwrap();
+        if n % 20 == 0 {
+            store.flush().unwrap();
+        }
+    }
+    store.flush().unwrap();
+    let change = store.apply(grow_and_drain(&store)).unwrap();
+    let (mut before, mut halves) = (0.0, BTreeMap::new());
+    loop {
+        let progress = change.progress();
+        let (fraction, done) =
+            (progress.fraction, progress.bytes_copied as f64 / progress.bytes_planned as f64);
+        let due = match progress.phase {
+            Phase::Copying => {
+                assert!((fraction - 0.66 * done.min(1.0)).abs() < 1e-9, "{progress:?}");
+                0.0..=0.66
+            }
+            Phase::Verifying => 0.66..=0.83,
+            Phase::Cleaning => 0.83..=1.0,
+            _ => 1.0..=1.0,
+        };
+        // Sums of them are rounded.
+        let is_due = fraction >= due.start() - 1e-9 && fraction <= due.end() + 1e-9;
+        assert!(is_due && fraction >= before - 1e-9, "{progress:?} after {before}");
+        if fraction > *due.start() && fraction < *due.end() {
+            halves.insert(format!("{:?}", progress.phase), fraction);
+        }
+        before = fraction;
+        if !testing::change_step(&store).unwrap() {
+            break;
+        }
+    }
+    assert_eq!(change.progress().fraction, 1.0);
+    assert!(halves.contains_key("Copying") && halves.contains_key("Verifying"), "{halves:?}");
+}
+
 #[test]
 fn shards_come_and_go_with_their_records() {
     let world = World::new();

@@ -12,6 +12,7 @@ const ID: ShardId = ShardId(3);
 const APPLIED: Seq = Seq(7);
 
 struct World {
+    disk: Arc<dyn Disk>,
     factory: MemoryFactory,
     spec: ShardSpec,
     shard: Shard,
@@ -26,7 +27,7 @@ impl World {
         Shard::create(&disk, &factory, &spec, Seq::ZERO).unwrap();
         let shard = Shard::open(&disk, &factory, &spec);
         assert_eq!(shard.health(), Health::Online);
-        World { factory, spec, shard }
+        World { disk, factory, spec, shard }
     }
 
     /// Does something of which `operation` hangs until the shard has failed.
@@ -120,4 +121,17 @@ fn an_engine_that_was_given_up_does_not_take_the_place_of_the_one_that_serves() 
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Unavailable);
     let engines = world.shard.engines.read();
     assert_eq!((engines.generation, &engines.role), (before, &Role::Serving));
+}
+
+#[test]
+fn what_a_damaged_engine_has_left_is_set_aside() {
+    let world = World::new();
+    let engine = world.spec.dir.join("engine");
+    // The simulated disk renames files alone.
+    world.disk.replace(&engine, b"what is left").unwrap();
+    world.shard.fail(&Error::corruption("a page is damaged"));
+    world.begin_filling().unwrap();
+    let kept = world.spec.dir.join("quarantine-0");
+    assert_eq!(world.disk.read(&kept).unwrap().as_deref(), Some(&b"what is left"[..]));
+    assert!(!world.disk.exists(&engine).unwrap());
 }

@@ -191,6 +191,42 @@ fn the_only_segment_of_the_last_session_is_missed_when_it_is_gone() {
     }
 }
 
+/// A crash lies between a segment and the end marker that leads to it, and the shards have applied all before: the replay
+/// begins behind the segment that lacks the marker.
+#[test]
+fn an_end_marker_that_a_crash_kept_back_is_written_by_the_next_opening() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    for _ in 0..5 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    journal.sync_to(Seq(5)).unwrap();
+    let disk = disk.kill();
+    let mut kept_back = 0;
+    for stop in 0.. {
+        let disk = disk.fork();
+        disk.stop_after(stop);
+        let through = reopen_from(&disk, Seq(5), Seq(5)).is_ok();
+        assert!(through || disk.stopped());
+        let disk = disk.kill();
+        kept_back += usize::from(!through && segments(&disk).len() == 2);
+        let (journal, report) = reopen_from(&disk, Seq(5), Seq(5)).unwrap();
+        assert_eq!(report.last, Seq(5));
+        append(&journal, Handoff::Os).unwrap();
+        let disk = disk.kill();
+        assert_eq!(reopen(&disk.fork()).unwrap().1.last, Seq(6), "stopped at {stop}");
+        disk.remove_file(&dir().join(segments(&disk).pop().unwrap())).unwrap();
+        for from in [Seq(0), Seq(5)] {
+            let error = reopen_from(&disk.fork(), from, Seq(5)).unwrap_err();
+            assert!(error.to_string().contains("case D"), "stopped at {stop}, from {from}: {error}");
+        }
+        if through {
+            break;
+        }
+    }
+    assert!(kept_back > 1, "{kept_back}");
+}
+
 /// Where the frame with sequence 3 begins in the first segment.
 fn third_frame() -> usize {
     segment::BODY as usize + (1..3).map(|seq| crate::frame::frame_bytes(payload(seq).len())).sum::<usize>()

@@ -303,6 +303,31 @@ fn of_copies_that_end_at_different_places_the_longest_is_read() {
     }
 }
 
+/// One copy was trimmed further than the other when the machine stopped: what is replayed begins with the older of both.
+#[test]
+fn the_oldest_sequence_is_that_of_the_copy_which_holds_most() {
+    for trimmed in [[false, true], [true, false], [true, true], [false, false]] {
+        let (mut model, disk) = (Model::default(), dirs_disk(13));
+        let (_, journal) = model.create(&disk);
+        (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        let disk = disk.kill();
+        let names = |dir: &str| {
+            let mut names = disk.list(Path::new(dir)).unwrap();
+            names.retain(|name| name.ends_with(".seg"));
+            names.sort();
+            names
+        };
+        for dir in DIRS.iter().zip(trimmed).filter_map(|(dir, trimmed)| trimmed.then_some(dir)) {
+            disk.remove_file(&Path::new(dir).join(&names(dir)[0])).unwrap();
+        }
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let found = Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None).unwrap();
+        let first = found.first_retained().unwrap();
+        assert_eq!(first > Seq(1), trimmed == [true, true], "{trimmed:?}: {first}");
+    }
+}
+
 /// A copy fails, the other goes on, segments come and go, it is made anew, both go on.
 fn script(
     model: &mut Model,

@@ -15,6 +15,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use crate::disk::power_loss::mark_synchronous;
 pub use crate::disk::{
     Disk, DiskFile, Fault, OpenEnds, OpenFile, OpenMode, OpenNames, Operation, PowerCut, RealDisk, SimDisk,
 };

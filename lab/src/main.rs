@@ -34,7 +34,7 @@ powercut          cuts the power of a disk under a file system under a store, an
   --fs A,B        ext4 xfs btrfs [all]
   --replicas A,B  [1,2,3]; plain sled has none
   --modes A,B     what goes on when the cut strikes: write move checkpoint heal [all]
-  --subject S     annulus or sled [annulus]
+  --subject S     annulus, sled, or marked-sled: in a directory that is marked synchronous, as Annulus does; ext4 and xfs [annulus]
   --lie           the disk ignores flushes: there must be losses
   --until-caught  stop at the first violation
   --plants        runs bugs that are planted on purpose, one by one, until they are caught; --cuts bounds each
@@ -268,7 +268,10 @@ fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
             _ => return Err(argument.unexpected().into()),
         }
     }
-    if config.subject == "sled" {
+    if config.subject == sled::MARKED {
+        config.kinds.retain(|kind| kind.honours_the_mark());
+    }
+    if config.subject != "annulus" {
         (config.replicas, config.modes) = (vec![1], vec!["write".to_owned()]);
     }
     Ok(config)
@@ -291,8 +294,8 @@ fn run_child(parser: lexopt::Parser) -> Result<()> {
     match (subject.as_str(), what.as_str()) {
         ("annulus", "work") => annulus::work(&task),
         ("annulus", "check") => annulus::check(&task),
-        ("sled", "work") => sled::work(&task),
-        ("sled", "check") => sled::check(&task),
+        ("sled" | sled::MARKED, "work") => sled::work(&task, subject == sled::MARKED),
+        ("sled" | sled::MARKED, "check") => sled::check(&task, subject == sled::MARKED),
         _ => Err("no such child".into()),
     }
 }

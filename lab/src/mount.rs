@@ -39,6 +39,11 @@ impl Kind {
         }
     }
 
+    /// Whether what is written to a file that is marked synchronous is durable in order. btrfs takes the mark and ignores it.
+    pub fn honours_the_mark(self) -> bool {
+        self != Kind::Btrfs
+    }
+
     fn make(self) -> &'static [&'static str] {
         match self {
             Kind::Ext4 => &[

@@ -1,4 +1,5 @@
-//! Plain sled under a workload of its kind: records overwritten over and over, flushed every so many.
+//! sled under a workload of its kind: records overwritten over and over, flushed every so many. Plain, or in a directory that is marked
+//! synchronous as Annulus marks those of its indexes, which is then to lose nothing.
 
 use crate::child::{Task, say};
 use crate::{Random, Result};
@@ -8,8 +9,31 @@ const KEYS: u64 = 20_000;
 /// Records between two flushes.
 const FLUSH: u64 = 4000;
 
-fn open(dir: &Path) -> sled::Result<sled::Db> {
-    sled::Config::new().path(dir.join("sled")).flush_every_ms(None).open()
+/// The subject with the mark.
+pub const MARKED: &str = "marked-sled";
+
+fn open(dir: &Path, marked: bool) -> Result<sled::Db> {
+    let dir = dir.join("sled");
+    let mark = || match annulus::testing::mark_synchronous(&dir) {
+        true => Ok(()),
+        false => Err("the file system does not take the mark"),
+    };
+    if marked {
+        std::fs::create_dir_all(&dir)?;
+        mark()?;
+        // Another fault of sled's, which Annulus takes care of in the same way: it takes a snapshot that is not whole for its newest.
+        for entry in std::fs::read_dir(&dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "generating") {
+                std::fs::remove_file(path)?;
+            }
+        }
+    }
+    let db = sled::Config::new().path(&dir).flush_every_ms(None).open().map_err(|e| format!("{e:?}"))?;
+    if marked {
+        mark()?;
+    }
+    Ok(db)
 }
 
 fn key(n: u64) -> [u8; 20] {
@@ -35,8 +59,8 @@ fn records(round: u64) -> impl Iterator<Item = u64> {
     (0..FLUSH).map(move |_| random.below(KEYS))
 }
 
-pub fn work(task: &Task) -> Result<()> {
-    let db = open(&task.dir)?;
+pub fn work(task: &Task, marked: bool) -> Result<()> {
+    let db = open(&task.dir, marked)?;
     let start = db.get("round")?.map_or(0, |value| round(&value)) + 1;
     say("open");
     for n in start.. {
@@ -50,10 +74,10 @@ pub fn work(task: &Task) -> Result<()> {
     Ok(())
 }
 
-pub fn check(task: &Task) -> Result<()> {
+pub fn check(task: &Task, marked: bool) -> Result<()> {
     let acked: u64 =
         task.acks.iter().rev().find_map(|ack| ack.strip_prefix("wrote 0 ")?.parse().ok()).unwrap_or(0);
-    let db = open(&task.dir).map_err(|e| format!("does not open: {e:?}"))?;
+    let db = open(&task.dir, marked).map_err(|e| format!("does not open: {e}"))?;
     let read = |key: &[u8]| db.get(key).map_err(|e| format!("unreadable: {e:?}"));
     let mut newest = vec![0; KEYS as usize];
     (1..=acked).for_each(|n| records(n).for_each(|record| newest[record as usize] = n));

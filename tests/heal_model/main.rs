@@ -15,6 +15,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backups;
 mod cases;
 mod checks;
 mod faults;
@@ -67,6 +68,15 @@ enum Step {
     PowerCut(u64),
     /// Faults are taken back, and everything is healed.
     Recover,
+    Checkpoint(bool),
+    Prune(u8),
+    /// A checkpoint becomes a store of that shape beside this one, or in its place.
+    Restore {
+        which: u8,
+        shards: u8,
+        replicas: u8,
+        move_in: bool,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -126,8 +136,14 @@ fn step() -> impl Strategy<Value = Step> {
         5 => some().prop_map(Step::ChangeSteps),
         1 => Just(Step::CancelChange),
     ];
+    let backups = prop_oneof![
+        5 => any::<bool>().prop_map(Step::Checkpoint),
+        1 => (1..3u8).prop_map(Step::Prune),
+        3 => (any::<u8>(), 3..7u8, 2..4u8, any::<bool>())
+            .prop_map(|(which, shards, replicas, move_in)| Step::Restore { which, shards, replicas, move_in }),
+    ];
     let ends = prop_oneof![2 => Just(Step::Reopen), 2 => Just(Step::Kill), 3 => any::<u64>().prop_map(Step::PowerCut)];
-    prop_oneof![46 => data, 38 => healing, 10 => change, 6 => ends]
+    prop_oneof![46 => data, 38 => healing, 10 => change, 6 => ends, 6 => backups]
 }
 
 fn run(shape: &Shape, steps: &[Step]) {
@@ -137,6 +153,7 @@ fn run(shape: &Shape, steps: &[Step]) {
         world.look(number);
     }
     world.recover();
+    world.check_backups();
 }
 
 fn cases(default: u32) -> u32 {

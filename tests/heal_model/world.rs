@@ -1,14 +1,13 @@
 //! The store, what it must hold, and the steps.
 
+use super::backups::Backups;
 use super::faults::Doubt;
 use super::{Shape, Step, Wish};
 use annulus::testing::{self, Fault, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{Durability, ErrorKind, Options, Range, Seq, ShardId, ShardOptions, Store, WriteBatch};
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-
-const DIR: &str = "/store";
 
 pub type Commit = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 pub type Content = BTreeMap<Vec<u8>, (Vec<u8>, Seq)>;
@@ -17,13 +16,14 @@ pub type Expected = VecDeque<(Vec<u8>, Vec<u8>)>;
 pub struct World {
     pub disk: SimDisk,
     pub factory: MemoryFactory,
-    options: Options,
-    store: Option<Store>,
+    pub options: Options,
+    pub store: Option<Store>,
+    pub dir: PathBuf,
     pub replicas: usize,
     /// Everything committed, in order: commit `i` has version `i + 1`.
     pub log: Vec<Commit>,
-    process: usize,
-    synced: usize,
+    pub process: usize,
+    pub synced: usize,
     pub content: Content,
     pub iters: Vec<(Range, Expected)>,
     /// Shards that something has gone wrong with since all was well, and which of their small files was hit (the seal?).
@@ -32,8 +32,9 @@ pub struct World {
     pub disk_faults: Vec<Fault>,
     pub doubts: Vec<Doubt>,
     /// Whether a shard has left to which something has happened: it may fail to be closed.
-    left_touched: bool,
+    pub left_touched: bool,
     added: usize,
+    pub backups: Backups,
 }
 
 pub fn key(n: u8) -> Vec<u8> {
@@ -55,6 +56,22 @@ fn value(n: u8, length: u8) -> Vec<u8> {
     (0..length).map(|i| n.wrapping_add(i as u8)).collect()
 }
 
+/// What a log of commits comes to.
+pub fn content_of(log: &[Commit]) -> Content {
+    let mut content = Content::new();
+    log.iter().enumerate().for_each(|(i, commit)| enter(&mut content, commit, Seq(i as u64 + 1)));
+    content
+}
+
+fn enter(content: &mut Content, commit: &Commit, seq: Seq) {
+    for (key, value) in commit {
+        match value {
+            Some(value) => content.insert(key.clone(), (value.clone(), seq)),
+            None => content.remove(key),
+        };
+    }
+}
+
 impl World {
     pub fn new(shape: &Shape) -> World {
         let common = Options::new()
@@ -68,6 +85,7 @@ impl World {
             factory: MemoryFactory::new(),
             options: created,
             store: None,
+            dir: "/store".into(),
             replicas: shape.replicas,
             log: Vec::new(),
             process: 0,
@@ -79,6 +97,7 @@ impl World {
             doubts: Vec::new(),
             left_touched: false,
             added: 0,
+            backups: Backups::new("/backup"),
         };
         world.open();
         world.options = common;
@@ -89,29 +108,20 @@ impl World {
         self.store.as_ref().unwrap()
     }
 
-    fn open(&mut self) {
+    pub fn seams(&self) -> Seams {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        let seams = Seams { disk, factory, background: false };
-        self.store = Some(testing::open(Path::new(DIR), &self.options, seams).unwrap());
+        Seams { disk, factory, background: false }
+    }
+
+    pub fn open(&mut self) {
+        self.store = Some(testing::open(&self.dir, &self.options, self.seams()).unwrap());
         let last = self.store().stats().unwrap().last_seq.0 as usize;
         assert!(last <= self.log.len(), "{last} commits are there, {} were made", self.log.len());
         assert!(last >= self.process, "{last} commits are there, {} were acknowledged", self.process);
         self.log.truncate(last);
         (self.process, self.synced) = (last, self.synced.min(last));
-        self.content.clear();
-        for (i, commit) in self.log.clone().iter().enumerate() {
-            self.enter(commit, Seq(i as u64 + 1));
-        }
+        self.content = content_of(&self.log);
         self.check();
-    }
-
-    fn enter(&mut self, commit: &Commit, seq: Seq) {
-        for (key, value) in commit {
-            match value {
-                Some(value) => self.content.insert(key.clone(), (value.clone(), seq)),
-                None => self.content.remove(key),
-            };
-        }
     }
 
     /// The process is gone, or the power: what the simulations keep is all there is.
@@ -160,7 +170,7 @@ impl World {
         let durability = if sync { Durability::Sync } else { Durability::Process };
         let seq = self.store().commit_with(batch, durability).unwrap();
         assert_eq!(seq.0 as usize, self.log.len() + 1);
-        self.enter(&commit, seq);
+        enter(&mut self.content, &commit, seq);
         self.log.push(commit);
         self.process = self.log.len();
         if sync {
@@ -263,6 +273,11 @@ impl World {
                 self.forget_those_that_left();
             }
             Step::Recover => self.recover(),
+            Step::Checkpoint(full) => self.checkpoint(*full),
+            Step::Prune(keep) => self.prune(*keep),
+            Step::Restore { which, shards, replicas, move_in } => {
+                self.restore(*which, usize::from(*shards), usize::from(*replicas), *move_in);
+            }
             other => unreachable!("{other:?}"),
         }
     }

@@ -472,3 +472,38 @@ fn what_a_power_cut_does_is_stated() {
     assert!(warnings(1).iter().all(|w| w.contains("power cut")) && warnings(1).len() == 2);
     assert!(warnings(2).is_empty(), "one owner rests while the other is written");
 }
+
+#[test]
+fn a_new_disk_has_room_for_a_store_and_other_peoples_files_have_not() {
+    for (name, fits) in
+        [("lost+found", true), ("notes.txt", false), ("CREATING.tmp", true), ("other.tmp", false)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        match name {
+            "lost+found" => std::fs::create_dir(dir.path().join(name)).unwrap(),
+            _ => std::fs::write(dir.path().join(name), b"x").unwrap(),
+        }
+        let opened = small().open(dir.path());
+        match fits {
+            true => drop(opened.unwrap().insert("k", b"v").unwrap()),
+            false => assert_eq!(opened.map(drop).unwrap_err().kind(), ErrorKind::Foreign, "{name}"),
+        }
+    }
+}
+
+#[test]
+fn shards_that_would_share_a_directory_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (first, second, word) in [
+        ("a", "a", "the same directory is named for two shards"),
+        ("a", "a/b", "lies inside another's"),
+        ("a/b", "a", "lies inside another's"),
+        ("a", "store", "cannot be, or hold, the store's own"),
+    ] {
+        let shards = [first, second].map(|name| ShardOptions::new(dir.path().join(name)));
+        let options = shards.into_iter().fold(small(), |options, shard| options.shard(shard));
+        let error = options.open(dir.path().join("store")).map(drop).unwrap_err();
+        assert!(error.kind() == ErrorKind::InvalidInput && error.to_string().contains(word), "{error}");
+        assert!(!dir.path().join("store/MANIFEST").exists());
+    }
+}

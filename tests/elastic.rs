@@ -306,6 +306,73 @@ fn a_disk_that_is_too_small_for_what_would_land_on_it_is_found_before() {
     assert_eq!(planned().problems(), []);
 }
 
+/// What a plan says of the bytes that move, beside what is there: one copy, so that what is gained is what others lose.
+#[test]
+fn the_bytes_of_a_plan_are_those_of_the_virtual_nodes_that_move() {
+    for nodes in [64, 256] {
+        let world = World::new();
+        let store = world.open(Options::new().shards(4).replication_factor(1).virtual_nodes(64)).unwrap();
+        let mut content = Content::new();
+        (0..3000).for_each(|n| put(&store, &mut content, n, &[b'v'; 200]));
+        store.flush().unwrap();
+        let live: u64 = store.stats().unwrap().shards.iter().map(|s| s.live_bytes).sum();
+        let plan = store.plan().add_shard(ShardOptions::new("/mnt/new")).set_virtual_nodes(nodes);
+        let plan = plan.preview().unwrap();
+        let (gained, lost): (Vec<u64>, Vec<u64>) =
+            plan.shards().iter().map(|s| (s.bytes_gained, s.bytes_lost)).unzip();
+        assert_eq!(gained[4], lost.iter().sum::<u64>());
+        assert!(gained[..4].iter().all(|bytes| *bytes == 0));
+        // A fifth of all, as far as keys are spread evenly.
+        let share = gained[4] as f64 / live as f64;
+        assert!((0.17..0.23).contains(&share), "{nodes} nodes: {} of {live} bytes", gained[4]);
+    }
+}
+
+/// A change stands or falls by whether a virtual node would have fewer complete copies, each looked at by itself.
+#[test]
+fn an_offline_shard_is_in_the_way_only_where_it_takes_something_or_is_left_alone() {
+    let (mut ready, mut not) = (0, 0);
+    for (offline, weight) in (0..5).flat_map(|id| [(id, 0.5), (id, 3.0)]) {
+        for nodes in [64, 128] {
+            for other in (0..5).filter(|id| *id != offline) {
+                let world = World::new();
+                let store = world.open(Options::new().shards(5).virtual_nodes(64)).unwrap();
+                testing::fail_shard(&store, ShardId(offline));
+                let plan = store
+                    .plan()
+                    .set_virtual_nodes(nodes)
+                    .set_weight(ShardId(other), weight)
+                    .preview()
+                    .unwrap();
+                let gains = plan.moves().iter().any(|m| m.gained.contains(&ShardId(offline)));
+                // With two copies one that is complete is enough for a node to be no worse off, unless there were two.
+                let ring = store.ring();
+                let children = nodes / 64;
+                let worse = plan.moves().iter().any(|m| {
+                    let before = ring.owners(annulus::VirtualNode(m.virtual_node.0 / children));
+                    let had = before.iter().filter(|id| **id != ShardId(offline)).count();
+                    let after = before.iter().filter(|id| !m.lost.contains(id)).chain(&m.gained);
+                    after.filter(|id| **id != ShardId(offline)).count() < had
+                });
+                let named = plan.problems().contains(&Problem::Offline { shard: ShardId(offline) });
+                assert_eq!(named, gains || worse, "{offline} is offline, {other} weighs {weight}: {plan}");
+                *(if named { &mut not } else { &mut ready }) += 1;
+            }
+        }
+    }
+    assert!(ready > 2 && not > 2, "{ready} ready, {not} not");
+}
+
+#[test]
+fn as_many_zones_as_copies_are_enough() {
+    let world = World::new();
+    let shards = (0..4).map(|n| ShardOptions::new(format!("/disk/{n}")).zone(["a", "b"][n % 2]));
+    let options = shards.fold(Options::new(), |options, shard| options.shard(shard));
+    let store = world.open(options.replication_factor(2).virtual_nodes(64)).unwrap();
+    let plan = store.plan().set_weight(ShardId(0), 2.0).preview().unwrap();
+    assert!(!plan.problems().iter().any(|p| matches!(p, Problem::TooFewZones { .. })), "{plan}");
+}
+
 #[test]
 fn a_plan_can_be_drawn() {
     let (store, _) = World::new().filled();

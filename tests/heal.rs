@@ -1075,3 +1075,99 @@ fn a_scan_mends_no_page_from_a_replica_that_is_behind() {
     world.check();
     world.check_copies();
 }
+
+#[test]
+fn what_is_asked_of_a_shard_that_is_not_there_is_refused_by_name() {
+    let world = World::new(options(3, 2));
+    let nobody = ShardId(9);
+    let store = &world.store;
+    let outcomes =
+        [store.repair(nobody), store.rebuild(nobody), store.compact(nobody), store.drop_quarantined(nobody)];
+    for error in outcomes.map(Result::unwrap_err) {
+        assert_eq!((error.kind(), error.shard()), (annulus::ErrorKind::NotFound, Some(nobody)), "{error}");
+    }
+    store.rebuild(ShardId(1)).unwrap();
+    let error = store.compact(ShardId(1)).unwrap_err();
+    assert_eq!((error.kind(), error.shard()), (annulus::ErrorKind::Busy, Some(ShardId(1))), "{error}");
+    world.heal();
+    store.compact(ShardId(1)).unwrap();
+}
+
+/// What a shard lacks is damaged in the journal: its replicas have it.
+#[test]
+fn a_shard_whose_part_of_the_journal_is_damaged_is_filled_from_its_replicas() {
+    let mut world = World::new(options(3, 2).journal_retention(1 << 30));
+    world.write(300);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(500);
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(1), Health::Offline(_)));
+    // Frames in the middle of what it lacks.
+    let journal = Path::new("/store/journal");
+    let mut names = world.disk.list(journal).unwrap();
+    names.retain(|name| name.ends_with(".seg"));
+    names.sort();
+    world.disk.damage(&journal.join(&names[0]), |bytes| bytes[20_000..28_000].fill(7)).unwrap();
+    world.factory.heal(ShardId(1));
+    // One step fails by the journal's error; the next ones begin the shard anew.
+    for _ in 0..10_000 {
+        match testing::heal_step(&world.store) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => assert_eq!(error.kind(), annulus::ErrorKind::Corruption, "{error}"),
+        }
+    }
+    assert_eq!(world.health(1), Health::Online);
+    assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+}
+
+/// The last that a shard missed was of a keyspace that is dropped since: nothing of it comes back, and the shard is level.
+#[test]
+fn a_shard_catches_up_with_what_nobody_wants_any_more() {
+    let mut world = World::new(options(3, 2));
+    let dropped = world.store.keyspace("dropped").unwrap();
+    world.write(300);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(20);
+    (0..200u32).for_each(|n| drop(dropped.insert(n.to_be_bytes(), b"gone").unwrap()));
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(1), Health::Offline(_)));
+    drop(dropped);
+    world.store.drop_keyspace("dropped").unwrap();
+    world.store.flush().unwrap();
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    let applied: Vec<_> = world.store.stats().unwrap().shards.iter().map(|shard| shard.applied).collect();
+    assert!(applied.iter().all(|seq| *seq == applied[0]), "{applied:?}");
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check_copies();
+}
+
+/// It is opened again, not copied anew: what could not be read may be whole.
+#[test]
+fn a_shard_that_once_cannot_be_looked_through_is_not_begun_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let ring = world.store.ring();
+    let key = world.model.keys().find(|key| ring.preference_list(key)[0] == ShardId(0)).unwrap().clone();
+    world.factory.corrupt(ShardId(0), &internal(&key));
+    world.check();
+    assert!(matches!(world.health(0), Health::Degraded(_)));
+    world.factory.fail_times(ShardId(0), EngineOperation::Verify, 1);
+    world.heal();
+    assert!(world.store.health().unwrap().is_good());
+    // The damage is met again by whoever reads it next, and mended then.
+    world.check();
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    assert!(world.saw(|e| matches!(e, EventKind::Repaired { .. })));
+    world.check_copies();
+}

@@ -11,10 +11,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// A program of tests, and which of its tests.
-type Harness = (&'static str, &'static [&'static str]);
+/// A program of tests, which of its tests, and whether random ones have all the cases that everybody runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Harness {
+    program: &'static str,
+    tests: &'static [&'static str],
+    full: bool,
+}
 
-/// How many cases random tests have.
+const fn some(program: &'static str, tests: &'static [&'static str]) -> Harness {
+    Harness { program, tests, full: false }
+}
+
+/// How many cases random tests have, but for those that are asked in full.
 const CASES: &str = "16";
 /// Nothing that is well takes longer, and what hangs need not be watched longer.
 const LONGEST: Duration = Duration::from_secs(150);
@@ -22,31 +31,36 @@ const LONGEST: Duration = Duration::from_secs(150);
 /// What is asked last, of every file.
 const REST: [&str; 8] =
     ["api", "model", "heal", "elastic", "faults", "checkpoint_archive", "concurrency", "inspect"];
+/// What is asked after that, of every file, with as many cases as everybody runs.
+const FULL: [&str; 4] = ["heal_model", "model", "checkpoint_model", "checkpoint"];
 /// What is asked of some files only.
-const SOME: [&str; 5] = ["mirrors", "regressions", "golden", "heal_model", "watchdog"];
+const SOME: [&str; 4] = ["mirrors", "regressions", "golden", "watchdog"];
 
 /// The programs of tests that are needed besides the library's own.
 pub fn programs() -> impl Iterator<Item = &'static str> {
-    REST.into_iter().chain(SOME)
+    let full = FULL.into_iter().filter(|name| !REST.contains(name));
+    REST.into_iter().chain(full).chain(SOME)
 }
 
 /// What must catch a mutant of a file.
 fn harnesses(file: &str) -> Vec<Harness> {
-    // Slow, and so the last.
-    let verbs: Harness = ("annulus", &["verbs::", "shard::", "state::"]);
-    let near: &[Harness] = if file.starts_with("src/journal/") {
-        &[("annulus", &["journal::"]), ("mirrors", &[]), ("regressions", &[]), ("faults", &[])]
+    let (lib, more): (&[&str], &[&str]) = if file.starts_with("src/journal/") {
+        (&["journal::"], &["mirrors", "regressions", "faults"])
     } else if file.starts_with("src/ring/") {
-        &[("annulus", &["ring::"]), ("elastic", &[])]
+        (&["ring::"], &["elastic"])
     } else if file.starts_with("src/verbs/open/") {
-        &[("faults", &[]), ("regressions", &[]), ("mirrors", &[]), ("heal", &[]), ("golden", &[])]
+        (&[], &["faults", "regressions", "mirrors", "heal", "golden"])
     } else if file.starts_with("src/verbs/heal/") || file.starts_with("src/shard/") {
-        &[("heal", &[]), ("heal_model", &[]), ("faults", &[]), ("watchdog", &[])]
+        (&[], &["heal", "faults", "watchdog"])
     } else {
-        &[("elastic", &[]), ("heal", &[]), ("heal_model", &[])]
+        (&[], &["elastic", "heal"])
     };
-    let rest = REST.into_iter().filter(|name| !near.iter().any(|(known, _)| known == name));
-    near.iter().copied().chain(rest.map(|name| (name, &[][..]))).chain([verbs]).collect()
+    let near = (!lib.is_empty()).then_some(some("annulus", lib));
+    let rest = REST.iter().filter(|name| !more.contains(name));
+    let all = near.into_iter().chain(more.iter().chain(rest).map(|name| some(name, &[])));
+    // Slow, and so the last.
+    let verbs = some("annulus", &["verbs::", "shard::", "state::"]);
+    all.chain([verbs]).chain(FULL.map(|program| Harness { program, tests: &[], full: true })).collect()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,14 +76,17 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    fn start(&self, (program, tests): Harness, mutant: u32) -> Result<Child> {
+    fn start(&self, Harness { program, tests, full }: Harness, mutant: u32) -> Result<Child> {
         let exe =
             self.built.tests.get(program).ok_or_else(|| format!("there are no tests called {program}"))?;
         let mut command = Command::new(exe);
         command.args(tests).args(["--test-threads", "1"]);
         command.current_dir(&self.built.tree).env("ANNULUS_MUTANT", mutant.to_string());
         // The lab's own threads of work go on beside: what cannot be mounted here need not be.
-        command.env("PROPTEST_CASES", CASES).env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
+        command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1");
+        if !full {
+            command.env("PROPTEST_CASES", CASES);
+        }
         command.env("CARGO_MANIFEST_DIR", &self.built.tree);
         Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?)
     }
@@ -116,10 +133,10 @@ impl Runner<'_> {
         }
         let begun = Instant::now();
         if let Some(test) = self.run(harness, 0, Duration::from_secs(600))? {
-            return Err(format!("{test} of {} fails without a mutant", harness.0).into());
+            return Err(format!("{test} of {} fails without a mutant", harness.program).into());
         }
         let took = begun.elapsed();
-        eprintln!("{} {}: {:.1} s", harness.0, harness.1.join(" "), took.as_secs_f64());
+        eprintln!("{} {}: {:.1} s", harness.program, harness.tests.join(" "), took.as_secs_f64());
         self.usual.lock().map_err(|_| "a thread panicked")?.insert(harness, took);
         Ok(took)
     }
@@ -128,7 +145,7 @@ impl Runner<'_> {
         for harness in harnesses(&mutant.file) {
             let limit = (self.usual(harness)? * 4 + Duration::from_secs(10)).min(LONGEST);
             if let Some(test) = self.run(harness, mutant.number, limit)? {
-                return Ok(Verdict::Caught(format!("{} {test}", harness.0)));
+                return Ok(Verdict::Caught(format!("{} {test}", harness.program)));
             }
         }
         Ok(Verdict::Missed)
@@ -209,6 +226,7 @@ fn report(
         built: usize,
         tried: usize,
         caught: usize,
+        hang: usize,
     }
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
     for mutant in all {
@@ -219,14 +237,17 @@ fn report(
             if let Some(verdict) = verdicts.get(&mutant.number) {
                 row.tried += 1;
                 row.caught += usize::from(*verdict != Verdict::Missed);
+                row.hang += usize::from(matches!(verdict, Verdict::Caught(by) if by.ends_with(" hangs")));
             }
         }
     }
-    println!("\n| where | mutants | compile | tried | caught | share |\n|---|---:|---:|---:|---:|---:|");
+    println!(
+        "\n| where | mutants | compile | tried | caught | of these by hanging | share |\n|---|---:|---:|---:|---:|---:|---:|"
+    );
     for (name, row) in &rows {
         let share = 100.0 * row.caught as f64 / row.tried.max(1) as f64;
-        let (name, Row { known, built, tried, caught }) = (name.trim_start_matches("~ "), row);
-        println!("| {name} | {known} | {built} | {tried} | {caught} | {share:.1}% |");
+        let (name, Row { known, built, tried, caught, hang }) = (name.trim_start_matches("~ "), row);
+        println!("| {name} | {known} | {built} | {tried} | {caught} | {hang} | {share:.1}% |");
     }
     let missed: Vec<&str> = drawn
         .iter()

@@ -227,6 +227,28 @@ fn an_end_marker_that_a_crash_kept_back_is_written_by_the_next_opening() {
     assert!(kept_back > 1, "{kept_back}");
 }
 
+/// What proves that the log went on lies further away than is looked through at once.
+#[test]
+fn frames_far_behind_a_wide_hole_are_evidence_of_it() {
+    for wide in [300 << 10, 600 << 10, 1200 << 10] {
+        let disk = new_disk();
+        let journal = create_long(&disk).unwrap();
+        while journal.lock().next_seq() < Seq(2000) {
+            append(&journal, Handoff::Os).unwrap();
+        }
+        journal.sync_to(Seq::MAX).unwrap();
+        // This one says that all before it is synced.
+        let last = append(&journal, Handoff::Os).unwrap();
+        journal.sync_to(last).unwrap();
+        drop(journal);
+        let disk = disk.crash(PowerCut { seed: 3 });
+        let (path, place) = (dir().join(&segments(&disk)[0]), third_frame());
+        disk.damage(&path, |bytes| bytes[place..place + wide].fill(0)).unwrap();
+        let error = reopen(&disk).map(|(_, report)| report).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+    }
+}
+
 /// Where the frame with sequence 3 begins in the first segment.
 fn third_frame() -> usize {
     segment::BODY as usize + (1..3).map(|seq| crate::frame::frame_bytes(payload(seq).len())).sum::<usize>()

@@ -300,7 +300,25 @@ fn of_copies_that_end_at_different_places_the_longest_is_read() {
         }
         let (mirrors, _, report) = model.open(&disk, None).unwrap();
         assert_eq!((report.last, good(&mirrors)), (Seq(4), [true; 2]), "copy {shorter} is the shorter one");
+        // And from here on either alone has it all.
+        let disk = disk.kill();
+        absent(&disk, 1 - shorter);
+        let (_, _, report) = model.open(&disk, Some(DIRS[shorter])).unwrap();
+        assert_eq!(report.last, Seq(4), "copy {shorter} alone");
     }
+}
+
+#[test]
+fn a_directory_of_another_store_is_told_from_one_that_cannot_be_read() {
+    let (model, disk) = (Model::default(), dirs_disk(14));
+    model.create(&disk);
+    let identify = |store| Mirrors::identify(&disk, Path::new(DIRS[1]), store);
+    assert_eq!(identify(CONFIG.store_id).unwrap(), Some(1));
+    assert_eq!(identify(CONFIG.store_id + 1).unwrap_err().kind(), ErrorKind::Foreign);
+    for name in disk.list(Path::new(DIRS[1])).unwrap().iter().filter(|name| !name.ends_with(".seg")) {
+        disk.damage(&Path::new(DIRS[1]).join(name), |bytes| bytes.fill(0)).unwrap();
+    }
+    assert_eq!(identify(CONFIG.store_id).unwrap(), None);
 }
 
 /// One copy was trimmed further than the other when the machine stopped: what is replayed begins with the older of both.

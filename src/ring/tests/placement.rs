@@ -3,6 +3,24 @@
 use super::*;
 use crate::ring::LoadLimit;
 
+/// The figure that says how even a ring is, worked out another way.
+#[test]
+fn the_most_loaded_shard_is_compared_with_its_share_by_weight() {
+    for weights in [&[1.0, 2.0, 3.5, 0.25][..], &[40.0, 10.0, 30.0], &[1e300, 3e300, 2e300]] {
+        let ring = plan(weighted(weights), 1, 256);
+        let balance = ring.balance();
+        let heaviest = weights.iter().copied().fold(0.0, f64::max);
+        let sum: f64 = weights.iter().map(|weight| weight / heaviest).sum();
+        let due = |weight: &f64| 256.0 * (weight / heaviest) / sum;
+        let relative =
+            loads(&ring).into_iter().zip(weights).map(|(load, weight)| f64::from(load) / due(weight));
+        let most = relative.fold(0.0, f64::max);
+        assert!((balance.max_over_mean - most).abs() < 1e-9, "{weights:?}: {} {most}", balance.max_over_mean);
+        // Of one copy each is the primary.
+        assert!((balance.primaries_max_over_mean - most).abs() < 1e-9);
+    }
+}
+
 #[test]
 fn equal_shards_differ_by_at_most_one_virtual_node() {
     for shards in 3..=32 {

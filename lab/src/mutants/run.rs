@@ -74,6 +74,7 @@ struct Runner<'a> {
     built: &'a Built,
     /// How long each takes without a mutant.
     usual: Mutex<HashMap<Harness, Duration>>,
+    turns: AtomicUsize,
 }
 
 impl Runner<'_> {
@@ -98,8 +99,11 @@ impl Runner<'_> {
     fn run(&self, harness: Harness, mutant: u32, limit: Duration) -> Result<Option<String>> {
         // In memory: a busy disk is not to be taken for a test that hangs.
         let place = crate::trials::in_memory().unwrap_or_else(std::env::temp_dir);
-        let scratch = tempfile::Builder::new().prefix("annulus-mutant").tempdir_in(place)?;
-        let mut child = self.start(harness, mutant, scratch.path())?;
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        let name = format!("annulus-mutants-{}-{turn}", std::process::id());
+        let scratch = crate::powercut::Scratch(place.join(name));
+        std::fs::create_dir_all(&scratch.0)?;
+        let mut child = self.start(harness, mutant, &scratch.0)?;
         let output = child.stdout.take().ok_or("no output")?;
         let ended = AtomicBool::new(false);
         let child = Mutex::new(child);
@@ -187,7 +191,7 @@ fn draw<'a>(config: &Config, mutants: &'a [Mutant], built: &Built) -> Vec<&'a Mu
 
 pub fn run(config: &Config, mutants: &[Mutant], built: &Built) -> Result<bool> {
     let drawn = draw(config, mutants, built);
-    let runner = Runner { built, usual: Mutex::default() };
+    let runner = Runner { built, usual: Mutex::default(), turns: AtomicUsize::new(0) };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/mutants/verdicts");
     // What was found before is not tried again: a run that was stopped goes on. Deleting the file begins anew.
     let known = std::fs::read_to_string(&path).unwrap_or_default();

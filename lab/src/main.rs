@@ -28,7 +28,7 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + S
 
 const HELP: &str = "\
 powercut          cuts the power of a disk under a file system under a store, and looks at what is left
-  --cuts N        how many cuts, over all file systems and numbers of replicas [150]
+  --cuts N        how many cuts, over all file systems and numbers of replicas [ANNULUS_POWER_CUTS, else 150]
   --minutes M     stop after so many, however many cuts that were
   --seed S        what is done and when [the clock's; printed]
   --fs A,B        ext4 xfs btrfs [all]
@@ -58,7 +58,7 @@ schedules         builds Annulus's tests so that a scheduler chooses which threa
   --only A,B      with --plants: these alone
 
 damage            damages one file of a store, opens it, and looks at what is left; beside sled, redb and fjall
-  --trials N      how many files, over all kinds of damage and of files [350; 5000 for long]
+  --trials N      how many files, over all kinds of damage and of files [ANNULUS_DAMAGE_TRIALS, else 350]
   --only A,B      these files or stores alone, or with --plants these bugs
   --trial N       this one alone, again
   --jobs N        trials side by side [4]
@@ -66,12 +66,12 @@ damage            damages one file of a store, opens it, and looks at what is le
   --seed, --minutes, --until-caught, --plants, --require as above
 
 kill              kills a process that works on a store, over and over, and looks at what is left
-  --kills N       how many, over all that goes on meanwhile and numbers of replicas [150; 5000 for long]
+  --kills N       how many, over all that goes on meanwhile and numbers of replicas [ANNULUS_KILLS, else 150]
   --trial N       one store and its kills alone, again
   --seed, --jobs, --dir, --minutes, --until-caught, --plants, --only, --require as above
 
 files             lets operations on files of a running store fail, be lost or falsified, and looks at what it does and what is left
-  --faults N      how many, over all kinds of faults and of files [200; 5000 for long]
+  --faults N      how many, over all kinds of faults and of files [ANNULUS_FILE_FAULTS, else 200]
   --seed, --trial, --jobs, --dir, --minutes, --until-caught, --plants, --only, --require as above
 
 plants            builds Annulus's tests with bugs that are planted on purpose, and runs those that must catch them, one by one
@@ -125,13 +125,16 @@ fn start() -> Result<bool> {
     match parser.next()? {
         Some(Value(name)) if name == "powercut" => powercut::run(parse(parser)?),
         Some(Value(name)) if name == "damage" => {
-            damage::run(trials::Settings::parse(parser, damage::TRIALS, called("damage"))?)
+            let trials = how_many("ANNULUS_DAMAGE_TRIALS", damage::TRIALS)?;
+            damage::run(trials::Settings::parse(parser, trials, called("damage"))?)
         }
         Some(Value(name)) if name == "kill" => {
-            kill::run(trials::Settings::parse(parser, kill::KILLS, called("kill"))?)
+            let kills = how_many("ANNULUS_KILLS", kill::KILLS)?;
+            kill::run(trials::Settings::parse(parser, kills, called("kill"))?)
         }
         Some(Value(name)) if name == "files" => {
-            files::run(trials::Settings::parse(parser, files::FAULTS, called("files"))?)
+            let faults = how_many("ANNULUS_FILE_FAULTS", files::FAULTS)?;
+            files::run(trials::Settings::parse(parser, faults, called("files"))?)
         }
         Some(Value(name)) if name == "plants" => run_plants(parser),
         Some(Value(name)) if name == "mutants" => run_mutants(parser),
@@ -187,11 +190,19 @@ fn run_mutants(mut parser: lexopt::Parser) -> Result<bool> {
     mutants::run(&config)
 }
 
+/// The size of a run, from the environment if it says so: a soak is the same code.
+fn how_many<N: std::str::FromStr>(variable: &str, otherwise: N) -> Result<N>
+where
+    N::Err: std::error::Error + Send + Sync + 'static,
+{
+    match std::env::var(variable) {
+        Ok(number) => number.parse().map_err(|e| format!("{variable}: {e}").into()),
+        Err(_) => Ok(otherwise),
+    }
+}
+
 fn run_states(mut parser: lexopt::Parser) -> Result<bool> {
-    let states = match std::env::var("ANNULUS_CRASH_STATES") {
-        Ok(number) => number.parse()?,
-        Err(_) => 20_000_000,
-    };
+    let states = how_many("ANNULUS_CRASH_STATES", 20_000_000)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut config = states::Config { states, seed: 1, threads, script: None, parts: None };
     let (mut plants, mut only) = (false, None);
@@ -215,10 +226,7 @@ fn run_states(mut parser: lexopt::Parser) -> Result<bool> {
 }
 
 fn run_schedules(mut parser: lexopt::Parser) -> Result<bool> {
-    let seconds = match std::env::var("ANNULUS_SCHEDULES_SECONDS") {
-        Ok(number) => number.parse()?,
-        Err(_) => 18,
-    };
+    let seconds = how_many("ANNULUS_SCHEDULES_SECONDS", 18)?;
     let mut config = schedules::Config { seconds, seed: None, plants: false, only: None };
     while let Some(argument) = parser.next()? {
         match argument {
@@ -239,6 +247,7 @@ fn list(value: &std::ffi::OsStr) -> Vec<String> {
 fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let mut config = powercut::Config::new(clock.as_nanos() as u64 >> 10 & 0xffff_ffff);
+    config.cuts = how_many("ANNULUS_POWER_CUTS", config.cuts)?;
     while let Some(argument) = parser.next()? {
         match argument {
             Long("cuts") => config.cuts = parser.value()?.parse()?,

@@ -1,5 +1,7 @@
-//! Engines that arrive too late: what was begun before a shard failed must not come into use after it.
+//! Engines that arrive too late: what was begun before a shard failed must not come into use after it. And what a seal says
+//! while several change the engine at once.
 
+use super::seal::Seal;
 use super::{Health, Role, Shard, ShardSpec};
 use crate::disk::{Disk, SimDisk};
 use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation};
@@ -134,4 +136,32 @@ fn what_a_damaged_engine_has_left_is_set_aside() {
     let kept = world.spec.dir.join("quarantine-0");
     assert_eq!(world.disk.read(&kept).unwrap().as_deref(), Some(&b"what is left"[..]));
     assert!(!world.disk.exists(&engine).unwrap());
+}
+
+/// A seal that says that all is done while somebody is still changing the engine would be believed after a crash.
+#[test]
+fn a_seal_says_that_the_engine_is_being_changed_until_the_last_one_is_done() {
+    let world = World::new();
+    let applying = || {
+        let seal = Seal::load(world.disk.as_ref(), &world.spec.dir).unwrap().unwrap();
+        (seal.applied, seal.applying)
+    };
+    assert_eq!(applying(), (Seq::ZERO, false));
+    let first = world.shard.begin_apply().unwrap();
+    let second = world.shard.begin_apply().unwrap();
+    assert_eq!(applying(), (Seq::ZERO, true));
+    world.shard.seal(Seq(4)).unwrap();
+    assert_eq!(applying(), (Seq(4), true));
+    let third = world.shard.begin_apply().unwrap();
+    world.shard.seal(Seq(5)).unwrap();
+    assert_eq!(applying(), (Seq(5), true));
+    world.shard.seal(Seq(9)).unwrap();
+    assert_eq!(applying(), (Seq(9), false));
+    drop((first, second, third));
+    // One that gives up leaves it to the next to say so.
+    let left = world.shard.begin_apply().unwrap();
+    left.leave();
+    world.shard.begin_apply().unwrap();
+    world.shard.seal(Seq(10)).unwrap();
+    assert_eq!(applying(), (Seq(10), false));
 }

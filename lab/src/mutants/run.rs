@@ -152,14 +152,18 @@ impl Runner<'_> {
     }
 
     fn judge(&self, mutant: &Mutant) -> Result<Verdict> {
+        let mut hung = Vec::new();
         for harness in harnesses(&mutant.file) {
-            let limit = (self.usual(harness)? * 4 + Duration::from_secs(8)).min(LONGEST);
-            let mut found = self.run(harness, mutant.number, limit)?;
-            if found.as_deref() == Some(HANGS) {
-                // It may have been the machine that was slow.
-                found = self.run(harness, mutant.number, limit * 2)?;
+            let limit = (self.usual(harness)? * 2 + Duration::from_secs(4)).min(LONGEST);
+            match self.run(harness, mutant.number, limit)?.as_deref() {
+                Some(HANGS) => hung.push((harness, limit)),
+                Some(test) => return Ok(Verdict::Caught(format!("{} {test}", harness.program))),
+                None => {}
             }
-            if let Some(test) = found {
+        }
+        // It may have been the machine that was slow.
+        for (harness, limit) in hung {
+            if let Some(test) = self.run(harness, mutant.number, limit * 3)? {
                 return Ok(Verdict::Caught(format!("{} {test}", harness.program)));
             }
         }

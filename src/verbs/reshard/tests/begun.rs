@@ -1,0 +1,145 @@
+//! Changes that cannot begin, and shards that are begun, given up and opened again.
+
+use super::*;
+
+/// The disk fails while a change begins, and again while that is taken back: the change is rolled back all the same, and
+/// never goes on with shards that were not made.
+#[test]
+fn a_change_that_could_not_begin_is_rolled_back_though_that_fails_at_first() {
+    for replicas in [false, true] {
+        for after in 0..60 {
+            for times in 1..4 {
+                let world = World::new();
+                let (store, mut content) = world.filled(1);
+                let plan = match replicas {
+                    true => store.plan().set_replication_factor(2),
+                    false => store.plan().drain_shard(LAST).add_shard(ShardOptions::new("/mnt/new")),
+                };
+                let plan = plan.preview().unwrap();
+                let manifests = Fault::on_any_change().at(|path| path.to_string_lossy().contains("MANIFEST"));
+                world.disk.inject(manifests.after(after / 4).times(times));
+                let begun = store.apply(plan.clone());
+                world.disk.heal();
+                if begun.is_err() && store.insert(key(0), "later").is_err() {
+                    // The manifest could not be made sure of: nothing more is promised.
+                    continue;
+                }
+                put(&store, &mut content, 0, "later");
+                settle(&store);
+                check_reads(&store, &content);
+                check_placed(&store, &content);
+                if begun.is_err() {
+                    assert!(store.ring().members().iter().any(|m| m.id == LAST));
+                    store.apply(store.plan().set_replication_factor(3).preview().unwrap()).unwrap();
+                    settle(&store);
+                    check_placed(&store, &content);
+                }
+            }
+        }
+    }
+}
+
+/// The directory of a shard that was given up cannot be cleared at first.
+#[test]
+fn a_directory_that_could_not_be_cleared_is_tried_again() {
+    let world = World::new();
+    let (store, content) = world.filled(1);
+    let plan = || store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap();
+    let change = store.apply(plan()).unwrap();
+    change.cancel().unwrap();
+    world.disk.inject(Fault::on_any_change().at(|path| path.starts_with("/mnt/new")).times(3));
+    let failures = (0..10).filter(|_| testing::change_step(&store).is_err()).count();
+    assert!(failures > 0);
+    assert_eq!(store.topology().shards.len(), 4);
+    settle(&store);
+    store.apply(plan()).unwrap();
+    settle(&store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+/// The seals of all shards say that nobody is changing them: what begins says so, and whoever begins must end.
+fn check_at_rest(world: &World, store: &Store) {
+    for shard in &state(store).layout().shards {
+        let seal = Seal::load(&world.disk, &shard.dir).unwrap().unwrap();
+        assert!(!seal.applying, "the seal of shard {} says that it is being changed", shard.id);
+    }
+}
+
+/// Of several shards that gain, one cannot be begun: the others are not left begun.
+#[test]
+fn a_shard_that_cannot_be_begun_leaves_no_other_begun() {
+    for failing in ["/mnt/a", "/mnt/b"] {
+        let world = World::new();
+        let (store, content) = world.filled(2);
+        let new = |path: &str| ShardOptions::new(path);
+        store
+            .apply(store.plan().add_shard(new("/mnt/a")).add_shard(new("/mnt/b")).preview().unwrap())
+            .unwrap();
+        world.disk.inject(
+            Fault::on(crate::disk::Operation::Rename)
+                .at(move |path| path.starts_with(failing) && path.to_string_lossy().contains("SEAL"))
+                .times(1),
+        );
+        assert!((0..3).any(|_| testing::change_step(&store).is_err()), "{failing}");
+        while testing::heal_step(&store).unwrap() {}
+        settle(&store);
+        store.flush().unwrap();
+        check_at_rest(&world, &store);
+        check_reads(&store, &content);
+        check_placed(&store, &content);
+    }
+}
+
+/// One of several shards that gain is opened again while records are copied: what the others have been given is sealed.
+#[test]
+fn a_shard_that_is_opened_again_leaves_no_other_begun() {
+    let world = World::new();
+    let (store, mut content) = world.filled(2);
+    // Several chunks.
+    let large = "x".repeat(64 << 10);
+    for n in 0..KEYS {
+        put(&store, &mut content, n, &large);
+        if n % 20 == 0 {
+            store.flush().unwrap();
+        }
+    }
+    store.flush().unwrap();
+    let new = |path: &str| ShardOptions::new(path);
+    store.apply(store.plan().add_shard(new("/mnt/a")).add_shard(new("/mnt/b")).preview().unwrap()).unwrap();
+    assert!(testing::change_step(&store).unwrap());
+    assert!(state(&store).change.mover.lock().begun, "it was copied in one step");
+    let layout = state(&store).layout();
+    let one = layout.shards.iter().find(|shard| shard.dir.starts_with("/mnt/a")).unwrap();
+    state(&store).shard_failed(one, &Error::new(ErrorKind::Io, "its disk was away"));
+    // Whoever holds it reads by it.
+    drop(layout);
+    while testing::heal_step(&store).unwrap() {}
+    settle(&store);
+    store.flush().unwrap();
+    check_at_rest(&world, &store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+/// A shard that joins has as much memory as the others, also for what is set when it is opened.
+#[test]
+fn memory_is_shared_out_among_the_shards_that_there_are() {
+    let world = World::new();
+    let (store, _) = world.filled(2);
+    let budget = 8 << 20;
+    let equal = |shards: &[u32]| {
+        let given: Vec<_> = shards.iter().map(|id| world.gates.given(ShardId(*id))).collect();
+        let least = budget / 4 / shards.len() as u64;
+        assert!(given.iter().all(|share| *share == given[0] && share.1 == least), "{given:?}");
+    };
+    equal(&[0, 1, 2, 3]);
+    let plan = store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap();
+    store.apply(plan).unwrap();
+    assert_eq!(world.gates.opened(ShardId(4)), budget / 2 / 5);
+    equal(&[0, 1, 2, 3, 4]);
+    settle(&store);
+    drain(&store, LAST);
+    settle(&store);
+    equal(&[0, 1, 2, 4]);
+}

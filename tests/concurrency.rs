@@ -127,7 +127,8 @@ fn run(options: Options) {
         stats.flushes
     );
     assert_eq!(stats.snapshots, 0);
-    assert!(stats.warnings.is_empty(), "{:?}", stats.warnings);
+    // Where the directory for temporary files is in memory, a store of one replica says what that means.
+    assert!(stats.warnings.iter().all(|warning| warning.contains("power cut")), "{:?}", stats.warnings);
     store.close().unwrap();
 }
 

@@ -135,7 +135,8 @@ fn a_checkpoint_comes_back_with_its_versions_onto_any_shape() {
         // It is a store like any other: it goes on from where the checkpoint was, and opens again.
         let next = store.insert("after", "restore").unwrap();
         assert_eq!(next, last.next());
-        assert!(store.stats().unwrap().warnings.is_empty());
+        // Where the directory for temporary files is in memory, a store of one replica says what that means.
+        assert!(store.stats().unwrap().warnings.iter().all(|warning| warning.contains("power cut")));
         store.close().unwrap();
         let store = options().existing_only(true).open(&dir).unwrap();
         assert_eq!(store.get("after").unwrap().as_deref(), Some(&b"restore"[..]));

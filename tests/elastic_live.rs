@@ -258,7 +258,8 @@ impl World {
         let ring = self.store.ring();
         ring.check().unwrap();
         let stats = self.store.stats().unwrap();
-        assert!(stats.warnings.is_empty(), "{:?}", stats.warnings);
+        // Where the directory for temporary files is in memory, a store of one replica says what that means.
+        assert!(stats.warnings.iter().all(|warning| warning.contains("power cut")), "{:?}", stats.warnings);
         assert_eq!(stats.snapshots, 0);
         assert_eq!(stats.shards.len(), ring.members().len());
         for shard in stats.shards {

@@ -1,10 +1,11 @@
 //! A store whose shards fail in every way there is, up to R - 1 of them at a time, beside a `BTreeMap`: random writes, scans,
-//! flushes, reopenings, kills, power cuts, changes of the topology, compactions and rebuilds, with healing and scrubs driven by
-//! hand among them, on a simulated disk and in-memory engines.
+//! flushes, reopenings, kills, power cuts, changes of the topology, checkpoints, restores, compactions and rebuilds, with healing
+//! and scrubs driven by hand among them, on a simulated disk and in-memory engines.
 //!
 //! What must hold after every step: reads, scans, writes, flushes and openings do not fail, and answer what was written last.
 //! What is only done for the store (a scrub, a change of the topology, what is asked for one shard) may fail as long as a shard
-//! is faulty, and goes on afterwards. Shards that nobody touched stay online. When faults are taken back and healing has come to
+//! is faulty, and goes on afterwards. Shards that nobody touched stay online. Every checkpoint comes back as what it was when it
+//! was taken, over another number of shards, and a store that was restored goes on in the place of the other. When faults are taken back and healing has come to
 //! its end, every shard holds what it owns and nothing else, and a scrub finds nothing to be reconciled.
 //!
 //! Of an in-memory engine that loses records without a word, or goes back in time, wrong answers are due until a scrub has

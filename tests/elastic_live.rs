@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Records that nobody touches: what most of the moving is about.
-const FIXED: u32 = 24_000;
+const FIXED: u32 = 12_000;
 /// Keys of each writer.
 const KEYS: usize = 300;
 const WRITERS: usize = 2;

@@ -1171,3 +1171,31 @@ fn a_shard_that_once_cannot_be_looked_through_is_not_begun_anew() {
     assert!(world.saw(|e| matches!(e, EventKind::Repaired { .. })));
     world.check_copies();
 }
+
+/// Counted again from the ring: how many virtual nodes lack a copy, and how many have none.
+#[test]
+fn health_counts_what_lacks_copies_and_what_has_none() {
+    for replicas in [1, 2, 3] {
+        let mut world = World::new(options(5, replicas));
+        world.write(300);
+        world.store.flush().unwrap();
+        let mut failed = Vec::new();
+        for shard in [None, Some(1), Some(3)] {
+            if let Some(shard) = shard {
+                testing::fail_shard(&world.store, ShardId(shard));
+                failed.push(ShardId(shard));
+            }
+            let (mut lacking, mut without) = (0, 0);
+            let ring = world.store.ring();
+            for node in 0..ring.virtual_nodes() {
+                let owners = ring.owners(annulus::VirtualNode(node));
+                let there = owners.iter().filter(|id| !failed.contains(id)).count();
+                lacking += u32::from(there < replicas);
+                without += u32::from(there == 0);
+            }
+            let health = world.store.health().unwrap();
+            assert_eq!((health.under_replicated, health.unavailable), (lacking, without));
+            assert_eq!(health.is_good(), failed.is_empty());
+        }
+    }
+}

@@ -135,6 +135,9 @@ impl BackupRepository {
     /// The checkpoints, in the order of their numbers. One whose manifest is damaged is left out, and told in the log:
     /// [`verify_all`](Self::verify_all) says which.
     ///
+    /// One whose process ended between its last write and its word of success is listed as well. A power cut may still take that one,
+    /// up to the next checkpoint, `delete` or `prune` in the repository, each of which makes durable what is listed before anything goes.
+    ///
     /// # Errors
     /// `Io`.
     pub fn list(&self) -> Result<Vec<Checkpoint>> {

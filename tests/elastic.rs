@@ -437,7 +437,10 @@ fn a_cancelled_change_leaves_the_old_placement_and_no_old_copies_behind() {
         assert_eq!(change.wait().unwrap(), Phase::Cancelled);
         for late in [change.cancel(), change.pause(), change.set_rate(None)] {
             let error = late.unwrap_err();
-            assert!(error.kind() == ErrorKind::NotFound && error.to_string().contains("was cancelled"), "{error}");
+            assert!(
+                error.kind() == ErrorKind::NotFound && error.to_string().contains("was cancelled"),
+                "{error}"
+            );
         }
         // Copies that nobody keeps up any more are not to be seen, though they have not been removed yet.
         (0..400).step_by(2).for_each(|n| remove(&store, &mut content, n));

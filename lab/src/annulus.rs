@@ -179,6 +179,8 @@ fn heal(store: &Store, random: &mut Random) -> Result<()> {
     let done = match random.below(3) {
         0 => store.rebuild(shard.id),
         1 => store.compact(shard.id),
+        // While another shard is being filled this may be the only one that has what it has: its pages are then not ours to damage.
+        _ if !store.health()?.is_good() => return Ok(()),
         _ => {
             let pages = largest(&shard.path)?;
             let file = std::fs::File::options().write(true).open(&pages)?;

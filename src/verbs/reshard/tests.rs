@@ -93,6 +93,18 @@ fn stir(store: &Store, content: &mut Content, value: &str) {
     }
 }
 
+/// Gives every key 64 KiB, so that what a shard moves is several chunks.
+fn enlarge(store: &Store, content: &mut Content) {
+    let large = "x".repeat(64 << 10);
+    for n in 0..KEYS {
+        put(store, content, n, &large);
+        if n % 20 == 0 {
+            store.flush().unwrap();
+        }
+    }
+    store.flush().unwrap();
+}
+
 fn drain(store: &Store, shard: ShardId) {
     store.apply(store.plan().drain_shard(shard).preview().unwrap()).unwrap();
 }

@@ -96,15 +96,7 @@ fn a_shard_that_cannot_be_begun_leaves_no_other_begun() {
 fn a_shard_that_is_opened_again_leaves_no_other_begun() {
     let world = World::new();
     let (store, mut content) = world.filled(2);
-    // Several chunks.
-    let large = "x".repeat(64 << 10);
-    for n in 0..KEYS {
-        put(&store, &mut content, n, &large);
-        if n % 20 == 0 {
-            store.flush().unwrap();
-        }
-    }
-    store.flush().unwrap();
+    enlarge(&store, &mut content);
     let new = |path: &str| ShardOptions::new(path);
     store.apply(store.plan().add_shard(new("/mnt/a")).add_shard(new("/mnt/b")).preview().unwrap()).unwrap();
     assert!(testing::change_step(&store).unwrap());

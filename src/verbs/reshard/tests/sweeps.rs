@@ -16,14 +16,7 @@ fn a_change_that_disturbs_nobody_goes_through_several_chunks_and_shards_at_once(
     for differs in [false, true] {
         let world = World::new();
         let (store, mut content) = world.filled(2);
-        let large = "x".repeat(64 << 10);
-        for n in 0..KEYS {
-            put(&store, &mut content, n, &large);
-            if n % 20 == 0 {
-                store.flush().unwrap();
-            }
-        }
-        store.flush().unwrap();
+        enlarge(&store, &mut content);
         let plan = store.plan().add_shard(ShardOptions::new("/mnt/new")).drain_shard(LAST).preview().unwrap();
         store.apply(plan).unwrap();
         let (mut steps, mut harmed) = (BTreeMap::<&str, u32>::new(), false);
@@ -59,15 +52,7 @@ fn a_change_that_disturbs_nobody_goes_through_several_chunks_and_shards_at_once(
 fn more_is_lost_when(is_time: fn(&Mover) -> bool) {
     let world = World::new();
     let (store, mut content) = world.filled(1);
-    // Several chunks of a sweep on each shard.
-    let large = "x".repeat(64 << 10);
-    for n in 0..KEYS {
-        put(&store, &mut content, n, &large);
-        if n % 20 == 0 {
-            store.flush().unwrap();
-        }
-    }
-    store.flush().unwrap();
+    enlarge(&store, &mut content);
     let change = store.apply(store.plan().set_replication_factor(2).preview().unwrap()).unwrap();
     step_to(&store, Phase::Verifying);
     change.cancel().unwrap();

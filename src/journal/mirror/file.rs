@@ -4,6 +4,7 @@ use super::Mirrors;
 use crate::disk::DiskFile;
 use crate::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use crate::sync::{Mutex, RwLock};
+use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -144,11 +145,9 @@ impl DiskFile for MirrorFile {
 
     fn len(&self) -> io::Result<u64> {
         // The shortest, so that what is filled up to a length is filled up in every copy.
-        let _gate = self.mirrors.gate.read();
-        let files = self.handle.files.read();
-        let files = self.mirrors.good().filter_map(|index| files.get(index)?.as_ref());
-        let lens: io::Result<Vec<u64>> = files.map(|file| file.len()).collect();
-        lens?.into_iter().min().ok_or_else(not_open)
+        let least = Cell::new(u64::MAX);
+        self.each(|file| file.len().map(|len| least.set(least.get().min(len))))?;
+        Ok(least.get())
     }
 }
 

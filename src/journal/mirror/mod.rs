@@ -317,18 +317,19 @@ impl Disk for Mirrors {
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let _gate = self.gate.read();
-        let (mut outcomes, mut absent) = (Vec::new(), Vec::new());
+        let mut removed = false;
+        let mut outcomes = Vec::new();
         for index in self.good() {
-            match self.disk.remove_file(&self.place(index, path)) {
-                // Gone is gone, if it was there in another copy.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => absent.push((index, Err(e))),
-                outcome => outcomes.push((index, outcome)),
-            }
+            let outcome = match self.disk.remove_file(&self.place(index, path)) {
+                Ok(()) => Ok(removed = true),
+                // Gone is gone: that is an answer, and no reason to refuse when another copy gives none.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(e) => Err(e),
+            };
+            outcomes.push((index, outcome));
         }
-        if outcomes.is_empty() {
-            outcomes = absent;
-        }
-        self.judge(path, outcomes)
+        self.judge(path, outcomes)?;
+        if removed { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
@@ -349,8 +350,11 @@ impl Disk for Mirrors {
 
     /// The most that any copy has: the others are left out when they are full.
     fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
-        let spaces: io::Result<Vec<_>> =
-            self.good().map(|index| self.disk.space(&self.place(index, path))).collect();
-        Ok(spaces?.into_iter().flatten().max_by_key(|space| space.free))
+        let spaces: Vec<_> = self.good().map(|index| self.disk.space(&self.place(index, path))).collect();
+        let known = spaces.iter().filter_map(|space| space.as_ref().ok().copied().flatten());
+        match known.max_by_key(|space| space.free) {
+            Some(most) => Ok(Some(most)),
+            None => spaces.into_iter().find(Result::is_err).unwrap_or(Ok(None)),
+        }
     }
 }

@@ -1,0 +1,172 @@
+//! One copy fails or is lost while the journal serves, or all of them do.
+
+use super::*;
+
+#[test]
+fn either_copy_alone_holds_what_was_acknowledged() {
+    for lost in [0, 1] {
+        let (mut model, disk) = (Model::default(), dirs_disk(1));
+        let (_, journal) = model.create(&disk);
+        for _ in 0..100 {
+            model.append(&journal, Handoff::Buffered).unwrap();
+        }
+        model.sync(&journal).unwrap();
+        let disk = disk.crash(PowerCut { seed: 5 });
+        absent(&disk, lost);
+        let (mirrors, journal, report) = model.open(&disk, None).unwrap();
+        assert_eq!(report.last, Seq(100));
+        assert_eq!(good(&mirrors), [lost == 1, lost == 0]);
+        // It goes on alone, and the other is made anew when it is back.
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        assert_eq!(mirrors.mend(), 0);
+        assert!(mirrors.copies()[lost].cause.is_some());
+        disk.heal();
+        assert_eq!(mirrors.mend(), 1);
+        assert_eq!(good(&mirrors), [true; 2]);
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        let disk = disk.crash(PowerCut { seed: 6 });
+        absent(&disk, 1 - lost);
+        assert_eq!(model.open(&disk, None).unwrap().2.last, Seq(102));
+    }
+}
+
+#[test]
+fn a_copy_that_was_left_behind_is_refused_by_name_until_it_is_accepted() {
+    for operation in [Operation::Sync, Operation::Write] {
+        let (mut model, disk) = (Model::default(), dirs_disk(2));
+        let (mirrors, journal) = model.create(&disk);
+        for n in 0..20 {
+            model.append(&journal, Handoff::Os).unwrap();
+            model.sync(&journal).unwrap();
+            if n == 9 {
+                // Once only: the copy is readable again, and whole up to here.
+                fault(&disk, operation, 1, 1);
+            }
+        }
+        assert_eq!(good(&mirrors), [true, false]);
+        assert!(mirrors.copies()[1].cause.as_ref().unwrap().to_string().contains("/b/journal"));
+        let disk = disk.kill();
+        absent(&disk, 0);
+        for accept in [None, Some("/elsewhere")] {
+            let error = model.open(&disk, accept).map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+            assert!(error.to_string().contains("/b/journal"), "{error}");
+        }
+        let (_, _, report) = model.clone().open(&disk.fork(), Some(DIRS[1])).unwrap();
+        assert!((9..=11).contains(&report.last.0), "{report:?}");
+        disk.heal();
+        let (mirrors, _, report) = model.open(&disk, Some(DIRS[1])).unwrap();
+        assert_eq!((report.last, good(&mirrors)), (Seq(20), [true, false]), "accepting matters only in need");
+        assert_eq!(mirrors.mend(), 1);
+    }
+}
+
+#[test]
+fn without_word_in_the_store_an_absent_copy_may_have_gone_on_alone() {
+    let (mut model, disk) = (Model::default(), dirs_disk(3));
+    let (_, journal) = model.create(&disk);
+    model.append(&journal, Handoff::Os).unwrap();
+    model.sync(&journal).unwrap();
+    let disk = disk.kill();
+    disk.remove_file(Path::new("/store/MIRRORS")).unwrap();
+    absent(&disk, 0);
+    assert_eq!(model.open(&disk, None).map(|_| ()).unwrap_err().kind(), ErrorKind::Refused);
+    disk.heal();
+    // With all copies there, they are enough, and the word is given again.
+    let (mirrors, ..) = model.open(&disk, None).unwrap();
+    assert_eq!(good(&mirrors), [true; 2]);
+    assert!(disk.exists(Path::new("/store/MIRRORS")).unwrap());
+}
+
+#[test]
+fn where_word_of_a_lost_copy_cannot_be_kept_nothing_more_is_acknowledged() {
+    let (mut model, disk) = (Model::default(), dirs_disk(4));
+    let (mirrors, journal) = model.create(&disk);
+    model.append(&journal, Handoff::Os).unwrap();
+    model.sync(&journal).unwrap();
+    disk.inject(Fault::on_any_change().at(|path| path.starts_with(HOME)));
+    fault(&disk, Operation::Sync, 1, 1);
+    model.append(&journal, Handoff::Os).unwrap();
+    assert_eq!(model.sync(&journal).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(model.append(&journal, Handoff::Os).unwrap_err().kind(), ErrorKind::Poisoned);
+    drop(mirrors);
+    let disk = disk.kill();
+    for lost in [0, 1] {
+        let disk = disk.fork();
+        absent(&disk, lost);
+        if let Ok((_, _, report)) = model.clone().open(&disk, None) {
+            assert!(report.last.0 >= model.synced);
+        }
+    }
+    model.open(&disk, None).unwrap();
+}
+
+#[test]
+fn a_failure_of_all_copies_is_the_journals() {
+    let (mut model, disk) = (Model::default(), dirs_disk(5));
+    let (mirrors, journal) = model.create(&disk);
+    model.append(&journal, Handoff::Os).unwrap();
+    disk.inject(Fault::on(Operation::Sync).times(2));
+    assert_eq!(model.sync(&journal).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(good(&mirrors), [true; 2]);
+    assert!(disk.exists(&Path::new(DIRS[1]).join("poisoned")).unwrap());
+    let (_, _, report) = model.open(&disk.kill(), None).unwrap();
+    assert_eq!(report.last, Seq(1));
+}
+
+/// Whatever kind of operation fails in one copy, from whichever time on, and whether it goes on failing: that copy is left
+/// out, and nobody who writes hears of it.
+#[test]
+fn no_fault_of_one_copy_refuses_anything() {
+    const KINDS: [Operation; 9] = [
+        Operation::Look,
+        Operation::Read,
+        Operation::Create,
+        Operation::Write,
+        Operation::Sync,
+        Operation::SetLen,
+        Operation::Rename,
+        Operation::Remove,
+        Operation::SyncDir,
+    ];
+    let (mut met, mut dropped) = (0, 0);
+    for (kind, fails, times) in KINDS.into_iter().flat_map(|kind| {
+        [0, 1].into_iter().flat_map(move |fails| [(kind, fails, 1), (kind, fails, u64::MAX)])
+    }) {
+        for after in (0..).map(|n| n * n / 3) {
+            let (mut model, disk) = (Model::default(), dirs_disk(15));
+            let (mirrors, journal) = model.create(&disk);
+            let struck = Arc::new(std::sync::atomic::AtomicU64::new(0));
+            let count = struck.clone();
+            let here = move |path: &Path| {
+                let ours = path.starts_with(DIRS[fails]);
+                count.fetch_add(u64::from(ours), std::sync::atomic::Ordering::Relaxed);
+                ours
+            };
+            disk.inject(Fault::on(kind).at(here).after(after).times(times));
+            for round in 0..5 {
+                let told = |e: Error| panic!("{kind:?} after {after}, {times} times, in copy {fails}: {e}");
+                for _ in 0..8 {
+                    model.append(&journal, Handoff::Os).unwrap_or_else(told);
+                }
+                model.sync(&journal).unwrap_or_else(told);
+                model.applied = model.synced - 3;
+                journal.trim(Seq(model.applied + 1)).map(drop).unwrap_or_else(told);
+                journal.provision().map(drop).unwrap_or_else(told);
+                if round == 2 {
+                    mirrors.mend();
+                }
+            }
+            let hit = struck.load(std::sync::atomic::Ordering::Relaxed) > after;
+            met += u64::from(hit);
+            dropped += u64::from(good(&mirrors) != [true; 2]);
+            assert!(good(&mirrors)[1 - fails]);
+            if !hit {
+                break;
+            }
+        }
+    }
+    assert!(met > 100 && dropped > 40, "{met} met, {dropped} left out");
+}

@@ -238,7 +238,9 @@ impl Mirrors {
                 return word.store(self.disk.as_ref(), &self.home).map(|()| lost);
             }
             good.retain(|index| lost.iter().all(|(failed, _)| failed != index));
-            if let (true, Some((_, e))) = (good.is_empty(), lost.pop()) {
+            if good.is_empty()
+                && let Some((_, e)) = lost.pop()
+            {
                 return Err(e);
             }
         }

@@ -106,3 +106,118 @@ fn the_oldest_sequence_is_that_of_the_copy_which_holds_most() {
         assert_eq!(first > Seq(1), trimmed == [true, true], "{trimmed:?}: {first}");
     }
 }
+
+#[test]
+fn a_damaged_word_in_the_store_counts_as_none_and_one_of_another_store_is_refused() {
+    let (mut model, disk) = (Model::default(), dirs_disk(16));
+    let (_, journal) = model.create(&disk);
+    model.append(&journal, Handoff::Os).unwrap();
+    model.sync(&journal).unwrap();
+    let disk = disk.kill();
+    let home = Path::new(HOME).join("MIRRORS");
+    let kept = disk.read(&home).unwrap().unwrap();
+    disk.damage(&home, |bytes| bytes[30] ^= 1).unwrap();
+    let (mirrors, ..) = model.clone().open(&disk.fork(), None).unwrap();
+    assert_eq!(good(&mirrors), [true; 2]);
+    // With a copy absent nobody knows that it did not go on alone.
+    let alone = disk.fork();
+    absent(&alone, 1);
+    assert_eq!(model.clone().open(&alone, None).map(|_| ()).unwrap_err().kind(), ErrorKind::Refused);
+    // What cannot be read is no word that there is none.
+    disk.damage(&home, |bytes| *bytes = kept).unwrap();
+    disk.inject(Fault::on(Operation::Look).at(move |path| path == Path::new("/store/MIRRORS")));
+    assert_eq!(model.clone().open(&disk, None).map(|_| ()).unwrap_err().kind(), ErrorKind::Io);
+    disk.heal();
+    // The second directory has become another store's; the first would do.
+    let other = dirs_disk(17);
+    let shared: Arc<dyn Disk> = Arc::new(other.clone());
+    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id + 1, places(), false).unwrap();
+    mirrors.vouch().unwrap();
+    let word = other.read(&Path::new(DIRS[1]).join("MIRRORS")).unwrap().unwrap();
+    disk.damage(&Path::new(DIRS[1]).join("MIRRORS"), |bytes| *bytes = word).unwrap();
+    let error = model.open(&disk, None).map(|_| ()).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::Foreign, Some(Path::new(DIRS[1]))), "{error}");
+}
+
+/// A copy is mended, and at the last moment refuses the word that it is complete: the other goes on without it.
+#[test]
+fn a_copy_that_does_not_take_its_word_is_left_out() {
+    for refuses in [0, 1] {
+        let (mut model, disk) = (Model::default(), dirs_disk(18));
+        let (mirrors, journal) = model.create(&disk);
+        let here = move |path: &Path| path == Path::new(DIRS[refuses]).join("MIRRORS.tmp");
+        for _ in 0..2 {
+            fault(&disk, Operation::Sync, refuses, 1);
+            model.append(&journal, Handoff::Os).unwrap();
+            model.sync(&journal).unwrap();
+            disk.inject(Fault::on(Operation::Write).at(here).times(1));
+            assert_eq!(mirrors.mend(), 0);
+            let copy = &mirrors.copies()[refuses];
+            assert!(!copy.good && copy.cause.as_ref().unwrap().to_string().contains("MIRRORS"), "{copy:?}");
+            assert!(good(&mirrors)[1 - refuses]);
+            assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+            assert_eq!(good(&mirrors), [true; 2]);
+        }
+        // The same while the journal is opened, of one that has to be mended and of one that has not.
+        let disk = disk.kill();
+        for damaged in [Some(refuses), Some(1 - refuses), None] {
+            let disk = disk.fork();
+            if let Some(damaged) = damaged {
+                let mut names = disk.list(Path::new(DIRS[damaged])).unwrap();
+                names.retain(|name| name.ends_with(".seg"));
+                let newest = Path::new(DIRS[damaged]).join(names.iter().max().unwrap());
+                disk.damage(&newest, |bytes| bytes[5000] ^= 1).unwrap();
+            } else {
+                disk.remove_file(&Path::new(HOME).join("MIRRORS")).unwrap();
+            }
+            disk.inject(Fault::on(Operation::Write).at(here).times(1));
+            let mut model = model.clone();
+            if damaged == Some(1 - refuses) {
+                // Nobody else can vouch for what it holds.
+                let error = model.open(&disk, None).map(|_| ()).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+                assert_eq!(good(&model.open(&disk, None).unwrap().0), [true; 2]);
+                continue;
+            }
+            let (mirrors, journal, report) = model.open(&disk, None).unwrap();
+            assert_eq!(report.last.0, model.synced);
+            let mut expected = [true; 2];
+            expected[refuses] = false;
+            assert_eq!(good(&mirrors), expected, "{refuses} refuses, {damaged:?} was damaged");
+            model.append(&journal, Handoff::Os).unwrap();
+            model.sync(&journal).unwrap();
+            assert_eq!(mirrors.mend(), 1);
+            let disk = disk.kill();
+            absent(&disk, 1 - refuses);
+            assert_eq!(model.clone().open(&disk, None).unwrap().2.last.0, model.synced);
+        }
+    }
+}
+
+/// The journal asks for none of this; who wraps it may.
+#[test]
+fn several_directories_are_one_to_those_who_look() {
+    let disk = dirs_disk(19);
+    let (mirrors, _journal) = Model::default().create(&disk);
+    let (here, there) = (Path::new(DIRS[0]), Path::new(DIRS[1]));
+    let both = || [here, there].map(|dir| disk.exists(&dir.join("more/file")).unwrap());
+    mirrors.create_dir_all(&here.join("more")).unwrap();
+    assert!(!mirrors.exists(&here.join("more/file")).unwrap());
+    let file = mirrors.open(&here.join("more/file"), OpenMode::CreateNew).unwrap();
+    assert!(mirrors.exists(&here.join("more/file")).unwrap());
+    assert_eq!(both(), [true; 2]);
+    file.set_len(7).unwrap();
+    assert_eq!(file.len().unwrap(), 7);
+    for dir in [here, there] {
+        assert_eq!(disk.read(&dir.join("more/file")).unwrap().unwrap().len(), 7);
+    }
+    assert_eq!(mirrors.canonicalize(&here.join("more/file")).unwrap(), here.join("more/file"));
+    assert!(mirrors.open(&here.join("more/file"), OpenMode::Through).is_err());
+    mirrors.remove_dir_all(&here.join("more")).unwrap();
+    assert_eq!(both(), [false; 2]);
+    assert_eq!(
+        mirrors.remove_file(&here.join("more/file")).unwrap_err().kind(),
+        std::io::ErrorKind::NotFound
+    );
+    assert_eq!(good(&mirrors), [true; 2]);
+}

@@ -470,3 +470,59 @@ fn a_shard_may_be_mounted_elsewhere() {
     let store = Options::new().memory_budget(8 << 20).open(place("store")).unwrap();
     assert_eq!(store.get("k").unwrap().as_deref(), Some(&b"v"[..]));
 }
+
+/// The copies of the manifest in the shards differ where one could not be written: the newest counts, whichever is named first.
+#[test]
+fn the_newest_of_the_shards_manifests_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name);
+    let named = |names: [&str; 3]| {
+        let options = Options::new().replication_factor(2).memory_budget(8 << 20);
+        names.into_iter().fold(options, |o, name| o.shard(annulus::ShardOptions::new(place(name))))
+    };
+    let store = named(["a", "b", "c"]).open(place("store")).unwrap();
+    let old = std::fs::read(place("a").join("IDENTITY")).unwrap();
+    store.keyspace("later").unwrap().insert("k", b"v").unwrap();
+    store.close().unwrap();
+    assert_ne!(std::fs::read(place("a").join("IDENTITY")).unwrap(), old);
+    std::fs::write(place("a").join("IDENTITY"), &old).unwrap();
+    for names in [["a", "b", "c"], ["b", "c", "a"]] {
+        let _ = std::fs::remove_file(place("store").join("MANIFEST"));
+        let store = named(names).open(place("store")).unwrap();
+        assert_eq!(store.keyspace("later").unwrap().get("k").unwrap().as_deref(), Some(&b"v"[..]));
+        store.close().unwrap();
+        std::fs::write(place("a").join("IDENTITY"), &old).unwrap();
+    }
+}
+
+/// The store's directory is lost with the journal, in which one of the shards has not got as far as the others.
+#[test]
+fn shards_that_are_not_level_open_without_their_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name);
+    let options = ["a", "b"].into_iter().fold(
+        Options::new().replication_factor(2).memory_budget(8 << 20),
+        |options, name| options.shard(annulus::ShardOptions::new(place(name))),
+    );
+    let store = options.open(place("store")).unwrap();
+    for n in 0..RECORDS {
+        store.insert(key(n), value(n)).unwrap();
+    }
+    store.flush().unwrap();
+    store.close().unwrap();
+    let applied = || {
+        let found = annulus::inspect(place("store")).unwrap().shards;
+        found.iter().map(|shard| shard.applied.unwrap().0).collect::<Vec<_>>()
+    };
+    let last = applied()[0];
+    let (now, before) = (format!("\"applied\":{last}"), format!("\"applied\":{}", last - 1));
+    edit_seal(&place("a"), &now, &before);
+    std::fs::remove_dir_all(place("store")).unwrap();
+    let store = options.accept_journal_loss(true).open(place("store")).unwrap();
+    assert_eq!(applied(), [last, last]);
+    expect_whole(&store);
+    let seq = store.insert("after", b"the loss").unwrap();
+    assert!(seq.0 > last);
+    store.flush().unwrap();
+    expect_healed(&store);
+}

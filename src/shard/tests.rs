@@ -7,13 +7,14 @@ use crate::disk::{Disk, SimDisk};
 use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const ID: ShardId = ShardId(3);
 const APPLIED: Seq = Seq(7);
 
 struct World {
+    sim: SimDisk,
     disk: Arc<dyn Disk>,
     factory: MemoryFactory,
     spec: ShardSpec,
@@ -22,14 +23,15 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        let sim = SimDisk::new(1);
+        let disk: Arc<dyn Disk> = Arc::new(sim.clone());
         let factory = MemoryFactory::new();
         let dir = PathBuf::from("/store/shards/0003");
         let spec = ShardSpec { id: ID, dir, store: 5, cache_bytes: 1 << 20, page_bytes: 4096 };
         Shard::create(&disk, &factory, &spec, Seq::ZERO).unwrap();
         let shard = Shard::open(&disk, &factory, &spec);
         assert_eq!(shard.health(), Health::Online);
-        World { disk, factory, spec, shard }
+        World { sim, disk, factory, spec, shard }
     }
 
     /// Does something of which `operation` hangs until the shard has failed.
@@ -164,4 +166,113 @@ fn a_seal_says_that_the_engine_is_being_changed_until_the_last_one_is_done() {
     world.shard.begin_apply().unwrap();
     world.shard.seal(Seq(10)).unwrap();
     assert_eq!(applying(), (Seq(10), false));
+}
+
+#[test]
+fn a_directory_of_another_shard_of_the_store_is_not_joined() {
+    let world = World::new();
+    let joins = |store, id| {
+        let spec = ShardSpec { store, id, dir: world.spec.dir.clone(), ..world.spec.clone() };
+        Shard::check_joinable(world.disk.as_ref(), &spec).map_err(|error| error.kind())
+    };
+    assert_eq!(joins(5, ID), Ok(()));
+    assert_eq!(joins(5, ShardId(4)), Err(ErrorKind::Foreign));
+    assert_eq!(joins(6, ID), Err(ErrorKind::Foreign));
+    assert_eq!(joins(6, ShardId(4)), Err(ErrorKind::Foreign));
+    let elsewhere = ShardSpec { dir: "/mnt/new".into(), id: ShardId(4), ..world.spec.clone() };
+    Shard::check_joinable(world.disk.as_ref(), &elsewhere).unwrap();
+    // The error says which shard it is, so that it can be found in the plan.
+    let taken = ShardSpec { id: ShardId(4), ..world.spec.clone() };
+    let error = Shard::check_joinable(world.disk.as_ref(), &taken).unwrap_err();
+    assert!(error.to_string().contains("shard 3 of this store"), "{error}");
+}
+
+#[test]
+fn a_shard_goes_on_with_just_as_much_room_as_it_needs() {
+    let world = World::new();
+    let files = |dir: &str| {
+        let mut bytes = 0;
+        for name in world.sim.list(Path::new(dir)).unwrap() {
+            let path = Path::new(dir).join(name);
+            bytes += world.sim.read(&path).ok().flatten().map_or(0, |bytes| bytes.len() as u64);
+        }
+        bytes
+    };
+    let used = files("/store/shards/0003");
+    world.sim.set_capacity(Some(used + (4 << 20)));
+    world.shard.check_room().unwrap();
+    world.sim.set_capacity(Some(used + (4 << 20) - 1));
+    let error = world.shard.check_room().unwrap_err();
+    assert!(error.is_refusal_to_write() && error.shard() == Some(ID), "{error}");
+    world.sim.set_capacity(Some(used));
+    assert!(world.shard.check_room().is_err());
+    world.sim.set_capacity(None);
+    world.shard.check_room().unwrap();
+}
+
+#[test]
+fn of_what_was_set_aside_the_newest_is_kept_up_to_so_many_bytes() {
+    let left = |keep: u64| {
+        let world = World::new();
+        // Ten is newer than nine.
+        for (generation, bytes) in [(0, 5), (9, 30), (10, 70)] {
+            let path = world.spec.dir.join(format!("quarantine-{generation}/pages"));
+            world.disk.create_dir_all(path.parent().unwrap()).unwrap();
+            world.disk.replace(&path, &vec![1; bytes]).unwrap();
+        }
+        assert_eq!(world.shard.quarantined().unwrap().len(), 3);
+        world.shard.drop_quarantined(keep).unwrap();
+        let mut names: Vec<String> = world
+            .shard
+            .quarantined()
+            .unwrap()
+            .into_iter()
+            .map(|q| q.path.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names.join(" ")
+    };
+    assert_eq!(left(0), "");
+    assert_eq!(left(69), "");
+    assert_eq!(left(70), "quarantine-10");
+    assert_eq!(left(99), "quarantine-10");
+    assert_eq!(left(100), "quarantine-10 quarantine-9");
+    assert_eq!(left(105), "quarantine-0 quarantine-10 quarantine-9");
+}
+
+/// Without a seal nothing says which engine counted: the newest is the one that is set aside.
+#[test]
+fn the_newest_engine_is_set_aside_where_no_seal_names_one() {
+    let world = World::new();
+    for name in ["engine", "engine-2", "engine-10"] {
+        world.disk.replace(&world.spec.dir.join(name), name.as_bytes()).unwrap();
+    }
+    world.shard.fail(&Error::corruption("the seal is lost"));
+    world.disk.remove_file(&world.spec.dir.join("SEAL")).unwrap();
+    world.begin_filling().unwrap();
+    let read = |name: &str| world.disk.read(&world.spec.dir.join(name)).unwrap();
+    assert_eq!(read("quarantine-10").as_deref(), Some(&b"engine-10"[..]));
+    world.shard.end_filling().unwrap();
+    let seal = Seal::load(world.disk.as_ref(), &world.spec.dir).unwrap().unwrap();
+    assert_eq!((seal.generation, seal.filled), (11, None));
+}
+
+/// What every seal has is as short as it was in version 1.
+#[test]
+fn a_seal_says_nothing_of_a_first_engine_that_is_whole() {
+    let world = World::new();
+    let text = || {
+        let bytes = world.disk.read(&world.spec.dir.join("SEAL")).unwrap().unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    assert!(!text().contains("generation") && !text().contains("filled"), "{}", text());
+    world.begin_filling().unwrap();
+    world.shard.set_filled(b"key");
+    world.shard.begin_apply().unwrap();
+    world.shard.seal(APPLIED).unwrap();
+    assert!(text().contains("generation") && text().contains("filled"), "{}", text());
+    assert_eq!(world.shard.filled_to(), b"key");
+    world.shard.close().unwrap();
+    let again = Shard::open(&world.disk, &world.factory, &world.spec);
+    assert_eq!((again.health(), again.filled_to()), (Health::Rebuilding, b"key".to_vec()));
 }

@@ -200,6 +200,16 @@ fn trimming_frees_whole_segments_below_and_recycles_some() {
     assert_eq!(after.segments, before.segments - freed as u64);
     assert!(freed > 4 && after.first > Seq(1) && after.first <= Seq(80));
     assert_eq!(after.spares, CONFIG.max_spares as u64);
+    let lens = |end: &str| -> Vec<u64> {
+        let mut names = disk.list(dir()).unwrap();
+        names.retain(|name| name.ends_with(end));
+        names.iter().map(|name| disk.read(&dir().join(name)).unwrap().unwrap().len() as u64).collect()
+    };
+    // One that was made for a large frame is none.
+    assert_eq!(lens(".spare"), vec![CONFIG.segment_bytes; CONFIG.max_spares]);
+    journal.provision().unwrap();
+    let held = journal.stats();
+    assert_eq!(held.bytes, lens(".spare").into_iter().chain(lens(".seg")).sum::<u64>(), "{held:?}");
     journal.trim(Seq::MAX).unwrap();
     assert_eq!(journal.stats().segments, 1, "the current segment stays");
     let first = journal.first();
@@ -360,5 +370,30 @@ fn a_segment_that_lost_its_name_to_a_larger_one_is_not_written_to() {
             last = append(&journal, Handoff::Os).unwrap();
         }
         assert_eq!(reopen(&disk.kill()).unwrap().1.last, last, "{operation:?}");
+    }
+}
+
+#[test]
+fn a_journal_is_made_beside_files_that_are_none_of_its_own() {
+    let disk = new_disk();
+    disk.create_dir_all(dir()).unwrap();
+    let (ours, theirs) = (dir().join("0000000000000007.spare"), dir().join("lost+found"));
+    disk.replace(&ours, b"left by a creation that was interrupted").unwrap();
+    disk.replace(&theirs, b"not ours").unwrap();
+    let journal = create(&disk).unwrap();
+    append(&journal, Handoff::Os).unwrap();
+    assert_eq!(disk.read(&theirs).unwrap().as_deref(), Some(&b"not ours"[..]));
+    assert!(!disk.exists(&ours).unwrap());
+    assert_eq!(journal.stats().spares, 0);
+}
+
+/// Just as much is free as the first segment takes.
+#[test]
+fn a_segment_may_take_the_last_of_the_room() {
+    for (room, fits) in [(CONFIG.segment_bytes, true), (CONFIG.segment_bytes - 1, false)] {
+        let disk = new_disk();
+        disk.set_capacity(Some(room));
+        let made = create(&disk);
+        assert_eq!(made.map(|_| ()).map_err(|e| e.kind()), if fits { Ok(()) } else { Err(ErrorKind::Full) });
     }
 }

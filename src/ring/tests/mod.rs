@@ -1,3 +1,4 @@
+mod assignment;
 mod golden;
 mod movement;
 mod oracle;

@@ -51,6 +51,7 @@ fn single_routes_that_matter() {
     assert_eq!(slash.single_route(b"cart/17", Some(b"cart1")), None);
     assert_eq!(slash.single_route(b"cart", Some(b"cart0")), None);
     assert_eq!(slash.single_route(b"cart/", None), None);
+    assert_eq!(slash.single_route(b"cart", Some(b"cart\x01")), None);
     assert_eq!(Partitioner::HashTag.single_route(b"a{t}", Some(b"a{t~")), Some(&b"t"[..]));
     assert_eq!(Partitioner::HashTag.single_route(b"a{t", Some(b"a{u")), None);
     assert_eq!(Partitioner::Prefix(2).single_route(b"ab", Some(b"ac")), Some(&b"ab"[..]));
@@ -65,6 +66,7 @@ fn single_routes_that_matter() {
 fn prefixes_have_limits() {
     assert!(Partitioner::Prefix(0).validate().is_err());
     assert!(Partitioner::Prefix(crate::limits::MAX_KEY_BYTES + 1).validate().is_err());
+    assert!(Partitioner::Prefix(crate::limits::MAX_KEY_BYTES).validate().is_ok());
     assert!(ALL.iter().all(|partitioner| partitioner.validate().is_ok()));
 }
 

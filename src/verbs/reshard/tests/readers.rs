@@ -145,28 +145,32 @@ fn a_shard_that_has_left_is_closed_with_the_store() {
     drop(store);
 }
 
-/// A shard is given so many records at once. Between the versions of one key nothing is divided: the older one alone would not
-/// be kept, or be taken for the newest.
+/// A shard is given so many records at once, and so the versions of one key in two parts now and then.
 #[test]
 fn a_scan_finds_its_versions_where_records_are_handed_over_in_several_runs() {
+    let dir = tempfile::tempdir().unwrap();
     let world = World::new();
-    let store = world.open(Options::new().shards(1).replication_factor(1).virtual_nodes(16));
-    let count = 12_000;
-    let (mut old, mut new) = (Content::new(), Content::new());
-    (0..count).for_each(|n| put(&store, &mut old, n, "first"));
-    store.flush().unwrap();
-    new.clone_from(&old);
-    let mut scan = store.iter();
-    let first = scan.next().unwrap().unwrap();
-    // Now and then a key has one version, so that runs begin at either of two.
-    (0..count).filter(|n| n % 5 != 0).for_each(|n| put(&store, &mut new, n, "second"));
-    store.flush().unwrap();
-    let plan = store.plan().add_shard(ShardOptions::new("/mnt/new")).drain_shard(ShardId(0));
-    store.apply(plan.preview().unwrap()).unwrap();
-    settle(&store);
-    let found: Vec<_> = std::iter::once(first).chain(scan.map(|item| item.unwrap())).collect();
-    assert_eq!(found.len(), old.len());
-    assert!(found.iter().all(|(_, value)| value == "first"));
-    check_reads(&store, &new);
-    check_placed(&store, &new);
+    let sled = Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: false };
+    let options = Options::new().shards(1).replication_factor(1).virtual_nodes(16);
+    let on_sled = testing::open(&dir.path().join("store"), &options, sled).unwrap();
+    for (store, new) in [(world.open(options), "/mnt/new".into()), (on_sled, dir.path().join("new"))] {
+        let count = 12_000;
+        let (mut old, mut content) = (Content::new(), Content::new());
+        (0..count).for_each(|n| put(&store, &mut old, n, "first"));
+        store.flush().unwrap();
+        content.clone_from(&old);
+        let mut scan = store.iter();
+        let first = scan.next().unwrap().unwrap();
+        // Now and then a key has one version, so that runs begin at either of two.
+        (0..count).filter(|n| n % 5 != 0).for_each(|n| put(&store, &mut content, n, "second"));
+        store.flush().unwrap();
+        let plan = store.plan().add_shard(ShardOptions::new(new)).drain_shard(ShardId(0));
+        store.apply(plan.preview().unwrap()).unwrap();
+        settle(&store);
+        let found: Vec<_> = std::iter::once(first).chain(scan.map(|item| item.unwrap())).collect();
+        assert_eq!(found.len(), old.len());
+        assert!(found.iter().all(|(_, value)| value == "first"));
+        check_reads(&store, &content);
+        check_placed(&store, &content);
+    }
 }

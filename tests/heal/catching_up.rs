@@ -1,0 +1,239 @@
+//! Shards that lack what the journal still has.
+
+use super::*;
+
+#[test]
+fn a_shard_that_failed_in_a_flush_catches_up_from_the_journal() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(500);
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(1), Health::Offline(_)));
+    world.check();
+    world.write(500);
+    world.store.flush().unwrap();
+    world.write(100);
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert_eq!(world.health(1), Health::Online);
+    assert!(world.saw(|e| matches!(e, EventKind::CatchingUp { .. })));
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check();
+    world.check_copies();
+}
+
+/// A snapshot is open while a shard is offline, and while it catches up: it sees what it saw, on that shard as well.
+#[test]
+fn a_shard_that_catches_up_keeps_what_snapshots_see() {
+    let mut world = World::new(options(3, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    let due = world.model.clone();
+    let snapshot = world.store.iter();
+    for _ in 0..2 {
+        for key in due.keys().cloned().collect::<Vec<_>>() {
+            world.store.insert(&key, b"later").unwrap();
+            world.model.insert(key, b"later".to_vec());
+        }
+        world.store.flush().unwrap();
+    }
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    // It alone answers for what it shares with another.
+    testing::fail_shard(&world.store, ShardId(0));
+    let seen = snapshot.map(|item| item.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec()));
+    assert!(seen.eq(due));
+    world.check();
+}
+
+/// What a shard lacks that is being brought up to date stays in the journal, whatever is flushed meanwhile.
+#[test]
+fn the_journal_keeps_what_a_shard_that_catches_up_lacks() {
+    let mut world = World::new(options(3, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(4000);
+    world.store.flush().unwrap();
+    world.factory.heal(ShardId(1));
+    while !world.saw(|e| matches!(e, EventKind::CatchingUp { .. })) {
+        testing::heal_step(&world.store).unwrap();
+    }
+    assert_eq!(world.health(1), Health::Rebuilding);
+    world.write(4000);
+    world.store.flush().unwrap();
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+}
+
+/// Larger than a chunk: what is flushed while one part has been compared already must reach the new engine as well.
+#[test]
+fn an_engine_beside_the_one_that_serves_gets_every_flush() {
+    let world = World::new(options(2, 2));
+    let (value, count) = ([7; 2000], 3000_u32);
+    for n in 0..count {
+        world.store.insert(n.to_be_bytes(), value).unwrap();
+    }
+    world.store.flush().unwrap();
+    world.store.compact(ShardId(1)).unwrap();
+    let mut steps = 0_u32;
+    while !world.saw(|e| matches!(e, EventKind::Compacted { .. })) {
+        testing::heal_step(&world.store).unwrap();
+        world.store.insert(steps.to_be_bytes(), b"later").unwrap();
+        world.store.flush().unwrap();
+        steps += 1;
+        assert!(steps < 1000);
+    }
+    assert!(steps > 4, "copying and comparing took but {steps} steps");
+    testing::fail_shard(&world.store, ShardId(0));
+    for n in 0..count {
+        let found = world.store.get(n.to_be_bytes()).unwrap();
+        let due = if n < steps { &b"later"[..] } else { &value[..] };
+        assert!(found.as_deref() == Some(due), "record {n} after {steps} steps");
+    }
+}
+
+/// A shard that was full is opened again; while it is, and as long as it catches up, others must answer for it.
+#[test]
+fn of_shards_that_were_full_those_come_back_first_without_which_nothing_is_lost() {
+    let mut world = World::new(options(3, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    let full = |world: &World, shard: u32| {
+        let dir = world.dir(shard);
+        let full = Fault::on(Operation::Write).at(move |path| path.starts_with(&dir));
+        world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+    };
+    full(&world, 1);
+    world.write(100);
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(1), Health::Offline(_)), "the others have gone on without it");
+    full(&world, 0);
+    full(&world, 2);
+    world.write(100);
+    world.store.flush().unwrap_err();
+    for shard in [0, 2] {
+        assert!(matches!(world.health(shard), Health::Degraded(_)), "{}", world.health(shard));
+    }
+    world.check();
+    world.disk.heal();
+    while testing::heal_step(&world.store).unwrap() {
+        world.check();
+    }
+    world.check_copies();
+}
+
+/// What a shard lacks is damaged in the journal: its replicas have it.
+#[test]
+fn a_shard_whose_part_of_the_journal_is_damaged_is_filled_from_its_replicas() {
+    let mut world = World::new(options(3, 2).journal_retention(1 << 30));
+    world.write(300);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(500);
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(1), Health::Offline(_)));
+    // Frames in the middle of what it lacks.
+    let journal = Path::new("/store/journal");
+    let mut names = world.disk.list(journal).unwrap();
+    names.retain(|name| name.ends_with(".seg"));
+    names.sort();
+    world.disk.damage(&journal.join(&names[0]), |bytes| bytes[20_000..28_000].fill(7)).unwrap();
+    world.factory.heal(ShardId(1));
+    // One step fails by the journal's error; the next ones begin the shard anew.
+    for _ in 0..10_000 {
+        match testing::heal_step(&world.store) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => assert_eq!(error.kind(), annulus::ErrorKind::Corruption, "{error}"),
+        }
+    }
+    assert_eq!(world.health(1), Health::Online);
+    assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+}
+
+/// The last that a shard missed was of a keyspace that is dropped since: nothing of it comes back, and the shard is level.
+#[test]
+fn a_shard_catches_up_with_what_nobody_wants_any_more() {
+    let mut world = World::new(options(3, 2));
+    let dropped = world.store.keyspace("dropped").unwrap();
+    world.write(300);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(20);
+    (0..200u32).for_each(|n| assert!(dropped.insert(n.to_be_bytes(), b"gone").is_ok()));
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(1), Health::Offline(_)));
+    drop(dropped);
+    world.store.drop_keyspace("dropped").unwrap();
+    world.store.flush().unwrap();
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    let applied: Vec<_> = world.store.stats().unwrap().shards.iter().map(|shard| shard.applied).collect();
+    assert!(applied.iter().all(|seq| *seq == applied[0]), "{applied:?}");
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check_copies();
+}
+
+/// More waits in the journal than the memory that the store is opened with holds: it goes to the shards on the way, and a shard
+/// that fails meanwhile is left behind.
+#[test]
+fn a_journal_that_is_larger_than_the_memory_is_replayed_through_it() {
+    let written = |replicas: usize| {
+        let mut world = World::new(options(3, replicas).memory_budget(256 << 20));
+        for n in 0..600_u32 {
+            let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 64 << 10]);
+            world.store.insert(&key, &value).unwrap();
+            world.model.insert(key, value);
+        }
+        world.store.sync().unwrap();
+        world.disk = world.disk.kill();
+        world.options = options(3, replicas);
+        world.factory.crash(1);
+        world
+    };
+    let reopen = |world: &World| {
+        let (disk, factory) = (Arc::new(world.disk.clone()), Arc::new(world.factory.clone()));
+        testing::open(Path::new("/store"), &world.options, Seams { disk, factory, background: false })
+    };
+    for fails in [false, true] {
+        let mut world = written(2);
+        if fails {
+            world.factory.fail(ShardId(1), EngineOperation::Apply);
+        }
+        world.store = reopen(&world).unwrap();
+        let stats = world.store.stats().unwrap();
+        assert!(stats.memtable_bytes <= 8 << 20, "{stats:?}");
+        assert_eq!(matches!(world.health(1), Health::Offline(_)), fails);
+        let on_shards = testing::held_by(&world.store, annulus::KeyspaceId(0), ShardId(0)).unwrap().len();
+        assert!(on_shards > 200, "{on_shards}");
+        world.check();
+        world.factory.heal(ShardId(1));
+        world.heal();
+        world.check();
+        world.check_copies();
+    }
+    // Where nobody else has it the store is not opened without it.
+    let world = written(1);
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    let error = reopen(&world).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("shard 1"), "{error}");
+    world.factory.heal(ShardId(1));
+    let mut world = world;
+    world.store = reopen(&world).unwrap();
+    world.check();
+}

@@ -1,0 +1,193 @@
+//! Healing, step by step and by hand: shards that fail, disappear or are damaged, beside a model of what the store must
+//! hold.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod asking;
+mod catching_up;
+mod mending;
+mod rebuilding;
+mod scrubbing;
+
+use annulus::testing::{self, Disk, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk};
+use annulus::{EventKind, Heal, Health, Options, ShardId, Store};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+struct World {
+    disk: SimDisk,
+    factory: MemoryFactory,
+    options: Options,
+    model: BTreeMap<Vec<u8>, Vec<u8>>,
+    store: Store,
+    written: u32,
+}
+
+fn options(shards: usize, replicas: usize) -> Options {
+    Options::new()
+        .shards(shards)
+        .replication_factor(replicas)
+        .virtual_nodes(64)
+        .memory_budget(8 << 20)
+        .journal_segment_bytes(64 << 10)
+}
+
+fn open(disk: &SimDisk, factory: &MemoryFactory, options: &Options) -> Store {
+    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false };
+    testing::open(Path::new("/store"), options, seams).unwrap()
+}
+
+impl World {
+    fn new(options: Options) -> World {
+        let (disk, factory) = (SimDisk::new(11), MemoryFactory::new());
+        let store = open(&disk, &factory, &options);
+        World { disk, factory, options, model: BTreeMap::new(), store, written: 0 }
+    }
+
+    fn write(&mut self, count: u32) {
+        for _ in 0..count {
+            self.written += 1;
+            let n = self.written;
+            let key = (n.wrapping_mul(2_654_435_761) % 4000).to_be_bytes().to_vec();
+            if n % 7 == 3 {
+                self.store.remove(&key).unwrap();
+                self.model.remove(&key);
+            } else {
+                let value = format!("value {n}").into_bytes();
+                self.store.insert(&key, &value).unwrap();
+                self.model.insert(key, value);
+            }
+        }
+    }
+
+    fn heal(&self) {
+        for _ in 0..10_000 {
+            if !testing::heal_step(&self.store).unwrap() {
+                return;
+            }
+        }
+        panic!("healing does not end: {:?}", self.store.health().unwrap());
+    }
+
+    fn health(&self, shard: u32) -> Health {
+        let health = self.store.health().unwrap();
+        health.shards.iter().find(|s| s.id == ShardId(shard)).unwrap().health.clone()
+    }
+
+    fn dir(&self, shard: u32) -> PathBuf {
+        self.store.stats().unwrap().shards[shard as usize].path.clone()
+    }
+
+    /// Every record is where it should be, in the answers and on each of its owners.
+    fn check(&self) {
+        for (key, value) in &self.model {
+            assert_eq!(self.store.get(key).unwrap().as_deref(), Some(&value[..]), "{key:?}");
+        }
+        let scanned: Vec<_> = self.store.iter().map(|r| r.unwrap()).collect();
+        let scanned: Vec<(Vec<u8>, Vec<u8>)> =
+            scanned.into_iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+        assert!(scanned.iter().cloned().eq(self.model.clone()), "{} {}", scanned.len(), self.model.len());
+    }
+
+    fn check_copies(&self) {
+        self.store.flush().unwrap();
+        let ring = self.store.ring();
+        let shards = self.store.health().unwrap().shards;
+        assert!(shards.iter().all(|shard| shard.health == Health::Online));
+        let held = |id| testing::held_by(&self.store, annulus::KeyspaceId(0), id).unwrap();
+        let held: Vec<_> = shards.iter().map(|shard| (shard.id, held(shard.id))).collect();
+        let mut newest = BTreeMap::new();
+        for (key, seq) in held.iter().flat_map(|(_, held)| held) {
+            let known = newest.entry(key).or_insert(*seq);
+            *known = (*known).max(*seq);
+        }
+        for (id, held) in &held {
+            let old: Vec<_> = held.iter().filter(|(key, seq)| *seq < newest[key]).collect();
+            assert!(old.is_empty(), "shard {id} has old versions: {old:?}");
+            let held: Vec<&Vec<u8>> = held.iter().map(|(key, _)| key).collect();
+            let due: Vec<_> =
+                self.model.keys().filter(|key| ring.preference_list(key).contains(id)).collect();
+            let lacks: Vec<_> = due.iter().filter(|key| held.binary_search(key).is_err()).collect();
+            let more: Vec<_> = held.iter().filter(|key| due.binary_search(key).is_err()).collect();
+            assert!(lacks.is_empty() && more.is_empty(), "shard {id} lacks {lacks:?}, has {more:?}");
+        }
+    }
+
+    fn reopen(&mut self) {
+        let closed = open(&SimDisk::new(1), &MemoryFactory::new(), &self.options);
+        std::mem::replace(&mut self.store, closed).close().unwrap();
+        self.store = open(&self.disk, &self.factory, &self.options);
+    }
+
+    fn saw(&self, is: impl Fn(&EventKind) -> bool) -> bool {
+        let mut events = self.store.events();
+        std::iter::from_fn(|| events.try_next()).any(|event| is(&event.kind))
+    }
+}
+
+impl World {
+    fn heal_a_while(&self) {
+        for _ in 0..20 {
+            testing::heal_step(&self.store).unwrap();
+        }
+    }
+}
+
+fn scrub(store: &Store) -> annulus::ScrubReport {
+    let scrub = store.scrub().unwrap();
+    while scrub.progress().running {
+        testing::scrub_step(store).unwrap();
+        testing::heal_step(store).unwrap();
+    }
+    scrub.progress().report
+}
+
+fn internal(key: &[u8]) -> Vec<u8> {
+    [&0u32.to_be_bytes()[..], key].concat()
+}
+
+impl World {
+    /// The process ends, and nothing that was not handed to the disk outlives it.
+    fn kill(&mut self) {
+        let blank = open(&SimDisk::new(1), &MemoryFactory::new(), &self.options);
+        drop(std::mem::replace(&mut self.store, blank));
+        self.store = open(&self.disk, &self.factory, &self.options);
+    }
+}
+
+/// One shard has a flush that the other has not, and the process was killed: what lies between is in the memtables, not in
+/// both.
+fn uneven(world: &mut World) -> (Vec<u8>, Vec<u8>) {
+    world.write(2000);
+    world.store.flush().unwrap();
+    let ring = world.store.ring();
+    let on_both = |key: &&Vec<u8>| {
+        let owners = ring.preference_list(key);
+        owners.contains(&ShardId(0)) && owners.contains(&ShardId(1))
+    };
+    let keys: Vec<Vec<u8>> = world.model.keys().filter(on_both).take(2).cloned().collect();
+    let (removed, replaced) = (keys[0].clone(), keys[1].clone());
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.store.remove(&removed).unwrap();
+    world.model.remove(&removed);
+    world.store.insert(&replaced, b"newer").unwrap();
+    world.model.insert(replaced.clone(), b"newer".to_vec());
+    world.store.flush().unwrap();
+    world.factory.heal(ShardId(1));
+    world.kill();
+    (removed, replaced)
+}
+
+impl World {
+    /// Writes what one shard is offline for, and reopens the store: the others have it, and that shard is yet to be given it.
+    fn leave_behind(&mut self, shard: u32) {
+        self.write(1200);
+        self.store.flush().unwrap();
+        self.factory.fail(ShardId(shard), EngineOperation::Apply);
+        self.write(900);
+        self.store.flush().unwrap();
+        self.factory.heal(ShardId(shard));
+        self.reopen();
+    }
+}

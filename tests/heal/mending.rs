@@ -1,0 +1,111 @@
+//! Damaged pages that are replaced one by one.
+
+use super::*;
+
+#[test]
+fn a_read_that_meets_damage_is_answered_by_a_replica_and_the_damage_is_repaired() {
+    let mut world = World::new(options(3, 2));
+    world.write(2000);
+    world.store.flush().unwrap();
+    let internal = |key: &[u8]| [&0u32.to_be_bytes()[..], key].concat();
+    let ring = world.store.ring();
+    let keys: Vec<Vec<u8>> = world.model.keys().step_by(97).cloned().collect();
+    for key in &keys {
+        world.factory.corrupt(ring.preference_list(key)[0], &internal(key));
+    }
+    world.check();
+    assert!(matches!(world.health(0), Health::Degraded(_)));
+    world.heal();
+    world.check_copies();
+    // A flush that meets damage is no loss either.
+    for key in &keys {
+        world.factory.corrupt(ring.preference_list(key)[1], &internal(key));
+        world.store.insert(key, b"over the damage").unwrap();
+        world.model.insert(key.clone(), b"over the damage".to_vec());
+    }
+    world.store.flush().unwrap();
+    world.check();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn damage_is_not_mended_from_a_replica_that_is_behind() {
+    let mut world = World::new(options(2, 2));
+    let (removed, replaced) = uneven(&mut world);
+    world.factory.corrupt(ShardId(0), &internal(&replaced));
+    world.factory.corrupt(ShardId(0), &internal(&removed));
+    world.store.repair(ShardId(0)).unwrap();
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::Repaired { pages: 2 })));
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_scan_mends_nothing_where_the_user_wants_to_decide() {
+    for heal in [Heal::Manual, Heal::Automatic] {
+        let mut world = World::new(options(2, 2).heal(heal));
+        world.write(500);
+        world.store.flush().unwrap();
+        let keys: Vec<Vec<u8>> = world.model.keys().take(2).cloned().collect();
+        world.factory.corrupt(ShardId(0), &internal(&keys[0]));
+        world.factory.corrupt(ShardId(1), &internal(&keys[1]));
+        let scanned = world.store.iter().collect::<Result<Vec<_>, _>>();
+        assert_eq!(scanned.is_ok(), heal == Heal::Automatic);
+    }
+}
+
+/// What is copied from a shard that is behind would be lacking for good.
+#[test]
+fn a_page_is_not_mended_from_a_shard_that_is_behind() {
+    let mut world = World::new(options(3, 2));
+    world.leave_behind(1);
+    world.factory.corrupt_range(ShardId(0), testing::memtable::range_from(&[0, 0, 0, 0, 0, 0, 4]));
+    world.store.repair(ShardId(0)).unwrap();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// A scan puts damaged pages right by itself where every owner has some, also before the first flush after a crash: not from
+/// one that lacks what the other has had.
+#[test]
+fn a_scan_mends_no_page_from_a_replica_that_is_behind() {
+    let mut world = World::new(options(2, 2));
+    let (removed, replaced) = uneven(&mut world);
+    world.factory.corrupt(ShardId(0), &internal(&replaced));
+    world.factory.corrupt(ShardId(0), &internal(&removed));
+    // In the same chunk of the scan.
+    let other = world.model.keys().nth(5).unwrap().clone();
+    world.factory.corrupt(ShardId(1), &internal(&other));
+    world.check();
+    assert!(matches!(world.health(0), Health::Degraded(_)), "its damage has not been met");
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// A shard is gone through piece by piece, and damage may lie in any of them.
+#[test]
+fn damage_far_from_the_beginning_of_a_shard_is_mended() {
+    let mut world = World::new(options(2, 2));
+    for n in 0..120_u32 {
+        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 64 << 10]);
+        world.store.insert(&key, &value).unwrap();
+        world.model.insert(key, value);
+    }
+    world.store.flush().unwrap();
+    for n in [0_u32, 30, 60, 90, 119] {
+        world.factory.corrupt(ShardId(1), &internal(&n.to_be_bytes()));
+    }
+    world.store.repair(ShardId(1)).unwrap();
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::Repaired { pages: 5 })));
+    world.check();
+    world.check_copies();
+}

@@ -1,0 +1,360 @@
+//! Shards that are begun anew and filled, in the place of what is gone or beside what serves.
+
+use super::*;
+
+#[test]
+fn a_shard_that_the_journal_has_outrun_is_rebuilt_from_its_replicas() {
+    let mut world = World::new(options(4, 2).journal_retention(0));
+    world.write(500);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(2), EngineOperation::Sync);
+    for _ in 0..40 {
+        world.write(200);
+        world.store.flush().unwrap();
+    }
+    world.factory.heal(ShardId(2));
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check_copies();
+}
+
+#[test]
+fn a_directory_that_is_gone_is_made_anew_and_filled() {
+    let mut world = World::new(options(3, 2));
+    world.write(1500);
+    world.store.flush().unwrap();
+    let dir = world.dir(0);
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.write(10);
+    world.check();
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(0), Health::Offline(_)), "{:?}", world.health(0));
+    world.check();
+    world.heal();
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check_copies();
+}
+
+#[test]
+fn a_rebuild_goes_on_after_a_crash_and_while_the_store_is_written_to() {
+    for steps in 0..12 {
+        let mut world = World::new(options(4, 2));
+        world.write(3000);
+        world.store.flush().unwrap();
+        world.store.rebuild(ShardId(3)).unwrap();
+        for _ in 0..steps {
+            testing::heal_step(&world.store).unwrap();
+            world.write(50);
+        }
+        if steps % 2 == 0 {
+            world.store.flush().unwrap();
+        }
+        world.check();
+        let disk = world.disk.crash(testing::PowerCut { seed: steps });
+        world.factory.crash(steps);
+        let durable = world.store.stats().unwrap().durable_seq;
+        let _ = durable;
+        let blank = open(&SimDisk::new(1), &MemoryFactory::new(), &world.options);
+        drop(std::mem::replace(&mut world.store, blank));
+        world.disk = disk;
+        world.store = open(&world.disk, &world.factory, &world.options);
+        // What was not durable is gone, and the model follows.
+        let mut kept = BTreeMap::new();
+        for record in world.store.iter() {
+            let (key, value) = record.unwrap();
+            kept.insert(key.to_vec(), value.to_vec());
+        }
+        world.model = kept;
+        world.heal();
+        world.check();
+        world.check_copies();
+    }
+}
+
+#[test]
+fn a_shard_is_rewritten_beside_itself() {
+    let mut world = World::new(options(3, 2));
+    world.write(2000);
+    world.store.flush().unwrap();
+    world.store.compact(ShardId(1)).unwrap();
+    for step in 0.. {
+        if world.saw(|e| matches!(e, EventKind::Compacted { .. })) {
+            break;
+        }
+        assert!(step < 1000 && world.store.health().unwrap().is_good());
+        testing::heal_step(&world.store).unwrap();
+        world.write(20);
+        world.store.flush().unwrap();
+        world.check();
+    }
+    world.check_copies();
+    world.reopen();
+    world.check_copies();
+    // And where the process ends before it is done, the shard is as it was.
+    world.store.compact(ShardId(1)).unwrap();
+    testing::heal_step(&world.store).unwrap();
+    world.write(100);
+    world.reopen();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn where_no_replica_is_left_nothing_is_touched_and_the_rest_goes_on() {
+    let mut world = World::new(options(3, 1));
+    world.write(900);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(300);
+    world.store.flush().unwrap();
+    let health = world.store.health().unwrap();
+    assert!(health.unavailable > 0);
+    world.heal_a_while();
+    assert!(matches!(world.health(1), Health::Rebuilding | Health::Offline(_)));
+    // The others are written to and read.
+    let ring = world.store.ring();
+    let mut served = 0;
+    for n in 0..200u32 {
+        let key = n.to_be_bytes();
+        let lost = ring.preference_list(key).contains(&ShardId(1));
+        match world.store.insert(key, b"after") {
+            Ok(_) => {
+                assert!(!lost);
+                served += 1;
+                world.model.insert(key.to_vec(), b"after".to_vec());
+            }
+            Err(error) => assert!(lost && error.kind() == annulus::ErrorKind::Unavailable, "{error}"),
+        }
+    }
+    assert!(served > 50);
+    world.store.flush().unwrap();
+    world.factory.heal(ShardId(1));
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_degraded_shard_that_cannot_be_looked_through_is_taken_offline_and_healed() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let internal = |key: &[u8]| [&0u32.to_be_bytes()[..], key].concat();
+    let ring = world.store.ring();
+    let key = world.model.keys().find(|key| ring.preference_list(key)[0] == ShardId(0)).unwrap().clone();
+    world.factory.corrupt(ShardId(0), &internal(&key));
+    world.check();
+    assert!(matches!(world.health(0), Health::Degraded(_)));
+    let dir = world.dir(0);
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.heal();
+    assert!(world.store.health().unwrap().is_good());
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_shard_that_fails_again_and_again_while_it_is_mended_is_begun_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(1200);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Replace);
+    let key =
+        world.model.keys().find(|key| world.store.ring().preference_list(key)[0] == ShardId(1)).unwrap();
+    world.factory.corrupt(ShardId(1), &[&0u32.to_be_bytes()[..], key].concat());
+    world.check();
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_shard_that_cannot_be_written_to_and_then_is_gone_is_made_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let dir = world.dir(0);
+    let refused = Fault::on(Operation::Read)
+        .at({
+            let dir = dir.clone();
+            move |path| path.starts_with(&dir)
+        })
+        .error(std::io::ErrorKind::StorageFull);
+    world.disk.inject(refused);
+    let scrub = world.store.scrub().unwrap();
+    testing::scrub_step(&world.store).unwrap_err();
+    assert!(matches!(world.health(0), Health::Degraded(_)), "{}", world.health(0));
+    scrub.cancel().unwrap();
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.disk.heal();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_shard_that_failed_again_and_again_and_then_is_gone_is_made_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    let dir = world.dir(1);
+    let refused = Fault::on(Operation::Create).at({
+        let dir = dir.clone();
+        move |path| path.starts_with(&dir)
+    });
+    world.disk.inject(refused);
+    world.store.flush().unwrap();
+    for _ in 0..30 {
+        testing::heal_step(&world.store).unwrap();
+    }
+    assert!(matches!(world.health(1), Health::Offline(_)), "{}", world.health(1));
+    world.factory.erase(&dir);
+    Disk::remove_dir_all(&world.disk, &dir).unwrap();
+    world.disk.heal();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// How far the filling before had got says nothing of the new engine.
+#[test]
+fn a_shard_that_is_begun_anew_while_it_is_filled_is_filled_from_the_beginning() {
+    let mut world = World::new(options(3, 2));
+    for n in 0..1500u32 {
+        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 4000]);
+        world.store.insert(&key, &value).unwrap();
+        world.model.insert(key, value);
+    }
+    world.store.flush().unwrap();
+    for steps in [3, 4, 5, 6, 7, 8] {
+        world.store.rebuild(ShardId(1)).unwrap();
+        for _ in 0..steps {
+            assert!(testing::heal_step(&world.store).unwrap());
+        }
+        assert_eq!(world.health(1), Health::Rebuilding, "it is not being filled after {steps} steps");
+        world.store.rebuild(ShardId(1)).unwrap();
+        world.heal();
+        world.check_copies();
+    }
+    world.check();
+}
+
+/// One that is being filled has every write, and not yet what was there before: it is no reason to go on without another.
+#[test]
+fn a_shard_that_is_being_filled_does_not_stand_in_for_one_that_is_full() {
+    let mut world = World::new(options(3, 2));
+    for n in 0..1500u32 {
+        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 4000]);
+        world.store.insert(&key, &value).unwrap();
+        world.model.insert(key, value);
+    }
+    world.store.flush().unwrap();
+    world.store.rebuild(ShardId(1)).unwrap();
+    for _ in 0..4 {
+        assert!(testing::heal_step(&world.store).unwrap());
+    }
+    assert_eq!(world.health(1), Health::Rebuilding);
+    let dir = world.dir(0);
+    let full = Fault::on(Operation::Write).at(move |path| path.starts_with(&dir));
+    world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+    world.write(100);
+    world.store.flush().unwrap_err();
+    assert!(matches!(world.health(0), Health::Degraded(_)), "{}", world.health(0));
+    world.check();
+    world.disk.heal();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// What gets lost between its copying and its serving is found before it serves.
+#[test]
+fn what_is_lost_while_a_shard_is_filled_is_found_before_it_serves() {
+    let mut world = World::new(options(3, 2));
+    world.write(2000);
+    world.store.flush().unwrap();
+    world.store.rebuild(ShardId(1)).unwrap();
+    // It is begun anew, and gets all in one chunk.
+    for _ in 0..2 {
+        assert!(testing::heal_step(&world.store).unwrap());
+    }
+    assert_eq!(world.health(1), Health::Rebuilding, "it serves before it has been compared");
+    let ring = world.store.ring();
+    let keys: Vec<Vec<u8>> = world
+        .model
+        .keys()
+        .filter(|key| ring.preference_list(key).contains(&ShardId(1)))
+        .take(9)
+        .cloned()
+        .collect();
+    for key in &keys {
+        world.factory.forge(ShardId(1), &internal(key), &[]);
+    }
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// It is opened again, not copied anew: what could not be read may be whole.
+#[test]
+fn a_shard_that_once_cannot_be_looked_through_is_not_begun_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let ring = world.store.ring();
+    let key = world.model.keys().find(|key| ring.preference_list(key)[0] == ShardId(0)).unwrap().clone();
+    world.factory.corrupt(ShardId(0), &internal(&key));
+    world.check();
+    assert!(matches!(world.health(0), Health::Degraded(_)));
+    world.factory.fail_times(ShardId(0), EngineOperation::Verify, 1);
+    world.heal();
+    assert!(world.store.health().unwrap().is_good());
+    // The damage is met again by whoever reads it next, and mended then.
+    world.check();
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    assert!(world.saw(|e| matches!(e, EventKind::Repaired { .. })));
+    world.check_copies();
+}
+
+/// What has been copied of a large shard counts after a crash, and is not copied again.
+#[test]
+fn a_rebuild_of_a_large_shard_goes_on_where_it_was() {
+    let mut world = World::new(options(2, 2));
+    for n in 0..340_u32 {
+        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 256 << 10]);
+        world.store.insert(&key, &value).unwrap();
+        world.model.insert(key, value);
+        if n % 20 == 0 {
+            world.store.flush().unwrap();
+        }
+    }
+    world.store.flush().unwrap();
+    world.store.rebuild(ShardId(1)).unwrap();
+    // 85 MiB, of which the first 64 are made durable together.
+    let seal = || world.disk.read(&world.dir(1).join("SEAL")).unwrap().unwrap();
+    let filled = || String::from_utf8_lossy(&seal()).contains("\"filled\":\"00");
+    let steps = |world: &World, is_over: &dyn Fn() -> bool| {
+        (1..1000).find(|_| !testing::heal_step(&world.store).unwrap() || is_over()).unwrap()
+    };
+    let before = steps(&world, &filled);
+    assert!(filled(), "{}", String::from_utf8_lossy(&seal()));
+    world.disk = world.disk.kill();
+    world.factory.crash(1);
+    world.store = open(&world.disk, &world.factory, &world.options);
+    assert_eq!(world.health(1), Health::Rebuilding);
+    let after = steps(&world, &|| world.health(1) == Health::Online);
+    // A MiB a step; then all of it is compared.
+    assert!(before > 60 && after < 85 + 40, "{before} steps, {after} after the crash");
+    world.heal();
+    world.check();
+    world.check_copies();
+}

@@ -1,0 +1,300 @@
+//! Scrubs: every page is verified, and replicas are compared with each other.
+
+use super::*;
+
+#[test]
+fn a_scrub_finds_what_nobody_has_asked_for_and_puts_it_right() {
+    let mut world = World::new(options(4, 2));
+    world.write(3000);
+    world.store.flush().unwrap();
+    let clean = scrub(&world.store);
+    assert_eq!((clean.pages_repaired, clean.records_reconciled), (0, 0));
+    assert_eq!((clean.shards_verified, clean.records_compared), (4, world.model.len() as u64));
+    // A page that cannot be read.
+    let internal = |key: &[u8]| [&0u32.to_be_bytes()[..], key].concat();
+    let ring = world.store.ring();
+    let key = world.model.keys().nth(100).unwrap().clone();
+    let owner = ring.preference_list(&key)[1];
+    world.factory.corrupt(owner, &internal(&key));
+    let report = scrub(&world.store);
+    assert_eq!((report.pages_repaired, report.pages_left, report.records_reconciled), (1, 0, 0));
+    assert!(world.saw(|e| matches!(e, EventKind::Repaired { pages: 1 })));
+    world.check();
+    world.check_copies();
+    // A shard that has lost records, and one that has gone back in time, both without a word.
+    let of_one = world.model.keys().filter(|key| ring.preference_list(key).contains(&ShardId(2)));
+    let keys: Vec<Vec<u8>> = of_one.take(20).cloned().collect();
+    for key in &keys {
+        world.factory.forge(ShardId(2), &internal(key), &[]);
+    }
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (20, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+    assert_eq!(scrub(&world.store).records_reconciled, 0);
+}
+
+#[test]
+fn a_scrub_after_a_crash_does_not_take_what_is_yet_to_be_flushed_for_a_difference() {
+    let mut world = World::new(options(2, 2));
+    uneven(&mut world);
+    let report = scrub(&world.store);
+    assert_eq!(report.records_reconciled, 0, "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn most_replicas_are_not_right_when_they_have_lost_something() {
+    let mut world = World::new(options(3, 3));
+    world.write(1000);
+    world.store.flush().unwrap();
+    let keys: Vec<Vec<u8>> = world.model.keys().take(5).cloned().collect();
+    for key in &keys {
+        world.factory.forge(ShardId(0), &internal(key), &[]);
+        world.factory.forge(ShardId(2), &internal(key), &[]);
+    }
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (5, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_removal_that_one_replica_still_knows_of_counts() {
+    let mut world = World::new(options(2, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let snapshot = world.store.iter();
+    let keys: Vec<Vec<u8>> = world.model.keys().take(5).cloned().collect();
+    for key in &keys {
+        world.store.remove(key).unwrap();
+        world.model.remove(key);
+    }
+    world.store.flush().unwrap();
+    for key in &keys {
+        assert!(world.factory.turn_back(ShardId(1), &internal(key)));
+    }
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (5, 0), "{report:?}");
+    world.check();
+    assert_eq!(snapshot.filter(|r| r.is_ok()).count(), world.model.len() + keys.len());
+    world.check_copies();
+}
+
+/// A shard is filled from one that has lost records without a word: two lack them then and one has them, and it is right.
+#[test]
+fn what_was_lost_and_copied_is_no_majority() {
+    let mut world = World::new(options(4, 3));
+    world.write(2000);
+    world.store.flush().unwrap();
+    let internal = |key: &[u8]| [&0u32.to_be_bytes()[..], key].concat();
+    for key in world.model.keys().step_by(3) {
+        world.factory.forge(ShardId(0), &internal(key), &[]);
+    }
+    world.store.rebuild(ShardId(1)).unwrap();
+    world.heal();
+    let report = scrub(&world.store);
+    assert!(report.records_reconciled > 200, "{report:?}");
+    world.check();
+    world.check_copies();
+    assert_eq!(scrub(&world.store).records_reconciled, 0);
+}
+
+/// Of a directory that has lost both its small files nobody can say whose it is: the loss of one is made good before.
+#[test]
+fn a_scrub_writes_small_files_anew_that_are_lost() {
+    for names in [["IDENTITY", "SEAL"], ["SEAL", "IDENTITY"]] {
+        let mut world = World::new(options(3, 2));
+        world.write(800);
+        world.store.flush().unwrap();
+        for name in names {
+            world.disk.damage(&world.dir(1).join(name), |bytes| bytes.fill(7)).unwrap();
+            scrub(&world.store);
+        }
+        world.reopen();
+        world.heal();
+        assert!(world.store.health().unwrap().is_good());
+        assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+        world.check();
+        world.check_copies();
+    }
+}
+
+/// What one shard has removed, and another will with the next flush, would pass for lost, and be brought back for good.
+#[test]
+fn a_scrub_waits_until_all_shards_are_level() {
+    let mut world = World::new(options(3, 2));
+    world.leave_behind(1);
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (0, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn a_scrub_rests_when_it_is_told_to_and_goes_on_after_an_opening() {
+    let mut world = World::new(options(4, 2));
+    world.write(3000);
+    world.store.flush().unwrap();
+    let first = world.store.scrub().unwrap();
+    testing::scrub_step(&world.store).unwrap();
+    testing::scrub_step(&world.store).unwrap();
+    let before = first.progress();
+    assert!(before.running && before.report.shards_verified >= 1, "{before:?}");
+    first.pause().unwrap();
+    assert!(!testing::scrub_step(&world.store).unwrap(), "it rests");
+    assert_eq!(first.progress().report, before.report);
+    world.reopen();
+    let again = world.store.scrub().unwrap();
+    assert_eq!(
+        again.progress().report,
+        before.report,
+        "it goes on where it was, and does not rest any longer"
+    );
+    let report = scrub(&world.store);
+    assert_eq!((report.shards_verified, report.records_compared), (4, world.model.len() as u64));
+    assert_eq!(report.started, before.report.started);
+    let cancelled = world.store.scrub().unwrap();
+    cancelled.cancel().unwrap();
+    assert_eq!(cancelled.wait().unwrap(), None);
+    assert_eq!(cancelled.pause().unwrap_err().kind(), annulus::ErrorKind::NotFound);
+}
+
+#[test]
+fn a_scrub_gives_the_newest_version_to_all() {
+    let mut world = World::new(options(3, 2));
+    world.write(2000);
+    world.store.flush().unwrap();
+    let ring = world.store.ring();
+    let internal = |key: &[u8]| [&0u32.to_be_bytes()[..], key].concat();
+    let keys: Vec<Vec<u8>> = world.model.keys().step_by(50).cloned().collect();
+    for key in &keys {
+        let owners = ring.preference_list(key);
+        world.factory.forge(
+            owners[key[3] as usize % 2],
+            &internal(key),
+            &[(annulus::Seq(1), Some(b"older"))],
+        );
+    }
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (keys.len() as u64, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+#[test]
+fn what_a_scrub_has_counted_is_not_forgotten_when_it_is_cancelled() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let key = world.model.keys().next().unwrap().clone();
+    let owner = world.store.ring().preference_list(&key)[0];
+    world.factory.forge(owner, &[&0u32.to_be_bytes()[..], &key].concat(), &[]);
+    let cancelled = world.store.scrub().unwrap();
+    while cancelled.progress().stage != "comparing replicas" {
+        testing::scrub_step(&world.store).unwrap();
+    }
+    // It finds the difference, and counts.
+    testing::scrub_step(&world.store).unwrap();
+    cancelled.cancel().unwrap();
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (1, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+/// A record that is read often is kept in front of the shards: what a scrub puts right is put right there as well.
+#[test]
+fn a_scrub_is_seen_by_those_who_read_the_record_before() {
+    let mut world = World::new(options(3, 2));
+    world.write(1000);
+    world.store.flush().unwrap();
+    let key = world.model.keys().next().unwrap().clone();
+    world.store.insert(&key, b"newest").unwrap();
+    world.model.insert(key.clone(), b"newest".to_vec());
+    world.store.flush().unwrap();
+    let first = world.store.ring().preference_list(&key)[0];
+    assert!(world.factory.turn_back(first, &internal(&key)));
+    for _ in 0..4 {
+        assert_ne!(
+            world.store.get(&key).unwrap().as_deref(),
+            Some(&b"newest"[..]),
+            "the shard went back unseen"
+        );
+    }
+    scrub(&world.store);
+    world.check();
+    world.check_copies();
+}
+
+/// After a crash the figures are counted again; what is lost without a word after that is not what was there.
+#[test]
+fn what_is_lost_after_a_shard_was_counted_is_still_lost_at_the_next_opening() {
+    let mut world = World::new(options(3, 2));
+    world.write(1000);
+    // In the middle of a flush: the seal says that the shard is being changed.
+    world.factory.fail_times(ShardId(1), EngineOperation::Sync, 1);
+    world.store.flush().unwrap();
+    world.kill();
+    world.heal();
+    world.store.flush().unwrap();
+    // It is counted after that, and nothing is written any more.
+    while testing::recount(&world.store).unwrap() {}
+    let ring = world.store.ring();
+    let of_one = world.model.keys().filter(|key| ring.preference_list(key).contains(&ShardId(1)));
+    let keys: Vec<Vec<u8>> = of_one.take(5).cloned().collect();
+    for key in &keys {
+        world.factory.forge(ShardId(1), &internal(key), &[]);
+    }
+    world.reopen();
+    // By the opening, which takes a shard that is not the sealed one offline, or by the scrub.
+    let report = scrub(&world.store);
+    assert_eq!(report.records_unsettled, 0, "{report:?}");
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// What a shard was found to lack is known as well at the next opening, where its figures are those of what it holds.
+#[test]
+fn what_a_scrub_has_counted_is_not_forgotten_at_an_opening() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let key = world.model.keys().next().unwrap().clone();
+    let owner = world.store.ring().preference_list(&key)[0];
+    world.factory.forge(owner, &internal(&key), &[]);
+    let begun = world.store.scrub().unwrap();
+    while begun.progress().stage != "comparing replicas" {
+        testing::scrub_step(&world.store).unwrap();
+    }
+    // It finds the difference, and counts; then all shards are sealed anew.
+    testing::scrub_step(&world.store).unwrap();
+    world.write(50);
+    world.reopen();
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (1, 0), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+/// Both owners have lost something, so neither is believed, and a record that only one of them has stays.
+#[test]
+fn where_no_owner_is_believed_the_record_stays_and_that_is_told() {
+    let mut world = World::new(options(2, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let keys: Vec<Vec<u8>> = world.model.keys().take(7).cloned().collect();
+    for (at, key) in keys.iter().enumerate() {
+        world.factory.forge(ShardId(u32::from(at % 2 == 0)), &internal(key), &[]);
+    }
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (7, 7), "{report:?}");
+    let told = |e: &EventKind| matches!(e, EventKind::Scrubbed { unrepaired: 7, .. });
+    assert!(world.saw(told));
+    world.check();
+    world.check_copies();
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (0, 0), "{report:?}");
+}

@@ -306,6 +306,56 @@ fn a_disk_that_is_too_small_for_what_would_land_on_it_is_found_before() {
     assert_eq!(planned().problems(), []);
 }
 
+/// The figures of a problem change from one moment to the next: accepted is the problem.
+#[test]
+fn room_that_just_suffices_is_enough_and_a_problem_that_was_accepted_may_have_other_figures() {
+    let world = World::new();
+    let store = world.open(Options::new().shards(4).virtual_nodes(64)).unwrap();
+    let mut content = Content::new();
+    (0..400).for_each(|n| put(&store, &mut content, n, &[b'v'; 4000]));
+    store.flush().unwrap();
+    let planned = || store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap();
+    let gained = planned().shards()[4].bytes_gained;
+    let needed = gained + gained / 4;
+    world.disk.set_capacity(Some(1 << 40));
+    let free = testing::Disk::space(&world.disk, Path::new(DIR)).unwrap().unwrap().free;
+    let leave = |bytes: u64| world.disk.set_capacity(Some((1 << 40) - free + bytes));
+    leave(needed);
+    assert_eq!(planned().problems(), []);
+    leave(needed - 1);
+    let shards = vec![ShardId(4)];
+    assert_eq!(planned().problems(), [Problem::TooSmall { shards, needed, free: needed - 1 }]);
+    let accepted = planned().accept_problems();
+    leave(needed - 2);
+    store.apply(accepted).unwrap();
+    settle(&store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
+/// What has been copied stays told when it is no longer the process that copied it.
+#[test]
+fn what_was_copied_before_a_crash_is_counted_after_it() {
+    let mut world = World::new();
+    let (store, content) = world.filled();
+    store.flush().unwrap();
+    store.apply(grow_and_drain(&store)).unwrap();
+    step_to(&store, Phase::Verifying);
+    let before = store.change().unwrap().progress();
+    assert!(before.records_copied > 100 && before.bytes_copied > 1000, "{before:?}");
+    world.crash(None);
+    drop(store);
+    let store = world.open(Options::new()).unwrap();
+    let after = store.change().unwrap().progress();
+    assert_eq!(
+        (after.records_copied, after.bytes_copied, after.bytes_planned),
+        (before.records_copied, before.bytes_copied, before.bytes_planned)
+    );
+    settle(&store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
 /// What a plan says of the bytes that move, beside what is there: one copy, so that what is gained is what others lose.
 #[test]
 fn the_bytes_of_a_plan_are_those_of_the_virtual_nodes_that_move() {

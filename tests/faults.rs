@@ -500,10 +500,11 @@ fn the_newest_of_the_shards_manifests_counts() {
 fn shards_that_are_not_level_open_without_their_journal() {
     let dir = tempfile::tempdir().unwrap();
     let place = |name: &str| dir.path().join(name);
-    let options = ["a", "b"].into_iter().fold(
-        Options::new().replication_factor(2).memory_budget(8 << 20),
-        |options, name| options.shard(annulus::ShardOptions::new(place(name))),
-    );
+    let options = ["a", "b"]
+        .into_iter()
+        .fold(Options::new().replication_factor(2).memory_budget(8 << 20), |options, name| {
+            options.shard(annulus::ShardOptions::new(place(name)))
+        });
     let store = options.open(place("store")).unwrap();
     for n in 0..RECORDS {
         store.insert(key(n), value(n)).unwrap();

@@ -276,3 +276,29 @@ fn a_seal_says_nothing_of_a_first_engine_that_is_whole() {
     let again = Shard::open(&world.disk, &world.factory, &world.spec);
     assert_eq!((again.health(), again.filled_to()), (Health::Rebuilding, b"key".to_vec()));
 }
+
+/// While it is open its directory becomes another's, by a seal or an identity that can be read.
+#[test]
+fn a_directory_that_has_become_anothers_is_told() {
+    let (world, other) = (World::new(), World::new());
+    let spec = ShardSpec { id: ShardId(4), dir: "/other".into(), ..other.spec.clone() };
+    Shard::create(&other.disk, &other.factory, &spec, Seq::ZERO).unwrap();
+    let ours = |name: &str| world.spec.dir.join(name);
+    let take = |name: &str| {
+        let bytes = other.disk.read(&spec.dir.join(name)).unwrap().unwrap();
+        world.disk.replace(&ours(name), &bytes).unwrap();
+    };
+    let checked = || world.shard.check_ours().map_err(|error| error.kind());
+    world.disk.remove_file(&ours("IDENTITY")).unwrap();
+    assert_eq!(checked(), Ok(()));
+    take("IDENTITY");
+    assert_eq!(checked(), Ok(()), "its seal is there");
+    take("SEAL");
+    assert_eq!(checked(), Err(ErrorKind::Foreign));
+    world.disk.remove_file(&ours("IDENTITY")).unwrap();
+    assert_eq!(checked(), Ok(()), "a seal alone may have been swapped");
+    world.disk.remove_file(&ours("SEAL")).unwrap();
+    assert_eq!(checked(), Err(ErrorKind::NotFound));
+    world.disk.replace(&ours("SEAL"), b"damaged").unwrap();
+    assert_eq!(checked(), Ok(()), "it is written anew");
+}

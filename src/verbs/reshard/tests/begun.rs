@@ -135,3 +135,25 @@ fn memory_is_shared_out_among_the_shards_that_there_are() {
     settle(&store);
     equal(&[0, 1, 2, 4]);
 }
+
+/// Shards that serve are changed, too, when they gain copies: until that is sealed their figures are of before.
+#[test]
+fn the_seals_of_all_that_gain_say_that_they_are_being_changed() {
+    let world = World::new();
+    let (store, mut content) = world.filled(1);
+    enlarge(&store, &mut content);
+    let applying = || -> Vec<bool> {
+        let shards = &state(&store).layout().shards;
+        let seal = |dir| Seal::load(&world.disk, dir).unwrap().unwrap();
+        shards.iter().map(|shard| seal(&shard.dir).applying).collect()
+    };
+    assert_eq!(applying(), [false; 4]);
+    store.apply(store.plan().set_replication_factor(2).preview().unwrap()).unwrap();
+    let mut seen = Vec::new();
+    while testing::change_step(&store).unwrap() {
+        seen.push(applying());
+    }
+    assert!(seen.iter().filter(|all| all == &&[true; 4]).count() > 3, "{seen:?}");
+    assert_eq!(applying(), [false; 4]);
+    check_placed(&store, &content);
+}

@@ -186,6 +186,8 @@ fn shards_come_and_go_with_their_records() {
     let change = store.apply(plan).unwrap();
     let joining: Vec<_> = store.stats().unwrap().shards.iter().map(|s| s.health.clone()).collect();
     assert_eq!(joining.last(), Some(&Health::Joining));
+    let health = store.health().unwrap();
+    assert_eq!((health.is_good(), &health.shards.last().unwrap().health), (false, &Health::Joining));
     settle(&store);
     assert_eq!(change.wait().unwrap(), Phase::Completed);
     let progress = change.progress();

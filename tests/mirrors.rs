@@ -189,6 +189,8 @@ fn directories_that_get_in_each_others_way_are_refused() {
         (vec!["a", "a"], "named twice"),
         (vec!["a", "a/b"], "inside another"),
         (vec!["store"], "store's own"),
+        (vec![""], "store's own"),
+        (vec!["a", ""], "store's own"),
         (vec!["store/shards/0000/j"], "a shard"),
     ] {
         let asked = options().journal_dirs(names.iter().map(|name| place.at(name)));

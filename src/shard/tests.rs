@@ -302,3 +302,48 @@ fn a_directory_that_has_become_anothers_is_told() {
     world.disk.replace(&ours("SEAL"), b"damaged").unwrap();
     assert_eq!(checked(), Ok(()), "it is written anew");
 }
+
+#[test]
+fn clearing_a_shard_leaves_nothing_but_what_is_not_its_own() {
+    let world = World::new();
+    world.shard.close().unwrap();
+    for name in ["engine-2", "engine-13", "quarantine-1", "quarantine-12", "SEAL.tmp", "notes"] {
+        world.disk.replace(&world.spec.dir.join(name), b"here").unwrap();
+    }
+    let other = ShardSpec { id: ShardId(4), ..world.spec.clone() };
+    assert_eq!(Shard::clear(world.disk.as_ref(), &other).unwrap_err().kind(), ErrorKind::Foreign);
+    assert!(world.disk.list(&world.spec.dir).unwrap().len() > 6);
+    Shard::clear(world.disk.as_ref(), &world.spec).unwrap();
+    assert_eq!(world.disk.list(&world.spec.dir).unwrap(), ["notes"]);
+    Shard::clear(world.disk.as_ref(), &world.spec).unwrap();
+}
+
+/// It is told once that a shard cannot be written to, however often that is tried.
+#[test]
+fn what_keeps_a_shard_from_being_written_to_is_news_once() {
+    let world = World::new();
+    let full = Error::new(ErrorKind::Full, "the disk is full");
+    assert!(world.shard.stall(&full));
+    assert!(!world.shard.stall(&full));
+    assert!(world.shard.is_stalled() && world.shard.serves());
+    world.shard.resume();
+    world.shard.recovered();
+    assert_eq!(world.shard.health(), Health::Online);
+    assert!(world.shard.stall(&full));
+}
+
+/// What was written anew beside an engine takes its place; the other goes when nobody needs it any more.
+#[test]
+fn an_engine_whose_place_was_taken_is_deleted() {
+    let world = World::new();
+    let old = world.spec.dir.join("engine");
+    world.disk.replace(&old, b"what the memory has elsewhere").unwrap();
+    assert!(!world.shard.is_untidy());
+    world.shard.clear_up().unwrap();
+    assert!(world.disk.exists(&old).unwrap());
+    world.shard.begin_aside(&world.factory, &world.spec).unwrap();
+    world.shard.end_filling().unwrap();
+    assert!(world.shard.is_untidy() && world.disk.exists(&old).unwrap());
+    world.shard.clear_up().unwrap();
+    assert!(!world.shard.is_untidy() && !world.disk.exists(&old).unwrap());
+}

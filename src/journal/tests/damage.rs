@@ -188,6 +188,8 @@ fn the_only_segment_of_the_last_session_is_missed_when_it_is_gone() {
         disk.remove_file(&dir().join(&last)).unwrap();
         let error = reopen(&disk).unwrap_err();
         assert!(error.kind() == ErrorKind::Corruption && error.to_string().contains("case D"), "{error}");
+        let text = "the segment after this one is missing; it held sequence 3 and up";
+        assert!(error.to_string().contains(text), "{error}");
     }
 }
 
@@ -307,6 +309,8 @@ fn a_shorter_journal_than_the_shards_have_applied_is_refused() {
         let error = reopen_from(&disk, Seq(from), Seq(at_least)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corruption);
         assert!(error.to_string().contains("case I"), "{error}");
+        let text = format!("ends below sequence {}", FRAMES + 1);
+        assert!(error.to_string().contains(&text), "{error}");
     }
 }
 
@@ -368,5 +372,41 @@ proptest::proptest! {
         if let Err(e) = reopen(&disk) {
             assert!(matches!(e.kind(), ErrorKind::Corruption | ErrorKind::Io), "{e}");
         }
+    }
+}
+
+/// One copy of a header is mended from the other, and counted.
+#[test]
+fn headers_that_were_read_from_their_copies_are_counted() {
+    let disk = sample(true);
+    let names = segments(&disk);
+    for name in &names[..3] {
+        disk.damage(&dir().join(name), |bytes| bytes[40] ^= 1).unwrap();
+    }
+    let (_, report) = reopen(&disk).unwrap();
+    assert_eq!((report.last, report.repaired_headers), (Seq(FRAMES), 3));
+}
+
+/// Which sequences are lost is said, one or several.
+#[test]
+fn the_error_of_a_hole_names_what_was_there() {
+    let disk = new_disk();
+    let journal = create_long(&disk).unwrap();
+    (1..=20).for_each(|seq| assert_eq!(append(&journal, Handoff::Buffered).unwrap(), Seq(seq)));
+    journal.sync_to(Seq(20)).unwrap();
+    let disk = disk.kill();
+    let name = segments(&disk)[0].clone();
+    // Where the frames begin, by their lengths.
+    let at = |seq: u64| {
+        let before: usize = (1..seq).map(|seq| crate::frame::frame_bytes(payload(seq).len())).sum();
+        segment::BODY as usize + before
+    };
+    for (lost, text) in
+        [(5..6, "sequence 5 to 20 was"), (19..20, "19 to 20 was"), (20..21, "where sequence 20 was")]
+    {
+        let disk = disk.fork();
+        disk.damage(&dir().join(&name), |bytes| bytes[at(lost.start)..at(lost.end)].fill(0)).unwrap();
+        let error = reopen(&disk).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains(text), "{lost:?}: {error}");
     }
 }

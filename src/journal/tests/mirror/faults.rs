@@ -173,3 +173,23 @@ fn no_fault_of_one_copy_refuses_anything() {
     }
     assert!(met > 100 && dropped > 40, "{met} met, {dropped} left out");
 }
+
+/// The caller is told that space is wanting, and not only that something failed.
+#[test]
+fn a_full_copy_of_which_no_word_can_be_kept_is_told_as_full() {
+    for (kind, told) in [
+        (std::io::ErrorKind::StorageFull, ErrorKind::Full),
+        (std::io::ErrorKind::QuotaExceeded, ErrorKind::Full),
+        (std::io::ErrorKind::Other, ErrorKind::Io),
+    ] {
+        let (model, disk) = (Model::default(), dirs_disk(21));
+        let (mirrors, journal) = model.create(&disk);
+        disk.inject(Fault::on_any_change().at(|path| path.starts_with(HOME)));
+        disk.inject(Fault::on(Operation::Write).at(|path| path.starts_with(DIRS[1])).error(kind));
+        let error = journal.provision().unwrap_err();
+        assert_eq!(error.kind(), told, "{error}");
+        assert_eq!(good(&mirrors), [true; 2]);
+        disk.heal();
+        assert!(journal.provision().unwrap());
+    }
+}

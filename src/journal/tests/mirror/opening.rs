@@ -221,3 +221,31 @@ fn several_directories_are_one_to_those_who_look() {
     );
     assert_eq!(good(&mirrors), [true; 2]);
 }
+
+#[test]
+fn a_directory_is_believed_for_the_copy_that_it_is_known_to_be() {
+    let (mut model, disk) = (Model::default(), dirs_disk(20));
+    let (_, journal) = model.create(&disk);
+    model.append(&journal, Handoff::Os).unwrap();
+    model.sync(&journal).unwrap();
+    let disk = disk.kill();
+    let look = |disk: &SimDisk, places| {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        Found::look(shared, Path::new(HOME), CONFIG.store_id, places, None)
+    };
+    // What the manifest did not know of is made anew, whatever it says of itself.
+    let mut news = places();
+    news[1].known = false;
+    let mirrors = look(&disk.fork(), news).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    let cause = mirrors.copies()[1].cause.clone().unwrap().to_string();
+    assert!(cause.contains("is new"), "{cause}");
+    // Two disks are mounted in each other's place.
+    let words = DIRS.map(|dir| disk.read(&Path::new(dir).join("MIRRORS")).unwrap().unwrap());
+    for (dir, word) in DIRS.iter().zip(words.iter().rev()) {
+        disk.damage(&Path::new(dir).join("MIRRORS"), |bytes| bytes.clone_from(word)).unwrap();
+    }
+    let error = look(&disk, places()).map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("another copy of the journal"), "{error}");
+}

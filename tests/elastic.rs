@@ -518,6 +518,42 @@ fn a_cancelled_change_leaves_the_old_placement_and_no_old_copies_behind() {
     }
 }
 
+/// Who keeps the handle of a change hears of that one, whatever has come after it.
+#[test]
+fn what_became_of_a_change_is_told_while_others_go_on() {
+    let world = World::new();
+    let (store, content) = world.filled();
+    let cancelled = store.apply(grow_and_drain(&store)).unwrap();
+    cancelled.cancel().unwrap();
+    settle(&store);
+    let grown = store.apply(grow_and_drain(&store)).unwrap();
+    grown.set_rate(Some(1 << 30)).unwrap();
+    settle(&store);
+    let told = grown.progress();
+    assert!(told.records_copied > 100 && told.bytes_copied > 1000 && told.fraction == 1.0, "{told:?}");
+    assert_eq!((told.phase, told.rate), (Phase::Completed, Some(1 << 30)));
+    let mut changes = vec![];
+    for n in 0..70 {
+        let weight = 1.0 + f64::from(n % 2);
+        let plan = store.plan().set_weight(ShardId(0), weight).preview().unwrap();
+        let change = store.apply(plan).unwrap();
+        change.pause().unwrap();
+        assert_eq!((grown.progress(), grown.wait().unwrap()), (told.clone(), Phase::Completed));
+        assert_eq!(
+            (cancelled.progress().phase, cancelled.wait().unwrap()),
+            (Phase::Cancelled, Phase::Cancelled)
+        );
+        assert!(change.progress().paused && change.progress().phase == Phase::Copying);
+        change.resume().unwrap();
+        settle(&store);
+        changes.push(change);
+    }
+    assert!(changes.iter().all(|change| change.progress().phase == Phase::Completed));
+    assert!(changes.iter().all(|change| change.progress().epoch == change.epoch()));
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
 #[test]
 fn a_scan_sees_its_own_moment_through_a_change() {
     let world = World::new();

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// How many ended changes are remembered.
-const REMEMBERED: usize = 64;
+/// Of so many ended changes it is remembered what became of them; an older one counts as completed.
+const REMEMBERED: usize = 1024;
 
 /// What a change of the topology is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -82,7 +82,7 @@ struct Inner {
     /// Which part of the old copies is gone.
     cleaned: f64,
     error: Option<Error>,
-    ended: BTreeMap<Epoch, Phase>,
+    ended: BTreeMap<Epoch, Progress>,
 }
 
 /// What only the one who takes the steps sees.
@@ -255,7 +255,8 @@ impl Control {
     pub fn end(&self, phase: Phase) {
         let mut inner = self.inner.lock();
         if let Some(epoch) = inner.current.take() {
-            inner.ended.insert(epoch, phase);
+            let progress = Progress { paused: false, error: None, ..inner.progress(epoch, phase) };
+            inner.ended.insert(epoch, progress);
             while inner.ended.len() > REMEMBERED {
                 inner.ended.pop_first();
             }
@@ -276,7 +277,7 @@ impl Control {
     fn with_current(&self, epoch: Epoch, f: impl FnOnce(&mut Inner)) -> Result<()> {
         let mut inner = self.inner.lock();
         if inner.current != Some(epoch) {
-            return Err(over(epoch, inner.ended.get(&epoch)));
+            return Err(over(epoch, inner.phase_of(epoch)));
         }
         f(&mut inner);
         self.changed.notify_all();
@@ -299,21 +300,12 @@ impl Control {
     /// How far the change that leads, or led, to `epoch` has got.
     pub fn progress(&self, epoch: Epoch) -> Progress {
         let inner = self.inner.lock();
-        let ended = inner.ended.get(&epoch).copied();
-        let phase = match ended {
-            Some(phase) => phase,
-            None => inner.phase.unwrap_or(Phase::Completed),
-        };
-        Progress {
-            epoch,
-            phase,
-            paused: inner.paused && ended.is_none(),
-            bytes_copied: inner.bytes,
-            records_copied: inner.records,
-            bytes_planned: inner.planned,
-            fraction: fraction(phase, &inner),
-            rate: inner.rate,
-            error: inner.error.as_ref().map(ToString::to_string),
+        match inner.ended.get(&epoch) {
+            Some(progress) => progress.clone(),
+            None if inner.current == Some(epoch) => {
+                inner.progress(epoch, inner.phase.unwrap_or(Phase::Copying))
+            }
+            None => Inner::default().progress(epoch, Phase::Completed),
         }
     }
 
@@ -324,7 +316,7 @@ impl Control {
         let mut inner = self.inner.lock();
         loop {
             if inner.current != Some(epoch) {
-                return Ok(Some(inner.ended.get(&epoch).copied().unwrap_or(Phase::Completed)));
+                return Ok(Some(inner.phase_of(epoch)));
             }
             if let Some(error) = &inner.error {
                 return Err(error.clone());
@@ -335,6 +327,28 @@ impl Control {
                 Some(_) => {}
             }
         }
+    }
+}
+
+impl Inner {
+    /// How far the change has got that these figures are of.
+    fn progress(&self, epoch: Epoch, phase: Phase) -> Progress {
+        Progress {
+            epoch,
+            phase,
+            paused: self.paused,
+            bytes_copied: self.bytes,
+            records_copied: self.records,
+            bytes_planned: self.planned,
+            fraction: fraction(phase, self),
+            rate: self.rate,
+            error: self.error.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// How a change that is over ended.
+    fn phase_of(&self, epoch: Epoch) -> Phase {
+        self.ended.get(&epoch).map_or(Phase::Completed, |progress| progress.phase)
     }
 }
 
@@ -350,9 +364,9 @@ fn fraction(phase: Phase, inner: &Inner) -> f64 {
     }
 }
 
-fn over(epoch: Epoch, ended: Option<&Phase>) -> Error {
+fn over(epoch: Epoch, ended: Phase) -> Error {
     let text = match ended {
-        Some(Phase::Cancelled) => format!("the change to epoch {epoch} was cancelled"),
+        Phase::Cancelled => format!("the change to epoch {epoch} was cancelled"),
         _ => format!("the change to epoch {epoch} is over"),
     };
     Error::new(ErrorKind::NotFound, text)

@@ -347,3 +347,41 @@ fn an_engine_whose_place_was_taken_is_deleted() {
     world.shard.clear_up().unwrap();
     assert!(!world.shard.is_untidy() && !world.disk.exists(&old).unwrap());
 }
+
+#[test]
+fn a_directory_is_claimed_where_nothing_can_be_lost() {
+    let claim = |files: &[(&str, &[u8])], empty: bool| {
+        let world = World::new();
+        world.shard.close().unwrap();
+        for name in world.disk.list(&world.spec.dir).unwrap() {
+            world.disk.remove_file(&world.spec.dir.join(name)).unwrap();
+        }
+        for (name, bytes) in files {
+            world.disk.replace(&world.spec.dir.join(name), bytes).unwrap();
+        }
+        let claimed = world.shard.claim(empty).map_err(|error| (error.kind(), error.to_string()));
+        let identity = super::identity::Identity::load(world.disk.as_ref(), &world.spec.dir);
+        assert_eq!(claimed.is_ok(), matches!(identity, Ok(Some(found)) if found.shard == ID));
+        claimed
+    };
+    // Two damaged small files, or one of them.
+    claim(&[("SEAL", b"damaged"), ("IDENTITY", b"damaged")], false).unwrap();
+    claim(&[("SEAL", b"damaged")], false).unwrap();
+    claim(&[("SEAL", b"damaged"), ("lost+found", b"")], false).unwrap();
+    // A disk that is not mounted leaves an empty directory, which may be meant.
+    assert_eq!(claim(&[], false).unwrap_err().0, ErrorKind::NotFound);
+    assert_eq!(claim(&[("lost+found", b"")], false).unwrap_err().0, ErrorKind::NotFound);
+    claim(&[], true).unwrap();
+    for empty in [false, true] {
+        let (kind, text) = claim(&[("SEAL", b"damaged"), ("notes", b"mine")], empty).unwrap_err();
+        assert!(kind == ErrorKind::Foreign && text.contains("it holds notes"), "{text}");
+    }
+}
+
+#[test]
+fn a_shard_serves_while_it_is_whole_or_can_be_read() {
+    let cause = || "why".to_owned();
+    assert!(Health::Online.serves() && Health::Degraded(cause()).serves());
+    let others = [Health::Offline(cause()), Health::Joining, Health::Rebuilding, Health::Retired];
+    assert!(!others.iter().any(Health::serves));
+}

@@ -109,3 +109,56 @@ fn damage_far_from_the_beginning_of_a_shard_is_mended() {
     world.check();
     world.check_copies();
 }
+
+/// Strikes are for what fails again and again, and not for what is asked again and again, or was put right.
+#[test]
+fn a_shard_that_is_mended_often_is_not_begun_anew() {
+    for damaged in [false, true] {
+        let mut world = World::new(options(2, 2));
+        world.write(600);
+        world.store.flush().unwrap();
+        let keys: Vec<Vec<u8>> = world.model.keys().take(5).cloned().collect();
+        for key in keys {
+            if damaged {
+                // Whichever shard is asked first, a scan of them all meets it.
+                world.factory.corrupt(ShardId(1), &internal(&key));
+                scrub(&world.store);
+            } else {
+                world.store.repair(ShardId(1)).unwrap();
+            }
+            world.heal();
+            assert!(world.store.health().unwrap().is_good());
+        }
+        let mut events = world.store.events();
+        let kinds: Vec<EventKind> = std::iter::from_fn(|| events.try_next()).map(|e| e.kind).collect();
+        assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Rebuilding { .. })), "{kinds:?}");
+        let repaired = kinds.iter().filter(|kind| matches!(kind, EventKind::Repaired { pages: 1 })).count();
+        assert_eq!(repaired, if damaged { 5 } else { 0 }, "{kinds:?}");
+        assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Repaired { pages: 0 })), "{kinds:?}");
+        world.check();
+        world.check_copies();
+    }
+}
+
+/// Damage that a flush met is gone when it is looked for: the shard is opened again, and only if that was of no use begun anew.
+#[test]
+fn damage_that_nobody_finds_has_the_shard_opened_again() {
+    let mut world = World::new(options(2, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    let key = world.model.keys().next().unwrap().clone();
+    for times in 1..=3 {
+        world.factory.corrupt(ShardId(1), &internal(&key));
+        world.store.insert(&key, format!("newer {times}")).unwrap();
+        world.model.insert(key.clone(), format!("newer {times}").into_bytes());
+        world.store.flush().unwrap();
+        assert!(matches!(world.health(1), Health::Offline(_)), "{:?}", world.health(1));
+        world.factory.heal(ShardId(1));
+        world.heal();
+        assert!(world.store.health().unwrap().is_good());
+        // Each time it was flushed to in between, so it has not failed twice in a row.
+        assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. } | EventKind::Repaired { .. })));
+        world.check();
+        world.check_copies();
+    }
+}

@@ -358,3 +358,34 @@ fn a_rebuild_of_a_large_shard_goes_on_where_it_was() {
     world.check();
     world.check_copies();
 }
+
+/// Filling a shard takes long; one that only lacks what the journal has is back before.
+#[test]
+fn a_shard_that_is_back_soon_is_not_kept_waiting_by_one_that_is_filled() {
+    let mut world = World::new(options(4, 2));
+    for n in 0..200_u32 {
+        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 64 << 10]);
+        world.store.insert(&key, &value).unwrap();
+        world.model.insert(key, value);
+    }
+    world.store.flush().unwrap();
+    world.store.rebuild(ShardId(0)).unwrap();
+    (0..3).for_each(|_| assert!(testing::heal_step(&world.store).unwrap()));
+    assert_eq!(world.health(0), Health::Rebuilding);
+    world.factory.fail(ShardId(3), EngineOperation::Sync);
+    world.store.insert(b"more", b"to flush").unwrap();
+    world.model.insert(b"more".to_vec(), b"to flush".to_vec());
+    world.store.flush().unwrap();
+    world.factory.heal(ShardId(3));
+    assert!(matches!(world.health(3), Health::Offline(_)), "{:?}", world.health(3));
+    for steps in 1.. {
+        assert!(testing::heal_step(&world.store).unwrap());
+        assert_eq!(world.health(0), Health::Rebuilding, "after {steps} steps");
+        if world.health(3) == Health::Online {
+            break;
+        }
+    }
+    world.heal();
+    world.check();
+    world.check_copies();
+}

@@ -389,3 +389,38 @@ fn a_shard_that_is_back_soon_is_not_kept_waiting_by_one_that_is_filled() {
     world.check();
     world.check_copies();
 }
+
+/// After a crash in the middle of a flush a shard that is being filled has what its source has not, removals among it: the flush
+/// is made good before it is filled further, or what was removed would come back.
+#[test]
+fn a_shard_is_not_filled_from_one_that_is_behind_it() {
+    let mut world = World::new(options(3, 2));
+    world.write(2000);
+    world.store.flush().unwrap();
+    world.store.rebuild(ShardId(2)).unwrap();
+    assert!(testing::heal_step(&world.store).unwrap());
+    assert_eq!(world.health(2), Health::Rebuilding);
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    let ring = world.store.ring();
+    let shared = |key: &&Vec<u8>| {
+        let owners = ring.preference_list(key);
+        owners.contains(&ShardId(1)) && owners.contains(&ShardId(2))
+    };
+    let keys: Vec<Vec<u8>> = world.model.keys().filter(shared).step_by(2).cloned().collect();
+    assert!(keys.len() > 100);
+    for key in &keys {
+        world.store.remove(key).unwrap();
+        world.model.remove(key);
+    }
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(1), Health::Offline(_)));
+    world.factory.heal(ShardId(1));
+    world.kill();
+    assert_eq!((world.health(1), world.health(2)), (Health::Online, Health::Rebuilding));
+    world.heal();
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check();
+    world.check_copies();
+}

@@ -518,6 +518,28 @@ fn a_cancelled_change_leaves_the_old_placement_and_no_old_copies_behind() {
     }
 }
 
+/// Who waits is woken by whatever happens to the change, and goes on waiting for its end.
+#[test]
+fn who_waits_for_a_change_waits_for_its_end() {
+    let world = World::new();
+    let (store, content) = world.filled();
+    let change = store.apply(grow_and_drain(&store)).unwrap();
+    let short = std::time::Duration::from_millis(50);
+    assert_eq!(change.wait_for(short).unwrap(), None);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| change.wait_for(std::time::Duration::from_secs(60)));
+        for _ in 0..3 {
+            std::thread::sleep(short);
+            change.pause().unwrap();
+            change.resume().unwrap();
+        }
+        settle(&store);
+        assert_eq!(waiter.join().unwrap().unwrap(), Some(Phase::Completed));
+    });
+    assert_eq!(change.wait_for(short).unwrap(), Some(Phase::Completed));
+    check_placed(&store, &content);
+}
+
 /// Who keeps the handle of a change hears of that one, whatever has come after it.
 #[test]
 fn what_became_of_a_change_is_told_while_others_go_on() {

@@ -410,3 +410,40 @@ fn the_error_of_a_hole_names_what_was_there() {
         assert!(error.to_string().contains(text), "{lost:?}: {error}");
     }
 }
+
+/// The next session says where this one ended: what is missing below that was acknowledged.
+#[test]
+fn the_error_of_a_lost_end_says_up_to_where_it_was_acknowledged() {
+    for (frames, text) in [(3, "sequence 18 to 20 was acknowledged"), (1, "sequence 20 was acknowledged")] {
+        let disk = sample(true);
+        let names = segments(&disk);
+        let mut missing = frames;
+        // From the last segment of the first session backwards, as many of its frames as are to be lost.
+        let first = |name: &str| {
+            let bytes = disk.read(&dir().join(name)).unwrap().unwrap();
+            segment::SegmentHeader::decode_page(&bytes).unwrap().0
+        };
+        let session =
+            names.iter().skip(1).position(|name| first(name).origin != segment::Origin::Continuation);
+        for name in names[..=session.unwrap()].iter().rev() {
+            let header = first(name);
+            let bytes = disk.read(&dir().join(name)).unwrap().unwrap();
+            let mut found = Vec::new();
+            let mut from = segment::BODY as usize;
+            while let Some((at, frame)) = crate::frame::find(&bytes, from, header.salt(), header.generation) {
+                if frame.kind == crate::frame::Kind::Commit {
+                    found.push(at);
+                }
+                from = at + crate::frame::ALIGN;
+            }
+            let lost: Vec<usize> = found.into_iter().rev().take(missing).collect();
+            missing -= lost.len();
+            for at in lost {
+                disk.damage(&dir().join(name), |bytes| bytes[at..at + 8].fill(0)).unwrap();
+            }
+        }
+        assert_eq!(missing, 0);
+        let error = reopen(&disk).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains(text), "{error}");
+    }
+}

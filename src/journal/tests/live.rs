@@ -397,3 +397,26 @@ fn a_segment_may_take_the_last_of_the_room() {
         assert_eq!(made.map(|_| ()).map_err(|e| e.kind()), if fits { Ok(()) } else { Err(ErrorKind::Full) });
     }
 }
+
+/// A segment is made of several writes, the last of them past the cache: none of them may fail unnoticed.
+#[test]
+fn a_segment_of_which_any_write_fails_is_not_used() {
+    for after in 0.. {
+        let disk = new_disk();
+        let journal = create(&disk).unwrap();
+        let made = |path: &Path| path.extension().is_some_and(|extension| extension == "tmp");
+        disk.inject(Fault::on(Operation::Write).at(made).after(after).times(1));
+        let first = journal.provision();
+        let left = disk.list(dir()).unwrap().into_iter().filter(|name| name.ends_with(".tmp")).count();
+        assert_eq!(left, 0);
+        if first.is_ok() {
+            // 16 KiB are filled up at once, then comes the head, then what tries writes past the cache.
+            assert_eq!(after, 3);
+            break;
+        }
+        assert_eq!(first.unwrap_err().kind(), ErrorKind::Io);
+        assert!(journal.provision().unwrap());
+        (0..40).for_each(|_| assert!(append(&journal, Handoff::Os).is_ok()));
+        assert_eq!(reopen(&disk.kill()).unwrap().1.last, Seq(40));
+    }
+}

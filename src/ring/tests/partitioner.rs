@@ -1,3 +1,4 @@
+use super::{Ring, equal};
 use crate::ring::Partitioner;
 use proptest::prelude::*;
 
@@ -152,5 +153,13 @@ proptest! {
             let part = partitioner.routing_part(&key);
             prop_assert!(key.is_empty() || part.is_empty() || key.windows(part.len()).any(|window| window == part));
         }
+    }
+}
+
+#[test]
+fn a_ring_says_how_it_routes() {
+    for partitioner in ALL {
+        let ring = Ring::plan(equal(3), 2, 64, partitioner).unwrap();
+        assert_eq!(ring.partitioner(), partitioner);
     }
 }

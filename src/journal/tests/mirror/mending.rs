@@ -46,3 +46,93 @@ fn a_file_that_was_removed_while_it_was_open_is_not_missed() {
     assert_eq!(good(&mirrors), [true; 2]);
     drop(file);
 }
+
+/// Segments that are larger than what is copied or compared at a time.
+const LARGE: JournalConfig = JournalConfig { segment_bytes: 1 << 20, ..CONFIG };
+
+fn alike(disk: &SimDisk) -> usize {
+    let mut names = disk.list(Path::new(DIRS[0])).unwrap();
+    names.retain(|name| name.ends_with(".seg"));
+    for name in &names {
+        let [a, b] = DIRS.map(|dir| disk.read(&Path::new(dir).join(name)).unwrap());
+        assert!(a.is_some() && a == b, "{name} differs");
+    }
+    names.len()
+}
+
+#[test]
+fn large_segments_are_copied_and_compared_to_their_ends() {
+    let disk = dirs_disk(24);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mirrors = Mirrors::create(shared, Path::new(HOME), LARGE.store_id, places(), false).unwrap();
+    let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), LARGE, Seq(1)).unwrap();
+    mirrors.vouch().unwrap();
+    let write = |count: u64| {
+        for _ in 0..count {
+            let seq = journal.last().0 + 1;
+            journal.append(&Payload::new(&vec![seq as u8; 20_000]), Handoff::Os).unwrap();
+        }
+        journal.sync_to(journal.last()).unwrap();
+    };
+    write(120);
+    fault(&disk, Operation::Sync, 1, 1);
+    write(30);
+    assert_eq!(good(&mirrors), [true, false]);
+    assert_eq!(mirrors.mend(), 1);
+    write(10);
+    assert!(alike(&disk) > 3);
+    let disk = disk.kill();
+    let open = |disk: &SimDisk| {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let found = Found::look(shared, Path::new(HOME), LARGE.store_id, places(), None).unwrap();
+        let mirrors = found.serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+        assert_eq!(good(&mirrors), [true; 2]);
+        let mut count = 0;
+        let visit = &mut |seq: Seq, bytes: &[u8]| {
+            assert!(bytes.len() == 20_000 && bytes.iter().all(|byte| *byte == seq.0 as u8));
+            count += 1;
+            Ok(())
+        };
+        let first = mirrors.dir().to_path_buf();
+        Journal::open(mirrors.clone(), &first, LARGE, Seq::ZERO, Seq::ZERO, visit).unwrap();
+        assert_eq!(count, 160);
+    };
+    // Damage anywhere in one copy is found before it is counted complete, at the end of a large file as well.
+    for (damaged, at) in [(0, 300_000), (1, 300_000), (0, 1_000_000), (1, 1_000_000), (1, 600_000)] {
+        let disk = disk.fork();
+        let path = Path::new(DIRS[damaged]).join("0000000000000002.seg");
+        disk.damage(&path, |bytes| bytes[at..at + 9].fill(0x77)).unwrap();
+        open(&disk);
+        alike(&disk);
+    }
+    // After a failed sync all of it is written anew, which a power cut shows.
+    let fork = disk.fork();
+    for dir in DIRS {
+        fork.replace(&Path::new(dir).join("poisoned"), b"").unwrap();
+    }
+    open(&fork);
+    open(&fork.crash(PowerCut { seed: 3 }));
+}
+
+#[test]
+fn what_cannot_be_removed_from_a_copy_keeps_it_from_being_mended() {
+    let (_, disk, mirrors, _journal) = behind(25);
+    fault(&disk, Operation::Remove, 1, 1);
+    assert_eq!(mirrors.mend(), 0);
+    assert_eq!(mirrors.mend(), 1);
+}
+
+/// The directories that hold the copies are synced each for its own, and the machine's start is the disk's.
+#[test]
+fn what_lies_above_the_copies_is_synced_in_each() {
+    let disk = dirs_disk(26);
+    let (mirrors, _journal) = Model::default().create(&disk);
+    assert_eq!(mirrors.boot_id(), Disk::boot_id(&disk));
+    disk.inject(Fault::on(Operation::SyncDir).at(|path| path == Path::new("/b")).times(1));
+    mirrors.sync_dir(Path::new("/a")).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    assert_eq!(mirrors.mend(), 1);
+    disk.inject(Fault::on(Operation::SyncDir).at(|path| path == Path::new("/a")).times(1));
+    mirrors.sync_dir(Path::new("/a")).unwrap();
+    assert_eq!(good(&mirrors), [false, true]);
+}

@@ -489,6 +489,7 @@ fn the_newest_of_the_shards_manifests_counts() {
     for names in [["a", "b", "c"], ["b", "c", "a"]] {
         let _ = std::fs::remove_file(place("store").join("MANIFEST"));
         let store = named(names).open(place("store")).unwrap();
+        assert_eq!(store.list_keyspaces().unwrap(), ["default", "later"]);
         assert_eq!(store.keyspace("later").unwrap().get("k").unwrap().as_deref(), Some(&b"v"[..]));
         store.close().unwrap();
         std::fs::write(place("a").join("IDENTITY"), &old).unwrap();
@@ -525,5 +526,35 @@ fn shards_that_are_not_level_open_without_their_journal() {
     let seq = store.insert("after", b"the loss").unwrap();
     assert!(seq.0 > last);
     store.flush().unwrap();
+    expect_healed(&store);
+}
+
+/// What an opening has changed in the manifest is in the shards' copies of it.
+#[test]
+fn where_shards_and_journals_lie_now_is_known_without_the_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, elsewhere) = (dir.path().join("store"), dir.path().join("elsewhere"));
+    let journals = |names: &[&str]| {
+        let dirs = names.iter().map(|name| dir.path().join(name));
+        Options::new().memory_budget(8 << 20).journal_dirs(dirs)
+    };
+    let store = journals(&["j1"]).shards(2).replication_factor(2).open(&place).unwrap();
+    for n in 0..RECORDS {
+        store.insert(key(n), value(n)).unwrap();
+    }
+    store.close().unwrap();
+    std::fs::rename(shard(&place, 1), &elsewhere).unwrap();
+    let at = |path: PathBuf| annulus::ShardOptions::new(path);
+    let moved =
+        Options::new().memory_budget(8 << 20).shard(at(shard(&place, 0))).shard(at(elsewhere.clone()));
+    moved.open(&place).unwrap().close().unwrap();
+    journals(&["j1", "j2"]).open(&place).unwrap().close().unwrap();
+    std::fs::remove_file(place.join("MANIFEST")).unwrap();
+    let store = Options::new().memory_budget(8 << 20).open(&place).unwrap();
+    let stats = store.stats().unwrap();
+    assert_eq!(stats.shards[1].path, elsewhere);
+    let names: Vec<_> = stats.journal.mirrors.iter().map(|m| m.path.file_name().unwrap()).collect();
+    assert_eq!(names, ["j1", "j2"]);
+    expect_whole(&store);
     expect_healed(&store);
 }

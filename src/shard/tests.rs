@@ -3,7 +3,7 @@
 
 use super::seal::Seal;
 use super::{Health, Role, Shard, ShardSpec};
-use crate::disk::{Disk, SimDisk};
+use crate::disk::{Disk, Fault, Operation, SimDisk};
 use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
@@ -313,6 +313,16 @@ fn clearing_a_shard_leaves_nothing_but_what_is_not_its_own() {
     let other = ShardSpec { id: ShardId(4), ..world.spec.clone() };
     assert_eq!(Shard::clear(world.disk.as_ref(), &other).unwrap_err().kind(), ErrorKind::Foreign);
     assert!(world.disk.list(&world.spec.dir).unwrap().len() > 6);
+    for name in ["SEAL.tmp", "SEAL", "IDENTITY.tmp", "IDENTITY"] {
+        // It is not known for what it is any more once the last of these has gone.
+        let here = move |path: &Path| path.ends_with(name);
+        world.sim.inject(Fault::on(Operation::Remove).at(here).times(1));
+        assert_eq!(
+            Shard::clear(world.disk.as_ref(), &world.spec).unwrap_err().kind(),
+            ErrorKind::Io,
+            "{name}"
+        );
+    }
     Shard::clear(world.disk.as_ref(), &world.spec).unwrap();
     assert_eq!(world.disk.list(&world.spec.dir).unwrap(), ["notes"]);
     Shard::clear(world.disk.as_ref(), &world.spec).unwrap();

@@ -311,6 +311,12 @@ impl State {
     /// Makes `next` the manifest: durable in the store's directory first, then copied to the shards, then in memory.
     pub fn replace_manifest(&self, manifest: &mut Manifest, next: Manifest) -> Result<()> {
         self.save_progress(manifest, next)?;
+        self.copy_manifest(manifest);
+        Ok(())
+    }
+
+    /// Gives the shards their copies of the manifest.
+    pub fn copy_manifest(&self, manifest: &Manifest) {
         let layout = self.layout();
         for (index, shard) in layout.shards.iter().enumerate().filter(|(_, shard)| shard.is_flushed()) {
             let copy = manifest.clone();
@@ -319,7 +325,6 @@ impl State {
                 log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
             }
         }
-        Ok(())
     }
 
     /// The same for what only says how far a change has got: the shards' copies do without it.

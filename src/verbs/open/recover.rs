@@ -42,6 +42,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let disk = seams.disk.as_ref();
     let lock = lock(disk, dir, options)?;
     let (found, adopted) = find(disk, dir, options)?;
+    let read = found.as_ref().map(|manifest| manifest.generation);
     let mut manifest = match found {
         Some(manifest) if adopted => relocated(disk, dir, manifest, options)?,
         Some(manifest) => {
@@ -124,7 +125,14 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         scrub,
         lock,
     };
-    Ok(State::new(parts))
+    let state = State::new(parts);
+    let manifest = state.manifest.lock();
+    // What this opening has changed, where shards and journals lie for one, is needed most when the store's directory is lost.
+    if read.is_some_and(|read| read != manifest.generation) {
+        state.copy_manifest(&manifest);
+    }
+    drop(manifest);
+    Ok(state)
 }
 
 /// The disk and the directory that the journal works on. A single copy is written to as if it were the store's own.

@@ -10,7 +10,7 @@ mod sweeps;
 use self::gate::{At, Gated, Gates};
 use super::{Step, begin, step};
 use crate::disk::{Fault, RealDisk, SimDisk};
-use crate::engine::{MemoryFactory, SledFactory};
+use crate::engine::{MemoryFactory, MemoryOperation, SledFactory};
 use crate::error::{Error, ErrorKind};
 use crate::ids::{KeyspaceId, Seq, ShardId};
 use crate::manifest::ChangeStep;

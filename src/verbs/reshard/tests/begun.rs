@@ -157,3 +157,23 @@ fn the_seals_of_all_that_gain_say_that_they_are_being_changed() {
     assert_eq!(applying(), [false; 4]);
     check_placed(&store, &content);
 }
+
+/// What is left of a shard that could not be made is told from other shards by its number, which no other gets.
+#[test]
+fn the_number_of_a_shard_that_could_not_be_made_is_not_given_again() {
+    let world = World::new();
+    let (store, content) = world.filled(1);
+    let plan = || store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap();
+    let new = |plan: &crate::plan::Plan| plan.shards().last().unwrap().id;
+    assert_eq!(new(&plan()), ShardId(4));
+    world.factory.fail(ShardId(4), MemoryOperation::Open);
+    let before = state(&store).manifest.lock().generation;
+    store.apply(plan()).unwrap_err();
+    settle(&store);
+    assert!(state(&store).manifest.lock().generation > before);
+    assert_eq!(new(&plan()), ShardId(5));
+    store.apply(plan()).unwrap();
+    settle(&store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}

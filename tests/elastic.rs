@@ -177,6 +177,8 @@ fn shards_come_and_go_with_their_records() {
     let roles: Vec<_> = plan.shards().iter().map(|shard| (shard.id.0, shard.role)).collect();
     let stays = Role::Stays;
     assert_eq!(roles, [(0, stays), (1, Role::Leaves), (2, stays), (3, stays), (4, Role::Joins)]);
+    let weights: Vec<f64> = plan.shards().iter().map(|shard| shard.weight).collect();
+    assert_eq!(weights, [1.0, 1.0, 1.0, 1.0, 2.0]);
     let table = plan.to_string();
     assert!(table.contains("joins") && table.contains("leaves"), "{table}");
     assert_eq!(serde_json::from_str::<Plan>(&serde_json::to_string(&plan).unwrap()).unwrap(), plan);
@@ -323,8 +325,11 @@ fn room_that_just_suffices_is_enough_and_a_problem_that_was_accepted_may_have_ot
     let free = testing::Disk::space(&world.disk, Path::new(DIR)).unwrap().unwrap().free;
     let leave = |bytes: u64| world.disk.set_capacity(Some((1 << 40) - free + bytes));
     leave(needed);
-    assert_eq!(planned().problems(), []);
+    let without = planned().accept_problems();
+    assert_eq!(without.problems(), []);
     leave(needed - 1);
+    // Nobody has accepted what nobody has seen.
+    assert_eq!(store.apply(without).unwrap_err().kind(), ErrorKind::Refused);
     let shards = vec![ShardId(4)];
     assert_eq!(planned().problems(), [Problem::TooSmall { shards, needed, free: needed - 1 }]);
     let accepted = planned().accept_problems();

@@ -466,6 +466,13 @@ fn a_shard_may_be_mounted_elsewhere() {
     let store = at("b", "elsewhere").open(place("store")).unwrap();
     assert_eq!(store.get("k").unwrap().as_deref(), Some(&b"v"[..]));
     drop(store);
+    // A shard of another store is none of this one's, whatever its number.
+    at("c", "d").open(place("another")).unwrap().close().unwrap();
+    for other in ["c", "d", "nothing"] {
+        let error = at("b", other).open(place("store")).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+        assert!(error.to_string().contains(other), "{error}");
+    }
     // It is remembered.
     let store = Options::new().memory_budget(8 << 20).open(place("store")).unwrap();
     assert_eq!(store.get("k").unwrap().as_deref(), Some(&b"v"[..]));

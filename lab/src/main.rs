@@ -83,7 +83,8 @@ mutants           changes Annulus's source in every way that cargo-mutants (whic
   --seed S        which ones [1]
   --jobs N        so many at once [2]
   --minutes M     stop after so many
-  --only A,B      those alone whose names contain one of these";
+  --only A,B      those alone whose names contain one of these
+  --again         those alone that nothing noticed before";
 
 /// A generator of random numbers (xorshift) that a seed determines.
 #[derive(Debug, Clone)]
@@ -176,7 +177,8 @@ fn run_plants(mut parser: lexopt::Parser) -> Result<bool> {
 }
 
 fn run_mutants(mut parser: lexopt::Parser) -> Result<bool> {
-    let mut config = mutants::Config { sample: None, seed: 1, jobs: 2, only: None, minutes: None };
+    let mut config =
+        mutants::Config { sample: None, seed: 1, jobs: 2, only: None, minutes: None, again: false };
     while let Some(argument) = parser.next()? {
         match argument {
             Long("sample") => config.sample = Some(parser.value()?.parse()?),
@@ -184,6 +186,7 @@ fn run_mutants(mut parser: lexopt::Parser) -> Result<bool> {
             Long("jobs") => config.jobs = parser.value()?.parse()?,
             Long("minutes") => config.minutes = Some(parser.value()?.parse()?),
             Long("only") => config.only = Some(list(&parser.value()?)),
+            Long("again") => config.again = true,
             _ => return Err(argument.unexpected().into()),
         }
     }

@@ -16,6 +16,8 @@ const BUILDS: usize = 12;
 pub struct Built {
     /// Where the source lies.
     pub tree: PathBuf,
+    /// Where what is known of it is kept.
+    pub home: PathBuf,
     /// The mutants that are in it.
     pub numbers: BTreeSet<u32>,
     /// The programs of its tests, by name.
@@ -33,7 +35,6 @@ pub fn build(mutants: &[Mutant]) -> Result<Built> {
         |file: &&str| !OTHERS.contains(file) && !file.starts_with("lab/") && !mutated.contains(file);
     for file in String::from_utf8(files.stdout)?.lines().filter(as_it_is) {
         let (from, to) = (root().join(file), tree.join(file));
-        std::fs::create_dir_all(to.parent().ok_or("a file without a directory")?)?;
         copy_if_changed(&to, &std::fs::read(from)?)?;
     }
     // It lies inside this package, and is none of its workspace.
@@ -51,7 +52,7 @@ pub fn build(mutants: &[Mutant]) -> Result<Built> {
         let numbers = write(&tree, mutants, &left_out)?;
         let (tests, broken) = compile(&tree, &home.join("build"))?;
         if broken.is_empty() {
-            return Ok(Built { tree, numbers, tests });
+            return Ok(Built { tree, home, numbers, tests });
         }
         let before = left_out.len();
         for (file, first, last, lacks_arms) in broken {
@@ -79,6 +80,7 @@ pub fn build(mutants: &[Mutant]) -> Result<Built> {
 
 fn copy_if_changed(to: &Path, bytes: &[u8]) -> Result<()> {
     if std::fs::read(to).ok().as_deref() != Some(bytes) {
+        std::fs::create_dir_all(to.parent().ok_or("a file without a directory")?)?;
         std::fs::write(to, bytes)?;
     }
     Ok(())
@@ -114,7 +116,7 @@ fn compile(tree: &Path, target: &Path) -> Result<(BTreeMap<String, PathBuf>, Err
         .current_dir(tree)
         .args(["test", "--no-run", "--lib", "--message-format=json", "--target-dir"])
         .arg(target)
-        .args(super::run::programs().flat_map(|name| ["--test", name]))
+        .args(super::reach::PROGRAMS.iter().flat_map(|name| ["--test", name]))
         .env("RUSTFLAGS", "--cap-lints allow")
         .stderr(Stdio::inherit())
         .output()?;

@@ -1,8 +1,10 @@
 //! Mutants: small changes of the code that some test must notice. Which ones there are is what cargo-mutants says; here they
 //! are built all at once and tried one after another, since a build of each would take days.
 
+mod ask;
 mod build;
 mod place;
+mod reach;
 mod run;
 
 use crate::Result;
@@ -18,6 +20,8 @@ pub struct Config {
     /// Only files whose paths contain one of these.
     pub only: Option<Vec<String>>,
     pub minutes: Option<u64>,
+    /// Those that nothing noticed before, and no others.
+    pub again: bool,
 }
 
 /// What is tried: the journal, recovery, placement and moves. Of those what draws pictures is left out.

@@ -10,16 +10,53 @@ use std::collections::HashMap;
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
-/// The switch, as a module of the crate.
+/// The switch, as a module of the crate. Where `ANNULUS_MUTANTS_REACHED` names a file, the numbers of the mutants that would
+/// have made a difference, as far as can be seen where they are, are noted in it.
 pub const SWITCH: &str = r#"
-/// The mutant that is alive.
 #[doc(hidden)]
 pub mod mutants {
+    use std::io::Write;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, OnceLock};
+
+    struct Notes {
+        file: Mutex<std::fs::File>,
+        noted: Vec<AtomicBool>,
+    }
+
+    fn notes() -> Option<&'static Notes> {
+        static NOTES: OnceLock<Option<Notes>> = OnceLock::new();
+        let open = || {
+            let path = std::env::var_os("ANNULUS_MUTANTS_REACHED")?;
+            let file = std::fs::OpenOptions::new().append(true).create(true).open(path).ok()?;
+            let noted = (0..10_000).map(|_| AtomicBool::new(false)).collect();
+            Some(Notes { file: Mutex::new(file), noted })
+        };
+        NOTES.get_or_init(open).as_ref()
+    }
+
+    /// The mutant that is alive.
     pub fn on() -> u32 {
-        static ON: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+        static ON: OnceLock<u32> = OnceLock::new();
         *ON.get_or_init(|| std::env::var("ANNULUS_MUTANT").ok().and_then(|n| n.parse().ok()).unwrap_or(0))
     }
+    pub fn noting() -> bool {
+        notes().is_some()
+    }
+    pub fn note(number: u32) {
+        let Some(notes) = notes() else { return };
+        if notes.noted.get(number as usize).is_some_and(|noted| !noted.swap(true, Ordering::Relaxed))
+            && let Ok(mut file) = notes.file.lock()
+        {
+            let _ = file.write_all(format!("{number}\n").as_bytes());
+        }
+    }
+    pub fn at(numbers: &[u32]) -> u32 {
+        numbers.iter().for_each(|number| note(*number));
+        on()
+    }
     pub fn is(number: u32) -> bool {
+        note(number);
         on() == number
     }
 }
@@ -145,10 +182,23 @@ impl<'a> Placer<'a> {
         let number = mutants[0].number;
         let sign = self.text(&node.op);
         let whole = (self.range(&*node.left).0, self.range(&*node.right).1);
+        let numbers: String = mutants.iter().map(|m| format!("{}, ", m.number)).collect();
         let arms = |left: &str, right: &str| {
             let arm = |m: &&Mutant| format!("{} => {left} {} {right}, ", m.number, m.replacement);
             let arms: String = mutants.iter().map(arm).collect();
-            format!("match crate::mutants::on() {{ {arms}_ => {left} {sign} {right} }}")
+            format!("match crate::mutants::at(&[{numbers}]) {{ {arms}_ => {left} {sign} {right} }}")
+        };
+        // What a comparison would have come to is seen at once.
+        let compared = || {
+            let note = |m: &&Mutant| {
+                format!("if (l_ {} r_) != o_ {{ crate::mutants::note({}) }} ", m.replacement, m.number)
+            };
+            let notes: String = mutants.iter().map(note).collect();
+            let arm = |m: &&Mutant| format!("{} => l_ {} r_, ", m.number, m.replacement);
+            let arms: String = mutants.iter().map(arm).collect();
+            format!(
+                "let o_ = l_ {sign} r_; if crate::mutants::noting() {{ {notes}}} match crate::mutants::on() {{ {arms}_ => o_ }}"
+            )
         };
         match sign {
             // Both sides once, and the right one only where it is asked for.
@@ -159,7 +209,7 @@ impl<'a> Placer<'a> {
             }
             "==" | "!=" | "<" | "<=" | ">" | ">=" => {
                 self.swap(operator, "), &(".to_owned());
-                let after = format!(")) {{ (l_, r_) => {} }})", arms("l_", "r_"));
+                let after = format!(")) {{ (l_, r_) => {{ {} }} }})", compared());
                 self.wrap(whole, "(match (&(".to_owned(), after);
             }
             _ if sign.ends_with('=') => {

@@ -33,7 +33,9 @@ pub fn build(mutants: &[Mutant]) -> Result<Built> {
     let mutated: BTreeSet<&str> = mutants.iter().map(|mutant| mutant.file.as_str()).collect();
     let as_it_is =
         |file: &&str| !OTHERS.contains(file) && !file.starts_with("lab/") && !mutated.contains(file);
-    for file in String::from_utf8(files.stdout)?.lines().filter(as_it_is) {
+    let files = String::from_utf8(files.stdout)?;
+    remove_others(&tree, &tree, &files.lines().collect())?;
+    for file in files.lines().filter(as_it_is) {
         let (from, to) = (root().join(file), tree.join(file));
         copy_if_changed(&to, &std::fs::read(from)?)?;
     }
@@ -76,6 +78,19 @@ pub fn build(mutants: &[Mutant]) -> Result<Built> {
         }
     }
     Err("the mutants do not come to compile".into())
+}
+
+/// What an earlier run has left that is there no more would be built as well.
+fn remove_others(tree: &Path, dir: &Path, files: &BTreeSet<&str>) -> Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            remove_others(tree, &path, files)?;
+        } else if !path.strip_prefix(tree)?.to_str().is_some_and(|name| files.contains(name)) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn copy_if_changed(to: &Path, bytes: &[u8]) -> Result<()> {

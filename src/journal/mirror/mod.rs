@@ -323,10 +323,12 @@ impl Disk for Mirrors {
         let mut outcomes = Vec::new();
         for index in self.good() {
             let outcome = match self.disk.remove_file(&self.place(index, path)) {
-                Ok(()) => Ok(removed = true),
                 // Gone is gone: that is an answer, and no reason to refuse when another copy gives none.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(e) => Err(e),
+                outcome => {
+                    removed |= outcome.is_ok();
+                    outcome
+                }
             };
             outcomes.push((index, outcome));
         }

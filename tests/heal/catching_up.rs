@@ -195,11 +195,7 @@ fn a_shard_catches_up_with_what_nobody_wants_any_more() {
 fn a_journal_that_is_larger_than_the_memory_is_replayed_through_it() {
     let written = |replicas: usize| {
         let mut world = World::new(options(3, replicas).memory_budget(256 << 20));
-        for n in 0..600_u32 {
-            let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 64 << 10]);
-            world.store.insert(&key, &value).unwrap();
-            world.model.insert(key, value);
-        }
+        world.write_large(0..600, 64 << 10);
         world.store.sync().unwrap();
         world.disk = world.disk.kill();
         world.options = options(3, replicas);

@@ -61,6 +61,15 @@ impl World {
         }
     }
 
+    /// Keys in order, each with so many bytes of its own.
+    fn write_large(&mut self, keys: std::ops::Range<u32>, bytes: usize) {
+        for n in keys {
+            let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; bytes]);
+            self.store.insert(&key, &value).unwrap();
+            self.model.insert(key, value);
+        }
+    }
+
     fn heal(&self) {
         for _ in 0..10_000 {
             if !testing::heal_step(&self.store).unwrap() {

@@ -94,11 +94,7 @@ fn a_scan_mends_no_page_from_a_replica_that_is_behind() {
 #[test]
 fn damage_far_from_the_beginning_of_a_shard_is_mended() {
     let mut world = World::new(options(2, 2));
-    for n in 0..120_u32 {
-        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 64 << 10]);
-        world.store.insert(&key, &value).unwrap();
-        world.model.insert(key, value);
-    }
+    world.write_large(0..120, 64 << 10);
     world.store.flush().unwrap();
     for n in [0_u32, 30, 60, 90, 119] {
         world.factory.corrupt(ShardId(1), &internal(&n.to_be_bytes()));

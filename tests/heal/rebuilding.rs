@@ -329,13 +329,9 @@ fn a_shard_that_once_cannot_be_looked_through_is_not_begun_anew() {
 #[test]
 fn a_rebuild_of_a_large_shard_goes_on_where_it_was() {
     let mut world = World::new(options(2, 2));
-    for n in 0..340_u32 {
-        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 256 << 10]);
-        world.store.insert(&key, &value).unwrap();
-        world.model.insert(key, value);
-        if n % 20 == 0 {
-            world.store.flush().unwrap();
-        }
+    for first in (0..340).step_by(20) {
+        world.write_large(first..first + 20, 256 << 10);
+        world.store.flush().unwrap();
     }
     world.store.flush().unwrap();
     world.store.rebuild(ShardId(1)).unwrap();
@@ -363,11 +359,7 @@ fn a_rebuild_of_a_large_shard_goes_on_where_it_was() {
 #[test]
 fn a_shard_that_is_back_soon_is_not_kept_waiting_by_one_that_is_filled() {
     let mut world = World::new(options(4, 2));
-    for n in 0..200_u32 {
-        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 64 << 10]);
-        world.store.insert(&key, &value).unwrap();
-        world.model.insert(key, value);
-    }
+    world.write_large(0..200, 64 << 10);
     world.store.flush().unwrap();
     world.store.rebuild(ShardId(0)).unwrap();
     (0..3).for_each(|_| assert!(testing::heal_step(&world.store).unwrap()));

@@ -191,7 +191,7 @@ fn report(
             if let Some(verdict) = verdicts.get(&mutant.number) {
                 row.tried += 1;
                 row.caught += usize::from(matches!(verdict, Verdict::Caught(_)));
-                row.hang += usize::from(matches!(verdict, Verdict::Caught(by) if by.ends_with(HANGS)));
+                row.hang += usize::from(matches!(verdict, Verdict::Caught(by) if by == HANGS));
                 row.unmet += usize::from(*verdict == Verdict::Unmet);
             }
         }

@@ -126,12 +126,11 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         lock,
     };
     let state = State::new(parts);
-    let manifest = state.manifest.lock();
+    let manifest = state.manifest.lock().clone();
     // What this opening has changed, where shards and journals lie for one, is needed most when the store's directory is lost.
     if read.is_some_and(|read| read != manifest.generation) {
         state.copy_manifest(&manifest);
     }
-    drop(manifest);
     Ok(state)
 }
 

@@ -243,7 +243,6 @@ pub fn change_step(store: &Store) -> Result<bool> {
     }
 }
 
-/// The keys of a keyspace that a shard holds, whoever owns them, with the versions of their newest values.
 /// One step of healing; whether there was, or soon will be, something to do.
 pub fn heal_step(store: &Store) -> Result<bool> {
     match verbs::heal::step(&store.handle.state)? {
@@ -266,6 +265,7 @@ pub fn scrub_step(store: &Store) -> Result<bool> {
     }
 }
 
+/// The keys of a keyspace that a shard holds, whoever owns them, with the versions of their newest values.
 pub fn held_by(store: &Store, keyspace: KeyspaceId, shard: ShardId) -> Result<Vec<(Vec<u8>, Seq)>> {
     let layout = store.handle.state.layout();
     let index = layout.index_of(shard).unwrap_or(usize::MAX);

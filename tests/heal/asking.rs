@@ -140,3 +140,66 @@ fn health_counts_what_lacks_copies_and_what_has_none() {
         }
     }
 }
+
+/// What was asked for and is refused is over: something else may be asked then.
+#[test]
+fn a_shard_that_does_not_serve_is_not_compacted() {
+    let mut world = World::new(options(3, 2).heal(Heal::Manual));
+    world.write(800);
+    world.store.flush().unwrap();
+    testing::fail_shard(&world.store, ShardId(1));
+    world.store.compact(ShardId(1)).unwrap();
+    world.heal_a_while();
+    assert!(matches!(world.health(1), Health::Offline(_)), "{:?}", world.health(1));
+    world.store.repair(ShardId(1)).unwrap();
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::Compacted { .. } | EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+}
+
+/// While one thing is being done for a shard another is refused, up to its end and no longer.
+#[test]
+fn a_compaction_is_under_way_until_it_is_done() {
+    let mut world = World::new(options(3, 2));
+    world.write_large(0..200, 64 << 10);
+    world.store.flush().unwrap();
+    world.store.compact(ShardId(1)).unwrap();
+    let mut refused = 0;
+    while !world.saw(|e| matches!(e, EventKind::Compacted { .. })) {
+        let error = world.store.rebuild(ShardId(1)).unwrap_err();
+        assert_eq!(error.kind(), annulus::ErrorKind::Busy, "{error}");
+        refused += 1;
+        assert!(testing::heal_step(&world.store).unwrap());
+    }
+    assert!(refused > 4, "it took but {refused} steps");
+    world.store.rebuild(ShardId(1)).unwrap();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// One that was full comes back when that is asked for, and takes no other with it that nobody has asked for.
+#[test]
+fn a_repair_that_was_asked_for_brings_no_other_shard_back() {
+    let mut world = World::new(options(2, 2).heal(Heal::Manual));
+    world.write(600);
+    world.store.flush().unwrap();
+    let dir = world.dir(0);
+    let full = Fault::on(Operation::Write).at(move |path| path.starts_with(&dir));
+    testing::fail_shard(&world.store, ShardId(1));
+    world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+    world.write(100);
+    world.store.flush().unwrap_err();
+    assert!(matches!(world.health(0), Health::Degraded(_)), "{}", world.health(0));
+    world.disk.heal();
+    world.store.repair(ShardId(0)).unwrap();
+    world.heal();
+    assert!(matches!(world.health(1), Health::Offline(_)), "{}", world.health(1));
+    assert_eq!(world.health(0), Health::Online);
+    world.check();
+    world.store.repair(ShardId(1)).unwrap();
+    world.heal();
+    world.check();
+    world.check_copies();
+}

@@ -233,3 +233,24 @@ fn a_journal_that_is_larger_than_the_memory_is_replayed_through_it() {
     world.store = reopen(&world).unwrap();
     world.check();
 }
+
+/// The journal begins with the very write that comes after the shard's last: nothing is lacking.
+#[test]
+fn a_shard_that_the_journal_just_reaches_catches_up() {
+    let mut world = World::new(options(3, 2).journal_retention(1 << 30));
+    // Every commit has a segment of its own.
+    world.write_large(0..12, 60 << 10);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write_large(12..24, 60 << 10);
+    world.store.flush().unwrap();
+    let applied = world.store.health().unwrap().shards[1].applied;
+    let first = world.store.stats().unwrap().journal.first_seq;
+    assert_eq!(first, annulus::Seq(applied.0 + 1));
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::CatchingUp { from } if *from == first.0)));
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    world.check();
+    world.check_copies();
+}

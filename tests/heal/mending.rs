@@ -158,3 +158,84 @@ fn damage_that_nobody_finds_has_the_shard_opened_again() {
         world.check_copies();
     }
 }
+
+/// Damage that no replica can make up for is told, piece by piece of the shard, and stays known.
+#[test]
+fn what_no_replica_has_whole_stays_damaged() {
+    for both in [false, true] {
+        let mut world = World::new(options(2, 2));
+        world.write_large(0..120, 64 << 10);
+        world.store.flush().unwrap();
+        let internal = |n: u32| internal(&n.to_be_bytes());
+        world.factory.corrupt(ShardId(1), &internal(100));
+        // Close to the beginning, and followed by much that is whole.
+        world.factory.corrupt(ShardId(1), &internal(3));
+        if both {
+            world.factory.corrupt(ShardId(0), &internal(3));
+        }
+        world.store.repair(ShardId(1)).unwrap();
+        world.heal_a_while();
+        assert_eq!(world.saw(|e| matches!(e, EventKind::NotHealed { .. })), both);
+        if both {
+            let error = world.store.get(3_u32.to_be_bytes()).unwrap_err();
+            assert!(matches!(error.kind(), annulus::ErrorKind::Corruption), "{error}");
+            assert!(matches!(world.health(1), Health::Degraded(_)), "{}", world.health(1));
+            assert_eq!(world.store.get(100_u32.to_be_bytes()).unwrap().unwrap().len(), 64 << 10);
+            world.factory.heal(ShardId(0));
+        }
+        world.heal();
+        assert!(world.store.health().unwrap().is_good());
+        world.check();
+        world.check_copies();
+    }
+}
+
+/// What fails while it is mended is opened again once, and then begun anew.
+#[test]
+fn a_shard_that_fails_twice_while_it_is_mended_is_begun_anew() {
+    for times in [1, 2] {
+        let mut world = World::new(options(3, 2));
+        world.write(1200);
+        world.store.flush().unwrap();
+        world.factory.fail_times(ShardId(1), EngineOperation::Replace, times);
+        let key =
+            world.model.keys().find(|key| world.store.ring().preference_list(key)[0] == ShardId(1)).unwrap();
+        world.factory.corrupt(ShardId(1), &internal(key));
+        world.check();
+        world.heal();
+        assert_eq!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })), times == 2, "{times}");
+        world.check();
+        world.check_copies();
+    }
+}
+
+/// A flush that met damage on every owner goes on when all of a shard's damage has been put right, and not before.
+#[test]
+fn a_flush_does_not_go_on_with_a_shard_that_is_mended_in_part() {
+    let mut world = World::new(options(2, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    let keys: Vec<Vec<u8>> = world.model.keys().take(2).cloned().collect();
+    world.factory.corrupt(ShardId(0), &internal(&keys[0]));
+    world.factory.corrupt(ShardId(0), &internal(&keys[1]));
+    world.factory.corrupt(ShardId(1), &internal(&keys[1]));
+    for key in &keys {
+        world.store.insert(key, b"over the damage").unwrap();
+        world.model.insert(key.clone(), b"over the damage".to_vec());
+    }
+    let error = world.store.flush().unwrap_err();
+    assert_eq!(error.kind(), annulus::ErrorKind::Unavailable, "{error}");
+    assert!(!world.saw(|e| matches!(e, EventKind::Repaired { .. })));
+    for shard in [0, 1] {
+        assert!(matches!(world.health(shard), Health::Degraded(_)), "{}", world.health(shard));
+    }
+    for (key, value) in &world.model {
+        assert_eq!(world.store.get(key).unwrap().as_deref(), Some(&value[..]));
+    }
+    world.factory.heal(ShardId(1));
+    world.heal();
+    world.store.flush().unwrap();
+    world.heal();
+    world.check();
+    world.check_copies();
+}

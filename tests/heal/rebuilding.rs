@@ -416,3 +416,47 @@ fn a_shard_is_not_filled_from_one_that_is_behind_it() {
     world.check();
     world.check_copies();
 }
+
+/// What has been filled of a shard stays filled when another is turned to.
+#[test]
+fn filling_goes_on_where_it_was_when_something_is_done_for_another_shard() {
+    let steps = |between: &dyn Fn(&World)| {
+        let mut world = World::new(options(4, 2));
+        world.write_large(0..300, 64 << 10);
+        world.store.flush().unwrap();
+        world.store.rebuild(ShardId(0)).unwrap();
+        (0..6).for_each(|_| assert!(testing::heal_step(&world.store).unwrap()));
+        between(&world);
+        let mut steps = 0;
+        while world.health(0) != Health::Online {
+            assert!(testing::heal_step(&world.store).unwrap());
+            steps += 1;
+        }
+        world.heal();
+        world.check();
+        world.check_copies();
+        steps
+    };
+    let alone = steps(&|_| ());
+    assert!(alone > 6, "it took but {alone} steps");
+    let compacted = steps(&|world| world.store.compact(ShardId(3)).unwrap());
+    // Opened, and found to lack nothing.
+    let opened = steps(&|world| testing::fail_shard(&world.store, ShardId(3)));
+    assert!(compacted <= alone + 2 && opened <= alone + 4, "{alone}, {compacted}, {opened} steps");
+}
+
+/// What is in the memtables after a shard was begun anew reaches it with a flush, and need not do so before it is filled.
+#[test]
+fn filling_waits_for_no_flush_where_all_are_level() {
+    let mut world = World::new(options(3, 2));
+    world.write(900);
+    world.store.flush().unwrap();
+    let applied = world.store.health().unwrap().shards[0].applied;
+    world.write(100);
+    world.store.rebuild(ShardId(1)).unwrap();
+    world.heal();
+    assert!(world.store.health().unwrap().is_good());
+    assert_eq!(world.store.health().unwrap().shards[0].applied, applied);
+    world.check();
+    world.check_copies();
+}

@@ -420,3 +420,51 @@ fn a_segment_of_which_any_write_fails_is_not_used() {
         assert_eq!(reopen(&disk.kill()).unwrap().1.last, Seq(40));
     }
 }
+
+/// What is there already does not cost a reader who asks for what came later.
+#[test]
+fn an_opening_reads_the_segments_that_it_needs_and_no_others() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    for _ in 0..100 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    let all = journal.stats().segments;
+    journal.close().unwrap();
+    let (_, report) = reopen_from(&disk.fork(), Seq(99), Seq::ZERO).unwrap();
+    assert!(all > 6 && report.segments <= 2, "{} of {all} segments", report.segments);
+    assert_eq!(reopen(&disk).unwrap().1.segments, all);
+}
+
+#[test]
+fn a_segment_is_made_when_one_is_wanted() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    assert!(journal.provision().unwrap());
+    assert!(!journal.wants_provision() && !journal.provision().unwrap());
+    while journal.stats().segments < 2 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    assert!(journal.wants_provision());
+    assert!(journal.provision().unwrap());
+    assert!(!journal.wants_provision());
+}
+
+#[test]
+fn a_segment_has_a_whole_number_of_blocks() {
+    let disk = new_disk();
+    let config = JournalConfig { segment_bytes: (20 << 10) + 1, ..CONFIG };
+    let journal = Journal::create(Arc::new(disk.clone()), dir(), config, Seq(1)).unwrap();
+    append(&journal, Handoff::Os).unwrap();
+    let path = dir().join(segment::name(1));
+    assert_eq!(disk.read(&path).unwrap().unwrap().len(), 24 << 10);
+    drop(journal);
+    let visit = &mut |_, _: &[u8]| Ok(());
+    Journal::open(Arc::new(disk.clone()), dir(), config, Seq(1), Seq(1), visit).unwrap();
+    assert_eq!(disk.read(&dir().join(segment::name(2))).unwrap().unwrap().len(), 24 << 10);
+    for bytes in [(16 << 10) - 1, (1 << 40) + 1] {
+        let config = JournalConfig { segment_bytes: bytes, ..CONFIG };
+        let made = Journal::create(Arc::new(new_disk()), dir(), config, Seq(1));
+        assert_eq!(made.map(|_| ()).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+}

@@ -217,3 +217,26 @@ fn after_a_failed_write_what_was_handed_over_is_still_read() {
     assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}");
     read_on(&journal, &mut Cursor::at(Seq(1)), Seq(20), usize::MAX).unwrap();
 }
+
+/// A write that went to the wrong place has left a whole frame where another belongs.
+#[test]
+fn a_frame_in_the_place_of_another_is_damage() {
+    let disk = new_disk();
+    let journal = Journal::create(Arc::new(disk.clone()), dir(), CONFIG, Seq(1)).unwrap();
+    for n in 0..20 {
+        journal.append(&Payload::new(&[n; 100]), Handoff::Os).unwrap();
+    }
+    let frame = crate::frame::frame_bytes(100);
+    let at = |n: usize| segment::BODY as usize + n * frame;
+    let path = dir().join(segment::name(journal.segment_of(Seq(1)).unwrap().0.generation));
+    disk.damage(&path, |bytes| bytes.copy_within(at(4)..at(5), at(9))).unwrap();
+    let mut seen = Vec::new();
+    let mut cursor = Cursor::at(Seq(1));
+    let outcome = journal.replay(&mut cursor, Seq(20), usize::MAX, &mut |seq, payload| {
+        seen.push((seq.0, payload[0]));
+        Ok(())
+    });
+    let error = outcome.unwrap_err();
+    assert_eq!((error.kind(), error.byte_offset()), (ErrorKind::Corruption, Some(at(9) as u64)), "{error}");
+    assert_eq!(seen, (1..10).map(|n| (n, n as u8 - 1)).collect::<Vec<_>>());
+}

@@ -193,3 +193,35 @@ fn a_full_copy_of_which_no_word_can_be_kept_is_told_as_full() {
         assert!(journal.provision().unwrap());
     }
 }
+
+/// What is gone is gone, but what cannot be removed is an error of the copy that has it, and of the journal if all have.
+#[test]
+fn a_file_that_cannot_be_removed_is_not_taken_for_one_that_is_gone() {
+    let disk = dirs_disk(31);
+    let (mirrors, _journal) = Model::default().create(&disk);
+    let path = Path::new(DIRS[0]).join("0000000000000009.spare");
+    mirrors.open(&path, OpenMode::CreateNew).unwrap();
+    fault(&disk, Operation::Remove, 0, 1);
+    fault(&disk, Operation::Remove, 1, 1);
+    assert_eq!(mirrors.remove_file(&path).unwrap_err().kind(), std::io::ErrorKind::Other);
+    fault(&disk, Operation::Remove, 1, 1);
+    mirrors.remove_file(&path).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    assert!(!disk.exists(&path).unwrap());
+}
+
+/// A file system that has just been made has a directory of its own in it.
+#[test]
+fn a_copy_may_lie_at_the_top_of_a_file_system() {
+    for (name, fits) in [("lost+found", true), ("MIRRORS", true), ("orders.db", false)] {
+        let disk = dirs_disk(32);
+        let dir = Path::new(DIRS[1]);
+        disk.create_dir_all(dir).unwrap();
+        if name != "MIRRORS" {
+            disk.replace(&dir.join(name), b"").unwrap();
+        }
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let made = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), false);
+        assert_eq!(made.map(|_| ()).map_err(|e| e.kind()), if fits { Ok(()) } else { Err(ErrorKind::Foreign) });
+    }
+}

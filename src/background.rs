@@ -204,3 +204,38 @@ impl Effort {
         worked.mul_f64(self.rest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::engine::MemoryFactory;
+    use crate::options::Options;
+    use crate::state::Seams;
+    use std::path::Path;
+
+    /// A step that brought so much rests for as long as that takes at the rate that was asked for, less what it took.
+    #[test]
+    fn the_rate_that_was_asked_for_is_kept() {
+        let (disk, factory) = (SimDisk::new(1), MemoryFactory::new());
+        let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory), background: false };
+        let options = Options::new().shards(2).replication_factor(1).memory_budget(8 << 20);
+        let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
+        let state = &store.handle.state;
+        let rest = |bytes, worked| {
+            let worked = Duration::from_millis(worked);
+            Effort { rest: 3.0, looked: Instant::now() }.after(state, bytes, worked).as_millis()
+        };
+        assert_eq!(rest(1 << 20, 100), 300, "nobody has asked for a rate");
+        let scrub = store.scrub().unwrap();
+        scrub.set_rate(1 << 20).unwrap();
+        assert_eq!([rest(2 << 20, 500), rest(1 << 20, 1500), rest(0, 10)], [1500, 0, 0]);
+        let plan = store.plan().set_replication_factor(2).preview().unwrap();
+        let change = store.apply(plan).unwrap();
+        assert_eq!(rest(1 << 20, 100), 300, "a scrub's rate is not a change's");
+        change.set_rate(1 << 18).unwrap();
+        assert_eq!(rest(1 << 20, 500), 3500);
+        change.set_rate(None).unwrap();
+        assert_eq!(rest(1 << 20, 100), 300);
+    }
+}

@@ -173,6 +173,12 @@ impl Manifest {
         disk.replace(&path, &bytes).map_err(|e| Error::io("replace the manifest", &path, e))
     }
 
+    /// The same, for one that is newer than what is there: of copies that differ the one counts that was written last.
+    pub fn store_next(&mut self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        self.generation += 1;
+        self.store(disk, dir)
+    }
+
     /// The keyspace of that name, if it exists.
     pub fn keyspace(&self, name: &str) -> Option<&KeyspaceEntry> {
         self.keyspaces.iter().find(|k| k.name == name && !k.dropped)

@@ -471,9 +471,13 @@ fn a_paused_change_rests_and_writes_still_go_to_both_placements() {
     store.flush().unwrap();
     let joined = testing::held_by(&store, KeyspaceId(0), ShardId(4)).unwrap();
     assert!(!joined.is_empty() && joined.len() < 50, "{} records", joined.len());
+    let health = || store.health().unwrap().shards.into_iter().map(|s| s.health).collect::<Vec<_>>();
+    let online = |count: usize| vec![Health::Online; count];
+    assert_eq!(health(), [online(4), vec![Health::Joining]].concat());
     change.set_rate(1 << 20).unwrap();
     change.resume().unwrap();
     settle(&store);
+    assert_eq!(health(), online(4));
     assert_eq!(change.pause().unwrap_err().kind(), ErrorKind::NotFound);
     check_reads(&store, &content);
     check_placed(&store, &content);

@@ -329,8 +329,7 @@ impl State {
 
     /// The same for what only says how far a change has got: the shards' copies do without it.
     pub fn save_progress(&self, manifest: &mut Manifest, mut next: Manifest) -> Result<()> {
-        next.generation += 1;
-        if let Err(error) = next.store(self.seams.disk.as_ref(), &self.dir) {
+        if let Err(error) = next.store_next(self.seams.disk.as_ref(), &self.dir) {
             return Err(self.keep_manifest(manifest, error));
         }
         *self.written.write() = Arc::new(next.clone());

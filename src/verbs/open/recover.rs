@@ -49,8 +49,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
             let known = manifest.clone();
             let mut manifest = relocated(disk, dir, manifest, options)?;
             if manifest != known {
-                manifest.generation += 1;
-                manifest.store(disk, dir)?;
+                manifest.store_next(disk, dir)?;
             }
             create::end_creation(disk, dir)?;
             take_up(disk, dir, manifest)?
@@ -62,8 +61,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &seams)?;
     if adopted {
         manifest = take_up(disk, dir, manifest)?;
-        manifest.generation += 1;
-        manifest.store(disk, dir)?;
+        manifest.store_next(disk, dir)?;
     }
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
@@ -90,8 +88,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
             let mirrors = found.serve(from, at_least, seams.background)?;
             if manifest.journals != entries {
                 manifest.journals = entries;
-                manifest.generation += 1;
-                manifest.store(disk, dir)?;
+                manifest.store_next(disk, dir)?;
             }
             Some(mirrors)
         }
@@ -308,8 +305,7 @@ fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> Result<Manifest> 
         }
     }
     if next != manifest {
-        next.generation += 1;
-        next.store(disk, dir)?;
+        next.store_next(disk, dir)?;
     }
     Ok(next)
 }

@@ -239,3 +239,33 @@ fn a_flush_does_not_go_on_with_a_shard_that_is_mended_in_part() {
     world.check();
     world.check_copies();
 }
+
+/// Where every owner met damage that nobody finds any more, one is opened again, and begun anew if it fails so once more.
+#[test]
+fn a_shard_that_fails_for_no_reason_is_opened_again_once_and_then_begun_anew() {
+    let mut world = World::new(options(2, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    let key = world.model.keys().next().unwrap().clone();
+    for again in [false, true] {
+        for shard in [0, 1] {
+            world.factory.corrupt(ShardId(shard), &internal(&key));
+        }
+        world.store.insert(&key, format!("newer, {again}")).unwrap();
+        world.model.insert(key.clone(), format!("newer, {again}").into_bytes());
+        world.store.flush().unwrap_err();
+        for shard in [0, 1] {
+            assert!(matches!(world.health(shard), Health::Degraded(_)), "{}", world.health(shard));
+            world.factory.heal(ShardId(shard));
+        }
+        // Nothing has been flushed to them since.
+        while !world.store.health().unwrap().is_good() {
+            assert!(testing::heal_step(&world.store).unwrap());
+        }
+        assert_eq!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })), again);
+    }
+    world.heal();
+    world.store.flush().unwrap();
+    world.check();
+    world.check_copies();
+}

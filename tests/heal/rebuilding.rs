@@ -358,7 +358,8 @@ fn a_rebuild_of_a_large_shard_goes_on_where_it_was() {
 /// Filling a shard takes long; one that only lacks what the journal has is back before.
 #[test]
 fn a_shard_that_is_back_soon_is_not_kept_waiting_by_one_that_is_filled() {
-    let mut world = World::new(options(4, 2));
+    // Three copies: filling does not have to wait for the one that is offline.
+    let mut world = World::new(options(4, 3));
     world.write_large(0..200, 64 << 10);
     world.store.flush().unwrap();
     world.store.rebuild(ShardId(0)).unwrap();

@@ -56,6 +56,8 @@ struct Machine {
     operations: u64,
     faults: Faults,
     capacity: Option<u64>,
+    /// Where other file systems begin.
+    mounts: Vec<PathBuf>,
     rng: Rng,
     /// Whether files keep what was written over before it was synced.
     versions: bool,
@@ -87,6 +89,7 @@ impl SimDisk {
             operations: 0,
             faults: Faults::default(),
             capacity: None,
+            mounts: Vec::new(),
             rng: Rng(seed),
             versions: false,
             watch: None,
@@ -163,6 +166,11 @@ impl SimDisk {
     /// The bytes that all files together may hold; none: any number. A write over it fills the disk, then fails.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.machine.lock().capacity = bytes;
+    }
+
+    /// From `dir` on it is another file system, for whoever asks; their room is one and the same.
+    pub fn mount(&self, dir: &Path) {
+        self.machine.lock().mounts.push(dir.to_path_buf());
     }
 
     /// Changes a file's bytes behind everybody's back, durably: damage.
@@ -262,7 +270,10 @@ impl Disk for SimDisk {
 
     fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
         let machine = self.enter(Operation::Look, path)?;
-        Ok(machine.capacity.map(|_| FreeSpace { device: 1, free: machine.room() }))
+        let within = |dir: &PathBuf| path.starts_with(dir);
+        let device = machine.mounts.iter().rposition(within).map_or(1, |index| index as u64 + 2);
+        let known = machine.capacity.is_some() || !machine.mounts.is_empty();
+        Ok(known.then(|| FreeSpace { device, free: machine.room() }))
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {

@@ -254,3 +254,28 @@ fn a_shard_that_the_journal_just_reaches_catches_up() {
     world.check();
     world.check_copies();
 }
+
+/// A disk that was full is no reason to copy a shard anew, however often it was.
+#[test]
+fn a_shard_that_was_full_several_times_is_opened_again_each_time() {
+    let mut world = World::new(options(2, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    for _ in 0..4 {
+        let full = Fault::on(Operation::Write).at(|path| path.starts_with("/store/shards"));
+        world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+        world.write(100);
+        world.store.flush().unwrap_err();
+        for shard in [0, 1] {
+            assert!(matches!(world.health(shard), Health::Degraded(_)), "{}", world.health(shard));
+        }
+        world.disk.heal();
+        while !world.store.health().unwrap().is_good() {
+            assert!(testing::heal_step(&world.store).unwrap());
+        }
+    }
+    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. } | EventKind::NotHealed { .. })));
+    world.heal();
+    world.check();
+    world.check_copies();
+}

@@ -263,6 +263,7 @@ fn a_shard_that_fails_for_no_reason_is_opened_again_once_and_then_begun_anew() {
             assert!(testing::heal_step(&world.store).unwrap());
         }
         assert_eq!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })), again);
+        assert!(world.saw(|e| matches!(e, EventKind::CatchingUp { .. })));
     }
     world.heal();
     world.store.flush().unwrap();

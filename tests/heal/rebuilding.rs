@@ -461,3 +461,164 @@ fn filling_waits_for_no_flush_where_all_are_level() {
     world.check();
     world.check_copies();
 }
+
+/// The directory of a disk that is not mounted looks as one does that has been emptied: only who is asked to makes a shard
+/// anew there.
+#[test]
+fn a_shard_whose_disk_is_away_is_made_anew_when_that_is_asked_for() {
+    for (own_disk, wish) in [(true, 0), (true, 1), (false, 1)] {
+        let (disk, factory) = (SimDisk::new(3), MemoryFactory::new());
+        if own_disk {
+            disk.mount(Path::new("/mnt/b"));
+        }
+        let shard = |name: &str| annulus::ShardOptions::new(Path::new("/mnt").join(name).join("shard"));
+        let base = Options::new().replication_factor(2).virtual_nodes(64).memory_budget(8 << 20);
+        let options = ["a", "b", "c"].into_iter().fold(base, |options, name| options.shard(shard(name)));
+        let store = open(&disk, &factory, &options);
+        let mut world = World { disk, factory, options, model: BTreeMap::new(), store, written: 0 };
+        world.write(900);
+        world.store.flush().unwrap();
+        let dir = world.dir(1);
+        world.factory.erase(&dir);
+        Disk::remove_dir_all(&world.disk, &dir).unwrap();
+        world.heal_a_while();
+        assert_eq!(matches!(world.health(1), Health::Offline(_)), own_disk, "{}", world.health(1));
+        assert_eq!(world.disk.exists(&dir).unwrap(), !own_disk);
+        match wish {
+            0 => world.store.repair(ShardId(1)).unwrap(),
+            _ => world.store.rebuild(ShardId(1)).unwrap(),
+        }
+        world.heal();
+        assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+        world.check();
+        world.check_copies();
+    }
+}
+
+/// A shard whose filling waits is sealed meanwhile, and one that is done says so: else a crash would find them half changed.
+#[test]
+fn a_seal_says_that_a_shard_is_being_filled_as_long_as_it_is() {
+    let mut world = World::new(options(5, 3));
+    world.write_large(0..300, 64 << 10);
+    world.store.flush().unwrap();
+    let applying = |world: &World, shard: u32| {
+        let seal = world.disk.read(&world.dir(shard).join("SEAL")).unwrap().unwrap();
+        String::from_utf8_lossy(&seal).contains("\"applying\":true")
+    };
+    world.store.rebuild(ShardId(3)).unwrap();
+    (0..4).for_each(|_| assert!(testing::heal_step(&world.store).unwrap()));
+    assert!(applying(&world, 3));
+    // It comes first, and takes the place of the other.
+    world.store.rebuild(ShardId(0)).unwrap();
+    (0..3).for_each(|_| assert!(testing::heal_step(&world.store).unwrap()));
+    assert!(applying(&world, 0) && !applying(&world, 3));
+    world.heal();
+    assert!((0..5).all(|shard| !applying(&world, shard)));
+    world.check();
+    world.check_copies();
+}
+
+/// What is found different is written only after the seal says that the shard is being changed.
+#[test]
+fn a_shard_that_is_compared_is_sealed_as_being_changed_before_it_is() {
+    let mut world = World::new(options(3, 2));
+    world.write(2000);
+    world.store.flush().unwrap();
+    world.store.rebuild(ShardId(1)).unwrap();
+    (0..2).for_each(|_| assert!(testing::heal_step(&world.store).unwrap()));
+    let held = testing::held_by(&world.store, annulus::KeyspaceId(0), ShardId(0)).unwrap();
+    let ring = world.store.ring();
+    let shared = |(key, _): &&(Vec<u8>, annulus::Seq)| ring.preference_list(key).contains(&ShardId(1));
+    let (key, _) = held.iter().find(shared).unwrap();
+    world.factory.forge(ShardId(1), &internal(key), &[]);
+    let seal = || world.disk.read(&world.dir(1).join("SEAL")).unwrap().unwrap();
+    let applying = || String::from_utf8_lossy(&seal()).contains("\"applying\":true");
+    assert!(!applying());
+    let gate = world.factory.hang(ShardId(1), EngineOperation::Apply);
+    std::thread::scope(|scope| {
+        let healing = scope.spawn(|| world.heal());
+        assert!(gate.wait_for(1));
+        assert!(applying());
+        world.factory.heal(ShardId(1));
+        healing.join().unwrap();
+    });
+    assert!(!applying());
+    world.check();
+    world.check_copies();
+}
+
+/// One that fails in the middle is offline, and what was asked for it is still to be done.
+#[test]
+fn a_rebuild_that_fails_in_the_middle_is_taken_up_again() {
+    let mut world = World::new(options(3, 2));
+    world.write_large(0..100, 64 << 10);
+    world.store.flush().unwrap();
+    world.store.rebuild(ShardId(1)).unwrap();
+    (0..3).for_each(|_| assert!(testing::heal_step(&world.store).unwrap()));
+    assert_eq!(world.health(1), Health::Rebuilding);
+    world.factory.fail_times(ShardId(1), EngineOperation::Apply, 1);
+    while world.health(1) == Health::Rebuilding {
+        assert!(testing::heal_step(&world.store).unwrap());
+    }
+    assert!(matches!(world.health(1), Health::Offline(_)), "{}", world.health(1));
+    assert_eq!(world.store.compact(ShardId(1)).unwrap_err().kind(), annulus::ErrorKind::Busy);
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::NotHealed { .. })));
+    world.store.compact(ShardId(1)).unwrap();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// What was there is kept, and how much that is is told.
+#[test]
+fn what_is_set_aside_is_told() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let told = |world: &World| {
+        let mut events = world.store.events();
+        let all = std::iter::from_fn(|| events.try_next()).map(|event| event.kind);
+        all.filter_map(|kind| if let EventKind::Quarantined { bytes } = kind { Some(bytes) } else { None })
+            .collect::<Vec<u64>>()
+    };
+    world.store.rebuild(ShardId(1)).unwrap();
+    world.heal();
+    assert!(told(&world).is_empty(), "there were no files");
+    for bytes in [13, 700] {
+        let engines = world.disk.list(&world.dir(1)).unwrap();
+        let generation = engines.iter().filter(|name| name.starts_with("quarantine")).count() + 1;
+        // The simulated disk renames files alone.
+        world.disk.replace(&world.dir(1).join(format!("engine-{generation}")), &vec![1; bytes]).unwrap();
+        world.store.rebuild(ShardId(1)).unwrap();
+        world.heal();
+    }
+    assert_eq!(told(&world), [13, 700]);
+    let kept = world.store.health().unwrap().quarantined;
+    assert_eq!(kept.iter().map(|q| q.bytes).sum::<u64>(), 713, "{kept:?}");
+}
+
+/// Five times it is opened again; then there is nothing to be hoped for from its files.
+#[test]
+fn a_shard_that_fails_again_and_again_is_begun_anew_after_five_times() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(100);
+    world.store.flush().unwrap();
+    let kinds = |world: &World| {
+        let mut events = world.store.events();
+        std::iter::from_fn(|| events.try_next()).map(|event| event.kind).collect::<Vec<_>>()
+    };
+    let is_rebuilt = |kind: &EventKind| matches!(kind, EventKind::Rebuilding { .. });
+    while !kinds(&world).iter().any(is_rebuilt) {
+        assert!(testing::heal_step(&world.store).unwrap());
+    }
+    let opened = kinds(&world).iter().filter(|kind| matches!(kind, EventKind::CatchingUp { .. })).count();
+    assert_eq!(opened, 5);
+    world.factory.heal(ShardId(1));
+    world.heal();
+    world.check();
+    world.check_copies();
+}

@@ -222,6 +222,9 @@ fn a_copy_may_lie_at_the_top_of_a_file_system() {
         }
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let made = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), false);
-        assert_eq!(made.map(|_| ()).map_err(|e| e.kind()), if fits { Ok(()) } else { Err(ErrorKind::Foreign) });
+        assert_eq!(
+            made.map(|_| ()).map_err(|e| e.kind()),
+            if fits { Ok(()) } else { Err(ErrorKind::Foreign) }
+        );
     }
 }

@@ -565,3 +565,88 @@ fn where_shards_and_journals_lie_now_is_known_without_the_manifest() {
     expect_whole(&store);
     expect_healed(&store);
 }
+
+/// What the store logs.
+struct Log;
+
+static LOGGED: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            LOGGED.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// A file system that does not keep writes in order is told of where a power cut could take what no replica has.
+#[test]
+fn a_store_that_a_power_cut_can_harm_says_so() {
+    let Some(memory) = ["/dev/shm"].iter().find_map(|dir| tempfile::tempdir_in(dir).ok()) else {
+        println!("skipped: there is no file system in memory");
+        return;
+    };
+    log::set_logger(&Log).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    for replicas in [1, 2] {
+        let place = memory.path().join(replicas.to_string());
+        let store = Options::new().shards(2).replication_factor(replicas).open(&place).unwrap();
+        let of = |line: &&String| line.contains("power cut") && line.contains(place.to_str().unwrap());
+        let logged = LOGGED.lock().unwrap().iter().filter(of).count();
+        let warned = store.stats().unwrap().warnings.iter().filter(|w| w.contains("power cut")).count();
+        let due = if replicas == 1 { 2 } else { 0 };
+        assert_eq!((logged, warned), (due, due), "{replicas} replicas");
+        store.close().unwrap();
+    }
+}
+
+/// Where the journal begins after all that any shard has, it is the journal that lacks something.
+#[test]
+fn a_journal_that_lost_its_beginning_is_named() {
+    for replicas in [1, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("store");
+        // Room for all of it in memory: nothing else is flushed.
+        let store = options(replicas).memory_budget(64 << 20).open(&place).unwrap();
+        store.insert("first", "flushed").unwrap();
+        store.flush().unwrap();
+        for n in 0..20_u32 {
+            store.insert(n.to_be_bytes(), vec![1; 60 << 10]).unwrap();
+        }
+        store.sync().unwrap();
+        copy(&place, &dir.path().join("copy"));
+        drop(store);
+        let journal = dir.path().join("copy/journal");
+        let mut segments: Vec<PathBuf> = std::fs::read_dir(&journal)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+            .collect();
+        segments.sort();
+        assert!(segments.len() > 8);
+        segments[..5].iter().for_each(|path| std::fs::remove_file(path).unwrap());
+        let error = options(replicas).open(dir.path().join("copy")).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        assert!(error.path().is_some_and(|path| path.starts_with(&journal)), "{error}");
+    }
+}
+
+/// Stores are told apart by 128 random bits.
+#[test]
+fn no_two_stores_are_called_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut halves = std::collections::HashSet::new();
+    for name in ["a", "b"] {
+        let place = dir.path().join(name);
+        options(1).open(&place).unwrap().close().unwrap();
+        let id = annulus::inspect(&place).unwrap().store;
+        halves.extend([(id >> 64) as u64, id as u64]);
+    }
+    assert!(halves.len() == 4 && !halves.contains(&0), "{halves:x?}");
+}

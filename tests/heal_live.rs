@@ -382,3 +382,32 @@ fn files_that_are_deleted_are_missed_while_the_store_is_open() {
     assert!(live.with(|store| store.health().unwrap().is_good()));
     live.finish("deleted files");
 }
+
+/// A compaction gives back what records took that are no more, and says how much; who asks for it waits for its end.
+#[test]
+fn what_a_compaction_gives_back_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options(2, 2).open(dir.path().join("store")).unwrap();
+    for n in 0..2000_u32 {
+        store.insert(n.to_be_bytes(), n.to_be_bytes().repeat(500)).unwrap();
+    }
+    store.flush().unwrap();
+    (0..2000_u32).filter(|n| n % 20 != 0).for_each(|n| assert!(store.remove(n.to_be_bytes()).is_ok()));
+    store.flush().unwrap();
+    let bytes = || store.stats().unwrap().shards[1].disk_bytes;
+    let full = bytes();
+    store.compact(ShardId(1)).unwrap();
+    let mut events = store.events();
+    let told = std::iter::from_fn(|| events.try_next()).find_map(|event| match event.kind {
+        EventKind::Compacted { before, after } => Some((event.shard, before, after)),
+        _ => None,
+    });
+    let (shard, before, after) = told.unwrap();
+    assert_eq!((shard, before, after), (Some(ShardId(1)), full, bytes()));
+    assert!(after < before / 2 && after > 100 * 2000, "{before} bytes before, {after} after");
+    assert!(store.health().unwrap().is_good());
+    for n in 0..2000_u32 {
+        let due = (n % 20 == 0).then(|| n.to_be_bytes().repeat(500));
+        assert_eq!(store.get(n.to_be_bytes()).unwrap().as_deref(), due.as_deref(), "{n}");
+    }
+}

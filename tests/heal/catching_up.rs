@@ -129,6 +129,12 @@ fn of_shards_that_were_full_those_come_back_first_without_which_nothing_is_lost(
     while testing::heal_step(&world.store).unwrap() {
         world.check();
     }
+    let mut events = world.store.events();
+    let opened = std::iter::from_fn(|| events.try_next());
+    let opened = opened.filter(|event| matches!(event.kind, EventKind::CatchingUp { .. }));
+    let mut opened: Vec<_> = opened.map(|event| event.shard.unwrap().0).collect();
+    opened.sort_unstable();
+    assert_eq!(opened, [0, 1, 2], "each is opened again once");
     world.check_copies();
 }
 
@@ -276,6 +282,24 @@ fn a_shard_that_was_full_several_times_is_opened_again_each_time() {
     }
     assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. } | EventKind::NotHealed { .. })));
     world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// What fitted into memory before a crash fits after it, and an opening waits for no flush of it.
+#[test]
+fn what_fits_into_memory_is_not_flushed_by_an_opening() {
+    let mut world = World::new(options(3, 2));
+    // Half of the memory is for tables: of that three quarters, more than one table's share.
+    world.write_large(0..48, 64 << 10);
+    world.store.sync().unwrap();
+    world.disk = world.disk.kill();
+    world.factory.crash(1);
+    world.store = open(&world.disk, &world.factory, &world.options);
+    for shard in 0..3 {
+        let held = testing::held_by(&world.store, annulus::KeyspaceId(0), ShardId(shard)).unwrap();
+        assert!(held.is_empty(), "shard {shard} has {} records", held.len());
+    }
     world.check();
     world.check_copies();
 }

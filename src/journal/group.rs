@@ -51,6 +51,27 @@ struct Habit {
     rested: u64,
 }
 
+impl Habit {
+    /// How long to wait for the others this time; none: not at all, since they have not come lately.
+    fn patience(&mut self) -> Option<Duration> {
+        let rests = self.rest > 0;
+        self.rest = self.rest.saturating_sub(1);
+        (!rests).then(|| Duration::from_nanos(self.sync / 2).min(LONGEST_GATHERING))
+    }
+
+    /// They came, or were waited for in vain: then the next rest is twice as long.
+    fn waited(&mut self, came: bool) {
+        self.rested = if came { 0 } else { (self.rested * 2 + 1).min(LONGEST_REST) };
+        self.rest = self.rested;
+    }
+
+    /// A moving average over some eight syncs.
+    fn synced(&mut self, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.sync = self.sync / 8 * 7 + took / 8;
+    }
+}
+
 /// Where one waiter sleeps.
 #[derive(Debug, Default)]
 struct Seat {
@@ -129,16 +150,12 @@ impl Group {
             return;
         }
         let mut habit = self.state.lock().habit;
-        if habit.rest > 0 {
-            habit.rest -= 1;
-        } else {
-            let (begin, limit) =
-                (Instant::now(), Duration::from_nanos(habit.sync / 2).min(LONGEST_GATHERING));
+        if let Some(limit) = habit.patience() {
+            let begin = Instant::now();
             while missing() && begin.elapsed() < limit {
                 crate::sync::thread::yield_now();
             }
-            habit.rested = if missing() { (habit.rested * 2 + 1).min(LONGEST_REST) } else { 0 };
-            habit.rest = habit.rested;
+            habit.waited(!missing());
         }
         self.state.lock().habit = habit;
     }
@@ -150,14 +167,13 @@ impl Group {
             let queue = std::mem::take(&mut state.queue);
             self.crew.store(queue.len() + 1, Ordering::Relaxed);
             if let Some(took) = took {
-                let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-                state.habit.sync = state.habit.sync / 8 * 7 + took / 8;
+                state.habit.synced(took);
             }
             let target = durable.unwrap_or(Seq::MAX);
             if durable.is_some() {
                 self.raise(target);
             }
-            let is_done = |(seq, _): &(Seq, _)| durable.is_none() || *seq <= target;
+            let is_done = |(seq, _): &(Seq, _)| *seq <= target;
             let (done, mut left): (VecDeque<_>, VecDeque<_>) = queue.into_iter().partition(is_done);
             let next = if plants::is("lead-not-passed-on") { None } else { left.pop_front() };
             state.queue = left;
@@ -237,5 +253,46 @@ impl Journal {
         let (outcome, took) = work();
         lead.end(outcome.as_ref().ok().copied(), took);
         outcome.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_waits_for_half_a_sync_and_no_longer_than_so_much() {
+        let mut habit = Habit::default();
+        assert_eq!(habit.patience(), Some(Duration::ZERO), "nothing is known yet");
+        (0..200).for_each(|_| habit.synced(Duration::from_micros(100)));
+        let patience = habit.patience().unwrap();
+        assert!(
+            patience > Duration::from_micros(49) && patience <= Duration::from_micros(50),
+            "{patience:?}"
+        );
+        // One that takes longer counts an eighth.
+        let before = habit.sync;
+        habit.synced(Duration::from_micros(900));
+        assert!(habit.sync.abs_diff(before + 100_000) < 100, "{before} ns, then {}", habit.sync);
+        (0..200).for_each(|_| habit.synced(Duration::from_millis(10)));
+        assert_eq!(habit.patience(), Some(LONGEST_GATHERING));
+    }
+
+    #[test]
+    fn who_waits_in_vain_rests_twice_as_long_each_time_until_others_come() {
+        let mut habit = Habit::default();
+        for rest in [1, 3, 7, 15, 31, 63, LONGEST_REST, LONGEST_REST] {
+            assert!(habit.patience().is_some());
+            habit.waited(false);
+            (0..rest).for_each(|n| assert!(habit.patience().is_none(), "{n} of {rest}"));
+        }
+        for _ in 0..3 {
+            assert!(habit.patience().is_some());
+            habit.waited(true);
+        }
+        assert!(habit.patience().is_some());
+        habit.waited(false);
+        assert!(habit.patience().is_none());
+        assert!(habit.patience().is_some());
     }
 }

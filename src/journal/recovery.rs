@@ -304,16 +304,11 @@ impl Walker<'_> {
         })
     }
 
-    /// The session's first segment says in which run of the machine it was written. After a failed write or sync that proves
-    /// nothing: the system may have given up what it held in memory.
+    /// Every segment says in which run of the machine it was written, and a session ends with the machine's. After a failed
+    /// write or sync that proves nothing: the system may have given up what it held in memory.
     fn same_boot(&self, index: usize) -> bool {
-        if self.poisoned {
-            return false;
-        }
-        let session = self.segments.get(..=index).unwrap_or_default();
-        let first = session.iter().rev().find(|s| s.header.origin != Origin::Continuation);
-        let boot = first.or(session.first()).map_or(0, |s| s.header.boot_id);
-        boot != 0 && boot == self.boot_id
+        let boot = self.segments.get(index).map_or(0, |segment| segment.header.boot_id);
+        !self.poisoned && boot != 0 && boot == self.boot_id
     }
 
     /// What valid frames beyond the end of `part` say: in the same segment, and in those after it.

@@ -5,7 +5,7 @@ use crate::model::{self, Content};
 use crate::{Random, Result};
 use annulus::{
     BackupRepository, Durability, ErrorKind, Keyspace, Options, Phase, Retention, ShardOptions, ShardRole,
-    Store, WriteBatch, testing,
+    Store, testing,
 };
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -68,20 +68,7 @@ pub fn work(task: &Task) -> Result<()> {
 fn write(store: &Store, log: &Keyspace, writer: u64, all: bool, mut random: Random) -> Result<()> {
     let start = store.get(model::last_key(writer))?.map_or(0, |value| model::number(&value)) + 1;
     for n in start.. {
-        let mut batch = WriteBatch::new();
-        for (slot, removed) in model::touched(writer, n) {
-            let key = model::key(writer, slot);
-            match removed {
-                true => batch.remove(key),
-                false => batch.insert(key, model::value(writer, n, slot)),
-            };
-        }
-        if model::writes_whole(n) {
-            for i in 0..model::WHOLE {
-                batch.insert_in(log, model::whole_key(writer, i), n.to_le_bytes());
-            }
-        }
-        batch.insert(model::last_key(writer), n.to_le_bytes());
+        let batch = model::batch(log, writer, n);
         let sync = random.below(2) == 0;
         store.commit_with(batch, if sync { Durability::Sync } else { Durability::Process })?;
         if sync || all {

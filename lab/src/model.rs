@@ -5,6 +5,7 @@
 //! back, or a batch is there by halves.
 
 use crate::Random;
+use annulus::{Keyspace, WriteBatch};
 use std::collections::BTreeMap;
 
 pub const WRITERS: u64 = 3;
@@ -86,6 +87,25 @@ pub fn content(writer: u64, n: u64) -> (Content, Content) {
 /// All keys that a writer ever writes in the default keyspace.
 pub fn keys(writer: u64) -> impl Iterator<Item = Vec<u8>> {
     (0..SLOTS).map(move |slot| key(writer, slot)).chain([last_key(writer)])
+}
+
+/// The batch that a writer commits as its `n`th.
+pub fn batch(log: &Keyspace, writer: u64, n: u64) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    for (slot, removed) in touched(writer, n) {
+        let key = key(writer, slot);
+        match removed {
+            true => batch.remove(key),
+            false => batch.insert(key, value(writer, n, slot)),
+        };
+    }
+    if writes_whole(n) {
+        for i in 0..WHOLE {
+            batch.insert_in(log, whole_key(writer, i), n.to_le_bytes());
+        }
+    }
+    batch.insert(last_key(writer), n.to_le_bytes());
+    batch
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::fault::Target;
 use crate::annulus::{compare_copies, make_whole};
 use crate::child::say;
 use crate::{Random, Result, model};
-use annulus::{Durability, ErrorKind, Keyspace, Options, ShardOptions, Store, WriteBatch};
+use annulus::{Durability, ErrorKind, Keyspace, Options, ShardOptions, Store};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -88,24 +88,6 @@ pub fn work(task: &Task) -> Result<()> {
     std::process::exit(0);
 }
 
-fn batch(log: &Keyspace, writer: u64, n: u64) -> WriteBatch {
-    let mut batch = WriteBatch::new();
-    for (slot, removed) in model::touched(writer, n) {
-        let key = model::key(writer, slot);
-        match removed {
-            true => batch.remove(key),
-            false => batch.insert(key, model::value(writer, n, slot)),
-        };
-    }
-    if model::writes_whole(n) {
-        for i in 0..model::WHOLE {
-            batch.insert_in(log, model::whole_key(writer, i), n.to_le_bytes());
-        }
-    }
-    batch.insert(model::last_key(writer), n.to_le_bytes());
-    batch
-}
-
 fn write(
     store: &Store,
     log: &Keyspace,
@@ -118,7 +100,7 @@ fn write(
     while !stop.load(Ordering::Relaxed) {
         let sync = random.below(2) == 0;
         let durability = if sync { Durability::Sync } else { Durability::Process };
-        match store.commit_with(batch(log, writer, n), durability) {
+        match store.commit_with(model::batch(log, writer, n), durability) {
             Ok(_) => {
                 // Of a disk that fails, with the only copy, nothing is promised for what was not synced.
                 if sync || !only_synced {

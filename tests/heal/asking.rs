@@ -57,7 +57,7 @@ fn a_directory_that_is_gone_is_missed_while_nothing_is_written() {
     Disk::remove_dir_all(&world.disk, &dir).unwrap();
     world.heal();
     assert!(world.store.health().unwrap().is_good());
-    assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    assert!(world.saw_rebuilding());
     world.check();
     world.check_copies();
 }
@@ -170,7 +170,7 @@ fn a_compaction_is_under_way_until_it_is_done() {
         let error = world.store.rebuild(ShardId(1)).unwrap_err();
         assert_eq!(error.kind(), annulus::ErrorKind::Busy, "{error}");
         refused += 1;
-        assert!(testing::heal_step(&world.store).unwrap());
+        world.steps(1);
     }
     assert!(refused > 4, "it took but {refused} steps");
     world.store.rebuild(ShardId(1)).unwrap();
@@ -185,10 +185,8 @@ fn a_repair_that_was_asked_for_brings_no_other_shard_back() {
     let mut world = World::new(options(2, 2).heal(Heal::Manual));
     world.write(600);
     world.store.flush().unwrap();
-    let dir = world.dir(0);
-    let full = Fault::on(Operation::Write).at(move |path| path.starts_with(&dir));
     testing::fail_shard(&world.store, ShardId(1));
-    world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+    world.fill_disks(&[0]);
     world.write(100);
     world.store.flush().unwrap_err();
     assert!(matches!(world.health(0), Health::Degraded(_)), "{}", world.health(0));

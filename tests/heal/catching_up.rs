@@ -19,7 +19,7 @@ fn a_shard_that_failed_in_a_flush_catches_up_from_the_journal() {
     world.heal();
     assert_eq!(world.health(1), Health::Online);
     assert!(world.saw(|e| matches!(e, EventKind::CatchingUp { .. })));
-    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    assert!(!world.saw_rebuilding());
     world.check();
     world.check_copies();
     world.reopen();
@@ -45,7 +45,7 @@ fn a_shard_that_catches_up_keeps_what_snapshots_see() {
     }
     world.factory.heal(ShardId(1));
     world.heal();
-    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    assert!(!world.saw_rebuilding());
     // It alone answers for what it shares with another.
     testing::fail_shard(&world.store, ShardId(0));
     let seen = snapshot.map(|item| item.unwrap()).map(|(k, v)| (k.to_vec(), v.to_vec()));
@@ -70,7 +70,7 @@ fn the_journal_keeps_what_a_shard_that_catches_up_lacks() {
     world.write(4000);
     world.store.flush().unwrap();
     world.heal();
-    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    assert!(!world.saw_rebuilding());
     world.check();
     world.check_copies();
 }
@@ -108,17 +108,11 @@ fn of_shards_that_were_full_those_come_back_first_without_which_nothing_is_lost(
     let mut world = World::new(options(3, 2));
     world.write(600);
     world.store.flush().unwrap();
-    let full = |world: &World, shard: u32| {
-        let dir = world.dir(shard);
-        let full = Fault::on(Operation::Write).at(move |path| path.starts_with(&dir));
-        world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
-    };
-    full(&world, 1);
+    world.fill_disks(&[1]);
     world.write(100);
     world.store.flush().unwrap();
     assert!(matches!(world.health(1), Health::Offline(_)), "the others have gone on without it");
-    full(&world, 0);
-    full(&world, 2);
+    world.fill_disks(&[0, 2]);
     world.write(100);
     world.store.flush().unwrap_err();
     for shard in [0, 2] {
@@ -129,10 +123,9 @@ fn of_shards_that_were_full_those_come_back_first_without_which_nothing_is_lost(
     while testing::heal_step(&world.store).unwrap() {
         world.check();
     }
-    let mut events = world.store.events();
-    let opened = std::iter::from_fn(|| events.try_next());
-    let opened = opened.filter(|event| matches!(event.kind, EventKind::CatchingUp { .. }));
-    let mut opened: Vec<_> = opened.map(|event| event.shard.unwrap().0).collect();
+    let told = world.told().into_iter();
+    let opened = told.filter(|(_, kind)| matches!(kind, EventKind::CatchingUp { .. }));
+    let mut opened: Vec<u32> = opened.map(|(shard, _)| shard.unwrap().0).collect();
     opened.sort_unstable();
     assert_eq!(opened, [0, 1, 2], "each is opened again once");
     world.check_copies();
@@ -164,7 +157,7 @@ fn a_shard_whose_part_of_the_journal_is_damaged_is_filled_from_its_replicas() {
         }
     }
     assert_eq!(world.health(1), Health::Online);
-    assert!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    assert!(world.saw_rebuilding());
     world.check();
     world.check_copies();
 }
@@ -186,7 +179,7 @@ fn a_shard_catches_up_with_what_nobody_wants_any_more() {
     world.store.flush().unwrap();
     world.factory.heal(ShardId(1));
     world.heal();
-    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    assert!(!world.saw_rebuilding());
     let applied: Vec<_> = world.store.stats().unwrap().shards.iter().map(|shard| shard.applied).collect();
     assert!(applied.iter().all(|seq| *seq == applied[0]), "{applied:?}");
     world.check();
@@ -256,7 +249,7 @@ fn a_shard_that_the_journal_just_reaches_catches_up() {
     world.factory.heal(ShardId(1));
     world.heal();
     assert!(world.saw(|e| matches!(e, EventKind::CatchingUp { from } if *from == first.0)));
-    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+    assert!(!world.saw_rebuilding());
     world.check();
     world.check_copies();
 }
@@ -268,17 +261,14 @@ fn a_shard_that_was_full_several_times_is_opened_again_each_time() {
     world.write(600);
     world.store.flush().unwrap();
     for _ in 0..4 {
-        let full = Fault::on(Operation::Write).at(|path| path.starts_with("/store/shards"));
-        world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+        world.fill_disks(&[0, 1]);
         world.write(100);
         world.store.flush().unwrap_err();
         for shard in [0, 1] {
             assert!(matches!(world.health(shard), Health::Degraded(_)), "{}", world.health(shard));
         }
         world.disk.heal();
-        while !world.store.health().unwrap().is_good() {
-            assert!(testing::heal_step(&world.store).unwrap());
-        }
+        world.heal_until_good();
     }
     assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. } | EventKind::NotHealed { .. })));
     world.heal();

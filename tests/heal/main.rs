@@ -5,6 +5,7 @@
 
 mod asking;
 mod catching_up;
+mod filling;
 mod mending;
 mod rebuilding;
 mod scrubbing;
@@ -129,9 +130,44 @@ impl World {
         self.store = open(&self.disk, &self.factory, &self.options);
     }
 
-    fn saw(&self, is: impl Fn(&EventKind) -> bool) -> bool {
+    /// All that has been told since the store was opened.
+    fn told(&self) -> Vec<(Option<ShardId>, EventKind)> {
         let mut events = self.store.events();
-        std::iter::from_fn(|| events.try_next()).any(|event| is(&event.kind))
+        std::iter::from_fn(|| events.try_next()).map(|event| (event.shard, event.kind)).collect()
+    }
+
+    fn saw(&self, is: impl Fn(&EventKind) -> bool) -> bool {
+        self.told().iter().any(|(_, kind)| is(kind))
+    }
+
+    fn saw_rebuilding(&self) -> bool {
+        self.saw(|kind| matches!(kind, EventKind::Rebuilding { .. }))
+    }
+
+    /// So many steps of healing, of which none finds that there is nothing to do.
+    fn steps(&self, count: u32) {
+        (0..count).for_each(|_| assert!(testing::heal_step(&self.store).unwrap()));
+    }
+
+    /// Until all shards serve, which does not say that what waits in memory has been flushed to them.
+    fn heal_until_good(&self) {
+        while !self.store.health().unwrap().is_good() {
+            self.steps(1);
+        }
+    }
+
+    /// Whether a shard's seal says that it is being changed.
+    fn is_applying(&self, shard: u32) -> bool {
+        let seal = self.disk.read(&self.dir(shard).join("SEAL")).unwrap().unwrap();
+        String::from_utf8_lossy(&seal).contains("\"applying\":true")
+    }
+
+    /// From here on the disks of these shards are full.
+    fn fill_disks(&self, shards: &[u32]) {
+        for dir in shards.iter().map(|shard| self.dir(*shard)) {
+            let full = Fault::on(Operation::Write).at(move |path| path.starts_with(&dir));
+            self.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+        }
     }
 }
 

@@ -125,8 +125,7 @@ fn a_shard_that_is_mended_often_is_not_begun_anew() {
             world.heal();
             assert!(world.store.health().unwrap().is_good());
         }
-        let mut events = world.store.events();
-        let kinds: Vec<EventKind> = std::iter::from_fn(|| events.try_next()).map(|e| e.kind).collect();
+        let kinds: Vec<EventKind> = world.told().into_iter().map(|(_, kind)| kind).collect();
         assert!(!kinds.iter().any(|kind| matches!(kind, EventKind::Rebuilding { .. })), "{kinds:?}");
         let repaired = kinds.iter().filter(|kind| matches!(kind, EventKind::Repaired { pages: 1 })).count();
         assert_eq!(repaired, if damaged { 5 } else { 0 }, "{kinds:?}");
@@ -203,7 +202,7 @@ fn a_shard_that_fails_twice_while_it_is_mended_is_begun_anew() {
         world.factory.corrupt(ShardId(1), &internal(key));
         world.check();
         world.heal();
-        assert_eq!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })), times == 2, "{times}");
+        assert_eq!(world.saw_rebuilding(), times == 2, "{times}");
         world.check();
         world.check_copies();
     }
@@ -259,10 +258,8 @@ fn a_shard_that_fails_for_no_reason_is_opened_again_once_and_then_begun_anew() {
             world.factory.heal(ShardId(shard));
         }
         // Nothing has been flushed to them since.
-        while !world.store.health().unwrap().is_good() {
-            assert!(testing::heal_step(&world.store).unwrap());
-        }
-        assert_eq!(world.saw(|e| matches!(e, EventKind::Rebuilding { .. })), again);
+        world.heal_until_good();
+        assert_eq!(world.saw_rebuilding(), again);
         assert!(world.saw(|e| matches!(e, EventKind::CatchingUp { .. })));
     }
     world.heal();

@@ -115,7 +115,7 @@ fn a_scrub_writes_small_files_anew_that_are_lost() {
         world.reopen();
         world.heal();
         assert!(world.store.health().unwrap().is_good());
-        assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. })));
+        assert!(!world.saw_rebuilding());
         world.check();
         world.check_copies();
     }

@@ -245,6 +245,53 @@ fn a_replaced_shard_moves_its_own_records_to_its_successor_and_nothing_else() {
     check_placed(&store, &content);
 }
 
+/// A successor for which nothing is said takes weight and zone of the one that it replaces.
+#[test]
+fn a_successor_has_the_weight_that_is_asked_for_or_that_of_its_predecessor() {
+    let new = || ShardOptions::new("/mnt/new");
+    for (options, weight, zone) in [
+        (new(), 2.0, "rack"),
+        (new().weight(3.0), 3.0, ""),
+        (new().zone("other"), 1.0, "other"),
+        (new().zone("other").weight(3.0), 3.0, "other"),
+    ] {
+        let world = World::new();
+        let shard = |n: u32| ShardOptions::new(format!("/mnt/{n}"));
+        let three = (0..3).map(shard).map(|options| options.weight(2.0).zone("rack"));
+        let store =
+            world.open(three.fold(Options::new().virtual_nodes(64), |all, shard| all.shard(shard))).unwrap();
+        let plan = store.plan().replace_shard(ShardId(1), options).preview().unwrap();
+        let planned = plan.shards().iter().find(|shard| shard.id == ShardId(3)).unwrap();
+        assert_eq!((planned.weight, planned.zone.as_str()), (weight, zone));
+    }
+}
+
+/// A change that cannot begin leaves nothing behind, or says until that is so why no other can.
+#[test]
+fn the_directory_of_a_shard_that_did_not_join_is_cleared_before_the_next_change() {
+    let world = World::new();
+    let (store, content) = world.filled();
+    let plan = || store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap();
+    world.factory.fail(ShardId(4), EngineOperation::Open);
+    let under = |path: &Path| path.starts_with("/mnt/new");
+    let seal = |path: &Path| path == "/mnt/new/SEAL" || path == "/mnt/new/IDENTITY";
+    world.disk.inject(Fault::on(annulus::testing::Operation::Remove).at(seal));
+    store.apply(plan()).unwrap_err();
+    assert_eq!(store.topology().shards.len(), 4);
+    let error = store.apply(plan()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert!(error.path().is_some_and(under), "{error}");
+    world.disk.heal();
+    world.factory.heal(ShardId(4));
+    // Its directory is cleared in the background.
+    testing::change_step(&store).unwrap();
+    assert!(store.change().is_none());
+    store.apply(plan()).unwrap();
+    settle(&store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}
+
 #[test]
 fn copies_and_virtual_nodes_grow_and_shrink() {
     let world = World::new();

@@ -291,3 +291,62 @@ impl Census {
         owners < bounds.most && self.needed + usize::from(owners >= bounds.least) <= self.vacant
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ShardId;
+    use crate::ring::{Member, share};
+
+    /// What a search goes by: who owns what, who holds what, which swaps are possible, and which pairs share how much.
+    fn known(swaps: &Swaps<'_>) -> (Vec<Vec<u16>>, Vec<Vec<u32>>, [Vec<u32>; 3], Vec<i64>) {
+        let replicas = swaps.cluster.replicas;
+        let mut owners: Vec<Vec<u16>> = swaps.owners.chunks(replicas).map(<[u16]>::to_vec).collect();
+        owners.iter_mut().for_each(|owners| owners.sort_unstable());
+        let mut held = swaps.held.clone();
+        held.iter_mut().for_each(|held| held.sort_unstable());
+        let members = swaps.cluster.len();
+        let gained = |joining: usize| (0..owners.len()).map(move |at| (joining, at));
+        let all =
+            (0..members).flat_map(gained).filter(|(joining, at)| !owners[*at].contains(&(*joining as u16)));
+        let gained = all.map(|(joining, at)| {
+            let leaving = usize::from(owners[at][0]);
+            if leaving < members { swaps.pairs.gained(leaving, joining, &owners[at]) } else { 0 }
+        });
+        let gained = gained.collect();
+        (owners, held, swaps.counts.clone(), gained)
+    }
+
+    /// A path that turns out not to go on is given up, and nothing of it is left.
+    #[test]
+    fn a_swap_that_is_taken_back_leaves_nothing_behind() {
+        let members: Vec<Member> =
+            (0..6).map(|id| Member::new(ShardId(id)).zone(format!("zone{}", id % 3))).collect();
+        let cluster = Cluster::new(&members, 2, 32).unwrap();
+        let shares = share::shares(&cluster);
+        // Neighbours own together, and a member that has left has left gaps.
+        let owner = |at: u32| if at.is_multiple_of(7) { VACANT } else { (at / 2 + at % 2) as u16 % 5 };
+        let previous = Previous { replicas: 2, owners: (0..64).map(owner).collect() };
+        let mut swaps = Swaps::new(&cluster, &shares, &previous);
+        let mut kinds = [0; 2];
+        for (cost, leaving, joining) in
+            (0..COSTS.len()).flat_map(|cost| (0..=6).flat_map(move |i| (0..6).map(move |j| (cost, i, j))))
+        {
+            let before = known(&swaps);
+            let Some(done) = swaps.swap(cost, leaving, joining) else {
+                assert_eq!(swaps.count_of(cost, leaving, joining), 0);
+                continue;
+            };
+            let after = known(&swaps);
+            assert_ne!(after, before);
+            // Several are taken back in the order opposite to that in which they were done.
+            let next = (0..6).find_map(|to| swaps.swap(2, joining, to));
+            kinds[usize::from(next.is_some())] += 1;
+            next.into_iter().for_each(|next| swaps.undo(next));
+            assert_eq!(known(&swaps), after);
+            swaps.undo(done);
+            assert_eq!(known(&swaps), before);
+        }
+        assert!(kinds[1] > 5, "{kinds:?}");
+    }
+}

@@ -42,3 +42,23 @@ impl fmt::Display for Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_shard_is_can_be_read_and_says_whether_it_is() {
+        let cause = || "its disk is full".to_owned();
+        for (health, text, serves) in [
+            (Health::Online, "online", true),
+            (Health::Degraded(cause()), "degraded: its disk is full", true),
+            (Health::Offline(cause()), "offline: its disk is full", false),
+            (Health::Joining, "joining", false),
+            (Health::Rebuilding, "rebuilding", false),
+            (Health::Retired, "retired", false),
+        ] {
+            assert_eq!((health.to_string().as_str(), health.serves()), (text, serves));
+        }
+    }
+}

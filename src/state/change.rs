@@ -371,3 +371,84 @@ fn over(epoch: Epoch, ended: Phase) -> Error {
     };
     Error::new(ErrorKind::NotFound, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_changes_are_remembered_and_the_oldest_is_forgotten_first() {
+        let control = Control::new(None, Seq::ZERO);
+        let cancel = |epoch: u64| {
+            control.begin(Epoch(epoch), (epoch, 10 * epoch), 100 * epoch);
+            control.end(Phase::Cancelled);
+        };
+        (1..=REMEMBERED as u64).for_each(cancel);
+        for epoch in [1, 2, REMEMBERED as u64] {
+            let progress = control.progress(Epoch(epoch));
+            assert_eq!((progress.phase, progress.records_copied), (Phase::Cancelled, epoch));
+            assert_eq!(control.wait(Epoch(epoch), None).unwrap(), Some(Phase::Cancelled));
+        }
+        cancel(REMEMBERED as u64 + 1);
+        assert_eq!(control.progress(Epoch(1)).phase, Phase::Completed);
+        assert_eq!(control.progress(Epoch(2)).phase, Phase::Cancelled);
+    }
+
+    /// What one shard has lost says nothing of others, but for the change, whose targets are sealed together.
+    #[test]
+    fn a_shard_that_is_opened_again_begins_again_and_others_go_on() {
+        let entry = |step| ChangeEntry {
+            next: crate::ring::Ring::plan(
+                vec![crate::ring::Member::new(ShardId(0))],
+                1,
+                16,
+                crate::ring::Partitioner::Whole,
+            )
+            .unwrap()
+            .topology()
+            .clone(),
+            step,
+            position: b"copied to here".to_vec(),
+            records: 0,
+            bytes: 0,
+            planned: 0,
+        };
+        let copying = entry(ChangeStep::Copying);
+        let verifying = entry(ChangeStep::Verifying);
+        for (change, due) in [(Some(&copying), &b"copied to here"[..]), (Some(&verifying), b""), (None, b"")]
+        {
+            for lost in [1, 2] {
+                let shard = ShardId(1);
+                let fill = Fill {
+                    shard,
+                    position: Vec::new(),
+                    comparing: false,
+                    unsealed: 0,
+                    begun: true,
+                    level: true,
+                    bytes: 0,
+                    since: crate::sync::Instant::now(),
+                };
+                let mending = Mender { shard, position: Vec::new(), repaired: 0, left: 0, cause: None };
+                let sweep = |shard| Sweep { shard: ShardId(shard), position: Vec::new() };
+                let mut mover = Mover {
+                    position: b"further".to_vec(),
+                    begun: true,
+                    level: true,
+                    compared: true,
+                    sweeps: vec![sweep(1), sweep(3)],
+                    fill: Some(fill),
+                    mending: Some(mending),
+                    ..Mover::default()
+                };
+                mover.reopened(ShardId(lost), change);
+                assert_eq!((mover.begun, mover.level, mover.compared), (false, false, false));
+                assert_eq!(mover.position, due);
+                let goes_on = lost != 1;
+                assert_eq!((mover.fill.is_some(), mover.mending.is_some()), (goes_on, goes_on));
+                assert_eq!(mover.sweep_of(shard).is_some(), goes_on);
+                assert!(mover.sweep_of(ShardId(3)).is_some());
+            }
+        }
+    }
+}

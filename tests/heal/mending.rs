@@ -267,3 +267,30 @@ fn a_shard_that_fails_for_no_reason_is_opened_again_once_and_then_begun_anew() {
     world.check();
     world.check_copies();
 }
+
+/// What lies between two shards may have been nobody's: then they are level without a flush, and say so.
+#[test]
+fn shards_between_which_nothing_is_lacking_are_level() {
+    let mut world = World::new(options(2, 2));
+    world.write(600);
+    let dropped = world.store.keyspace("dropped").unwrap();
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    for n in 0..50_u32 {
+        dropped.insert(n.to_be_bytes(), b"to be dropped").unwrap();
+    }
+    world.store.flush().unwrap();
+    drop(dropped);
+    world.store.drop_keyspace("dropped").unwrap();
+    world.factory.heal(ShardId(1));
+    world.kill();
+    let applied =
+        |world: &World| world.store.health().unwrap().shards.iter().map(|s| s.applied).collect::<Vec<_>>();
+    let before = applied(&world);
+    assert!(before[1] < before[0], "{before:?}");
+    world.store.repair(ShardId(0)).unwrap();
+    world.heal();
+    assert_eq!(applied(&world), [before[0]; 2]);
+    world.check();
+    world.check_copies();
+}

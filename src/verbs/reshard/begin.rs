@@ -159,3 +159,42 @@ fn found(state: &State, joined: &Joined, entry: &ShardEntry) -> Result<(Arc<Shar
     let mut all = known.chain(joined.iter().cloned());
     all.find(|(shard, _)| shard.id == entry.id).ok_or_else(|| not_open(entry.id))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ShardId;
+
+    /// What was accepted of one shard is not accepted of another; figures may change.
+    #[test]
+    fn problems_are_the_same_whatever_their_figures_are() {
+        let unbalanced = |shard, load| Problem::Unbalanced { shard: ShardId(shard), load, proportional: 3.5 };
+        let offline = |shard| Problem::Offline { shard: ShardId(shard) };
+        let small = |shards: &[u32], free| Problem::TooSmall {
+            shards: shards.iter().copied().map(ShardId).collect(),
+            needed: 100,
+            free,
+        };
+        let zones = |zones| Problem::TooFewZones { replicas: 3, zones };
+        let kinds = [
+            [unbalanced(1, 4), unbalanced(1, 9)],
+            [unbalanced(2, 4), unbalanced(2, 5)],
+            [offline(1), offline(1)],
+            [offline(2), offline(2)],
+            [small(&[1, 2], 10), small(&[1, 2], 20)],
+            [small(&[1], 10), small(&[1], 20)],
+            [zones(1), zones(2)],
+            [
+                Problem::TooFewShards { replicas: 3, shards: 1 },
+                Problem::TooFewShards { replicas: 3, shards: 2 },
+            ],
+        ];
+        for (one, problems) in kinds.iter().enumerate() {
+            for (other, others) in kinds.iter().enumerate() {
+                let same = problems.iter().all(|a| others.iter().all(|b| same_kind(a, b)));
+                let any = problems.iter().any(|a| others.iter().any(|b| same_kind(a, b)));
+                assert_eq!((same, any), (one == other, one == other), "{problems:?} {others:?}");
+            }
+        }
+    }
+}

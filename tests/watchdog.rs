@@ -164,6 +164,30 @@ fn a_flush_goes_on_without_a_shard_that_hangs_in_it() {
     }
 }
 
+/// Nobody waits for that flush, so that workers take turns: those that come after the one that hangs get theirs all the same.
+#[test]
+fn a_flush_in_the_background_is_not_held_up_by_the_turn_of_a_shard_that_hangs() {
+    let mut world = World::new();
+    let mut events = world.store.events();
+    let gate = world.factory.hang(SHARD, Op::Apply);
+    for n in 0..40_u32 {
+        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 64 << 10]);
+        world.store.insert(&key, &value).unwrap();
+        world.model.insert(key, value);
+    }
+    wait_for(&mut events, |kind| matches!(kind, EventKind::Offline { .. }));
+    world.assert_left_behind();
+    // Longer than it takes to give up those that wait.
+    std::thread::sleep(Duration::from_millis(1500));
+    let health = world.store.health().unwrap();
+    let others = health.shards.iter().filter(|shard| shard.id != SHARD);
+    assert!(others.clone().all(|shard| shard.health == Health::Online), "{health:?}");
+    assert!(others.clone().all(|shard| shard.applied > health.shards[SHARD.0 as usize].applied));
+    world.check();
+    gate.release();
+    world.wait_until_back(&mut events);
+}
+
 #[test]
 fn a_store_is_closed_while_a_shard_hangs_in_a_flush() {
     for operation in [Op::Apply, Op::Sync] {

@@ -2,10 +2,11 @@
 //!
 //! Invariants: a worker that waits for its disk's syncs holds no turn, so another one merges meanwhile; one processor is left
 //! to those who write as long as the flushes keep up with them, and none when they do not, or when somebody waits for the
-//! flush itself; there is always one turn at the least.
+//! flush itself; there is always one turn at the least. A turn is a courtesy: whoever has waited for long goes on without one, since
+//! those that have them may hang.
 
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Instant, Mutex};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,21 +20,23 @@ pub struct Turns {
     taken: Mutex<usize>,
     given_back: Condvar,
     haste: Arc<AtomicBool>,
+    patience: Duration,
 }
 
-/// A turn, until it is dropped.
+/// A turn, until it is dropped; none: it was waited for in vain.
 #[derive(Debug)]
-pub struct Turn<'a>(&'a Turns);
+pub struct Turn<'a>(Option<&'a Turns>);
 
 impl Turns {
-    /// For the processors of this machine, see [`new`](Self::new).
-    pub fn here(haste: Arc<AtomicBool>) -> Turns {
-        Turns::new(crate::sync::thread::available_parallelism().map_or(2, usize::from).max(2), haste)
+    /// For the processors of this machine. `haste`: whether somebody waits for the flush. `limit`: how long a shard may take for
+    /// what it has a turn for; nobody waits for a turn as long as that.
+    pub fn here(haste: Arc<AtomicBool>, limit: Duration) -> Turns {
+        let processors = crate::sync::thread::available_parallelism().map_or(2, usize::from).max(2);
+        Turns::new(processors, haste, limit / 8)
     }
 
-    /// `haste`: whether somebody waits for the flush.
-    fn new(processors: usize, haste: Arc<AtomicBool>) -> Turns {
-        Turns { processors, taken: Mutex::new(0), given_back: Condvar::new(), haste }
+    fn new(processors: usize, haste: Arc<AtomicBool>, patience: Duration) -> Turns {
+        Turns { processors, taken: Mutex::new(0), given_back: Condvar::new(), haste, patience }
     }
 
     fn count(&self) -> usize {
@@ -43,19 +46,24 @@ impl Turns {
 
     /// Waits for a turn.
     pub fn take(&self) -> Turn<'_> {
+        let begin = Instant::now();
         let mut taken = self.taken.lock();
         while *taken >= self.count() {
+            if begin.elapsed() >= self.patience {
+                return Turn(None);
+            }
             self.given_back.wait_for(&mut taken, LOOK);
         }
         *taken += 1;
-        Turn(self)
+        Turn(Some(self))
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.taken.lock() -= 1;
-        self.0.given_back.notify_one();
+        let Some(turns) = self.0 else { return };
+        *turns.taken.lock() -= 1;
+        turns.given_back.notify_one();
     }
 }
 
@@ -63,10 +71,12 @@ impl Drop for Turn<'_> {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(600);
+
     #[test]
     fn one_processor_is_left_free_unless_there_is_haste() {
         let haste = Arc::new(AtomicBool::new(false));
-        let turns = Turns::new(2, haste.clone());
+        let turns = Turns::new(2, haste.clone(), LONG);
         let first = turns.take();
         assert_eq!((turns.count(), *turns.taken.lock()), (1, 1));
         haste.store(true, Ordering::Relaxed);
@@ -74,12 +84,12 @@ mod tests {
         assert_eq!((turns.count(), *turns.taken.lock()), (2, 2));
         drop((first, second));
         assert_eq!(*turns.taken.lock(), 0);
-        assert_eq!(Turns::new(0, Arc::default()).count(), 1);
+        assert_eq!(Turns::new(0, Arc::default(), LONG).count(), 1);
     }
 
     #[test]
     fn a_turn_that_is_given_back_is_had_by_one_that_waits() {
-        let turns = Turns::new(1, Arc::default());
+        let turns = Turns::new(1, Arc::default(), LONG);
         let most = Mutex::new((0, 0));
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -99,5 +109,18 @@ mod tests {
             }
         });
         assert_eq!(*most.lock(), (0, 1));
+    }
+
+    #[test]
+    fn who_waits_for_one_that_hangs_goes_on_without_a_turn() {
+        let turns = Turns::new(1, Arc::default(), Duration::from_millis(20));
+        let hangs = turns.take();
+        let others = [turns.take(), turns.take()];
+        assert!(others.iter().all(|turn| turn.0.is_none()));
+        drop(others);
+        assert_eq!(*turns.taken.lock(), 1);
+        drop(hangs);
+        assert!(turns.take().0.is_some());
+        assert_eq!(*turns.taken.lock(), 0);
     }
 }

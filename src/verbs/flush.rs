@@ -101,8 +101,8 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
         state.memory.pop_frozen();
     }
     let progress = |shares: u64| state.pace.share(shares);
-    let turns = Arc::new(Turns::here(state.pace.haste()));
     let limit = state.settings.shard_timeout;
+    let turns = Arc::new(Turns::here(state.pace.haste(), limit));
     let failed = apply_to_all(&Arc::new(job), &turns, limit, progress);
     for (index, error) in &failed {
         state.flush_failed(&layout.shards[*index], error);

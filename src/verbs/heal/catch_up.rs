@@ -80,7 +80,7 @@ fn apply(state: &State, layout: &Arc<Layout>, index: usize, piece: Piece) -> Res
     let (shard, worker) = (layout.shards[index].clone(), &layout.workers[index]);
     let last = piece.last;
     let run = Run::new(Arc::new(piece.table), layout.clone(), state.memory.live(), state.live_keyspaces());
-    let turns = Turns::here(state.pace.haste());
+    let turns = Turns::here(state.pace.haste(), state.settings.shard_timeout);
     let ticket = worker.run(move || {
         run.apply(index, &shard, &turns, &|_| ())?;
         // The last of it may have been nobody's, as the records of a dropped keyspace are.

@@ -422,7 +422,7 @@ impl Replay {
     fn flush(&mut self) -> Result<()> {
         let Some(table) = self.memory.oldest_frozen() else { return Ok(()) };
         let run = Run::new(table, self.layout.clone(), Vec::new(), self.keyspaces.clone());
-        let turns = Arc::new(Turns::here(Arc::new(true.into())));
+        let turns = Arc::new(Turns::here(Arc::new(true.into()), self.timeout));
         for (index, error) in apply_to_all(&Arc::new(run), &turns, self.timeout, |_| |_: u64| ()) {
             self.layout.shards[index].fail(&error);
         }

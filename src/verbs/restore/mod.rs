@@ -148,7 +148,7 @@ fn replay(layout: &Arc<Layout>, manifest: &Manifest, from: Seq, tail: &Tail<'_>)
 
 fn flush(layout: &Arc<Layout>, table: Table, keyspaces: &HashSet<KeyspaceId>) -> Result<()> {
     let run = Run::new(Arc::new(table), layout.clone(), Vec::new(), keyspaces.clone());
-    let turns = Arc::new(Turns::here(Arc::new(true.into())));
+    let turns = Arc::new(Turns::here(Arc::new(true.into()), PATIENCE));
     let failed = apply_to_all(&Arc::new(run), &turns, PATIENCE, |_| |_: u64| ());
     failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
 }

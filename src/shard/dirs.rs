@@ -250,11 +250,16 @@ impl Shard {
         engines.max().unwrap_or_else(|| self.engines.read().generation)
     }
 
-    /// Deletes engines that do not count: what interrupted rebuilds and compactions have left.
+    /// Engines that do not count: what interrupted rebuilds and compactions have left.
+    pub(super) fn others(&self, counts: u32) -> Result<Vec<String>> {
+        let left = |name: &String| is_engine(name) && generation_of(name) != Some(counts);
+        Ok(names(self.disk.as_ref(), &self.dir)?.into_iter().filter(left).collect())
+    }
+
+    /// Deletes them. The seal must say, durably, which one counts.
     pub(super) fn tidy(&self, counts: u32) -> Result<()> {
-        let (disk, dir) = (self.disk.as_ref(), self.dir.as_path());
-        let left = |name: &&String| is_engine(name) && generation_of(name) != Some(counts);
-        names(disk, dir)?.iter().filter(left).try_for_each(|name| remove(disk, &dir.join(name)))
+        let others = self.others(counts)?;
+        others.iter().try_for_each(|name| remove(self.disk.as_ref(), &self.dir.join(name)))
     }
 
     /// What has been set aside here.

@@ -74,7 +74,7 @@ impl Shard {
         }
     }
 
-    /// Opens the engine that the seal names, and changes nothing.
+    /// Opens the engine that the seal names, and changes nothing but what is left of others.
     pub fn try_open(&self, factory: &dyn EngineFactory, spec: &ShardSpec) -> Result<Opened> {
         let (disk, dir) = (self.disk.as_ref(), self.dir.as_path());
         if !disk.exists(dir).map_err(|e| Error::io("look for the shard's directory", dir, e))? {
@@ -99,7 +99,6 @@ impl Shard {
                 .at(dir.join(seal::FILE))
                 .on(self.id));
         }
-        self.tidy(seal.generation)?;
         let resume = if seal.applying { None } else { seal.figures.map(Figures::from) };
         let engine =
             Guarded::open(self.id, || factory.open(&engine_spec(spec, seal.generation, false, resume)))?;
@@ -112,6 +111,16 @@ impl Shard {
             // The engine is of no use; whether it can be closed in order does not matter.
             let _ = engine.close();
             return Err(Error::corruption(text).at(dir).on(self.id).remedy("rebuild it from its replicas"));
+        }
+        // Only now: where the one that counts does not open, another may be all that there is.
+        let tidied = self.others(seal.generation).and_then(|others| match others.is_empty() {
+            true => Ok(()),
+            // That the seal names this one may not be durable yet, after a failure in the middle of its replacement.
+            false => seal.store(disk, dir).and_then(|()| self.tidy(seal.generation)),
+        });
+        if let Err(error) = tidied {
+            log::warn!("shard {}: what other engines have left is removed later: {error}", self.id);
+            self.untidy.store(true, Ordering::Release);
         }
         // The seal's word counts: the engine may have synced a later sequence and died before the seal.
         Ok(Opened {
@@ -309,6 +318,9 @@ impl Shard {
         let (counts, busy) = (engines.generation, engines.aside.is_some() || engines.engine.is_none());
         drop(engines);
         if !busy {
+            // Which one the seal names may be open, after a failure in the middle of its replacement.
+            let session = self.begin_apply()?;
+            self.seal(self.applied()).inspect_err(|_| session.leave())?;
             self.tidy(counts)?;
             self.untidy.store(false, Ordering::Release);
         }

@@ -358,6 +358,55 @@ fn an_engine_whose_place_was_taken_is_deleted() {
     assert!(!world.shard.is_untidy() && !world.disk.exists(&old).unwrap());
 }
 
+/// The seal may name the new engine already when its replacement fails: neither engine goes before it is known which one counts.
+#[test]
+fn an_engine_is_deleted_only_while_the_seal_durably_names_the_other() {
+    for later in [false, true] {
+        let world = World::new();
+        let dir = world.spec.dir.as_path();
+        let engines = || ["engine", "engine-1"].map(|name| world.disk.exists(&dir.join(name)).unwrap());
+        let sealed = || Seal::load(world.disk.as_ref(), dir).unwrap().unwrap().generation;
+        world.disk.replace(&dir.join("engine"), b"what the memory has elsewhere").unwrap();
+        world.shard.begin_aside(&world.factory, &world.spec).unwrap();
+        world.disk.replace(&dir.join("engine-1"), b"the same").unwrap();
+        let here = dir.to_path_buf();
+        world.sim.inject(Fault::on(Operation::SyncDir).at(move |path| path == here).times(1));
+        let error = world.shard.end_filling().unwrap_err();
+        world.shard.drop_aside(&error);
+        assert_eq!((sealed(), engines()), (1, [true; 2]));
+        if later {
+            world.sim.inject(Fault::on(Operation::Write));
+            world.shard.clear_up().unwrap_err();
+            world.sim.heal();
+            assert_eq!((sealed(), engines()), (1, [true; 2]));
+            // The process ends here: it is as good.
+            let opened = Shard::open(&world.disk, &world.factory, &world.spec);
+            assert_eq!((opened.health(), opened.engines.read().generation), (Health::Online, 1));
+            assert_eq!((sealed(), engines()), (1, [false, true]));
+        } else {
+            world.shard.clear_up().unwrap();
+            assert_eq!((sealed(), engines()), (0, [true, false]));
+            assert!(!world.shard.is_untidy());
+        }
+    }
+    // One that does not open is no reason to delete the other.
+    let world = World::new();
+    let other = world.spec.dir.join("engine-7");
+    world.disk.replace(&other, b"all that there is").unwrap();
+    world.shard.close().unwrap();
+    world.factory.fail(ID, EngineOperation::Open);
+    assert!(world.shard.try_open(&world.factory, &world.spec).is_err());
+    assert!(world.disk.exists(&other).unwrap());
+    world.factory.heal(ID);
+    // Nor is one that cannot be sealed again.
+    world.sim.inject(Fault::on(Operation::Write).times(1));
+    world.shard.take(world.shard.try_open(&world.factory, &world.spec).unwrap());
+    assert!(world.disk.exists(&other).unwrap() && world.shard.is_untidy());
+    world.shard.caught_up();
+    world.shard.clear_up().unwrap();
+    assert!(!world.disk.exists(&other).unwrap());
+}
+
 #[test]
 fn a_directory_is_claimed_where_nothing_can_be_lost() {
     let claim = |files: &[(&str, &[u8])], empty: bool| {

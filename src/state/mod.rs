@@ -376,6 +376,15 @@ impl State {
         self.signals.want_change();
     }
 
+    /// A shard could not be written to beside its flushes. One that was only refused the writing lacks nothing, and goes on being
+    /// read.
+    pub fn write_failed(&self, shard: &Shard, error: &Error) {
+        match error.is_refusal_to_write() {
+            true => self.flush_failed(shard, error),
+            false => self.shard_failed(shard, error),
+        }
+    }
+
     /// Tells what is wrong with a shard, if anything is.
     pub fn tell_fault(&self, shard: &Shard) {
         let kind = match shard.health() {

@@ -27,7 +27,7 @@ pub fn purge(state: &State) -> Result<bool> {
                 let range = range_of(*id);
                 state
                     .beside(&layout, index, move |shard| shard.remove_range(&range))
-                    .inspect_err(|error| state.shard_failed(shard, error))?;
+                    .inspect_err(|error| state.write_failed(shard, error))?;
             }
         }
     }

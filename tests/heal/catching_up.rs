@@ -293,3 +293,50 @@ fn what_fits_into_memory_is_not_flushed_by_an_opening() {
     world.check();
     world.check_copies();
 }
+
+/// Removing needs room before it makes any, and a disk that is full is no reason not to read what is on it.
+#[test]
+fn shards_on_full_disks_are_read_while_records_are_to_be_removed_from_them() {
+    let mut world = World::new(options(3, 2));
+    world.write(900);
+    let plan = world.store.plan().add_shard(annulus::ShardOptions::new("/mnt/new")).preview().unwrap();
+    let change = world.store.apply(plan).unwrap();
+    while change.progress().phase != annulus::Phase::Cleaning {
+        assert!(testing::change_step(&world.store).unwrap());
+    }
+    world.fill_disks(&[0, 1, 2]);
+    let failed = (0..12).filter(|_| testing::change_step(&world.store).is_err()).count();
+    assert!(failed > 0);
+    world.check();
+    let health = world.store.health().unwrap();
+    assert_eq!(health.unavailable, 0, "{health:?}");
+    assert!((0..3).any(|shard| matches!(world.health(shard), Health::Degraded(_))), "{health:?}");
+    world.disk.heal();
+    world.heal();
+    while testing::change_step(&world.store).unwrap() {}
+    world.check();
+    world.check_copies();
+}
+
+/// The same for a keyspace that is dropped, which people do to make room.
+#[test]
+fn a_shard_on_a_full_disk_is_read_while_a_keyspace_is_to_be_removed_from_it() {
+    let mut world = World::new(options(2, 1));
+    world.write(600);
+    let dropped = world.store.keyspace("dropped").unwrap();
+    for n in 0..200_u32 {
+        dropped.insert(n.to_be_bytes(), b"to be dropped").unwrap();
+    }
+    world.store.flush().unwrap();
+    drop(dropped);
+    world.store.drop_keyspace("dropped").unwrap();
+    world.fill_disks(&[0, 1]);
+    testing::purge(&world.store).unwrap_err();
+    assert!(matches!(world.health(0), Health::Degraded(_)), "{}", world.health(0));
+    world.check();
+    world.disk.heal();
+    world.heal();
+    assert!(testing::purge(&world.store).unwrap());
+    world.check();
+    world.check_copies();
+}

@@ -26,7 +26,7 @@ pub fn level(state: &State) -> Result<Option<Seq>> {
     // Nothing waits in memory: what lies between was nobody's, as the records of a dropped keyspace are.
     for (index, shard) in serving().filter(|(_, shard)| shard.applied() < most) {
         let seal = move |shard: &Shard| shard.begin_apply().and_then(|_| shard.seal(most));
-        state.beside(&layout, index, seal).inspect_err(|error| state.shard_failed(shard, error))?;
+        state.beside(&layout, index, seal).inspect_err(|error| state.write_failed(shard, error))?;
     }
     Ok(Some(most))
 }

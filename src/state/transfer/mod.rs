@@ -73,7 +73,7 @@ impl Purpose {
     pub fn failed(self, state: &State, shard: &Shard, error: &Error) {
         match self {
             Purpose::Filling(_) if shard.serves() => shard.drop_aside(error),
-            _ => state.shard_failed(shard, error),
+            _ => state.write_failed(shard, error),
         }
     }
 

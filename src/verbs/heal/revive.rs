@@ -134,7 +134,7 @@ pub(super) fn release(state: &State, mover: &mut Mover, layout: &Layout, index: 
         for target in Purpose::Change.targets(layout).into_iter().filter(|target| *target != index) {
             let shard = &layout.shards[target];
             if let Err(error) = state.beside(layout, target, |shard| shard.seal(shard.applied())) {
-                state.shard_failed(shard, &error);
+                state.write_failed(shard, &error);
             }
         }
     }

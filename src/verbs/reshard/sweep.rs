@@ -8,7 +8,7 @@
 
 use super::retire;
 use crate::batch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{RunBuffer, RunRecord};
 use crate::shard::{Layout, Shard};
@@ -49,8 +49,9 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     let layout = state.layout();
     let stale = (0..layout.shards.len()).filter(|index| layout.stale[*index]);
     let is_left = |index: &usize| !mover.swept.contains(&layout.shards[*index].id);
-    let mut serving: Vec<usize> =
-        stale.clone().filter(|index| layout.shards[*index].serves() && is_left(index)).collect();
+    // One that cannot be written to is gone through when it can be.
+    let is_ready = |index: &usize| layout.shards[*index].serves() && !layout.shards[*index].is_stalled();
+    let mut serving: Vec<usize> = stale.clone().filter(|index| is_ready(index) && is_left(index)).collect();
     if serving.is_empty() {
         if !mover.swept.is_empty() {
             // The layout is about to be replaced, and whoever holds one keeps what it names.
@@ -89,7 +90,7 @@ fn sweep_chunks(state: &State, layout: &Arc<Layout>, chosen: &[usize], mover: &m
             Some(sweep) => std::mem::take(&mut sweep.position),
             None => {
                 let begun = state.beside(layout, *index, Shard::begin_apply);
-                begun.inspect_err(|error| state.read_failed(shard, error))?;
+                begun.inspect_err(|error| failed(state, shard, error))?;
                 mover.sweeps.push(Sweep { shard: shard.id, position: Vec::new() });
                 Vec::new()
             }
@@ -107,7 +108,7 @@ fn sweep_chunks(state: &State, layout: &Arc<Layout>, chosen: &[usize], mover: &m
     let outcomes: Vec<Result<Gone>> = asked.into_iter().map(|asked| state.answer(asked)).collect();
     drop(chunk);
     let mut read = 0;
-    let mut failed = None;
+    let mut first = None;
     for (index, outcome) in chosen.iter().zip(outcomes) {
         let shard = &layout.shards[*index];
         match outcome {
@@ -121,12 +122,20 @@ fn sweep_chunks(state: &State, layout: &Arc<Layout>, chosen: &[usize], mover: &m
                 mover.swept.push(shard.id);
             }
             Err(error) => {
-                state.read_failed(shard, &error);
-                failed.get_or_insert(error);
+                failed(state, shard, &error);
+                first.get_or_insert(error);
             }
         }
     }
-    failed.map_or(Ok(read), Err)
+    first.map_or(Ok(read), Err)
+}
+
+/// Removing needs room before it makes any: a shard on a full disk can still be read.
+fn failed(state: &State, shard: &Shard, error: &Error) {
+    match error.is_refusal_to_write() {
+        true => state.write_failed(shard, error),
+        false => state.read_failed(shard, error),
+    }
 }
 
 /// Removes what a shard does not own from a part of it; at the end makes that durable.

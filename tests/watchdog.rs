@@ -98,6 +98,17 @@ impl World {
         }
     }
 
+    /// The same when the shard is no longer one of the store's.
+    fn go_on_without_it(&mut self) {
+        for _ in 0..3 {
+            self.write();
+            self.flush();
+            self.check();
+        }
+        let health = self.store.health().unwrap();
+        assert!(health.is_good() && health.shards.iter().all(|shard| shard.id != SHARD), "{health:?}");
+    }
+
     fn health(&self) -> Health {
         self.store.health().unwrap().shards[SHARD.0 as usize].health.clone()
     }
@@ -430,4 +441,73 @@ fn a_shard_that_hangs_while_it_joins_holds_up_nobody() {
     }
     world.go_on();
     assert!(world.store.health().unwrap().is_good(), "{:?}", world.store.health());
+}
+
+/// A shard whose disk hangs is replaced by one on another: the change ends while the old one still hangs, and so does what comes
+/// after it.
+#[test]
+fn a_shard_that_hangs_is_replaced() {
+    let mut world = World::new();
+    let gate = world.factory.hang(SHARD, Op::Apply);
+    world.write();
+    world.flush();
+    world.assert_left_behind();
+    let new = annulus::ShardOptions::new("/mnt/new");
+    let store = world.store.clone();
+    let change = in_time("beginning", move || {
+        store.apply(store.plan().replace_shard(SHARD, new).preview().unwrap()).unwrap()
+    });
+    assert_eq!(change.wait_for(LONG).unwrap(), Some(annulus::Phase::Completed));
+    assert_eq!(gate.waiting(), 1, "it hangs no more");
+    world.go_on_without_it();
+    let plan = world.store.plan().set_replication_factor(3).preview().unwrap();
+    let change = world.store.apply(plan).unwrap();
+    assert_eq!(change.wait_for(LONG).unwrap(), Some(annulus::Phase::Completed));
+    world.go_on_without_it();
+    let _ = world.close();
+    gate.release();
+}
+
+/// A disk that hangs while a shard is made on it costs the change, and nobody else anything.
+#[test]
+fn a_shard_that_hangs_while_it_is_made_holds_up_nobody_for_long() {
+    let mut world = World::new();
+    let new = ShardId(3);
+    let gate = world.factory.hang(new, Op::Open);
+    let plan = world.store.plan().add_shard(annulus::ShardOptions::new("/mnt/new")).preview().unwrap();
+    let store = world.store.clone();
+    let error = in_time("beginning", move || store.apply(plan).unwrap_err());
+    assert!(error.to_string().contains("has not answered"), "{error}");
+    assert_eq!(gate.waiting(), 1);
+    world.go_on();
+    let store = world.store.clone();
+    in_time("making a keyspace", move || drop(store.keyspace("another").unwrap()));
+    // What is left of it is in the way of another change until it answers.
+    let plan = world.store.plan().set_replication_factor(3).preview().unwrap();
+    assert_eq!(world.store.apply(plan.clone()).unwrap_err().kind(), annulus::ErrorKind::Busy);
+    gate.release();
+    world.factory.heal(new);
+    let change = (0..600).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        world.store.apply(plan.clone()).ok()
+    });
+    assert_eq!(change.unwrap().wait_for(LONG).unwrap(), Some(annulus::Phase::Completed));
+    world.check();
+    world.close().unwrap();
+}
+
+/// A shard that has left is closed in the background, and its disk may hang in that.
+#[test]
+fn a_shard_that_hangs_while_it_leaves_holds_up_nobody() {
+    let mut world = World::new();
+    let gate = world.factory.hang(SHARD, Op::Close);
+    let plan = world.store.plan().drain_shard(SHARD).preview().unwrap();
+    let change = world.store.apply(plan).unwrap();
+    while gate.waiting() == 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    world.go_on_without_it();
+    assert_eq!(change.wait_for(LONG).unwrap(), Some(annulus::Phase::Completed));
+    let _ = world.close();
+    gate.release();
 }

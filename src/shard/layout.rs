@@ -2,7 +2,8 @@
 //! while the topology changes the ring to come, whose owners are written to as well.
 //!
 //! Invariants: a layout never changes; another one takes its place. Whoever reads or writes by one holds it until done, so
-//! that what it alone refers to is taken away only when nobody is left who could ask for it.
+//! that what it alone refers to is taken away only when nobody is left who could ask for it. What runs on a shard's worker has a
+//! copy of its own: a disk that hangs must not keep a change from ending that replaces it.
 
 use super::{Shard, Worker};
 use crate::error::{Error, Result};
@@ -82,6 +83,11 @@ impl Layout {
             next: next.map(|n| NextRing { ring: n.ring.clone(), places: n.places.clone() }),
             stale,
         }
+    }
+
+    /// The same for a job on a shard's worker, which may hang with it: nothing waits for this one to be let go.
+    pub fn apart(&self) -> Arc<Layout> {
+        Arc::new(self.with_stale(self.stale.clone()))
     }
 
     /// The index of a shard.

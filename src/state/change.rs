@@ -8,7 +8,7 @@ use super::transfer::Counted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Seq, ShardId};
 use crate::manifest::{ChangeEntry, ChangeStep};
-use crate::shard::{Layout, Shard};
+use crate::shard::{Layout, Shard, Worker};
 use crate::sync::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -112,6 +112,8 @@ pub struct Mover {
     pub counted: Counted,
     /// Shards that have been, durably, since they lost something last, and are yet to be said to be clean.
     pub swept: Vec<ShardId>,
+    /// The workers of shards that are in no layout yet, or any more: what hangs on one is known from it.
+    pub beside: Vec<(ShardId, Arc<Worker>)>,
 }
 
 impl Mover {
@@ -132,9 +134,19 @@ impl Mover {
         self.mending.take_if(|mending| mending.shard == shard);
     }
 
+    /// The worker of a shard that is in no layout; there is one from here on.
+    pub fn worker_beside(&mut self, shard: ShardId, background: bool) -> Result<Arc<Worker>> {
+        if let Some((_, worker)) = self.beside.iter().find(|(id, _)| *id == shard) {
+            return Ok(worker.clone());
+        }
+        let worker = Arc::new(Worker::start(shard, background)?);
+        self.beside.push((shard, worker.clone()));
+        Ok(worker)
+    }
+
     /// Takes note of a layout that was replaced, whatever for: whoever reads by it does so until done, also when yet another
     /// has taken the place of the one after it.
-    pub fn replaced(&mut self, layout: &Arc<Layout>, leaving: Vec<Arc<Shard>>) {
+    pub fn replaced(&mut self, layout: &Arc<Layout>, leaving: Vec<(Arc<Shard>, Arc<Worker>)>) {
         self.grace.retain(|grace| grace.layout.strong_count() > 0 || !grace.leaving.is_empty());
         self.grace.push(Grace { layout: Arc::downgrade(layout), leaving });
     }
@@ -144,7 +156,7 @@ impl Mover {
 #[derive(Debug)]
 pub struct Grace {
     pub layout: Weak<Layout>,
-    pub leaving: Vec<Arc<Shard>>,
+    pub leaving: Vec<(Arc<Shard>, Arc<Worker>)>,
 }
 
 /// How far a shard has been rid of what it does not own.

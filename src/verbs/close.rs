@@ -26,12 +26,16 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
     note(state.journal.close());
     // Each on its worker, side by side: one whose disk hangs holds up neither the others nor the caller.
     let layout = state.layout();
+    // Shards that have left, and were still to be waited for, as well.
+    let left: Vec<_> = state.change.mover.lock().grace.drain(..).flat_map(|grace| grace.leaving).collect();
+    let all =
+        layout.shards.iter().zip(&layout.workers).chain(left.iter().map(|(shard, worker)| (shard, worker)));
     let close = |(shard, worker): (&Arc<Shard>, &Arc<Worker>)| {
-        let (shard, stuck) = (shard.clone(), worker.is_stuck());
-        (worker.run(move || shard.close()), stuck)
+        let (of, stuck) = (shard.clone(), worker.is_stuck());
+        (worker.run(move || of.close()), stuck, shard.clone(), worker.clone())
     };
-    let closing: Vec<_> = layout.shards.iter().zip(&layout.workers).map(close).collect();
-    for ((ticket, stuck), (shard, worker)) in closing.iter().zip(layout.shards.iter().zip(&layout.workers)) {
+    let closing: Vec<_> = all.map(close).collect();
+    for (ticket, stuck, shard, worker) in &closing {
         note(match stuck {
             // It is closed when what it is in has ended.
             true => Err(Error::new(ErrorKind::Unavailable, "the shard hangs, and is closed when it answers")
@@ -42,10 +46,6 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
         });
     }
     drop(closing);
-    // Shards that have left, and were still to be waited for.
-    for shard in state.change.mover.lock().grace.drain(..).flat_map(|grace| grace.leaving) {
-        note(shard.close());
-    }
     state.release_lock();
     outcome
 }

@@ -95,7 +95,7 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     }
     let layout = state.layout();
     let live = if plants::is("flush-forgets-snapshots") { Vec::new() } else { state.memory.live() };
-    let job = Run::new(table.clone(), layout.clone(), live, state.live_keyspaces());
+    let job = Run::new(table.clone(), layout.apart(), live, state.live_keyspaces());
     let early = plants::is("table-forgotten-before-the-shards-have-it");
     if early {
         state.memory.pop_frozen();

@@ -110,7 +110,7 @@ pub fn gather(
         Extent::Key(_) => STEP.1,
     };
     let mut read_bytes = 0;
-    let abreast = state.abreast();
+    let (abreast, apart) = (state.abreast(), layout.apart());
     loop {
         // The one that has got least far comes first: the chunk ends where it does.
         let mut behind: Vec<usize> = (0..parts.len()).filter(|i| fronts[*i].is_some()).collect();
@@ -138,7 +138,7 @@ pub fn gather(
             let Some(front) = fronts[index].take() else { continue };
             let part = &mut parts[index];
             let engine = engine(part.shard).map_err(|e| (part.shard, e))?;
-            asked.push((index, part.ask(state, layout, engine, front, step, wanted)));
+            asked.push((index, part.ask(state, &apart, engine, front, step, wanted)));
         }
         for (index, read) in asked {
             fronts[index] = parts[index].take(state, read).map_err(|e| (parts[index].shard, e))?;

@@ -79,7 +79,7 @@ fn read(state: &State, from: Seq, until: Seq) -> Result<Piece> {
 fn apply(state: &State, layout: &Arc<Layout>, index: usize, piece: Piece) -> Result<()> {
     let (shard, worker) = (layout.shards[index].clone(), &layout.workers[index]);
     let last = piece.last;
-    let run = Run::new(Arc::new(piece.table), layout.clone(), state.memory.live(), state.live_keyspaces());
+    let run = Run::new(Arc::new(piece.table), layout.apart(), state.memory.live(), state.live_keyspaces());
     let turns = Turns::here(state.pace.haste(), state.settings.shard_timeout);
     let ticket = worker.run(move || {
         run.apply(index, &shard, &turns, &|_| ())?;

@@ -38,22 +38,24 @@ pub fn begin_anew(
             .caused_by(error)
     })?;
     let Some(applied) = level(state)? else { return Ok(Step::NeedsFlush) };
-    let before = shard.quarantined_bytes();
     let begun = {
         // On its worker, since its disk may hang: then the others go on without it.
         let (factory, failures, shard) = (state.seams.factory.clone(), shard.failures(), shard.clone());
-        let begin = move || shard.begin_filling(factory.as_ref(), &spec, applied, missing, failures);
+        let begin = move || {
+            let before = shard.quarantined_bytes();
+            shard.begin_filling(factory.as_ref(), &spec, applied, missing, failures)?;
+            Ok(shard.quarantined_bytes().saturating_sub(before))
+        };
         worker.wait(&worker.run(begin), state.settings.shard_timeout, &AtomicU64::new(0))
     };
     state.health_changed();
-    begun.inspect_err(|error| state.shard_failed(shard, error))?;
+    let kept = begun.inspect_err(|error| state.shard_failed(shard, error))?;
     let copy = manifest.clone();
     if let Err(error) = state.beside(layout, index, move |shard| shard.write_identity(&copy)) {
         log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
     }
     drop(manifest);
     log::warn!("shard {} is rebuilt from its replicas: {why}", shard.id);
-    let kept = shard.quarantined_bytes().saturating_sub(before);
     if kept > 0 {
         state.events.tell(Some(shard.id), EventKind::Quarantined { bytes: kept });
     }

@@ -109,23 +109,23 @@ fn reopen_one(state: &State, mover: &mut Mover, layout: &Arc<Layout>) -> bool {
 fn take(state: &State, mover: &mut Mover, layout: &Layout, index: usize, opened: Opened) -> Option<Error> {
     let shard = &layout.shards[index];
     release(state, mover, layout, index);
-    // Nothing is trimmed meanwhile.
-    let _turn = state.flushing.lock();
-    let (next, first) = (opened.applied.next(), state.journal.first());
-    if next < first && next <= state.forgotten_up_to() {
-        let text = format!(
-            "the shard holds writes up to {}, the journal only those from {first} on",
-            opened.applied
-        );
-        if let Err(error) = opened.close() {
-            log::warn!("shard {} did not close in order: {error}", shard.id);
+    {
+        // Nothing is trimmed meanwhile.
+        let _turn = state.flushing.lock();
+        let (next, first) = (opened.applied.next(), state.journal.first());
+        if next >= first || next > state.forgotten_up_to() {
+            state.events.tell(Some(shard.id), EventKind::CatchingUp { from: next.0 });
+            shard.take(opened);
+            state.health_changed();
+            return None;
         }
-        return Some(Error::corruption(text).at(&shard.dir).on(shard.id));
     }
-    state.events.tell(Some(shard.id), EventKind::CatchingUp { from: next.0 });
-    shard.take(opened);
-    state.health_changed();
-    None
+    let (applied, first) = (opened.applied, state.journal.first());
+    if let Err(error) = state.beside(layout, index, move |_| opened.close()) {
+        log::warn!("shard {} did not close in order: {error}", shard.id);
+    }
+    let text = format!("the shard holds writes up to {applied}, the journal only those from {first} on");
+    Some(Error::corruption(text).at(&shard.dir).on(shard.id))
 }
 
 /// What a change of the topology has given to the shard, and not sealed, may be lost: it goes back to where that was not so.

@@ -9,6 +9,7 @@ use crate::manifest::{ChangeEntry, ChangeStep, Manifest, ShardEntry, ShardState}
 use crate::plan::{Plan, Problem, refused};
 use crate::shard::{Layout, Shard, ShardSpec, Worker, paths};
 use crate::state::State;
+use crate::state::change::Mover;
 use crate::state::transfer::{level, uneven};
 use std::sync::Arc;
 
@@ -36,7 +37,9 @@ pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
     }
     let specs = specs(state, &next);
     for spec in &specs {
-        Shard::check_joinable(disk, spec)?;
+        let (disk, of) = (state.seams.disk.clone(), spec.clone());
+        let worker = mover.worker_beside(spec.id, state.seams.background)?;
+        retire::wait(state, &worker, move || Shard::check_joinable(disk.as_ref(), &of))?;
     }
     let topology = worked.ring.topology().clone();
     let planned = worked.plan.bytes;
@@ -53,7 +56,7 @@ pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
     next.change = entry(ChangeStep::Preparing);
     let before = manifest.clone();
     state.replace_manifest(&mut manifest, next.clone())?;
-    let installed = join(state, &specs, applied).and_then(|joined| {
+    let installed = join(state, &mut mover, &specs, applied).and_then(|joined| {
         next.change = entry(ChangeStep::Copying);
         let layout = Layout::of(&next, |entry| found(state, &joined, entry))?;
         next.generation = manifest.generation;
@@ -66,7 +69,7 @@ pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
             // The numbers of these shards are not given out again: what is left of them is told from other shards by that.
             let undone =
                 Manifest { next_shard: manifest.next_shard, generation: manifest.generation, ..before };
-            retire::roll_back(state, &mut manifest, undone, &specs);
+            retire::roll_back(state, &mut mover, &mut manifest, undone, &specs);
             return Err(error);
         }
     };
@@ -141,16 +144,22 @@ fn specs(state: &State, manifest: &Manifest) -> Vec<ShardSpec> {
 
 type Joined = Vec<(Arc<Shard>, Arc<Worker>)>;
 
-/// Makes and opens the shards that join.
-fn join(state: &State, specs: &[ShardSpec], applied: Seq) -> Result<Joined> {
-    let factory = state.seams.factory.as_ref();
-    let make = |spec: &ShardSpec| {
-        Shard::create(&state.seams.disk, factory, spec, applied)?;
-        let shard = Arc::new(Shard::open(&state.seams.disk, factory, spec));
-        shard.engine()?;
-        Ok((shard, Arc::new(Worker::start(spec.id, state.seams.background)?)))
-    };
-    specs.iter().map(make).collect()
+/// Makes and opens the shards that join, each on its worker: a disk that hangs holds up the caller for so long and no longer.
+fn join(state: &State, mover: &mut Mover, specs: &[ShardSpec], applied: Seq) -> Result<Joined> {
+    let mut joined = Joined::new();
+    for spec in specs {
+        let worker = mover.worker_beside(spec.id, state.seams.background)?;
+        let (disk, factory, of) = (state.seams.disk.clone(), state.seams.factory.clone(), spec.clone());
+        let shard = retire::wait(state, &worker, move || {
+            Shard::create(&disk, factory.as_ref(), &of, applied)?;
+            let shard = Shard::open(&disk, factory.as_ref(), &of);
+            shard.engine()?;
+            Ok(Arc::new(shard))
+        })?;
+        joined.push((shard, worker));
+    }
+    mover.beside.retain(|(id, _)| joined.iter().all(|(shard, _)| shard.id != *id));
+    Ok(joined)
 }
 
 fn found(state: &State, joined: &Joined, entry: &ShardEntry) -> Result<(Arc<Shard>, Arc<Worker>)> {

@@ -94,7 +94,8 @@ fn install(state: &State, manifest: &Manifest, mover: &mut Mover) -> Result<()> 
         layout.index_of(id).map(|index| (layout.shards[index].clone(), layout.workers[index].clone()))
     };
     let next = Layout::of(manifest, |entry| find(entry.id).ok_or_else(|| not_open(entry.id)))?;
-    let leaving = layout.shards.iter().filter(|shard| next.index_of(shard.id).is_none()).cloned().collect();
+    let all = layout.shards.iter().cloned().zip(layout.workers.iter().cloned());
+    let leaving = all.filter(|(shard, _)| next.index_of(shard.id).is_none()).collect();
     drop(layout);
     mover.replaced(&state.replace_layout(next), leaving);
     mover.position = Vec::new();

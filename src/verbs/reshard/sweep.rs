@@ -38,12 +38,12 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
         if mover.grace.iter().any(read) {
             return Ok(Swept::Waiting);
         }
-        for shard in mover.grace.drain(..).flat_map(|grace| grace.leaving) {
-            if let Err(error) = shard.close() {
+        for (shard, worker) in mover.grace.drain(..).flat_map(|grace| grace.leaving) {
+            if let Err(error) = retire::close(state, &shard, &worker) {
                 log::warn!("shard {}, which has left, did not close in order: {error}", shard.id);
             }
         }
-        retire::settle(state)?;
+        retire::settle(state, mover)?;
         return Ok(Swept::Some(0));
     }
     let layout = state.layout();
@@ -65,7 +65,7 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
             state.change.end(Phase::Completed);
         }
         // Where that failed before.
-        retire::settle(state)?;
+        retire::settle(state, mover)?;
         return Ok(Swept::Nothing);
     }
     let left = stale.filter(is_left).count();
@@ -99,9 +99,9 @@ fn sweep_chunks(state: &State, layout: &Arc<Layout>, chosen: &[usize], mover: &m
     }
     // No flush begins meanwhile: it would bring what a snapshot of after this list wants kept.
     let chunk = state.moving.lock();
-    let live: Arc<[Seq]> = state.memory.live().into();
+    let (live, apart): (Arc<[Seq]>, _) = (state.memory.live().into(), layout.apart());
     let ask = |(index, from): (usize, Vec<u8>)| {
-        let (of, live) = (layout.clone(), live.clone());
+        let (of, live) = (apart.clone(), live.clone());
         state.ask(layout, index, move |shard| sweep_chunk(&of, index, shard, &from, &live))
     };
     let asked: Vec<Asked<Gone>> = from.into_iter().map(ask).collect();

@@ -128,11 +128,11 @@ fn mover(state: &State) {
         });
         foreground.set_working(false);
         limit = match outcome {
-            Ok((Step::Worked(bytes), _)) => Some(effort.after(state, bytes, begun.elapsed())),
-            Ok((Step::Waiting | Step::NeedsFlush, _)) => Some(LOOK_AGAIN),
-            Ok((Step::Idle, later)) => {
+            Ok(Round::Worked(bytes, rate)) => Some(effort.after(state, rate, bytes, begun.elapsed())),
+            Ok(Round::Waiting) => Some(LOOK_AGAIN),
+            Ok(Round::Idle(rest)) => {
                 effort = Effort::default();
-                later
+                Some(rest)
             }
             Err(error) if error.kind() == ErrorKind::Closed => Some(RETRY),
             Err(error) => {
@@ -145,34 +145,47 @@ fn mover(state: &State) {
     }
 }
 
-/// One step of healing, or, where there is none to be taken, of a change of the topology, or of a scrub; and how soon to look
-/// again if there is none at all.
-fn move_round(state: &State) -> Result<(Step, Option<Duration>)> {
+/// What a round of the mover came to.
+#[derive(Debug)]
+enum Round {
+    /// So many bytes were gone through, and are to be paid for at the rate that was asked for, if one was.
+    Worked(u64, Option<u64>),
+    /// Something else must come first, and is looked for again soon.
+    Waiting,
+    /// How soon to look again.
+    Idle(Duration),
+}
+
+/// One step of healing, or, where there is none to be taken, of a change of the topology, or of a scrub. A rate is for what it
+/// was asked for alone: a shard that is slow to be healed is one that is missing.
+fn move_round(state: &State) -> Result<Round> {
     let mut later = None;
     match verbs::heal::step(state)? {
         Healed::Idle => {}
         Healed::Later(rest) => later = Some(rest),
-        Healed::Worked(bytes) => return Ok((Step::Worked(bytes), None)),
+        Healed::Worked(bytes) => return Ok(Round::Worked(bytes, None)),
         Healed::NeedsFlush => {
             verbs::flush::flush(state)?;
-            return Ok((Step::NeedsFlush, None));
+            return Ok(Round::Waiting);
         }
     }
-    let step = verbs::reshard::step(state)?;
-    if step == Step::NeedsFlush {
-        verbs::flush::flush(state)?;
-    }
-    if step != Step::Idle {
-        return Ok((step, None));
+    match verbs::reshard::step(state)? {
+        Step::Idle => {}
+        Step::Worked(bytes) => return Ok(Round::Worked(bytes, state.change.rate())),
+        Step::Waiting => return Ok(Round::Waiting),
+        Step::NeedsFlush => {
+            verbs::flush::flush(state)?;
+            return Ok(Round::Waiting);
+        }
     }
     match verbs::scrub::step(state)? {
-        verbs::scrub::Step::Worked(bytes) => Ok((Step::Worked(bytes), None)),
+        verbs::scrub::Step::Worked(bytes) => Ok(Round::Worked(bytes, state.scrub.rate())),
         verbs::scrub::Step::NeedsFlush => {
             verbs::flush::flush(state)?;
-            Ok((Step::NeedsFlush, None))
+            Ok(Round::Waiting)
         }
-        verbs::scrub::Step::Idle => Ok((Step::Idle, Some(later.unwrap_or(LOOK_AT_SHARDS)))),
-        verbs::scrub::Step::Later(rest) => Ok((Step::Idle, Some(later.map_or(rest, |l| l.min(rest))))),
+        verbs::scrub::Step::Idle => Ok(Round::Idle(later.unwrap_or(LOOK_AT_SHARDS))),
+        verbs::scrub::Step::Later(rest) => Ok(Round::Idle(later.map_or(rest, |l| l.min(rest)))),
     }
 }
 
@@ -192,9 +205,8 @@ impl Default for Effort {
 
 impl Effort {
     /// How long to rest after a step.
-    fn after(&mut self, state: &State, bytes: u64, worked: Duration) -> Duration {
-        let scrubbing = state.change.current().is_none().then(|| state.scrub.rate()).flatten();
-        if let Some(rate) = state.change.rate().or(scrubbing) {
+    fn after(&mut self, state: &State, rate: Option<u64>, bytes: u64, worked: Duration) -> Duration {
+        if let Some(rate) = rate {
             return Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64).saturating_sub(worked);
         }
         if self.looked.elapsed() >= LOOK_AT_FOREGROUND {
@@ -214,7 +226,8 @@ mod tests {
     use crate::state::Seams;
     use std::path::Path;
 
-    /// A step that brought so much rests for as long as that takes at the rate that was asked for, less what it took.
+    /// A step that brought so much rests for as long as that takes at the rate that was asked for, less what it took. What was
+    /// asked of one thing is not asked of another, nor of what comes after it.
     #[test]
     fn the_rate_that_was_asked_for_is_kept() {
         let (disk, factory) = (SimDisk::new(1), MemoryFactory::new());
@@ -222,20 +235,36 @@ mod tests {
         let options = Options::new().shards(2).replication_factor(1).memory_budget(8 << 20);
         let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
         let state = &store.handle.state;
-        let rest = |bytes, worked| {
+        let rest = |rate, bytes, worked| {
             let worked = Duration::from_millis(worked);
-            Effort { rest: 3.0, looked: Instant::now() }.after(state, bytes, worked).as_millis()
+            Effort { rest: 3.0, looked: Instant::now() }.after(state, rate, bytes, worked).as_millis()
         };
-        assert_eq!(rest(1 << 20, 100), 300, "nobody has asked for a rate");
+        assert_eq!(rest(None, 1 << 20, 100), 300, "nobody has asked for a rate");
+        let rate = Some(1 << 20);
+        assert_eq!([rest(rate, 2 << 20, 500), rest(rate, 1 << 20, 1500), rest(rate, 0, 10)], [1500, 0, 0]);
+        let rate = || match move_round(state).unwrap() {
+            Round::Worked(_, rate) => rate,
+            other => panic!("{other:?}"),
+        };
+        for n in 0..100_u32 {
+            store.insert(n.to_be_bytes(), [7; 100]).unwrap();
+        }
+        store.flush().unwrap();
         let scrub = store.scrub().unwrap();
-        scrub.set_rate(1 << 20).unwrap();
-        assert_eq!([rest(2 << 20, 500), rest(1 << 20, 1500), rest(0, 10)], [1500, 0, 0]);
+        scrub.set_rate(7 << 20).unwrap();
+        assert_eq!(rate(), Some(7 << 20));
         let plan = store.plan().set_replication_factor(2).preview().unwrap();
         let change = store.apply(plan).unwrap();
-        assert_eq!(rest(1 << 20, 100), 300, "a scrub's rate is not a change's");
+        assert_eq!(rate(), None, "a scrub's rate is not a change's");
         change.set_rate(1 << 18).unwrap();
-        assert_eq!(rest(1 << 20, 500), 3500);
-        change.set_rate(None).unwrap();
-        assert_eq!(rest(1 << 20, 100), 300);
+        assert_eq!(rate(), Some(1 << 18));
+        crate::testing::fail_shard(&store, crate::ids::ShardId(1));
+        assert_eq!(rate(), None, "nor is a change's that of healing");
+        while crate::testing::heal_step(&store).unwrap() || crate::testing::change_step(&store).unwrap() {}
+        assert_eq!(rate(), Some(7 << 20));
+        while crate::testing::scrub_step(&store).unwrap() {}
+        assert_eq!(state.scrub.rate(), None);
+        store.scrub().unwrap();
+        assert_eq!(rate(), None, "it was asked of another scrub");
     }
 }

@@ -112,6 +112,8 @@ pub struct Mover {
     pub counted: Counted,
     /// Shards that have been, durably, since they lost something last, and are yet to be said to be clean.
     pub swept: Vec<ShardId>,
+    /// The shard that was given a piece of the journal last, and up to where the others had it then.
+    pub caught: Option<(ShardId, Seq)>,
     /// The workers of shards that are in no layout yet, or any more: what hangs on one is known from it.
     pub beside: Vec<(ShardId, Arc<Worker>)>,
 }

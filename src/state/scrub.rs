@@ -158,7 +158,7 @@ impl Scrubbing {
             inner.number += 1;
             inner.stage = Some(Stage::Verify { shard: first, position: Vec::new() });
             inner.report = ScrubReport { started: now(), ..ScrubReport::default() };
-            (inner.paused, inner.error) = (false, None);
+            (inner.paused, inner.error, inner.rate) = (false, None, None);
         }
         inner.number
     }
@@ -250,8 +250,10 @@ impl Scrubbing {
         self.with(number, |inner| inner.rate = rate)
     }
 
+    /// The rate of the one that is under way, if it has one.
     pub fn rate(&self) -> Option<u64> {
-        self.inner.lock().rate
+        let inner = self.inner.lock();
+        inner.rate.filter(|_| inner.stage.is_some())
     }
 
     fn with(&self, number: u64, f: impl FnOnce(&mut Inner)) -> Result<()> {

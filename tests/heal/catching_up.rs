@@ -340,3 +340,61 @@ fn a_shard_on_a_full_disk_is_read_while_a_keyspace_is_to_be_removed_from_it() {
     world.check();
     world.check_copies();
 }
+
+/// Beside one who writes more than is replayed at once a shard is given more, and is level in the end.
+#[test]
+fn a_shard_catches_up_with_one_who_writes_as_fast() {
+    let mut world = World::new(options(3, 2).journal_retention(1 << 30));
+    let mut round = 0;
+    let mut write = |world: &mut World, mib: u32| {
+        for _ in 0..mib {
+            round += 1;
+            let keys = (round % 7 * 16)..(round % 7 * 16 + 16);
+            world.write_large(keys, 64 << 10);
+            world.store.flush().unwrap();
+        }
+    };
+    write(&mut world, 2);
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    write(&mut world, 12);
+    world.factory.heal(ShardId(1));
+    let mut steps = 0;
+    while world.health(1) != Health::Online {
+        world.steps(1);
+        steps += 1;
+        assert!(steps < 8, "it is not level after {steps} steps");
+        write(&mut world, 10);
+    }
+    assert!(!world.saw_rebuilding() && steps > 2, "{steps}");
+    world.check();
+    world.check_copies();
+}
+
+/// After a copy of the journal was accepted that ends before what a shard has, its numbers are those of other writes: what it
+/// has by them is not what the store has.
+#[test]
+fn a_shard_that_is_ahead_of_the_journal_is_begun_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let before = world.disk.fork();
+    world.write(200);
+    world.store.flush().unwrap();
+    let seal = world.dir(1).join("SEAL");
+    let ahead = world.disk.read(&seal).unwrap().unwrap();
+    let blank = open(&SimDisk::new(1), &MemoryFactory::new(), &world.options);
+    drop(std::mem::replace(&mut world.store, blank));
+    world.disk = before.kill();
+    world.disk.replace(&seal, &ahead).unwrap();
+    // It is away when the store is opened.
+    world.factory.fail(ShardId(1), EngineOperation::Open);
+    world.store = open(&world.disk, &world.factory, &world.options);
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert!(
+        world.saw(
+            |e| matches!(e, EventKind::Rebuilding { cause } if cause.contains("the journal none after"))
+        )
+    );
+    assert!(world.store.health().unwrap().is_good());
+}

@@ -109,22 +109,26 @@ fn reopen_one(state: &State, mover: &mut Mover, layout: &Arc<Layout>) -> bool {
 fn take(state: &State, mover: &mut Mover, layout: &Layout, index: usize, opened: Opened) -> Option<Error> {
     let shard = &layout.shards[index];
     release(state, mover, layout, index);
-    {
+    let (applied, next) = (opened.applied, opened.applied.next());
+    let text = {
         // Nothing is trimmed meanwhile.
         let _turn = state.flushing.lock();
-        let (next, first) = (opened.applied.next(), state.journal.first());
-        if next >= first || next > state.forgotten_up_to() {
+        let (first, last) = (state.journal.first(), state.journal.last());
+        if applied > last {
+            // A copy of the journal was accepted that lacks them: the numbers have been, or will be, given to other writes.
+            format!("the shard holds writes up to {applied}, the journal none after {last}")
+        } else if next < first && next <= state.forgotten_up_to() {
+            format!("the shard holds writes up to {applied}, the journal only those from {first} on")
+        } else {
             state.events.tell(Some(shard.id), EventKind::CatchingUp { from: next.0 });
             shard.take(opened);
             state.health_changed();
             return None;
         }
-    }
-    let (applied, first) = (opened.applied, state.journal.first());
+    };
     if let Err(error) = state.beside(layout, index, move |_| opened.close()) {
         log::warn!("shard {} did not close in order: {error}", shard.id);
     }
-    let text = format!("the shard holds writes up to {applied}, the journal only those from {first} on");
     Some(Error::corruption(text).at(&shard.dir).on(shard.id))
 }
 

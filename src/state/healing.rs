@@ -1,13 +1,14 @@
 //! What is asked for, and remembered, of the healing of shards.
 //!
-//! Invariants: a wish stays until it has been fulfilled or refused; a shard that could not be healed is tried again after a
-//! rest that grows with each attempt.
+//! Invariants: a wish stays until it has been fulfilled or refused, and everyone who waits for it is told which; a shard that
+//! could not be healed is tried again after a rest that grows with each attempt.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use crate::sync::Instant;
 use crate::sync::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 const FIRST_REST: Duration = Duration::from_millis(100);
@@ -31,6 +32,9 @@ pub struct Wished {
     pub begun: bool,
 }
 
+/// What comes of a wish, once it is known.
+pub type Outcome = Arc<OnceLock<Result<()>>>;
+
 /// Wishes, and what came of them.
 #[derive(Debug, Default)]
 pub struct Healing {
@@ -40,9 +44,9 @@ pub struct Healing {
 
 #[derive(Debug, Default)]
 struct Inner {
-    wishes: BTreeMap<ShardId, Wished>,
-    /// What a wish that could not be fulfilled failed with.
-    refused: HashMap<ShardId, Error>,
+    wishes: BTreeMap<ShardId, (Wished, Outcome)>,
+    /// Why nothing can be asked for any more.
+    closed: Option<Error>,
     rests: HashMap<ShardId, Rest>,
 }
 
@@ -53,59 +57,74 @@ struct Rest {
 }
 
 impl Healing {
-    /// Asks for something; false if something is being done for the shard already.
-    pub fn wish(&self, shard: ShardId, wish: Wish) -> bool {
+    /// Asks for something; none if something else is being done for the shard already.
+    pub fn wish(&self, shard: ShardId, wish: Wish) -> Option<Outcome> {
         let mut inner = self.inner.lock();
-        inner.refused.remove(&shard);
-        inner.rests.remove(&shard);
-        match inner.wishes.get(&shard) {
-            Some(there) => there.what == wish,
-            None => inner.wishes.insert(shard, Wished { what: wish, begun: false }).is_none(),
+        if let Some(error) = &inner.closed {
+            return Some(Arc::new(Err(error.clone()).into()));
         }
+        inner.rests.remove(&shard);
+        if let Some((there, outcome)) = inner.wishes.get(&shard) {
+            return (there.what == wish).then(|| outcome.clone());
+        }
+        let outcome = Outcome::default();
+        inner.wishes.insert(shard, (Wished { what: wish, begun: false }, outcome.clone()));
+        Some(outcome)
     }
 
     /// What is asked for a shard.
     pub fn wished(&self, shard: ShardId) -> Option<Wished> {
-        self.inner.lock().wishes.get(&shard).copied()
+        self.inner.lock().wishes.get(&shard).map(|(wish, _)| *wish)
     }
 
     /// What was asked for a shard has been begun.
     pub fn begun(&self, shard: ShardId) {
-        if let Some(wish) = self.inner.lock().wishes.get_mut(&shard) {
+        if let Some((wish, _)) = self.inner.lock().wishes.get_mut(&shard) {
             wish.begun = true;
         }
     }
 
     /// A wish has been fulfilled, or cannot be.
     pub fn granted(&self, shard: ShardId, outcome: Result<()>) {
-        let mut inner = self.inner.lock();
-        inner.wishes.remove(&shard);
-        if let Err(error) = outcome {
-            inner.refused.insert(shard, error);
+        if let Some((_, wish)) = self.inner.lock().wishes.remove(&shard) {
+            // Nobody else sets what is no longer among the wishes.
+            let _ = wish.set(outcome);
         }
         self.changed.notify_all();
     }
 
-    /// Waits until what was asked for a shard has been done, or has failed; none once `limit` has passed.
-    pub fn wait(&self, shard: ShardId, limit: Option<Duration>) -> Option<Result<()>> {
+    /// Refuses what is asked for shards that are none of the store's any more.
+    pub fn refuse_others(&self, is_there: impl Fn(ShardId) -> bool) {
+        let asked: Vec<ShardId> = self.inner.lock().wishes.keys().copied().collect();
+        for shard in asked.into_iter().filter(|shard| !is_there(*shard)) {
+            let error = Error::new(ErrorKind::NotFound, "the shard has left the ring").on(shard);
+            self.granted(shard, Err(error.remedy("see health() for the shards")));
+        }
+    }
+
+    /// Waits until what was asked for has been done, or has failed; none once `limit` has passed.
+    pub fn wait(&self, wish: &Outcome, limit: Option<Duration>) -> Option<Result<()>> {
         let end = limit.map(|limit| Instant::now() + limit);
         let mut inner = self.inner.lock();
-        while inner.wishes.contains_key(&shard) {
+        loop {
+            if let Some(outcome) = wish.get() {
+                return Some(outcome.clone());
+            }
             match end {
                 None => self.changed.wait(&mut inner),
                 Some(end) if self.changed.wait_until(&mut inner, end).timed_out() => return None,
                 Some(_) => {}
             }
         }
-        Some(inner.refused.remove(&shard).map_or(Ok(()), Err))
     }
 
     /// Nobody is to wait any longer: the store is being closed.
     pub fn close(&self, why: &Error) {
         let mut inner = self.inner.lock();
-        let open: Vec<ShardId> = inner.wishes.keys().copied().collect();
-        inner.wishes.clear();
-        inner.refused.extend(open.into_iter().map(|shard| (shard, why.clone())));
+        inner.closed = Some(why.clone());
+        for (_, wish) in std::mem::take(&mut inner.wishes).into_values() {
+            let _ = wish.set(Err(why.clone()));
+        }
         self.changed.notify_all();
     }
 
@@ -134,5 +153,44 @@ impl Healing {
     /// A shard is well again.
     pub fn rested(&self, shard: ShardId) {
         self.inner.lock().rests.remove(&shard);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARD: ShardId = ShardId(3);
+
+    #[test]
+    fn everyone_who_waits_for_a_wish_is_told_what_came_of_it() {
+        let healing = Healing::default();
+        let wishes = [(); 2].map(|()| healing.wish(SHARD, Wish::Repair).unwrap());
+        assert!(healing.wish(SHARD, Wish::Rebuild).is_none());
+        assert!(healing.wait(&wishes[0], Some(Duration::ZERO)).is_none());
+        healing.granted(SHARD, Err(Error::new(ErrorKind::Unavailable, "no replica is left")));
+        for wish in &wishes {
+            assert_eq!(healing.wait(wish, None).unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+        // What comes of the next one is another thing.
+        let next = healing.wish(SHARD, Wish::Rebuild).unwrap();
+        healing.granted(SHARD, Ok(()));
+        assert!(healing.wait(&next, None).unwrap().is_ok());
+        assert!(healing.wait(&wishes[1], None).unwrap().is_err());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_store_that_is_closed_or_a_shard_that_has_left() {
+        let healing = Healing::default();
+        let (stays, leaves) =
+            (healing.wish(SHARD, Wish::Repair).unwrap(), healing.wish(ShardId(4), Wish::Repair).unwrap());
+        healing.refuse_others(|shard| shard == SHARD);
+        assert_eq!(healing.wait(&leaves, None).unwrap().unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(healing.wait(&stays, Some(Duration::ZERO)).is_none());
+        healing.close(&Error::new(ErrorKind::Closed, "the store has been closed"));
+        let late = healing.wish(SHARD, Wish::Compact).unwrap();
+        for wish in [stays, late] {
+            assert_eq!(healing.wait(&wish, None).unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        }
     }
 }

@@ -86,16 +86,16 @@ pub fn request(state: &State, id: ShardId, wish: Wish, limit: Option<Duration>) 
         return Err(Error::new(ErrorKind::Busy, "a change of the topology is under way")
             .remedy("wait for it, or cancel it"));
     }
-    if !state.healing.wish(id, wish) {
+    let Some(outcome) = state.healing.wish(id, wish) else {
         return Err(Error::new(ErrorKind::Busy, "something else is being done for the shard")
             .on(id)
             .remedy("wait for it"));
-    }
+    };
     state.signals.want_change();
     if !state.seams.background {
         return Ok(());
     }
-    state.healing.wait(id, limit).unwrap_or_else(|| {
+    state.healing.wait(&outcome, limit).unwrap_or_else(|| {
         Err(Error::new(ErrorKind::Busy, "it is not done yet, and goes on").on(id).remedy("see events()"))
     })
 }

@@ -35,6 +35,7 @@ pub fn step(state: &State) -> Result<Step> {
     state.check_open()?;
     let mut mover = state.change.mover.lock();
     let layout = state.layout();
+    state.healing.refuse_others(|shard| layout.index_of(shard).is_some());
     let mut later: Option<Duration> = None;
     let mut needs_flush = false;
     // A shard that is to be filled takes long: those that are back soon come first.

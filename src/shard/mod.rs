@@ -130,6 +130,8 @@ pub struct Shard {
     untidy: AtomicBool,
     // How often it failed as if it were damaged, and was not, since it was last flushed to.
     strikes: AtomicU32,
+    /// How often it could not be read since its pages were verified last.
+    unreadable: AtomicU32,
     // The seal on the disk says less than is known: that the engine is being changed, or no figures.
     vague: AtomicBool,
 }
@@ -311,6 +313,11 @@ impl Shard {
         self.strikes.load(Ordering::Acquire)
     }
 
+    /// It could not be read, and did not say that it is damaged. Returns how often since its pages were verified last.
+    pub fn unreadable(&self) -> u32 {
+        self.unreadable.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
     /// It was flushed to.
     pub fn forgive(&self) {
         self.strikes.store(0, Ordering::Release);
@@ -319,6 +326,7 @@ impl Shard {
     /// Its pages have been verified.
     pub fn cleared(&self) {
         self.suspect.store(false, Ordering::Release);
+        self.unreadable.store(0, Ordering::Release);
     }
 
     /// It can be written to again, and lacks nothing that has left the memtables.

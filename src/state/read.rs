@@ -104,7 +104,13 @@ impl State {
             }
             // It was offline, or closed, already.
             ErrorKind::Unavailable | ErrorKind::Closed => {}
-            _ => self.shard_failed(shard, error),
+            _ => {
+                // One that cannot be read again and again has a page that cannot be, which opening it does not tell.
+                if !error.is_refusal_to_write() && shard.unreadable() > 1 {
+                    shard.suspect();
+                }
+                self.shard_failed(shard, error);
+            }
         }
     }
 

@@ -294,3 +294,64 @@ fn shards_between_which_nothing_is_lacking_are_level() {
     world.check();
     world.check_copies();
 }
+
+/// A page that the disk cannot read is not told from a disk that is away, at first; when it comes again the pages are looked
+/// through.
+#[test]
+fn a_page_that_cannot_be_read_again_and_again_is_mended() {
+    for replicas in [2, 1] {
+        let mut world = World::new(options(3, replicas));
+        world.write(900);
+        world.store.flush().unwrap();
+        let ring = world.store.ring();
+        let key = world.model.keys().find(|key| ring.preference_list(key)[0] == ShardId(1)).unwrap().clone();
+        world.factory.mute(ShardId(1));
+        world.factory.corrupt(ShardId(1), &internal(&key));
+        for _ in 0..4 {
+            match world.store.get(&key) {
+                Ok(value) => assert_eq!(value.as_deref(), Some(&world.model[&key][..])),
+                Err(error) => assert!(replicas == 1, "{error}"),
+            }
+            if replicas == 2 {
+                world.heal();
+            } else {
+                world.heal_a_while();
+            }
+            // A flush in between says nothing of what cannot be read.
+            if replicas == 2 {
+                world.write(1);
+                world.store.flush().unwrap();
+            }
+        }
+        let told = world.told();
+        let count = |is: &dyn Fn(&EventKind) -> bool| told.iter().filter(|(_, kind)| is(kind)).count();
+        if replicas == 2 {
+            assert_eq!(count(&|kind| matches!(kind, EventKind::Offline { .. })), 2, "{told:?}");
+            assert_eq!(count(&|kind| matches!(kind, EventKind::Repaired { pages: 1 })), 1, "{told:?}");
+            assert!(!world.saw_rebuilding());
+            world.check();
+            world.check_copies();
+        } else {
+            // Nobody has it: the rest goes on.
+            world.factory.heal(ShardId(1));
+            world.heal();
+            world.check();
+        }
+    }
+}
+
+/// Where it was the way to the disk that failed, no damage is found, and there is no replica: the shard is taken as it is.
+#[test]
+fn a_shard_without_replicas_that_fails_for_no_reason_comes_back() {
+    let mut world = World::new(options(2, 1));
+    world.write(600);
+    world.store.flush().unwrap();
+    for _ in 0..6 {
+        world.factory.fail_times(ShardId(1), EngineOperation::Cursor, 1);
+        world.store.iter().collect::<Result<Vec<_>, _>>().unwrap_err();
+        assert!(matches!(world.health(1), Health::Offline(_)), "{}", world.health(1));
+        world.heal();
+        assert!(world.store.health().unwrap().is_good());
+        world.check();
+    }
+}

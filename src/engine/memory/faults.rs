@@ -146,6 +146,12 @@ impl MemoryFactory {
         damage.push((shard, range));
     }
 
+    /// From now on whoever reads what is damaged on `shard` gets an error of the disk, as of a sector that it cannot read; who
+    /// looks for damage finds it.
+    pub fn mute(&self, shard: ShardId) {
+        self.0.lock().mute.insert(shard);
+    }
+
     /// The same for the range from `around` keys before `key` up to, and without, the one that comes `around` keys and one
     /// after it, or to the ends. Returns the range.
     pub fn corrupt_page(&self, shard: ShardId, key: &[u8], around: usize) -> KeyRange {
@@ -258,7 +264,11 @@ impl MemoryFactory {
 
     /// An error if something damaged lies in `within`.
     pub(super) fn check(&self, shard: ShardId, within: &KeyRange) -> Result<()> {
-        self.damage(shard, within, false).map_or(Ok(()), |range| Err(unreadable(shard, &range)))
+        let Some(range) = self.damage(shard, within, false) else { return Ok(()) };
+        Err(match self.0.lock().mute.contains(&shard) {
+            true => Error::new(ErrorKind::Io, "a sector that cannot be read, injected by a test").on(shard),
+            false => unreadable(shard, &range),
+        })
     }
 
     /// Takes damage away that lies in `range`; an error, and nothing is changed, if some lies only partly in it.

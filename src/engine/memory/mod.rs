@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use crate::record::KeyRange;
 use crate::sync::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +36,8 @@ struct World {
     faults: HashMap<(ShardId, Operation), Fault>,
     /// Pages that cannot be read, so to speak.
     damage: Vec<(ShardId, KeyRange)>,
+    /// Shards whose damage shows as an error of the disk to who reads it.
+    mute: HashSet<ShardId>,
 }
 
 impl MemoryFactory {
@@ -111,8 +113,8 @@ impl MemoryFactory {
         let shards = self.shards().into_iter();
         let shards = shards.map(|(dir, shard)| (dir, Arc::new(Mutex::new(shard.lock().clone())))).collect();
         let world = self.0.lock();
-        let (faults, damage) = (world.faults.clone(), world.damage.clone());
-        MemoryFactory(Arc::new(Mutex::new(World { shards, faults, damage })))
+        let (faults, damage, mute) = (world.faults.clone(), world.damage.clone(), world.mute.clone());
+        MemoryFactory(Arc::new(Mutex::new(World { shards, faults, damage, mute })))
     }
 
     /// All shards. Their own locks are taken without the world's: an engine takes the two in the other order.

@@ -8,7 +8,7 @@ use crate::shard::Layout;
 use crate::state::State;
 use crate::state::change::{Mender, Mover};
 use crate::state::events::EventKind;
-use crate::state::transfer::{level, verify_and_mend};
+use crate::state::transfer::{Purpose, Sources, level, verify_and_mend};
 use std::sync::Arc;
 
 /// Verifies and mends a piece of the shard; at the end it is whole, or what is left of its damage is told.
@@ -73,7 +73,8 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         return Err(cause.into_iter().fold(error, |error, cause| error.caused_by(cause)));
     }
     // A change of it failed as damage does, and nothing is damaged: it is opened again; the second time it is begun anew.
-    if repaired == 0 && (shard.is_stalled() || shard.is_suspect()) && shard.strike() > 1 {
+    let replaceable = || Sources::choose(layout, Purpose::Filling(index), &[index]).is_ok();
+    if repaired == 0 && (shard.is_stalled() || shard.is_suspect()) && shard.strike() > 1 && replaceable() {
         return fill::begin_anew(
             state,
             mover,

@@ -329,6 +329,8 @@ impl State {
 
     /// The same for what only says how far a change has got: the shards' copies do without it.
     pub fn save_progress(&self, manifest: &mut Manifest, mut next: Manifest) -> Result<()> {
+        // Under its lock: once the store has been closed the file is another's.
+        self.check_open()?;
         if let Err(error) = next.store_next(self.seams.disk.as_ref(), &self.dir) {
             return Err(self.keep_manifest(manifest, error));
         }

@@ -15,6 +15,13 @@ const CLOSING: u32 = 10;
 /// Flushes (if `flush`) and releases everything; the background threads have ended. The first error is returned.
 pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Result<()> {
     let mut outcome = flush_all(state);
+    // Nobody makes room any more for who waits for it.
+    state.pace.stuck(
+        &state
+            .check_open()
+            .err()
+            .unwrap_or_else(|| Error::new(ErrorKind::Closed, "the store is being closed")),
+    );
     let mut note = |result: Result<()>| {
         if outcome.is_ok() {
             outcome = result;
@@ -25,9 +32,13 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
     }
     note(state.journal.close());
     // Each on its worker, side by side: one whose disk hangs holds up neither the others nor the caller.
+    // A change that is being begun, and whoever writes the manifest, has ended before, or does not begin any more: what they make
+    // would be left open, or written over that of the next opening.
+    let mut mover = state.change.mover.lock();
+    let _manifest = state.manifest.lock();
     let layout = state.layout();
     // Shards that have left, and were still to be waited for, as well.
-    let left: Vec<_> = state.change.mover.lock().grace.drain(..).flat_map(|grace| grace.leaving).collect();
+    let left: Vec<_> = mover.grace.drain(..).flat_map(|grace| grace.leaving).collect();
     let all =
         layout.shards.iter().zip(&layout.workers).chain(left.iter().map(|(shard, worker)| (shard, worker)));
     let close = |(shard, worker): (&Arc<Shard>, &Arc<Worker>)| {
@@ -48,4 +59,55 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
     drop(closing);
     state.release_lock();
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Disk, SimDisk};
+    use crate::engine::MemoryFactory;
+    use crate::options::Options;
+    use crate::state::Seams;
+    use crate::store::Store;
+    use std::path::Path;
+
+    const DIR: &str = "/store";
+
+    fn open(disk: &SimDisk) -> Store {
+        let (factory, disk) = (Arc::new(MemoryFactory::new()), Arc::new(disk.clone()));
+        let seams = Seams { disk, factory, background: false };
+        let options = Options::new().shards(2).replication_factor(2).memory_budget(8 << 20);
+        crate::testing::open(Path::new(DIR), &options, seams).unwrap()
+    }
+
+    /// Whoever waited for the lock of the manifest while the store was being closed comes too late.
+    #[test]
+    fn the_manifest_of_a_store_that_is_closed_is_not_written() {
+        let disk = SimDisk::new(1);
+        let store = open(&disk);
+        let state = store.handle.state.clone();
+        let file = || disk.read(&Path::new(DIR).join(crate::manifest::FILE)).unwrap();
+        let before = file();
+        let late = state.manifest.lock().clone();
+        store.close().unwrap();
+        let mut manifest = state.manifest.lock();
+        for outcome in [
+            state.replace_manifest(&mut manifest, late.clone()),
+            state.save_progress(&mut manifest, late.clone()),
+        ] {
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Closed);
+        }
+        assert_eq!(file(), before);
+    }
+
+    /// A write that finds no room waits for a flush, and nobody flushes any more.
+    #[test]
+    fn who_waits_for_room_is_told_that_the_store_was_closed() {
+        let store = open(&SimDisk::new(1));
+        let state = store.handle.state.clone();
+        let waits = std::thread::spawn(move || state.pace.admit(1, || u64::MAX));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        store.close().unwrap();
+        assert_eq!(waits.join().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+    }
 }

@@ -314,3 +314,47 @@ fn a_rebuild_that_fails_in_the_middle_is_taken_up_again() {
     world.check();
     world.check_copies();
 }
+
+/// Several shards gain records, and one of them cannot be synced: the others' seals do not say for ever that they are changed.
+#[test]
+fn a_target_that_cannot_be_sealed_leaves_the_others_sealed() {
+    let mut world = World::new(options(4, 2));
+    world.write(900);
+    world.store.flush().unwrap();
+    let plan = world.store.plan().set_replication_factor(3).preview().unwrap();
+    world.store.apply(plan).unwrap();
+    world.factory.fail_times(ShardId(1), EngineOperation::Sync, 1);
+    let mut failed = 0;
+    for _ in 0..1000 {
+        let stepped = testing::change_step(&world.store);
+        failed += u32::from(stepped.is_err());
+        world.heal();
+        if matches!(stepped, Ok(false)) {
+            break;
+        }
+    }
+    assert!(failed > 0 && world.store.change().is_none());
+    world.store.flush().unwrap();
+    assert!((0..4).all(|shard| !world.is_applying(shard)));
+    world.check();
+    world.check_copies();
+}
+
+/// The new engine of a compaction is given what a change brings: neither begins while the other is under way.
+#[test]
+fn no_change_begins_while_a_shard_is_compacted() {
+    let mut world = World::new(options(3, 2));
+    world.write_large(0..100, 64 << 10);
+    world.store.flush().unwrap();
+    let plan = world.store.plan().set_replication_factor(3).preview().unwrap();
+    world.store.compact(ShardId(1)).unwrap();
+    world.steps(3);
+    let error = world.store.apply(plan.clone()).unwrap_err();
+    assert_eq!((error.kind(), error.shard()), (annulus::ErrorKind::Busy, Some(ShardId(1))), "{error}");
+    world.heal();
+    world.store.apply(plan).unwrap();
+    assert_eq!(world.store.compact(ShardId(1)).unwrap_err().kind(), annulus::ErrorKind::Busy);
+    while testing::change_step(&world.store).unwrap() {}
+    world.check();
+    world.check_copies();
+}

@@ -99,17 +99,18 @@ impl Purpose {
         Ok(())
     }
 
-    /// Makes what the targets have been given durable.
+    /// Makes what the targets have been given durable. One that fails is no reason for the others' seals to say for ever that they
+    /// are being changed.
     pub fn seal(self, state: &State, layout: &Arc<Layout>) -> Result<()> {
+        let mut outcome = Ok(());
         for target in self.targets(layout) {
             let shard = &layout.shards[target];
             if self == Purpose::Change || !shard.serves() {
-                state
-                    .beside(layout, target, |shard| shard.seal(shard.applied()))
-                    .inspect_err(|error| self.failed(state, shard, error))?;
+                let sealed = state.beside(layout, target, |shard| shard.seal(shard.applied()));
+                outcome = outcome.and(sealed.inspect_err(|error| self.failed(state, shard, error)));
             }
         }
-        Ok(())
+        outcome
     }
 
     fn apply(self, shard: &Shard, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()> {

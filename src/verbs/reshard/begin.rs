@@ -110,6 +110,13 @@ fn recheck(state: &State, manifest: &Manifest, plan: &Plan) -> Result<super::pre
             .on(entry.id)
             .remedy("try again when that is over"));
     }
+    // Its new engine is given what the change brings, and would keep it if the change were given up.
+    let compacts = |shard: &&Arc<Shard>| shard.is_filling() && shard.serves();
+    if let Some(shard) = state.layout().shards.iter().find(compacts) {
+        return Err(Error::new(ErrorKind::Busy, "the shard is being compacted")
+            .on(shard.id)
+            .remedy("try again when that is over"));
+    }
     // Copies that nobody keeps up would pass for records where they are gained again.
     let gains = |entry: &&ShardEntry| worked.plan.moves.iter().any(|m| m.gained.contains(&entry.id));
     if let Some(entry) = manifest.shards.iter().find(|e| e.stale && gains(e)) {

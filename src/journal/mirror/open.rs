@@ -2,9 +2,10 @@
 //!
 //! | what is found | what is done |
 //! |---|---|
-//! | copies whose word is of the newest epoch and names them | believed; the undamaged one that reaches furthest serves |
+//! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves |
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
 //! | a copy of an older epoch, without a word, or absent | left out, and made anew while the store serves |
+//! | words of the newest epoch that differ, and none of that epoch in the store's directory | none is believed: each may have gone on alone |
 //! | none that is believed | refused, unless the user accepts one |
 //! | no word in the store's directory, and a copy is absent | refused likewise: the absent one may have gone on alone |
 //! | all believed copies damaged | the error that the journal has with one directory |
@@ -129,8 +130,9 @@ impl Found {
         }
         let heard = words.iter().filter_map(|word| word.as_ref().ok()?.as_ref()).chain(&word_in_home);
         let epoch = heard.clone().map(|word| word.epoch).max().unwrap_or(0);
-        let newest: Vec<u32> =
-            heard.filter(|w| w.epoch == epoch).flat_map(|w| w.good.iter().copied()).collect();
+        let newest: Vec<&Word> = heard.filter(|word| word.epoch == epoch).collect();
+        let named = complete(word_in_home.as_ref().filter(|word| word.epoch == epoch), &newest);
+        let mut known: Vec<u32> = newest.iter().flat_map(|word| word.good.iter().copied()).collect();
         let all_heard =
             places.iter().zip(&words).all(|(place, word)| !place.known || matches!(word, Ok(Some(_))));
         let fresh = epoch == 0 && places.iter().any(|place| place.implicit);
@@ -139,7 +141,8 @@ impl Found {
             .into_iter()
             .zip(words)
             .map(|(place, word)| {
-                let cause = if certain { doubt(&place, word, epoch) } else { Some(uncertain(&place, word)) };
+                let cause =
+                    if certain { doubt(&place, word, epoch, &named) } else { Some(uncertain(&place, word)) };
                 (place, cause)
             })
             .collect();
@@ -147,14 +150,17 @@ impl Found {
         if accepted {
             accept_one(disk.as_ref(), &mut judged, accept)?;
         }
+        let given = if accepted { end_of_age(epoch) } else { epoch };
         let good = |(place, cause): &(Place, Option<Error>)| cause.is_none() && place.listed;
         let mut believed: Vec<u32> = judged.iter().filter(|p| good(p)).map(|(place, _)| place.id).collect();
-        let mut named = newest;
         believed.sort_unstable();
-        named.sort_unstable();
-        named.dedup();
-        let settled = epoch > 0 && named == believed && word_in_home.is_some_and(|word| word.epoch == epoch);
-        Ok(Found { disk, home: home.to_path_buf(), store, places: judged, epoch, settled, accepted })
+        known.sort_unstable();
+        known.dedup();
+        let settled = epoch > 0
+            && !accepted
+            && known == believed
+            && word_in_home.is_some_and(|word| word.epoch == epoch);
+        Ok(Found { disk, home: home.to_path_buf(), store, places: judged, epoch: given, settled, accepted })
     }
 
     fn believed(&self) -> impl Iterator<Item = (usize, &Place)> {
@@ -334,8 +340,22 @@ fn mend_one(disk: &dyn Disk, from: &Path, to: &Path, generation: u64, anew: bool
     copy::align(disk, from, to, generation, true).map(drop)
 }
 
-/// Why a copy is not believed, if so.
-fn doubt(place: &Place, word: Result<Option<Word>>, epoch: u64) -> Option<Error> {
+/// The copies that are complete by the words of the newest epoch. One that was given in part before the process ended is
+/// followed by one of the same number if the copies that have it are away then; only the store's directory tells which
+/// of the two was given to the end.
+fn complete(in_home: Option<&Word>, newest: &[&Word]) -> Vec<u32> {
+    let agreed = || newest.first().copied().filter(|first| newest.iter().all(|word| word.good == first.good));
+    in_home.or_else(agreed).map(|word| word.good.clone()).unwrap_or_default()
+}
+
+/// The epoch after which one begins that no copy which is away can have got to: what was accepted in its place must not be
+/// taken for older than it.
+fn end_of_age(epoch: u64) -> u64 {
+    epoch | u64::from(u32::MAX)
+}
+
+/// Why a copy is not believed, if so. `named`: the copies that are complete in the newest epoch.
+fn doubt(place: &Place, word: Result<Option<Word>>, epoch: u64, named: &[u32]) -> Option<Error> {
     let behind = |text: String| Error::new(ErrorKind::Unavailable, text).at(&place.dir);
     match word {
         Err(e) => Some(e),
@@ -354,6 +374,9 @@ fn doubt(place: &Place, word: Result<Option<Word>>, epoch: u64) -> Option<Error>
                 word.epoch
             )))
         }
+        Ok(Some(word)) if word.epoch == epoch && !named.contains(&place.id) => Some(behind(format!(
+            "the copy of the journal is not known to be complete: other words of its epoch, {epoch}, do not name it"
+        ))),
         Ok(Some(_)) => None,
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: the word of an epoch is in the store's directory and in every copy that it calls complete before anything
 //! is acknowledged that the other copies lack. So a copy is believed only if its own word is of the newest epoch found
-//! anywhere, and names it.
+//! anywhere, and names it, and the one in the store's directory does not say otherwise for that epoch: two words of one
+//! epoch may be given, one of them in part.
 
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};

@@ -1,6 +1,7 @@
 //! A journal in several copies: faults in one, losses of one, and what must never be believed.
 
 mod faults;
+mod histories;
 mod mending;
 mod opening;
 mod walks;

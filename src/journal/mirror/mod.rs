@@ -11,7 +11,7 @@
 //! - Where every copy fails, none is dropped: it is the journal's failure, as with a single directory.
 //! - A copy is complete again only when all of it has been copied and synced, and nothing was written meanwhile.
 //!
-//! Lock order: the journal's own locks, `gate`, `handles`, a handle's files, `epoch`. No operation of a disk is called by one that
+//! Lock order: the journal's own locks, `gate`, `handles`, a handle's files, `given`. No operation of a disk is called by one that
 //! holds the gate already.
 
 mod copy;
@@ -23,7 +23,7 @@ mod words;
 pub use open::{Found, Place};
 
 use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, RwLock};
 use file::{Handle, MirrorFile, Syncer};
@@ -31,7 +31,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
-use words::Word;
+use words::{Given, Word};
 
 /// One copy's directory.
 #[derive(Debug)]
@@ -67,8 +67,7 @@ pub struct Mirrors {
     copies: Vec<Mirror>,
     /// Held, shared, over every operation, and alone where nothing may happen between two looks.
     gate: RwLock<()>,
-    /// The epoch of the newest word.
-    epoch: Mutex<u64>,
+    given: Mutex<Given>,
     /// A copy may have word that it is complete, and is not: nothing may be acknowledged any more.
     broken: OnceLock<Error>,
     /// Files that are open for writing.
@@ -85,7 +84,7 @@ impl Mirrors {
         home: &Path,
         store: u128,
         places: Vec<(Place, Option<Error>)>,
-        epoch: u64,
+        given: Given,
         parallel: bool,
     ) -> Arc<Mirrors> {
         let copies = places.into_iter().enumerate().map(|(index, (place, cause))| Mirror {
@@ -104,7 +103,7 @@ impl Mirrors {
             store,
             copies,
             gate: RwLock::new(()),
-            epoch: Mutex::new(epoch),
+            given: Mutex::new(given),
             broken: OnceLock::new(),
             handles: Mutex::new(Vec::new()),
             touched: Mutex::new(None),
@@ -194,14 +193,14 @@ impl Mirrors {
 
     /// Makes it durably known that some copies are not complete, then leaves them out.
     fn drop_copies(&self, causes: Vec<(usize, Error)>) -> Result<()> {
-        let mut epoch = self.epoch.lock();
+        let mut given = self.given.lock();
         let dropped = |index: &usize| causes.iter().any(|(failed, _)| failed == index);
         let good: Vec<usize> = self.good().filter(|index| !dropped(index)).collect();
         if good.len() == self.good().count() {
             return Ok(());
         }
         let more = match crate::plants::is("copy-left-out-without-a-word") {
-            false => self.give_word(&mut epoch, good)?,
+            false => self.give_word(&mut given, good)?,
             true => Vec::new(),
         };
         for (index, cause) in causes.into_iter().chain(more) {
@@ -218,16 +217,26 @@ impl Mirrors {
         *copy.cause.lock() = Some(cause);
     }
 
-    /// Begins an epoch in which the copies `good` are complete and no others; returns those that had to be left out in
-    /// their turn, since they did not take the word.
-    fn give_word(&self, epoch: &mut u64, mut good: Vec<usize>) -> Result<Vec<(usize, Error)>> {
+    /// Begins an epoch in which the copies `good`, and the one that is being left, are complete and no others; returns those
+    /// that had to be left out in their turn, since they did not take the word.
+    fn give_word(&self, given: &mut Given, mut good: Vec<usize>) -> Result<Vec<(usize, Error)>> {
         let mut lost = Vec::new();
         loop {
-            *epoch += 1;
-            let ids = good.iter().filter_map(|index| self.copies.get(*index)).map(|copy| copy.id).collect();
-            let mut word = Word { store: self.store, mirror: None, epoch: *epoch, good: ids };
+            given.epoch = given.epoch.saturating_add(1);
+            let kept = || good.iter().filter_map(|index| Some((*index, self.copies.get(*index)?)));
+            let leaving = given.leaving.iter().map(|(id, _)| *id);
+            let ids = leaving.chain(kept().map(|(_, copy)| copy.id)).collect();
+            let mut word = Word { store: self.store, mirror: None, epoch: given.epoch, good: ids };
+            if word.good.is_empty() {
+                let nothing =
+                    || Error::new(ErrorKind::Io, "no complete copy of the journal is left").at(&self.home);
+                return Err(lost.pop().map_or_else(nothing, |(_, cause)| cause));
+            }
+            if !self.tell_leaving(given, &mut word) {
+                continue;
+            }
             let before = lost.len();
-            for (index, copy) in good.iter().filter_map(|index| Some((*index, self.copies.get(*index)?))) {
+            for (index, copy) in kept() {
                 word.mirror = Some(copy.id);
                 if let Err(e) = word.store(self.disk.as_ref(), &copy.dir) {
                     lost.push((index, e));
@@ -238,12 +247,33 @@ impl Mirrors {
                 return word.store(self.disk.as_ref(), &self.home).map(|()| lost);
             }
             good.retain(|index| lost.iter().all(|(failed, _)| failed != index));
-            if good.is_empty()
-                && let Some((_, e)) = lost.pop()
-            {
-                return Err(e);
-            }
         }
+    }
+
+    /// Gives the word to the copy that is being left, before all others: they are not in the manifest, so that without it
+    /// none that is would be of the new epoch. False if it does not take it; it is not named from then on.
+    fn tell_leaving(&self, given: &mut Given, word: &mut Word) -> bool {
+        let Some((id, dir)) = &given.leaving else { return true };
+        word.mirror = Some(*id);
+        let Err(e) = word.store(self.disk.as_ref(), dir) else { return true };
+        log::warn!("the copy of the journal that is left takes no word of those in its place: {e}");
+        given.leaving = None;
+        false
+    }
+
+    /// Lets go of the copy that was named beside those which take its place. To be called when the manifest lists them.
+    ///
+    /// # Errors
+    /// `Io`: no word of it can be given.
+    pub fn let_go(&self) -> Result<()> {
+        let mut given = self.given.lock();
+        if given.leaving.take().is_none() {
+            return Ok(());
+        }
+        for (lost, cause) in self.give_word(&mut given, self.good().collect())? {
+            self.leave_out(lost, cause);
+        }
+        Ok(())
     }
 
     /// The first answer that any copy gives.

@@ -10,7 +10,7 @@
 //! | no word in the store's directory, and a copy is absent | refused likewise: the absent one may have gone on alone |
 //! | all believed copies damaged | the error that the journal has with one directory |
 
-use super::words::Word;
+use super::words::{Given, Word};
 use super::{Mirrors, copy};
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -77,7 +77,7 @@ impl Mirrors {
             }
         }
         let places = places.into_iter().map(|place| (place, None)).collect();
-        Ok(Mirrors::new(disk, home, store, places, 0, parallel))
+        Ok(Mirrors::new(disk, home, store, places, Given { epoch: 0, leaving: None }, parallel))
     }
 
     /// Which copy a directory says that it holds.
@@ -96,7 +96,7 @@ impl Mirrors {
     /// # Errors
     /// `Io`: one is not.
     pub fn vouch(&self) -> Result<()> {
-        let lost = self.give_word(&mut self.epoch.lock(), (0..self.copies.len()).collect())?;
+        let lost = self.give_word(&mut self.given.lock(), (0..self.copies.len()).collect())?;
         let causes = self.copies.iter().filter_map(|copy| copy.cause.lock().clone());
         lost.into_iter().map(|(_, cause)| cause).chain(causes).next().map_or(Ok(()), Err)
     }
@@ -181,7 +181,7 @@ impl Found {
     }
 
     /// Finds the copy that reaches furthest, and makes the other believed ones like it; what is returned is the disk for
-    /// [`Journal::open`] with the same `from` and `at_least`.
+    /// [`Journal::open`] with the same `from` and `at_least`, once the manifest lists the copies and [`Mirrors::let_go`] was called.
     ///
     /// # Errors
     /// As [`Journal::open`], if it fails in all copies.
@@ -213,7 +213,9 @@ impl Found {
             places.push((place, cause));
         }
         let settled = self.settled && mend.is_empty();
-        let mirrors = Mirrors::new(disk, &self.home, self.store, places, self.epoch, parallel);
+        let leaving = (!source.listed).then(|| (source.id, source.dir.clone()));
+        let given = Given { epoch: self.epoch, leaving };
+        let mirrors = Mirrors::new(disk, &self.home, self.store, places, given, parallel);
         if !settled {
             mirrors.settle(&source.dir, generation, good, mend)?;
         }
@@ -287,8 +289,8 @@ impl Found {
 }
 
 impl Mirrors {
-    /// Gives word that the copies `good` are complete and no others, then mends those to be mended (true: from scratch), and
-    /// gives word of them too.
+    /// Gives word that the copies `good`, and the one that is being left, are complete and no others, then mends those to
+    /// be mended (true: from scratch), and gives word of them too.
     fn settle(
         &self,
         from: &Path,
@@ -296,14 +298,19 @@ impl Mirrors {
         mut good: Vec<usize>,
         mend: Vec<(usize, bool)>,
     ) -> Result<()> {
-        let mut epoch = self.epoch.lock();
-        if !good.is_empty() {
-            for (lost, cause) in self.give_word(&mut epoch, good.clone())? {
-                good.retain(|index| *index != lost);
-                self.leave_out(lost, cause);
+        let mut given = self.given.lock();
+        match self.give_word(&mut given, good.clone()) {
+            Ok(lost) => {
+                for (lost, cause) in lost {
+                    good.retain(|index| *index != lost);
+                    self.leave_out(lost, cause);
+                }
             }
+            // Only the one that is being left is complete by now, and it may lie on a disk that takes no writes.
+            Err(e) if good.is_empty() => log::warn!("{e}"),
+            Err(e) => return Err(e),
         }
-        if mend.is_empty() {
+        if mend.is_empty() && !good.is_empty() {
             return Ok(());
         }
         for (index, anew) in mend {
@@ -316,18 +323,22 @@ impl Mirrors {
                 Err(e) => *mirror.cause.lock() = Some(e),
             }
         }
-        if good.is_empty() {
+        let lost = match good.is_empty() {
+            true => Vec::new(),
+            false => self.give_word(&mut given, good.clone())?,
+        };
+        let taken = |index: &usize| lost.iter().all(|(failed, _)| failed != index);
+        for mirror in good.iter().filter(|index| taken(index)).filter_map(|index| self.copies.get(*index)) {
+            *mirror.cause.lock() = None;
+            mirror.good.store(true, Ordering::Release);
+        }
+        // Not even when the one that is being left has taken the word: nobody would write to it.
+        let none = !good.iter().any(taken);
+        lost.into_iter().for_each(|(index, cause)| self.leave_out(index, cause));
+        if none {
             let cause = self.copies.iter().find_map(|mirror| mirror.cause.lock().clone());
             return Err(cause.unwrap_or_else(|| nothing_left(&self.home)));
         }
-        let lost = self.give_word(&mut epoch, good.clone())?;
-        for index in good.into_iter().filter(|index| lost.iter().all(|(failed, _)| failed != index)) {
-            if let Some(mirror) = self.copies.get(index) {
-                *mirror.cause.lock() = None;
-                mirror.good.store(true, Ordering::Release);
-            }
-        }
-        lost.into_iter().for_each(|(index, cause)| self.leave_out(index, cause));
         Ok(())
     }
 }

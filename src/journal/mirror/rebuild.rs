@@ -104,13 +104,13 @@ impl Mirrors {
                 Err(e) => return Err(Error::io("open a copy of the journal", path, e)),
             }
         }
-        let mut epoch = self.epoch.lock();
+        let mut given = self.given.lock();
         // Where no word can be given now, that shows here, before the copy has one.
-        for (lost, cause) in self.give_word(&mut epoch, self.good().collect())? {
+        for (lost, cause) in self.give_word(&mut given, self.good().collect())? {
             self.leave_out(lost, cause);
         }
         let good: Vec<usize> = self.good().chain([index]).collect();
-        let lost = self.give_word(&mut epoch, good).inspect_err(|e| drop(self.broken.set(e.clone())))?;
+        let lost = self.give_word(&mut given, good).inspect_err(|e| drop(self.broken.set(e.clone())))?;
         let mut refused = None;
         for (lost, cause) in lost {
             if lost == index {

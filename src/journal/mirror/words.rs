@@ -9,7 +9,7 @@ use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The name of the file.
 pub const FILE: &str = "MIRRORS";
@@ -34,6 +34,15 @@ pub struct Word {
     pub epoch: u64,
     /// The copies that are complete.
     pub good: Vec<u32>,
+}
+
+/// What the words say that were given last.
+#[derive(Debug)]
+pub struct Given {
+    pub epoch: u64,
+    /// A complete copy that is not kept, and is named until the manifest lists those that take its place: its number and
+    /// directory.
+    pub leaving: Option<(u32, PathBuf)>,
 }
 
 impl Word {

@@ -90,6 +90,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
                 manifest.journals = entries;
                 manifest.store_next(disk, dir)?;
             }
+            mirrors.let_go()?;
             Some(mirrors)
         }
         None => None,

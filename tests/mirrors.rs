@@ -4,7 +4,7 @@
 
 mod common;
 
-use annulus::testing::{self, Fault, MemoryFactory, Operation, RealDisk, Seams, SimDisk, SledFactory};
+use annulus::testing::{self, Disk, Fault, MemoryFactory, Operation, RealDisk, Seams, SimDisk, SledFactory};
 use annulus::{Durability, ErrorKind, Options, Stats, Store};
 use common::copy;
 use std::path::{Path, PathBuf};
@@ -313,4 +313,65 @@ fn the_journal_moves_away_from_a_disk_that_takes_no_writes() {
         check(&store, 20);
         world.killed(store).check(new, "moved away");
     }
+}
+
+/// The store's directory is copied while the store is open, or its image is started somewhere else.
+#[test]
+fn a_copied_store_does_not_open_beside_the_one_whose_journal_it_shares() {
+    for names in [&["a"][..], &["a", "b"], &["b", "store/journal"]] {
+        let place = Place::new();
+        let with = options().journal_dirs(names.iter().map(|name| place.at(name)));
+        let store = open(&place.at("store"), &with).unwrap();
+        write(&store, 0..20);
+        store.close().unwrap();
+        copy(&place.at("store"), &place.at("copied"));
+        let store = open(&place.at("store"), &options()).unwrap();
+        let moved = options().journal_dir(place.at("elsewhere"));
+        for options in [&options(), &with, &moved] {
+            let error = open(&place.at("copied"), options).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+            assert!(error.to_string().contains("journal"), "{error}");
+            assert!(
+                error.path().is_some_and(|path| names.iter().any(|name| path == place.at(name))),
+                "{error}"
+            );
+        }
+        write(&store, 20..30);
+        check(&store, 30);
+        // Not flushed, so that what was written since is in the journal that they share.
+        drop(store);
+        let store = open(&place.at("copied"), &options()).unwrap();
+        check(&store, 30);
+        let error = open(&place.at("store"), &options()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+        drop(store);
+        check(&open(&place.at("store"), &options()).unwrap(), 30);
+    }
+}
+
+/// A copy that is made anew where there was none, or that comes back, is the store's from then on.
+#[test]
+fn a_copy_that_is_made_while_the_store_serves_is_locked_as_well() {
+    let place = Place::new();
+    let two = options().journal_dirs([place.at("a"), place.at("b")]);
+    let store = open(&place.at("store"), &two).unwrap();
+    write(&store, 0..20);
+    drop(store);
+    place.remove("b");
+    let store = open(&place.at("store"), &two).unwrap();
+    assert!(!place.at("b").exists());
+    assert_eq!(testing::mend(&store), 1);
+    let error = RealDisk.lock(&place.at("b/LOCK")).map(drop).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    drop(store);
+    RealDisk.lock(&place.at("b/LOCK")).map(drop).unwrap();
+    // It is no file that keeps a new store's journal from lying there.
+    std::fs::create_dir(place.at("c")).unwrap();
+    std::fs::write(place.at("c/LOCK"), "").unwrap();
+    let other = open(&place.at("other"), &options().journal_dir(place.at("c"))).unwrap();
+    assert_eq!(
+        RealDisk.lock(&place.at("c/LOCK")).map(drop).unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock
+    );
+    write(&other, 0..3);
 }

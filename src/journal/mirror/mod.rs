@@ -2,7 +2,7 @@
 //!
 //! [`Mirrors`] is a disk below the journal that does everything in each of the copies' directories; the journal knows
 //! nothing of it. Rooms: `words` (which copies are complete, durably), `file` (an open file of all copies), `copy` (making
-//! one copy like another), `open` (which copies to believe, and mending them), `rebuild` (while the store serves).
+//! one copy like another), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `rebuild` (while the store serves).
 //!
 //! Invariants:
 //! - An operation has succeeded when every copy that counts has done it. A copy that failed where another did not counts no more,
@@ -16,10 +16,12 @@
 
 mod copy;
 mod file;
+mod locks;
 mod open;
 mod rebuild;
 mod words;
 
+pub use locks::Locks;
 pub use open::{Found, Place};
 
 use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
@@ -68,6 +70,7 @@ pub struct Mirrors {
     /// Held, shared, over every operation, and alone where nothing may happen between two looks.
     gate: RwLock<()>,
     given: Mutex<Given>,
+    locks: Arc<Locks>,
     /// A copy may have word that it is complete, and is not: nothing may be acknowledged any more.
     broken: OnceLock<Error>,
     /// Files that are open for writing.
@@ -86,6 +89,7 @@ impl Mirrors {
         places: Vec<(Place, Option<Error>)>,
         given: Given,
         parallel: bool,
+        locks: Arc<Locks>,
     ) -> Arc<Mirrors> {
         let copies = places.into_iter().enumerate().map(|(index, (place, cause))| Mirror {
             id: place.id,
@@ -104,6 +108,7 @@ impl Mirrors {
             copies,
             gate: RwLock::new(()),
             given: Mutex::new(given),
+            locks,
             broken: OnceLock::new(),
             handles: Mutex::new(Vec::new()),
             touched: Mutex::new(None),

@@ -11,7 +11,7 @@
 //! | all believed copies damaged | the error that the journal has with one directory |
 
 use super::words::{Given, Word};
-use super::{Mirrors, copy};
+use super::{Locks, Mirrors, copy, locks};
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -39,6 +39,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Found {
     disk: Arc<dyn Disk>,
+    locks: Arc<Locks>,
     home: PathBuf,
     store: u128,
     /// With why a copy is not believed; none: it is.
@@ -54,7 +55,7 @@ impl Mirrors {
     /// Makes the directories for the copies of a new store's journal. What an interrupted creation has left is taken over.
     ///
     /// # Errors
-    /// `Foreign`: a directory holds other files. `Io`.
+    /// `Foreign`: a directory holds other files. `Locked`: an open store has its journal there. `Io`.
     pub fn create(
         disk: Arc<dyn Disk>,
         home: &Path,
@@ -62,13 +63,16 @@ impl Mirrors {
         places: Vec<Place>,
         parallel: bool,
     ) -> Result<Arc<Self>> {
+        let locks = Arc::new(Locks::default());
         for Place { dir, .. } in &places {
             let io = |e| Error::io("make the journal's directory", dir, e);
             disk.create_dir_durably(dir).map_err(io)?;
             Word::load(disk.as_ref(), dir, store)?;
+            locks.take(disk.as_ref(), dir)?;
             let ours = copy::names(disk.as_ref(), dir)?;
-            let fits =
-                |n: &String| ours.contains(n) || n.starts_with(super::words::FILE) || n == "lost+found";
+            let fits = |n: &String| {
+                ours.contains(n) || n.starts_with(super::words::FILE) || n == locks::FILE || n == "lost+found"
+            };
             if let Some(name) = disk.list(dir).map_err(io)?.iter().find(|name| !fits(name)) {
                 let text = format!("the directory for the journal is not empty: it holds {name}");
                 return Err(Error::new(ErrorKind::Foreign, text)
@@ -77,7 +81,7 @@ impl Mirrors {
             }
         }
         let places = places.into_iter().map(|place| (place, None)).collect();
-        Ok(Mirrors::new(disk, home, store, places, Given { epoch: 0, leaving: None }, parallel))
+        Ok(Mirrors::new(disk, home, store, places, Given { epoch: 0, leaving: None }, parallel, locks))
     }
 
     /// Which copy a directory says that it holds.
@@ -103,7 +107,17 @@ impl Mirrors {
 }
 
 impl Found {
-    /// Reads every copy's word. `accept`: a copy that the user takes as it is, should none be believed.
+    /// Locks every copy that is there, for those who may not even look before. What is there later is locked when it is made.
+    ///
+    /// # Errors
+    /// `Locked`: an open store has its journal in one of them.
+    pub fn lock(disk: &dyn Disk, places: &[Place]) -> Result<Arc<Locks>> {
+        let locks = Locks::default();
+        places.iter().try_for_each(|place| locks.take(disk, &place.dir))?;
+        Ok(Arc::new(locks))
+    }
+
+    /// Reads every copy's word; `locks` are theirs. `accept`: a copy that the user takes as it is, should none be believed.
     ///
     /// # Errors
     /// `Refused`: no copy is believed. `Foreign`: a directory is another store's.
@@ -113,6 +127,7 @@ impl Found {
         store: u128,
         places: Vec<Place>,
         accept: Option<&Path>,
+        locks: Arc<Locks>,
     ) -> Result<Found> {
         let word_in_home = match Word::load(disk.as_ref(), home, store) {
             Err(e) if e.kind() == ErrorKind::Corruption => {
@@ -160,7 +175,16 @@ impl Found {
             && !accepted
             && known == believed
             && word_in_home.is_some_and(|word| word.epoch == epoch);
-        Ok(Found { disk, home: home.to_path_buf(), store, places: judged, epoch: given, settled, accepted })
+        Ok(Found {
+            disk,
+            locks,
+            home: home.to_path_buf(),
+            store,
+            places: judged,
+            epoch: given,
+            settled,
+            accepted,
+        })
     }
 
     fn believed(&self) -> impl Iterator<Item = (usize, &Place)> {
@@ -215,7 +239,7 @@ impl Found {
         let settled = self.settled && mend.is_empty();
         let leaving = (!source.listed).then(|| (source.id, source.dir.clone()));
         let given = Given { epoch: self.epoch, leaving };
-        let mirrors = Mirrors::new(disk, &self.home, self.store, places, given, parallel);
+        let mirrors = Mirrors::new(disk, &self.home, self.store, places, given, parallel, self.locks);
         if !settled {
             mirrors.settle(&source.dir, generation, good, mend)?;
         }
@@ -315,7 +339,7 @@ impl Mirrors {
         }
         for (index, anew) in mend {
             let Some(mirror) = self.copies.get(index) else { continue };
-            match mend_one(self.disk.as_ref(), from, &mirror.dir, generation, anew) {
+            match self.mend_one(from, &mirror.dir, generation, anew) {
                 Ok(()) => {
                     log::warn!("the copy of the journal at {} was mended", mirror.dir.display());
                     good.push(index);
@@ -341,14 +365,16 @@ impl Mirrors {
         }
         Ok(())
     }
-}
 
-fn mend_one(disk: &dyn Disk, from: &Path, to: &Path, generation: u64, anew: bool) -> Result<()> {
-    if anew {
-        disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
-        copy::clear(disk, to)?;
+    fn mend_one(&self, from: &Path, to: &Path, generation: u64, anew: bool) -> Result<()> {
+        let disk = self.disk.as_ref();
+        if anew {
+            disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
+            self.locks.take(disk, to)?;
+            copy::clear(disk, to)?;
+        }
+        copy::align(disk, from, to, generation, true).map(drop)
     }
-    copy::align(disk, from, to, generation, true).map(drop)
 }
 
 /// The copies that are complete by the words of the newest epoch. One that was given in part before the process ended is

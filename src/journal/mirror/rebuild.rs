@@ -47,6 +47,7 @@ impl Mirrors {
         let source = self.good().next().and_then(|source| self.copies.get(source)).ok_or_else(nothing)?;
         let (from, to) = (&source.dir, &mirror.dir);
         disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
+        self.locks.take(disk, to)?;
         self.take_touched();
         copy::clear(disk, to)?;
         for _ in 0..ROUNDS {

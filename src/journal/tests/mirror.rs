@@ -100,7 +100,8 @@ impl Model {
     ) -> Result<(Arc<Mirrors>, Journal, ReplayReport)> {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let (home, store) = (Path::new(HOME), CONFIG.store_id);
-        let found = Found::look(shared, home, store, places(), accept.map(Path::new))?;
+        let locks = Found::lock(disk, &places())?;
+        let found = Found::look(shared, home, store, places(), accept.map(Path::new), locks)?;
         let from = Seq(self.applied.max(found.first_retained()?.0.saturating_sub(1)));
         let mirrors = found.serve(from, from, false)?;
         let at = mirrors.dir().to_path_buf();

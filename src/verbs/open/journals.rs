@@ -6,13 +6,32 @@
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
-use crate::journal::mirror::{Mirrors, Place};
+use crate::journal::mirror::{Locks, Mirrors, Place};
 use crate::journal::{Journal, JournalConfig};
 use crate::manifest::{JournalEntry, Manifest};
 use crate::options::Options;
 use crate::shard::paths::{self, JOURNAL_DIR};
 use crate::state::Seams;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The locks of a store and its journal's directories. They go together, whoever still has a hand in the journal.
+pub struct Locked {
+    _store: Box<dyn Send + Sync>,
+    journals: Arc<Locks>,
+}
+
+impl Locked {
+    pub fn new(store: Box<dyn Send + Sync>, journals: Arc<Locks>) -> Locked {
+        Locked { _store: store, journals }
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.journals.release();
+    }
+}
 
 /// The copies that were, and that are to be.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 
 use super::adopt;
 use super::create::{self, Contents};
-use super::journals::{self, Wanted};
+use super::journals::{self, Locked, Wanted};
 use super::lock::lock_dir;
 use crate::allocator;
 use crate::batch;
@@ -56,6 +56,10 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         }
         None => create::create(dir, options, &seams, None)?,
     };
+    let wanted = journals::wanted(disk, dir, &manifest, options)?;
+    // Before the shards: what is open elsewhere is not even looked at.
+    let locks = Found::lock(disk, wanted.as_ref().map_or(&[], |wanted| &wanted.places))?;
+    let lock = Locked::new(lock, locks.clone());
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
     let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &seams)?;
@@ -72,9 +76,8 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     };
     let config = create::journal_config(&manifest, options);
     let mut found = None;
-    if let Some(wanted) = journals::wanted(disk, dir, &manifest, options)? {
-        let Wanted { places, entries, accept } = wanted;
-        let look = Found::look(seams.disk.clone(), dir, manifest.store, places, accept.as_deref())?;
+    if let Some(Wanted { places, entries, accept }) = wanted {
+        let look = Found::look(seams.disk.clone(), dir, manifest.store, places, accept.as_deref(), locks)?;
         found = Some((look, entries));
     }
     let first = match &found {
@@ -121,7 +124,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         memory,
         layout,
         scrub,
-        lock,
+        lock: Box::new(lock),
     };
     let state = State::new(parts);
     let manifest = state.manifest.lock().clone();

@@ -101,7 +101,8 @@ fn the_oldest_sequence_is_that_of_the_copy_which_holds_most() {
             disk.remove_file(&Path::new(dir).join(&names(dir)[0])).unwrap();
         }
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let found = Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None).unwrap();
+        let found =
+            Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None, Arc::default()).unwrap();
         let first = found.first_retained().unwrap();
         assert_eq!(first > Seq(1), trimmed == [true, true], "{trimmed:?}: {first}");
     }
@@ -231,7 +232,7 @@ fn a_directory_is_believed_for_the_copy_that_it_is_known_to_be() {
     let disk = disk.kill();
     let look = |disk: &SimDisk, places| {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        Found::look(shared, Path::new(HOME), CONFIG.store_id, places, None)
+        Found::look(shared, Path::new(HOME), CONFIG.store_id, places, None, Arc::default())
     };
     // What the manifest did not know of is made anew, whatever it says of itself.
     let mut news = places();

@@ -1,0 +1,76 @@
+//! The locks of the copies' directories: a store's own lock does not keep a copy of the store from the same journal.
+//!
+//! Invariant: nothing in a copy's directory is changed before its lock is held, unless it cannot be had for another reason
+//! than that somebody has it.
+
+use crate::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The name of the file in each of the directories.
+pub const FILE: &str = "LOCK";
+
+type Held = BTreeMap<PathBuf, Box<dyn Send + Sync>>;
+
+/// Held until they are released, or this is dropped.
+pub struct Locks(Mutex<Option<Held>>);
+
+impl Default for Locks {
+    fn default() -> Locks {
+        Locks(Mutex::new(Some(Held::new())))
+    }
+}
+
+impl fmt::Debug for Locks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = self.0.lock();
+        f.debug_tuple("Locks").field(&held.as_ref().map(|held| held.keys().collect::<Vec<_>>())).finish()
+    }
+}
+
+impl Locks {
+    /// Takes the lock of a directory. One that cannot be reached is no reason to refuse: what can be had of it shows when it
+    /// is read.
+    ///
+    /// # Errors
+    /// `Locked`: another opening has it. `Closed`: all locks were released.
+    pub fn take(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        let mut held = self.0.lock();
+        let Some(held) = held.as_mut() else {
+            return Err(Error::new(ErrorKind::Closed, "the store has been closed").at(dir));
+        };
+        if held.contains_key(dir) {
+            return Ok(());
+        }
+        let path = dir.join(FILE);
+        match disk.lock(&path) {
+            Ok(lock) => drop(held.insert(dir.to_path_buf(), lock)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(taken(dir, disk.holder(&path))),
+            Err(e) => log::debug!("the journal's directory {} is not locked: {e}", dir.display()),
+        }
+        Ok(())
+    }
+
+    /// Gives all of them back; none is taken any more.
+    pub fn release(&self) {
+        *self.0.lock() = None;
+    }
+}
+
+fn taken(dir: &Path, process: Option<u32>) -> Error {
+    let whose = match process {
+        Some(id) if id == std::process::id() => {
+            format!("a store that is open already, by another handle in this process ({id})")
+        }
+        Some(id) => format!("a store that is open in another process: process {id}"),
+        None => "a store that is open in another process, or by another handle in this one".to_owned(),
+    };
+    let text = format!("the directory holds the journal of {whose}");
+    Error::new(ErrorKind::Locked, text)
+        .at(dir)
+        .remedy("close it there; where a store's directory was copied, only one of the two may be open")
+}

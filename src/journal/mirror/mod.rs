@@ -8,7 +8,8 @@
 //! - An operation has succeeded when every copy that counts has done it. A copy that failed where another did not counts no more,
 //!   and word of that is durable before the operation returns: nothing is acknowledged while a copy that lacks it
 //!   could be taken for a complete one.
-//! - Where every copy fails, none is dropped: it is the journal's failure, as with a single directory.
+//! - Where every copy that counts fails, none is dropped: it is the journal's failure, as with a single directory. There is
+//!   no word that names no copy.
 //! - A copy is complete again only when all of it has been copied and synced, and nothing was written meanwhile.
 //!
 //! Lock order: the journal's own locks, `gate`, `handles`, a handle's files, `given`. No operation of a disk is called by one that
@@ -203,6 +204,10 @@ impl Mirrors {
         let good: Vec<usize> = self.good().filter(|index| !dropped(index)).collect();
         if good.len() == self.good().count() {
             return Ok(());
+        }
+        // A copy that has done it may have been left out meanwhile: then what failed has failed in all that count.
+        if let Some((_, cause)) = causes.first().filter(|_| good.is_empty()) {
+            return Err(cause.clone());
         }
         let more = match crate::plants::is("copy-left-out-without-a-word") {
             false => self.give_word(&mut given, good)?,

@@ -5,9 +5,11 @@
 
 mod common;
 
+use annulus::testing::{self, Disk, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{ErrorKind, Heal, Health, Options, Store};
 use common::copy;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const RECORDS: u32 = 3000;
 
@@ -411,6 +413,56 @@ fn a_store_whose_directory_is_lost_opens_from_its_shards() {
         .map(|_| ())
         .unwrap_err();
     assert!(!other.join("MANIFEST").exists(), "{error}");
+}
+
+/// What takes the place of a lost journal is not complete when the disk is full, or the machine stops: it is begun again.
+#[test]
+fn a_journal_that_is_replaced_in_part_is_replaced_again() {
+    let options = Options::new().shards(2).replication_factor(2).journal_segment_bytes(64 << 10);
+    let accepted = options.clone().accept_journal_loss(true);
+    let open = |disk: &SimDisk, factory: &MemoryFactory, options: &Options| {
+        let (disk, factory) = (Arc::new(disk.clone()), Arc::new(factory.clone()));
+        testing::open(Path::new("/store"), options, Seams { disk, factory, background: false })
+    };
+    let (lost, shards) = (SimDisk::new(1), MemoryFactory::new());
+    let store = open(&lost, &shards, &options).unwrap();
+    (0..50).for_each(|n| _ = store.insert(key(n), value(n)).unwrap());
+    store.close().unwrap();
+    lost.remove_dir_all(Path::new("/store/journal")).unwrap();
+    lost.remove_file(Path::new("/store/MANIFEST")).unwrap();
+    let lost = lost.kill();
+    let check = |disk: &SimDisk, factory: &MemoryFactory, when: &str| {
+        let ended = disk.exists(Path::new("/store/MANIFEST")).unwrap();
+        let store = open(disk, factory, &accepted).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert!(ended || testing::scrub_step(&store).unwrap(), "{when}: the shards are not compared");
+        (0..50)
+            .for_each(|n| assert_eq!(store.get(key(n)).unwrap().as_deref(), Some(&value(n)[..]), "{when}"));
+        store.insert(key(50), value(50)).unwrap();
+        store.close().unwrap();
+        let store = open(disk, factory, &options).unwrap_or_else(|e| panic!("{when}, again: {e}"));
+        assert_eq!(store.get(key(50)).unwrap().as_deref(), Some(&value(50)[..]), "{when}");
+    };
+    for stop in 0.. {
+        let (disk, factory) = (lost.fork(), shards.fork());
+        disk.stop_after(stop);
+        let opened = open(&disk, &factory, &accepted);
+        let ended = opened.is_ok();
+        let disk = disk.kill();
+        drop(opened);
+        check(&disk, &factory, &format!("stopped at {stop}"));
+        if ended {
+            assert!(stop > 10, "{stop}");
+            break;
+        }
+    }
+    for operation in [Operation::Create, Operation::Write, Operation::Rename, Operation::SyncDir] {
+        let (disk, factory) = (lost.fork(), shards.fork());
+        let here = |path: &Path| path.starts_with("/store/journal");
+        disk.inject(Fault::on(operation).at(here).times(1).error(std::io::ErrorKind::StorageFull));
+        assert!(open(&disk, &factory, &accepted).is_err(), "{operation:?}");
+        disk.heal();
+        check(&disk, &factory, &format!("{operation:?}"));
+    }
 }
 
 /// Changes the seal of a shard, as a program that knows the format could.

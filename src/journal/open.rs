@@ -55,6 +55,21 @@ impl Journal {
         begin(supply, 1, first, VecDeque::new())
     }
 
+    /// Whether a journal was made in `dir`, and not only begun to be made: one always has a segment.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn is_in(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+        let names = match disk.list(dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            names => names.map_err(|e| Error::io("look for the journal", dir, e))?,
+        };
+        let made = |name: &String| {
+            matches!(segment::parse_name(name), segment::Name::Segment(_) | segment::Name::Misnamed)
+        };
+        Ok(names.iter().any(made))
+    }
+
     /// The oldest sequence that a replay could begin with.
     ///
     /// # Errors

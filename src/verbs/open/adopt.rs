@@ -49,7 +49,7 @@ pub fn from_shards(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Opt
     }
     // Without the journal it may as well be a store that lies elsewhere: only who says so is believed.
     let lost = |manifest: &Manifest| {
-        manifest.journals.is_empty() && !disk.exists(&dir.join(JOURNAL_DIR)).unwrap_or(true)
+        manifest.journals.is_empty() && !Journal::is_in(disk, &dir.join(JOURNAL_DIR)).unwrap_or(true)
     };
     newest = newest.filter(|manifest| options.accept_journal_loss || !lost(manifest));
     if let Some(manifest) = &newest {
@@ -63,7 +63,7 @@ pub fn from_shards(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Opt
 }
 
 /// Makes a new journal in the place of one that is lost with the store's directory, as the user has accepted. Returns whether
-/// it was.
+/// it was, now or by an opening that was interrupted: the shards are to be compared then.
 pub fn replace_journal(
     dir: &Path,
     manifest: &Manifest,
@@ -73,9 +73,12 @@ pub fn replace_journal(
 ) -> Result<bool> {
     let journal = dir.join(JOURNAL_DIR);
     let disk = seams.disk.as_ref();
-    let exists = disk.exists(&journal).map_err(|e| Error::io("look for the journal", &journal, e))?;
-    if exists || !manifest.journals.is_empty() {
+    if !manifest.journals.is_empty() {
         return Ok(false);
+    }
+    if Journal::is_in(disk, &journal)? {
+        // Whether the journal was there all along, nobody knows: to compare the shards once more does no harm.
+        return Ok(options.accept_journal_loss);
     }
     let last = layout.shards.iter().map(|shard| shard.applied()).max().unwrap_or_default();
     // Nothing can tell them any more what they lack: they count as they are, and a scrub makes replicas equal.

@@ -465,6 +465,34 @@ fn a_journal_that_is_replaced_in_part_is_replaced_again() {
     }
 }
 
+/// A damaged length, or a hole of terabytes: nobody has the memory for it.
+#[test]
+fn a_small_file_of_a_huge_length_is_damage_and_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    let two = options(2).journal_dirs([dir.path().join("a"), dir.path().join("b")]);
+    let store = two.open(&place).unwrap();
+    (0..RECORDS).for_each(|n| _ = store.insert(key(n), value(n)).unwrap());
+    store.close().unwrap();
+    let grow = |path: PathBuf| {
+        std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(4 << 40).unwrap();
+    };
+    for name in ["MANIFEST", "MIRRORS", "shards/0000/IDENTITY", "shards/0000/SEAL", "SCRUB"] {
+        let file = place.join(name);
+        if !file.exists() {
+            continue;
+        }
+        let before = std::fs::read(&file).unwrap();
+        grow(file.clone());
+        let store = two.open(&place).unwrap_or_else(|e| panic!("{name}: {e}"));
+        expect_whole(&store);
+        store.close().unwrap();
+        drop(std::fs::write(&file, before));
+    }
+    grow(dir.path().join("a/MIRRORS"));
+    expect_whole(&two.open(&place).unwrap());
+}
+
 /// Changes the seal of a shard, as a program that knows the format could.
 fn edit_seal(dir: &Path, from: &str, to: &str) {
     let bytes = std::fs::read(dir.join("SEAL")).unwrap();

@@ -42,6 +42,10 @@ pub struct FreeSpace {
 /// What writes past the system's cache are in multiples of, in bytes.
 pub const BLOCK: usize = 4096;
 
+/// The most that is read of a file at once, in bytes: more than the manifest of the largest store, and less than what
+/// a length that is damaged makes the system refuse, which ends the process.
+const MOST_READ: u64 = 1 << 30;
+
 /// How many bytes of a locked file say who holds the lock: always as many, so that one write replaces another.
 const HOLDER_BYTES: usize = 11;
 
@@ -107,14 +111,19 @@ pub trait Disk: Send + Sync + Debug {
         Ok(())
     }
 
-    /// A whole file; none if it does not exist.
+    /// A whole file; none if it does not exist. `InvalidData` if it is longer than any that is read like this.
     fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
         let file = match self.open(path, OpenMode::Read) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
         };
-        let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+        let len = file.len()?;
+        if len > MOST_READ {
+            let text = format!("the file is {len} bytes long, and none of its kind has over {MOST_READ}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         let read = file.read_at(0, &mut bytes)?;
         bytes.truncate(read);
         Ok(Some(bytes))

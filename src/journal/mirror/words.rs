@@ -49,8 +49,13 @@ impl Word {
     /// Reads the word in `dir`; none if there is no such file, or no such directory.
     pub fn load(disk: &dyn Disk, dir: &Path, store: u128) -> Result<Option<Word>> {
         let path = dir.join(FILE);
-        let bytes =
-            disk.read(&path).map_err(|e| Error::io("read the word on the journal's copies", &path, e))?;
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::InvalidData => {
+                Error::corruption(format!("the {} is damaged: {e}", KIND.name)).at(&path).remedy(KIND.remedy)
+            }
+            _ => Error::io("read the word on the journal's copies", &path, e),
+        };
+        let bytes = disk.read(&path).map_err(failed)?;
         let Some(bytes) = bytes else { return Ok(None) };
         let word: Word = envelope::decode(KIND, &path, &bytes)?;
         if word.store != store {

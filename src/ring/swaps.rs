@@ -298,8 +298,17 @@ mod tests {
     use crate::ids::ShardId;
     use crate::ring::{Member, share};
 
-    /// What a search goes by: who owns what, who holds what, which swaps are possible, and which pairs share how much.
-    fn known(swaps: &Swaps<'_>) -> (Vec<Vec<u16>>, Vec<Vec<u32>>, [Vec<u32>; 3], Vec<i64>) {
+    /// What a search goes by.
+    #[derive(Debug, PartialEq)]
+    struct Known {
+        owners: Vec<Vec<u16>>,
+        held: Vec<Vec<u32>>,
+        possible: [Vec<u32>; 3],
+        /// How much more pairs share with each who could join.
+        gained: Vec<i64>,
+    }
+
+    fn known(swaps: &Swaps<'_>) -> Known {
         let replicas = swaps.cluster.replicas;
         let mut owners: Vec<Vec<u16>> = swaps.owners.chunks(replicas).map(<[u16]>::to_vec).collect();
         owners.iter_mut().for_each(|owners| owners.sort_unstable());
@@ -314,7 +323,7 @@ mod tests {
             if leaving < members { swaps.pairs.gained(leaving, joining, &owners[at]) } else { 0 }
         });
         let gained = gained.collect();
-        (owners, held, swaps.counts.clone(), gained)
+        Known { owners, held, possible: swaps.counts.clone(), gained }
     }
 
     /// A path that turns out not to go on is given up, and nothing of it is left.

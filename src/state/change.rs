@@ -134,6 +134,8 @@ impl Mover {
         self.sweeps.retain(|sweep| sweep.shard != shard);
         self.fill.take_if(|fill| fill.shard == shard);
         self.mending.take_if(|mending| mending.shard == shard);
+        // How much was flushed since it was given the journal last says nothing of now.
+        self.caught.take_if(|(id, _)| *id == shard);
     }
 
     /// The worker of a shard that is in no layout; there is one from here on.
@@ -453,6 +455,7 @@ mod tests {
                     sweeps: vec![sweep(1), sweep(3)],
                     fill: Some(fill),
                     mending: Some(mending),
+                    caught: Some((shard, Seq(7))),
                     ..Mover::default()
                 };
                 mover.reopened(ShardId(lost), change);
@@ -460,6 +463,7 @@ mod tests {
                 assert_eq!(mover.position, due);
                 let goes_on = lost != 1;
                 assert_eq!((mover.fill.is_some(), mover.mending.is_some()), (goes_on, goes_on));
+                assert_eq!(mover.caught.is_some(), goes_on);
                 assert_eq!(mover.sweep_of(shard).is_some(), goes_on);
                 assert!(mover.sweep_of(ShardId(3)).is_some());
             }

@@ -105,8 +105,9 @@ impl State {
             // It was offline, or closed, already.
             ErrorKind::Unavailable | ErrorKind::Closed => {}
             _ => {
-                // One that cannot be read again and again has a page that cannot be, which opening it does not tell.
-                if !error.is_refusal_to_write() && shard.unreadable() > 1 {
+                // One that cannot be read again and again has a page that cannot be, which opening it does not tell; of those who
+                // read at the same time one counts.
+                if shard.is_open() && !error.is_refusal_to_write() && shard.unreadable() > 1 {
                     shard.suspect();
                 }
                 self.shard_failed(shard, error);

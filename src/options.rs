@@ -373,6 +373,10 @@ impl Options {
         self.segment_bytes.unwrap_or(16 << 20)
     }
 
+    pub(crate) fn shard_timeout_or_default(&self) -> Duration {
+        self.shard_timeout.unwrap_or(Duration::from_secs(60))
+    }
+
     pub(crate) fn journal_retention_or_default(&self) -> u64 {
         self.journal_retention.unwrap_or(1 << 30)
     }

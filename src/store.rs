@@ -1,8 +1,6 @@
 //! The store: short delegations to the verbs.
 
 use crate::batch::WriteBatch;
-use crate::disk::RealDisk;
-use crate::engine::SledFactory;
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::ids::{KeyspaceId, Seq, ShardId};
@@ -317,7 +315,6 @@ impl Options {
     /// replica makes up for, `Unavailable` if too many shards are missing, `Refused` if the
     /// copies of the journal that are known to be complete are, `Full` if there is no room for a segment of it, `Io`. None of them changes the store.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
-        let seams = Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: true };
-        Store::open_with(dir.as_ref(), self, seams)
+        Store::open_with(dir.as_ref(), self, Seams::real(self))
     }
 }

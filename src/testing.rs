@@ -224,9 +224,18 @@ pub fn mend(store: &Store) -> usize {
     store.handle.state.mirrors.as_ref().map_or(0, |mirrors| mirrors.mend())
 }
 
-/// Purges dropped keyspaces.
+/// Purges dropped keyspaces, in the smallest parts; whether there were any that could be.
 pub fn purge(store: &Store) -> Result<bool> {
-    verbs::purge::purge(&store.handle.state)
+    let mut any = false;
+    while purge_part(store)? {
+        any = true;
+    }
+    Ok(any)
+}
+
+/// Purges a part of a dropped keyspace, as small as one can be.
+pub fn purge_part(store: &Store) -> Result<bool> {
+    verbs::purge::purge_part(&store.handle.state, 1)
 }
 
 /// One slice of the recount that an unclean shutdown asks for.

@@ -94,7 +94,8 @@ fn a_store_of_the_first_version_opens() {
 
 /// Opens a store whose every step is taken by hand, so that it can be left in the middle of a change.
 fn by_hand(place: &Path, options: &Options) -> Store {
-    let seams = Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: false };
+    let seams =
+        Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory::default()), background: false };
     testing::open(place, options, seams).unwrap()
 }
 

@@ -16,7 +16,8 @@ fn options() -> Options {
 
 /// Without threads: what is left behind is mended when it is asked for.
 fn open(place: &Path, options: &Options) -> annulus::Result<Store> {
-    let seams = Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: false };
+    let seams =
+        Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory::default()), background: false };
     testing::open(place, options, seams)
 }
 

@@ -10,8 +10,6 @@ use crate::backup::progress::{BackupProgress, Through, Watch};
 use crate::backup::reader::{CheckpointReader, Reading};
 use crate::backup::stream::StreamReader;
 use crate::backup::{BackupRepository, CheckpointOptions, Damage, Pour, Versions};
-use crate::disk::RealDisk;
-use crate::engine::SledFactory;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::manifest::{DEFAULT_KEYSPACE, KeyspaceEntry};
@@ -25,7 +23,6 @@ use crate::verbs::restore::{Repaired, Tail};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 impl Store {
@@ -115,10 +112,6 @@ impl Store {
     fn pour(&self, range: KeyRange, at: Seq) -> Result<Box<dyn Pour>> {
         Ok(Box::new(verbs::scan::Pouring::new(self.handle.state.clone(), range, at)?))
     }
-}
-
-fn seams() -> Seams {
-    Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory), background: true }
 }
 
 /// A checkpoint on its way into a new store. Made by [`BackupRepository::restore`].
@@ -253,7 +246,8 @@ impl Restore {
     /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
     /// `Locked`, `Unsupported`, `Io`. After an error the directory is as empty as it was, as far as it could be cleared.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
-        self.run(dir.as_ref(), seams(), false).map(|(store, _)| store)
+        let seams = Seams::real(&self.options);
+        self.run(dir.as_ref(), seams, false).map(|(store, _)| store)
     }
 
     /// The same for a damaged checkpoint: restores what can be read, and says exactly what is missing.
@@ -261,7 +255,8 @@ impl Restore {
     /// # Errors
     /// As [`open`](Self::open), but not for damage to chunks and indexes.
     pub fn salvage(self, dir: impl AsRef<Path>) -> Result<(Store, Vec<Damage>)> {
-        self.run(dir.as_ref(), seams(), true)
+        let seams = Seams::real(&self.options);
+        self.run(dir.as_ref(), seams, true)
     }
 
     pub(crate) fn run(self, dir: &Path, seams: Seams, salvage: bool) -> Result<(Store, Vec<Damage>)> {
@@ -387,7 +382,7 @@ impl Options {
     /// writes would be missing, or while a change of the topology is under way: nothing was changed. `Corruption` if the backup is damaged,
     /// `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards are as lost as before.
     pub fn repair_from(&self, repository: &BackupRepository, dir: impl AsRef<Path>) -> Result<Repaired> {
-        repair(self, repository, dir.as_ref(), &seams())
+        repair(self, repository, dir.as_ref(), &Seams::real(self))
     }
 
     /// Makes a store in the directory `dir`, which is empty or absent, of a stream that [`Store::export`] wrote, and opens it. What is not
@@ -410,7 +405,7 @@ impl Options {
     /// # Ok(()) }
     /// ```
     pub fn import(&self, reader: impl Read, dir: impl AsRef<Path>) -> Result<Store> {
-        import(self, reader, dir.as_ref(), seams())
+        import(self, reader, dir.as_ref(), Seams::real(self))
     }
 
     /// The same, with somebody who is told after every MiB, on the calling thread. When the callback answers `Break`, it ends.
@@ -424,7 +419,7 @@ impl Options {
         progress: impl Fn(BackupProgress) -> ControlFlow<()> + Send + Sync + 'static,
     ) -> Result<Store> {
         let mut through = Through::new(reader, Watch::new(progress));
-        let done = import(self, &mut through, dir.as_ref(), seams());
+        let done = import(self, &mut through, dir.as_ref(), Seams::real(self));
         through.outcome(done)
     }
 }

@@ -25,7 +25,7 @@ impl Guarded {
         Ok(Arc::new(Guarded { engine, shard, broken: OnceLock::new() }))
     }
 
-    fn change(&self, f: impl FnOnce(&dyn Engine) -> Result<()>) -> Result<()> {
+    fn change<T>(&self, f: impl FnOnce(&dyn Engine) -> Result<T>) -> Result<T> {
         if let Some(error) = self.broken.get() {
             return Err(error.clone());
         }
@@ -83,8 +83,8 @@ impl Engine for Guarded {
         self.change(|engine| engine.apply(run, live))
     }
 
-    fn remove_range(&self, range: &KeyRange) -> Result<()> {
-        self.change(|engine| engine.remove_range(range))
+    fn remove_range(&self, range: &KeyRange, bytes: u64) -> Result<Option<Vec<u8>>> {
+        self.change(|engine| engine.remove_range(range, bytes))
     }
 
     fn verify(&self, from: &[u8], bytes: usize, bad: &mut Vec<Damage>) -> Result<Option<Vec<u8>>> {

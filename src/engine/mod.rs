@@ -61,8 +61,8 @@ pub struct Figures {
 pub enum PowerLoss {
     /// The directory is marked synchronous and the file system honours it: every write is durable in order.
     SynchronousDirectory,
-    /// Nothing orders the engine's writes: the owners of a virtual node are flushed one after another, so that one
-    /// of them always rests, synced. With one replica a power cut is not survived.
+    /// Nothing orders the engine's writes: the store's shards commit one after another, so that of the owners of a virtual node all
+    /// but one always rest, synced. With one replica a power cut is not survived.
     OneOwnerAtRest,
     /// The engine keeps its bytes in memory (tests).
     Simulated,
@@ -101,8 +101,9 @@ pub trait Engine: Send + Sync + Debug {
     /// want of space or of the right.
     fn apply(&self, run: &[RunRecord<'_>], live: &[Seq]) -> Result<()>;
 
-    /// Removes every version of every key in `range`. Not durable before [`sync`](Self::sync).
-    fn remove_range(&self, range: &KeyRange) -> Result<()>;
+    /// Removes every version of every key in `range`, from its beginning on, until about `bytes` of records are gone. Returns the key
+    /// where to go on; none at the end. Not durable before [`sync`](Self::sync).
+    fn remove_range(&self, range: &KeyRange, bytes: u64) -> Result<Option<Vec<u8>>>;
 
     /// Reads what lies from the key `from` on, about `bytes` of it and at least a page, from where it is kept and not from
     /// what is remembered of it, and verifies it: checksums, bounds, order, counts. What cannot be read or is not what it

@@ -4,14 +4,11 @@
 //! - A shard is given no table that it has applied whole, so that replaying an old one after a crash takes nothing back; of
 //!   one that it has in part, only what it lacks.
 //! - Records of keyspaces that have been dropped go nowhere.
-//! - Shards whose file system does not order their writes are flushed one after another, so that of the owners of a
-//!   virtual node all but one rest, synced, at any moment.
 
 use super::turns::Turns;
 use super::worker::Ticket;
 use super::{Layout, Shard};
 use crate::batch;
-use crate::engine::PowerLoss;
 use crate::error::{Error, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::memtable::Table;
@@ -130,15 +127,8 @@ pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
         let answer = workers[index].wait(&ticket, limit, &beats);
         answer.err().map(|error| (index, error))
     };
-    let flushed: Vec<usize> = (0..shards.len()).filter(|i| shards[*i].is_flushed()).collect();
-    let (unordered, ordered): (Vec<usize>, Vec<usize>) =
-        flushed.into_iter().partition(|i| power_loss(&shards[*i]) == Some(PowerLoss::OneOwnerAtRest));
-    let running: Vec<_> = ordered.into_iter().filter_map(start).collect();
-    let mut failed: Vec<(usize, Error)> = running.into_iter().filter_map(finish).collect();
-    for index in unordered {
-        failed.extend(start(index).and_then(finish));
-    }
-    failed
+    let running: Vec<_> = (0..shards.len()).filter(|i| shards[*i].is_flushed()).filter_map(start).collect();
+    running.into_iter().filter_map(finish).collect()
 }
 
 /// A run on its way to one shard.
@@ -147,8 +137,4 @@ struct Job {
     ticket: Ticket<()>,
     /// Counts up while it gets further.
     beats: Arc<AtomicU64>,
-}
-
-fn power_loss(shard: &Shard) -> Option<PowerLoss> {
-    shard.engine().ok().map(|engine| engine.power_loss())
 }

@@ -64,18 +64,26 @@ impl Shard {
         self.filling()?.apply(run, live)
     }
 
-    /// Removes a range of keys, as one whole step.
-    pub fn remove_range(&self, range: &KeyRange) -> Result<()> {
+    /// Makes durable what the engine beside the one that serves has been given, so that little of it is left for the end.
+    pub fn sync_aside(&self) -> Result<()> {
+        let engine = self.filling()?;
+        engine.sync(engine.applied())
+    }
+
+    /// Removes a range of keys from its beginning on, about so many bytes of records, durably; returns where to go on.
+    pub fn remove_range(&self, range: &KeyRange, bytes: u64) -> Result<Option<Vec<u8>>> {
         let engine = self.written()?;
         let session = self.begin_apply()?;
-        engine.remove_range(range).inspect_err(|_| session.leave())?;
+        let end = engine.remove_range(range, bytes).inspect_err(|_| session.leave())?;
         let aside = self.engines.read().aside.clone();
-        if let Some(aside) = aside
-            && let Err(error) = aside.engine.remove_range(range)
-        {
-            self.drop_aside(&error);
+        if let Some(aside) = aside {
+            let gone = KeyRange { lo: range.lo.clone(), hi: end.clone().or_else(|| range.hi.clone()) };
+            if let Err(error) = aside.engine.remove_range(&gone, u64::MAX) {
+                self.drop_aside(&error);
+            }
         }
-        self.seal(self.applied()).inspect_err(|_| session.leave())
+        self.seal(self.applied()).inspect_err(|_| session.leave())?;
+        Ok(end)
     }
 
     /// Makes everything applied durable and says so in the seal: the shard is complete up to `applied` at least.

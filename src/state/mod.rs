@@ -15,7 +15,7 @@
 //!    frames: those come after all locks of this list have been let go.
 //! 6. the memtables (`memory`): taken while the appender is still held, then the appender is released, so that commits
 //!    enter the memtable in the order of the journal while the next frame is written.
-//! 7. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, the gate of
+//! 7. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, `purged`, the gate of
 //!    `records`, and each shard's own.
 
 mod beside;
@@ -44,14 +44,14 @@ pub use records::Records;
 pub use signals::Signals;
 
 use crate::batch;
-use crate::disk::Disk;
-use crate::engine::EngineFactory;
+use crate::disk::{Disk, RealDisk};
+use crate::engine::{EngineFactory, SledFactory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Journal;
 use crate::journal::mirror::Mirrors;
 use crate::manifest::Manifest;
-use crate::options::{Durability, Heal};
+use crate::options::{Durability, Heal, Options};
 use crate::ring::Ring;
 use crate::shard::{Health, Layout, Shard};
 use crate::sync::Instant;
@@ -75,6 +75,14 @@ pub struct Seams {
     pub factory: Arc<dyn EngineFactory>,
     /// Whether background threads run; without them every step is driven by hand.
     pub background: bool,
+}
+
+impl Seams {
+    /// What users' stores stand on.
+    pub fn real(options: &Options) -> Seams {
+        let factory = SledFactory::within(options.shard_timeout_or_default());
+        Seams { disk: Arc::new(RealDisk), factory: Arc::new(factory), background: true }
+    }
 }
 
 /// What the options came to.
@@ -121,6 +129,8 @@ pub struct State {
     pub opening: Opening,
     pub manifest: Mutex<Manifest>,
     pub flushing: Mutex<()>,
+    /// The keyspace that is being purged, and where that goes on: what lies below is gone from all shards.
+    pub purged: Mutex<Option<(KeyspaceId, Vec<u8>)>>,
     pub journal: Journal,
     /// The journal's copies, where there are several.
     pub mirrors: Option<Arc<Mirrors>>,
@@ -202,6 +212,7 @@ impl State {
             settings: parts.settings,
             opening: parts.opening,
             flushing: Mutex::new(()),
+            purged: Mutex::default(),
             journal: parts.journal,
             mirrors: parts.mirrors,
             memory: parts.memory,

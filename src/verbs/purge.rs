@@ -1,7 +1,10 @@
-//! Purging: the records of dropped keyspaces leave the shards, in the background.
+//! Purging: the records of dropped keyspaces leave the shards, in the background, a part of one keyspace at a time.
 //!
-//! Invariant: a keyspace's entry leaves the manifest only when every shard has been rid of its records, durably; its
-//! number is never given out again.
+//! Invariants:
+//! - A part of a keyspace leaves all shards before anybody may copy records from one to another again: what has been gone through
+//!   does not come back.
+//! - A keyspace's entry leaves the manifest only when every shard has been rid of its records, durably; its number is never given out
+//!   again.
 
 use crate::batch::KEYSPACE_BYTES;
 use crate::error::Result;
@@ -9,31 +12,51 @@ use crate::ids::KeyspaceId;
 use crate::record::KeyRange;
 use crate::state::State;
 
-/// Purges the dropped keyspaces. Returns whether there were any that could be purged.
+/// How much of each shard goes at once, in bytes: flushes wait for it, and the shard's disk must be done with it in time.
+const PART: u64 = 64 << 20;
+
+/// Removes a part of a keyspace that was dropped. Returns whether there was one that could be purged.
 pub fn purge(state: &State) -> Result<bool> {
-    let dropped: Vec<KeyspaceId> =
-        state.manifest.lock().keyspaces.iter().filter(|k| k.dropped).map(|k| k.id).collect();
-    // A shard that is offline would bring the records back: the entries wait for it.
-    if dropped.is_empty() || !state.layout().shards.iter().all(|s| s.is_complete()) {
+    purge_part(state, PART)
+}
+
+/// The same with parts of another size.
+pub fn purge_part(state: &State, bytes: u64) -> Result<bool> {
+    let Some(id) = state.manifest.lock().keyspaces.iter().find(|k| k.dropped).map(|k| k.id) else {
         return Ok(false);
-    }
+    };
     {
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
         // Tables that were frozen before the drop may still hold records of it; flushes leave those out.
         let layout = state.layout();
+        let whole = range_of(id);
+        let begun = state.purged.lock().take().filter(|(of, _)| *of == id);
+        // A shard that is offline would bring the records back: the entry waits for it.
+        if !layout.shards.iter().all(|shard| shard.is_complete()) {
+            return Ok(false);
+        }
+        let mut part = KeyRange { lo: begun.map_or(whole.lo, |(_, from)| from), hi: whole.hi };
+        let mut next = None;
         for (index, shard) in layout.shards.iter().enumerate() {
-            for id in &dropped {
-                let range = range_of(*id);
-                state
-                    .beside(&layout, index, move |shard| shard.remove_range(&range))
-                    .inspect_err(|error| state.write_failed(shard, error))?;
+            let range = part.clone();
+            let end = state
+                .beside(&layout, index, move |shard| shard.remove_range(&range, bytes))
+                .inspect_err(|error| state.write_failed(shard, error))?;
+            // The next part begins where the shard that got least far goes on.
+            if let Some(end) = end {
+                part.hi = Some(end.clone());
+                next = Some(end);
             }
+        }
+        if let Some(next) = next {
+            *state.purged.lock() = Some((id, next));
+            return Ok(true);
         }
     }
     let mut manifest = state.manifest.lock();
     let mut next = manifest.clone();
-    next.keyspaces.retain(|k| !dropped.contains(&k.id));
+    next.keyspaces.retain(|k| k.id != id);
     state.replace_manifest(&mut manifest, next)?;
     Ok(true)
 }

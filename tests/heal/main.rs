@@ -7,6 +7,7 @@ mod asking;
 mod catching_up;
 mod filling;
 mod mending;
+mod purging;
 mod rebuilding;
 mod scrubbing;
 

@@ -142,13 +142,20 @@ impl Engine for MemoryEngine {
         })
     }
 
-    fn remove_range(&self, range: &KeyRange) -> Result<()> {
+    fn remove_range(&self, range: &KeyRange, bytes: u64) -> Result<Option<Vec<u8>>> {
         let fault = self.pass_writing(Operation::Apply)?;
         self.with(|shard| {
             shard.stop_at(fault)?;
             self.world.check(self.id, range)?;
-            shard.keys_in(range).iter().for_each(|key| shard.change(key, Vec::new()));
-            Ok(())
+            let mut removed = 0;
+            for key in shard.keys_in(range) {
+                if removed >= bytes {
+                    return Ok(Some(key));
+                }
+                removed += shard.records.get(&key).map_or(0, |versions| size(&key, versions)) as u64;
+                shard.change(&key, Vec::new());
+            }
+            Ok(None)
         })
     }
 
@@ -162,10 +169,7 @@ impl Engine for MemoryEngine {
                     within.hi = Some(key.clone());
                     break;
                 }
-                read += versions
-                    .iter()
-                    .map(|(_, v)| key.len().max(1) + v.as_ref().map_or(0, Bytes::len))
-                    .sum::<usize>();
+                read += size(key, versions);
             }
             while let Some(range) = self.world.damage(self.id, &within, false) {
                 let error = unreadable(self.id, &range);
@@ -268,4 +272,9 @@ impl Drop for MemoryEngine {
     fn drop(&mut self) {
         self.leave();
     }
+}
+
+/// What the versions of a key come to, in bytes.
+fn size(key: &[u8], versions: &[Version]) -> usize {
+    versions.iter().map(|(_, value)| key.len().max(1) + value.as_ref().map_or(0, Bytes::len)).sum()
 }

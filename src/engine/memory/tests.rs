@@ -94,7 +94,7 @@ fn a_corrupt_key_is_reported_by_whatever_meets_it() {
     kind(engine.get(&[100], Seq::MAX).unwrap_err());
     kind(scan(&*engine, &ALL, Seq::MAX, false).unwrap_err());
     kind(engine.recount(1).unwrap_err());
-    kind(engine.remove_range(&ALL).unwrap_err());
+    kind(engine.remove_range(&ALL, u64::MAX).unwrap_err());
     kind(apply(&*engine, &run(2), &[]).unwrap_err());
     assert!(engine.get(&[101], Seq::MAX).unwrap().is_some());
     let before = KeyRange { lo: Vec::new(), hi: Some(vec![100]) };

@@ -14,6 +14,7 @@ use super::core::Core;
 use super::intent::Encoded;
 use super::node::stored_checksum;
 use super::open::sync_tree;
+use super::rest::Rest;
 use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -72,6 +73,7 @@ impl Core {
         changes.push(self.state(writer, applied));
         changes.extend(intent.withdrawn());
         changes.push(Change::Flush);
+        let alone = self.rest.as_ref().map(Rest::begin);
         self.change_sled(changes)?;
         // Only now: a node that is not in memory any more must never be one that sled still has to write.
         for (lower, crc) in written {
@@ -83,6 +85,7 @@ impl Core {
         writer.atomic = false;
         sync_tree(self.place.index_dir().as_path())
             .map_err(|(path, error)| self.fail(Error::io("sync", path, error).on(self.place.shard)))?;
+        drop(alone);
         self.place.check_files().map_err(|error| self.fail(error))?;
         if let Some(applied) = applied {
             self.applied.store(applied.0, Ordering::Release);
@@ -189,7 +192,8 @@ mod tests {
     #[test]
     fn the_index_never_refers_to_pages_that_are_not_synced() {
         let dir = scratch();
-        let engine = SledEngine::open(&EngineSpec { create: true, ..spec(dir.path(), 512) }).unwrap();
+        let engine =
+            SledEngine::open(&EngineSpec { create: true, ..spec(dir.path(), 512) }, &Arc::default()).unwrap();
         {
             let mut core = engine.core.write();
             let core = Arc::get_mut(core.as_mut().unwrap()).unwrap();

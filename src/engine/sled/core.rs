@@ -8,6 +8,7 @@ use super::frame::{self, Page};
 use super::node::{Node, PageRef};
 use super::place::Place;
 use super::pool::{Frame, Pool};
+use super::rest::Rest;
 use super::root::{Absent, Located, Root, Search, Which};
 use super::space::UNIT;
 use super::writer::Writer;
@@ -47,6 +48,8 @@ pub(super) struct Core {
     /// What records took when it could last be asked without waiting for the writer.
     pub live_bytes: AtomicU64,
     pub power_loss: PowerLoss,
+    /// Where nothing else keeps what it commits in order.
+    pub rest: Option<Arc<Rest>>,
     pub failed: OnceLock<Error>,
     /// How long sled may take to answer.
     pub patience: Duration,

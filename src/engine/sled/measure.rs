@@ -135,7 +135,7 @@ impl Bench {
         self.spec.create = false;
         self.engine.close().unwrap();
         let start = Instant::now();
-        self.engine = SledFactory.open(&self.spec).unwrap();
+        self.engine = SledFactory::default().open(&self.spec).unwrap();
         start.elapsed().as_secs_f64()
     }
 }
@@ -157,7 +157,7 @@ fn speed() {
         resume: None,
     };
     let base = resident();
-    let mut bench = Bench { engine: SledFactory.open(&spec).unwrap(), spec, records };
+    let mut bench = Bench { engine: SledFactory::default().open(&spec).unwrap(), spec, records };
     let (load, sync) = bench.load(run, 1);
     let loaded = resident() - base;
     let figures = bench.engine.figures().unwrap();
@@ -205,7 +205,7 @@ fn verifying() {
         create: true,
         resume: None,
     };
-    let bench = Bench { engine: SledFactory.open(&spec).unwrap(), spec, records };
+    let bench = Bench { engine: SledFactory::default().open(&spec).unwrap(), spec, records };
     bench.load(400_000, 1);
     let live = bench.engine.live_bytes().unwrap();
     for _ in 0..3 {
@@ -266,7 +266,7 @@ fn digests() {
         create: true,
         resume: None,
     };
-    let engine = SledFactory.open(&spec).unwrap();
+    let engine = SledFactory::default().open(&spec).unwrap();
     let value = [7; 100];
     let share = |key: &[u8], seq: Seq, value: &[u8]| hash128(&[key, &seq.0.to_le_bytes(), value]);
     let mut sums = vec![0_u128; nodes];

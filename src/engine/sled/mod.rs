@@ -19,7 +19,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`open`], [`index`], [`commit`], [`intent`] | files: opening and closing, reading the index, making all durable, and some of it in one step |
-//! | [`calls`] | sled's calls that may never come back |
+//! | [`calls`], [`rest`] | sled's calls that may never come back; which shard may write where writes are not kept in order |
 //! | [`core`] | the open engine, and the only ways to touch its files |
 //! | [`node`], [`root`], [`fences`] | a hundred pages of the index; all of it, as far as it fits in memory; their bounds |
 //! | [`frame`], [`space`] | pages in the file, and the file's free space |
@@ -51,6 +51,7 @@ mod place;
 mod pool;
 mod recount;
 mod relocate;
+mod rest;
 mod rewrite;
 mod root;
 mod slots;
@@ -67,6 +68,7 @@ pub(in crate::engine) use self::edit::check_replacement;
 pub use self::node::{Listed, Node, PageRef};
 
 use self::core::Core;
+use self::rest::Rest;
 use super::{Cursor, Damage, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
@@ -75,14 +77,25 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-/// Opens shards kept by sled.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SledFactory;
+/// Opens shards kept by sled: those of one store, since they take care of each other.
+#[derive(Debug, Clone, Default)]
+pub struct SledFactory {
+    rest: Arc<Rest>,
+}
+
+impl SledFactory {
+    /// For a store whose shards may take so long for a step.
+    pub fn within(shard_timeout: Duration) -> SledFactory {
+        // An eighth, as for other turns: who waits for one that hangs must not be taken to hang.
+        SledFactory { rest: Arc::new(Rest::new(shard_timeout / 8)) }
+    }
+}
 
 impl EngineFactory for SledFactory {
     fn open(&self, spec: &EngineSpec) -> Result<Arc<dyn Engine>> {
-        Ok(Arc::new(SledEngine::open(spec)?))
+        Ok(Arc::new(SledEngine::open(spec, &self.rest)?))
     }
 }
 
@@ -95,8 +108,8 @@ struct SledEngine {
 }
 
 impl SledEngine {
-    fn open(spec: &EngineSpec) -> Result<SledEngine> {
-        let core = open::open(spec)?;
+    fn open(spec: &EngineSpec, rest: &Arc<Rest>) -> Result<SledEngine> {
+        let core = open::open(spec, rest)?;
         Ok(SledEngine {
             shard: spec.shard,
             dir: spec.dir.clone(),
@@ -145,8 +158,8 @@ impl Engine for SledEngine {
         self.with(|core| core.apply(run, live))
     }
 
-    fn remove_range(&self, range: &KeyRange) -> Result<()> {
-        self.with(|core| core.remove_range(range))
+    fn remove_range(&self, range: &KeyRange, bytes: u64) -> Result<Option<Vec<u8>>> {
+        self.with(|core| core.remove_range(range, bytes))
     }
 
     fn verify(&self, from: &[u8], bytes: usize, bad: &mut Vec<Damage>) -> Result<Option<Vec<u8>>> {

@@ -6,6 +6,7 @@ use super::commit::STATE_KEY;
 use super::core::Core;
 use super::place::Place;
 use super::pool::Pool;
+use super::rest::Rest;
 use super::root::Root;
 use super::writer::Writer;
 use crate::disk::{Disk, DiskFile, OpenMode, RealDisk, power_loss};
@@ -29,7 +30,7 @@ pub(super) const NODES_OF_LEAST: u64 = 2;
 /// How long sled may take to let go of its files.
 pub(super) const RELEASE_WAIT: Duration = Duration::from_secs(10);
 
-pub(super) fn open(spec: &EngineSpec) -> Result<Core> {
+pub(super) fn open(spec: &EngineSpec, rest: &Arc<Rest>) -> Result<Core> {
     let place = Place { dir: spec.dir.clone(), shard: spec.shard, panicked: Arc::default() };
     let index_dir = place.index_dir();
     if spec.create {
@@ -42,8 +43,12 @@ pub(super) fn open(spec: &EngineSpec) -> Result<Core> {
         return Err(place.corruption("expected the files of a shard, found none"));
     }
     // Before sled creates its files, which inherit the attribute.
-    power_loss::mark_synchronous(&index_dir);
-    let opened = open_files(&place, spec);
+    let ordered = power_loss::mark_synchronous(&index_dir);
+    // sled mends the end of its log while it opens after a crash, and the commit that makes it durable follows. A shard that is
+    // being made has nothing to lose yet.
+    let alone = (!ordered && !spec.create && spec.resume.is_none()).then(|| rest.begin());
+    let opened = open_files(&place, spec, rest);
+    drop(alone);
     if let Err(error) = &opened
         && error.kind() != ErrorKind::Locked
     {
@@ -74,7 +79,7 @@ fn sweep_snapshots(index_dir: &Path) -> io::Result<()> {
     names.iter().try_for_each(fs::remove_file)
 }
 
-fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
+fn open_files(place: &Place, spec: &EngineSpec, rest: &Arc<Rest>) -> Result<Core> {
     let index_dir = place.index_dir();
     sweep_snapshots(&index_dir)
         .map_err(|e| Error::io("remove unfinished snapshots from", &index_dir, e).on(place.shard))?;
@@ -115,6 +120,7 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
         } else {
             PowerLoss::OneOwnerAtRest
         },
+        rest: None,
         live_bytes: AtomicU64::new(0),
         failed: OnceLock::new(),
         patience: PATIENCE,
@@ -122,6 +128,8 @@ fn open_files(place: &Place, spec: &EngineSpec) -> Result<Core> {
         stops: Arc::default(),
     };
     core.start(spec)?;
+    // Only now: what is committed while it opens has its place already.
+    core.rest = (core.power_loss == PowerLoss::OneOwnerAtRest).then(|| rest.clone());
     Ok(core)
 }
 

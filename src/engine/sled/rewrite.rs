@@ -53,12 +53,34 @@ impl Core {
         self.swap(writer, window)
     }
 
-    /// Removes every version of every key in `range`.
-    pub fn remove_range(&self, range: &KeyRange) -> Result<()> {
+    /// Removes every version of every key in `range`, of which pages of about `bytes` are gone through; returns where to go on.
+    pub fn remove_range(&self, range: &KeyRange, bytes: u64) -> Result<Option<Vec<u8>>> {
         if range.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        self.change(|writer| self.change_nodes(writer, &range.lo, Edit::Remove(range)).map(|_| ()))
+        self.change(|writer| {
+            let end = self.end_of_part(range, bytes)?;
+            let part = KeyRange { lo: range.lo.clone(), hi: end.clone().or_else(|| range.hi.clone()) };
+            self.change_nodes(writer, &part.lo, Edit::Remove(&part))?;
+            Ok(end)
+        })
+    }
+
+    /// Where the first part of `range` ends, with pages of about `bytes`; none where the range does.
+    fn end_of_part(&self, range: &KeyRange, bytes: u64) -> Result<Option<Vec<u8>>> {
+        let (mut next, mut taken) = (range.lo.clone(), 0);
+        loop {
+            let node = self.node(Which::Holds(&next))?.ok_or_else(|| self.hole(&next))?;
+            for index in node.find(&next)..node.len() {
+                let within = |upper: &&[u8]| range.hi.as_deref().is_none_or(|hi| *upper < hi);
+                let Some(upper) = node.upper(index).filter(within) else { return Ok(None) };
+                taken += node.page(index).map_or(0, |page| u64::from(page.bytes));
+                if taken >= bytes {
+                    return Ok(Some(upper.to_vec()));
+                }
+                next = upper.to_vec();
+            }
+        }
     }
 
     /// Puts `run` in the place of all that is in `range`. Pages that lie wholly in it are not read, and what a commit
@@ -74,7 +96,7 @@ impl Core {
         })
     }
 
-    fn change(&self, f: impl FnOnce(&mut Writer) -> Result<()>) -> Result<()> {
+    fn change<T>(&self, f: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
         self.check()?;
         let mut writer = self.writer.lock();
         let result = f(&mut writer);

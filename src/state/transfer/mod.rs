@@ -105,10 +105,12 @@ impl Purpose {
         let mut outcome = Ok(());
         for target in self.targets(layout) {
             let shard = &layout.shards[target];
-            if self == Purpose::Change || !shard.serves() {
-                let sealed = state.beside(layout, target, |shard| shard.seal(shard.applied()));
-                outcome = outcome.and(sealed.inspect_err(|error| self.failed(state, shard, error)));
-            }
+            let beside_another = self != Purpose::Change && shard.serves();
+            let sealed = state.beside(layout, target, move |shard| match beside_another {
+                true => shard.sync_aside(),
+                false => shard.seal(shard.applied()),
+            });
+            outcome = outcome.and(sealed.inspect_err(|error| self.failed(state, shard, error)));
         }
         outcome
     }

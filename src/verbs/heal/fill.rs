@@ -157,6 +157,8 @@ fn work(state: &State, layout: &Arc<Layout>, index: usize, fill: &mut Fill) -> R
             Ok(())
         };
         let compared = compare_chunk(state, layout, purpose, &from, &mut begin)?;
+        // An engine beside the one that serves is given what is flushed meanwhile, and nobody else makes that durable.
+        fill.unsealed += compared.bytes;
         (compared.bytes, compared.end)
     } else {
         let copied = copy_chunk(state, layout, purpose, &fill.position)?;
@@ -166,7 +168,7 @@ fn work(state: &State, layout: &Arc<Layout>, index: usize, fill: &mut Fill) -> R
     drop(chunk);
     let ended = end.is_none();
     fill.position = end.unwrap_or_default();
-    if fill.begun && (ended || fill.unsealed >= SEAL_EVERY) {
+    if (fill.begun || shard.serves()) && (ended || fill.unsealed >= SEAL_EVERY) {
         // Where all has been copied the position stays what it was: comparing begins again at every opening.
         if !ended && !fill.comparing {
             shard.set_filled(&fill.position);

@@ -202,7 +202,7 @@ fn settings(options: &Options) -> Settings {
         memtable_bytes: memory_budget / 2,
         journal_retention: options.journal_retention_or_default(),
         heal: options.heal,
-        shard_timeout: options.shard_timeout.unwrap_or(Duration::from_secs(60)),
+        shard_timeout: options.shard_timeout_or_default(),
         quarantine_limit: options.quarantine_limit.unwrap_or(1 << 30),
         scrub_every: options.scrub_every,
     }

@@ -111,7 +111,14 @@ fn a_crash_while_a_range_is_removed_leaves_whole_records() {
     old.apply(&before);
     new.apply(&before);
     new.records.retain(|key, _| !range.contains(key));
-    assert!(stop_everywhere(256, &before, |engine| engine.remove_range(&range), (&old, &new)) > 4);
+    assert!(
+        stop_everywhere(
+            256,
+            &before,
+            |engine| engine.remove_range(&range, u64::MAX).map(|end| assert_eq!(end, None)),
+            (&old, &new)
+        ) > 4
+    );
 }
 
 proptest! {

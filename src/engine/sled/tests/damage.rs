@@ -125,7 +125,7 @@ fn tampered(tamper: impl Fn(&Core)) -> [crate::Result<SledEngine>; 2] {
         drop(held);
         spec.resume = engine.figures().filter(|_| resume);
         engine.close().unwrap();
-        SledEngine::open(&spec)
+        try_open(&spec)
     })
 }
 
@@ -175,7 +175,7 @@ fn a_node_that_went_back_in_time_is_found() {
     assert_eq!(recount(&engine).unwrap_err().kind(), ErrorKind::Corruption, "a scrub finds it");
     drop(held);
     engine.close().unwrap();
-    assert_eq!(SledEngine::open(&spec).unwrap_err().kind(), ErrorKind::Corruption);
+    assert_eq!(try_open(&spec).unwrap_err().kind(), ErrorKind::Corruption);
 }
 
 #[test]
@@ -188,9 +188,9 @@ fn a_shortened_or_missing_page_file_is_found_at_open() {
     let path = spec.dir.join("pages");
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(file.metadata().unwrap().len() - 600).unwrap();
-    assert_eq!(SledEngine::open(&spec).unwrap_err().kind(), ErrorKind::Corruption);
+    assert_eq!(try_open(&spec).unwrap_err().kind(), ErrorKind::Corruption);
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(SledEngine::open(&spec).unwrap_err().kind(), ErrorKind::Corruption);
+    assert_eq!(try_open(&spec).unwrap_err().kind(), ErrorKind::Corruption);
     assert!(!path.exists(), "what is lost is not made anew");
 }
 
@@ -240,7 +240,7 @@ fn damaged_files_are_errors_that_leave_no_locks() {
             _ => damaged[at] ^= 1 << ((coin >> 64) as u32 % 8),
         }
         std::fs::write(path, damaged).unwrap();
-        match SledEngine::open(&spec) {
+        match try_open(&spec) {
             Err(error) => {
                 assert!(
                     matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Io | ErrorKind::Unsupported),

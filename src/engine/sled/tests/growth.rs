@@ -28,7 +28,7 @@ fn pages_fill_split_and_merge_and_the_figures_keep_up() {
     assert_eq!(left, counted(&held));
     assert_eq!(left.records, 80);
     assert!(left.pages < 60, "{} pages hold 80 records", left.pages);
-    engine.remove_range(&ALL).unwrap();
+    engine.remove_range(&ALL, u64::MAX).unwrap();
     assert_eq!(engine.figures().unwrap(), counted(&held));
     assert_eq!((engine.figures().unwrap().pages, pages(&held).len()), (1, 1));
 }
@@ -190,7 +190,7 @@ fn space_is_used_again_and_given_back() {
     let live = used(&core(&engine));
     assert!(len() < live * 5 / 2, "{} bytes for {live}", len());
     let rest = KeyRange { lo: key(100), hi: None };
-    engine.remove_range(&rest).unwrap();
+    engine.remove_range(&rest, u64::MAX).unwrap();
     for round in 20..23 {
         engine.sync(Seq(round)).unwrap();
     }
@@ -285,7 +285,7 @@ fn versions_of_one_key_are_decided_on_together() {
 fn an_open_shard_is_locked_and_a_closed_one_is_free() {
     let dir = scratch();
     let (spec, engine) = created(dir.path(), 1024);
-    assert_eq!(SledEngine::open(&spec).unwrap_err().kind(), ErrorKind::Locked);
+    assert_eq!(try_open(&spec).unwrap_err().kind(), ErrorKind::Locked);
     assert!(engine.get(b"k", Seq::MAX).unwrap().is_none(), "the refused opening changed nothing");
     for _ in 0..20 {
         engine.close().unwrap();
@@ -294,9 +294,9 @@ fn an_open_shard_is_locked_and_a_closed_one_is_free() {
     }
     let mut elsewhere = spec.clone();
     elsewhere.dir = dir.path().join("nowhere");
-    assert_eq!(SledEngine::open(&elsewhere).unwrap_err().kind(), ErrorKind::Corruption);
+    assert_eq!(try_open(&elsewhere).unwrap_err().kind(), ErrorKind::Corruption);
     std::fs::create_dir(&elsewhere.dir).unwrap();
-    assert_eq!(SledEngine::open(&elsewhere).unwrap_err().kind(), ErrorKind::Corruption, "empty is not new");
+    assert_eq!(try_open(&elsewhere).unwrap_err().kind(), ErrorKind::Corruption, "empty is not new");
 }
 
 #[test]

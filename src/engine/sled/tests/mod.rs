@@ -1,9 +1,10 @@
-//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`], [`repair`], [`stall`]; here is what they share.
+//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`], [`repair`], [`rest`], [`stall`]; here is what they share.
 
 mod crash;
 mod damage;
 mod growth;
 mod repair;
+mod rest;
 mod stall;
 
 use super::SledEngine;
@@ -23,8 +24,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const ALL: KeyRange = KeyRange { lo: Vec::new(), hi: None };
 
+fn try_open(spec: &EngineSpec) -> crate::Result<SledEngine> {
+    SledEngine::open(spec, &Arc::default())
+}
+
 fn open(spec: &EngineSpec) -> SledEngine {
-    SledEngine::open(spec).unwrap()
+    try_open(spec).unwrap()
 }
 
 fn core(engine: &SledEngine) -> Arc<Core> {

@@ -12,7 +12,7 @@ fn impatient(engine: &SledEngine) {
 }
 
 /// The next write of sled's hangs until what is returned is dropped, whatever becomes of the engine.
-fn hold(engine: &SledEngine) -> (Sender<()>, Arc<Stops>) {
+pub(super) fn hold(engine: &SledEngine) -> (Sender<()>, Arc<Stops>) {
     let stops = Arc::clone(&core(engine).stops);
     let (holder, held) = channel();
     *stops.held.lock() = Some(held);
@@ -37,10 +37,10 @@ fn a_flush_that_never_ends_is_given_up_and_closing_with_it() {
     assert_eq!(apply(&engine, &numbers(0..1, 3, 40), &[]).unwrap_err().kind(), ErrorKind::Io);
     // Whoever still hangs holds the files.
     assert_eq!(engine.close().unwrap_err().kind(), ErrorKind::Locked);
-    assert_eq!(SledEngine::open(&spec).unwrap_err().kind(), ErrorKind::Locked);
+    assert_eq!(try_open(&spec).unwrap_err().kind(), ErrorKind::Locked);
     drop(holder);
     let engine = loop {
-        match SledEngine::open(&spec) {
+        match try_open(&spec) {
             Ok(engine) => break engine,
             Err(error) => assert_eq!(error.kind(), ErrorKind::Locked),
         }

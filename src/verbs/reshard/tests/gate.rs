@@ -160,8 +160,8 @@ impl Engine for GatedEngine {
         self.engine.apply(run, live)
     }
 
-    fn remove_range(&self, range: &KeyRange) -> Result<()> {
-        self.engine.remove_range(range)
+    fn remove_range(&self, range: &KeyRange, bytes: u64) -> Result<Option<Vec<u8>>> {
+        self.engine.remove_range(range, bytes)
     }
 
     fn verify(&self, from: &[u8], bytes: usize, bad: &mut Vec<Damage>) -> Result<Option<Vec<u8>>> {

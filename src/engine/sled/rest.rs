@@ -1,0 +1,118 @@
+//! Rest: of a store's shards whose file systems do not keep sled's writes in order, one at a time writes its index.
+//!
+//! There a power cut in the middle of a commit can cost what was synced long before, in that shard. Between its commits everything
+//! that sled has written is synced, and nothing can happen to it.
+//!
+//! Invariants: one shard at a time is between the first write of a commit and its last sync, so of the owners of a virtual node all
+//! but one rest at any moment, whatever for they are written to: a flush, a move, a rebuild, an opening. Who hangs holds up the
+//! others for a while and not for ever; from then on the next one has its place.
+
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Where nobody says how long a shard may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// So many times as long as one shard may hold up the others, one that waits for its place waits at the most.
+const QUEUE: u32 = 4;
+
+/// Who is writing, of the shards of a store.
+#[derive(Debug)]
+pub(super) struct Rest {
+    inner: Mutex<Inner>,
+    left: Condvar,
+    patience: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The one that is writing, and since when.
+    writing: Option<(u64, Instant)>,
+    next: u64,
+    #[cfg(test)]
+    waiting: usize,
+}
+
+/// The others rest until it is dropped.
+#[derive(Debug)]
+pub(super) struct Unrest {
+    rest: Arc<Rest>,
+    number: u64,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Rest::new(PATIENCE)
+    }
+}
+
+impl Rest {
+    /// Whoever writes for longer than `patience` is taken to hang.
+    pub fn new(patience: Duration) -> Rest {
+        Rest { inner: Mutex::default(), left: Condvar::new(), patience }
+    }
+
+    /// Waits until the others rest.
+    pub fn begin(self: &Arc<Rest>) -> Unrest {
+        let latest = Instant::now() + self.patience * QUEUE;
+        let mut inner = self.inner.lock();
+        #[cfg(test)]
+        {
+            inner.waiting += 1;
+        }
+        while let Some((_, since)) = inner.writing {
+            let until = latest.min(since + self.patience);
+            if self.left.wait_until(&mut inner, until).timed_out() && Instant::now() >= until {
+                log::warn!(
+                    "a shard has been writing its index for {:?}, and another one begins beside it: until they are done a power cut may cost both",
+                    since.elapsed()
+                );
+                break;
+            }
+        }
+        #[cfg(test)]
+        {
+            inner.waiting -= 1;
+        }
+        inner.next += 1;
+        let number = inner.next;
+        inner.writing = Some((number, Instant::now()));
+        Unrest { rest: self.clone(), number }
+    }
+
+    /// How many wait for the one that is writing.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.inner.lock().waiting
+    }
+}
+
+impl Drop for Unrest {
+    fn drop(&mut self) {
+        let mut inner = self.rest.inner.lock();
+        // Where it hung another one has its place.
+        if inner.writing.is_some_and(|(number, _)| number == self.number) {
+            inner.writing = None;
+            self.rest.left.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_hangs_is_waited_for_once_and_its_end_disturbs_nobody() {
+        let rest = Arc::new(Rest::new(Duration::from_millis(20)));
+        let hanging = rest.begin();
+        // Comes back although the first one never ends.
+        let second = rest.begin();
+        assert_ne!(hanging.number, second.number);
+        drop(hanging);
+        let writing = || rest.inner.lock().writing.map(|(number, _)| number);
+        assert_eq!(writing(), Some(second.number));
+        drop(second);
+        assert_eq!(writing(), None);
+    }
+}

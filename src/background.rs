@@ -41,6 +41,7 @@ pub fn start(state: &Arc<State>) -> Result<Vec<JoinHandle<()>>> {
     let mut threads = vec![
         spawn("annulus-flush", flusher)?,
         spawn("annulus-journal", ticker)?,
+        spawn("annulus-segment", provider)?,
         spawn("annulus-change", mover)?,
     ];
     if state.mirrors.as_ref().is_some_and(|mirrors| mirrors.copies().len() > 1) {
@@ -80,7 +81,8 @@ fn round(state: &State) -> Result<bool> {
         || verbs::recount::recount(state, RECOUNT_PAGES)?)
 }
 
-fn ticker(state: &State) {
+/// Not the ticker: making a segment takes as long as writing it full, and what waits in memory is to be written soon.
+fn provider(state: &State) {
     let mut short = false;
     loop {
         let provided = state.journal.provision();
@@ -89,9 +91,15 @@ fn ticker(state: &State) {
             log::warn!("no journal segment could be prepared: {error}");
         }
         short = provided.is_err();
-        if !state.signals.next_tick() {
+        if !state.signals.next_segment() {
             return;
         }
+    }
+}
+
+fn ticker(state: &State) {
+    while state.signals.next_tick() {
+        state.signals.want_segment();
         state.share_memory();
         state.signals.pause(TICK);
         if let Err(error) = state.journal.write_buffered() {

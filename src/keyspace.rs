@@ -140,7 +140,8 @@ impl Keyspace {
     }
 
     /// The records of a range of keys, ascending, as of now: a consistent view, whatever is written meanwhile. It can
-    /// be read from both ends. Memory: some hundred KiB, however long it is and lives; a long-lived one keeps old
+    /// be read from both ends. Memory: some hundred KiB, however long it is and lives, and of each
+    /// shard that it reads the page at hand, which is as large as its largest value; a long-lived one keeps old
     /// versions of what is overwritten on disk. A long one reads ahead on a thread of its own, where there is a core to
     /// spare. The fastest way to read many is [`Range::next_ref`].
     ///

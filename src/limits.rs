@@ -1,5 +1,7 @@
 //! Every limit that a user can meet, in one place.
 
+use std::time::Duration;
+
 /// The longest key, in bytes: 64 KiB - 1.
 pub const MAX_KEY_BYTES: usize = (64 << 10) - 1;
 /// The longest key below the face, in bytes: a user's key and the number of its keyspace.
@@ -24,3 +26,9 @@ pub const MAX_KEYSPACE_NAME_BYTES: usize = 255;
 pub const MAX_KEYSPACES: usize = 65_536;
 /// The most directories that the journal is written to. is written to.
 pub const MAX_JOURNALS: usize = 8;
+
+/// The longest time that a shard may be given for a step.
+pub const MAX_SHARD_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The longest time between two scrubs: ten years.
+pub const MAX_SCRUB_PERIOD: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

@@ -192,9 +192,16 @@ impl Manifest {
 
     /// Adds a keyspace and returns its number; the caller has seen that there is none of that name.
     pub fn add_keyspace(&mut self, name: &str) -> Result<KeyspaceId> {
-        if self.keyspaces.len() >= limits::MAX_KEYSPACES {
+        let dropped = self.keyspaces.iter().filter(|k| k.dropped).count();
+        if self.keyspaces.len() - dropped >= limits::MAX_KEYSPACES {
             let message = format!("the store has its most keyspaces, {}", limits::MAX_KEYSPACES);
             return Err(Error::invalid(message).remedy("drop one that is no longer used"));
+        }
+        if dropped >= limits::MAX_KEYSPACES {
+            let message =
+                format!("{dropped} keyspaces have been dropped whose records are yet to leave the shards");
+            return Err(Error::new(ErrorKind::Busy, message)
+                .remedy("bring shards that are offline back, which the others wait for: see health()"));
         }
         let id = KeyspaceId(self.next_keyspace);
         self.next_keyspace = self.next_keyspace.checked_add(1).ok_or_else(|| {
@@ -297,6 +304,7 @@ pub fn check_keyspace_name(name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     use crate::ids::Epoch;
     use crate::ring::{Member, Partitioner};
 
@@ -331,6 +339,19 @@ mod tests {
 
     fn decoded(manifest: &Manifest) -> Result<Manifest> {
         Manifest::decode(Path::new("MANIFEST"), &envelope::encode(KIND, manifest)?)
+    }
+
+    #[test]
+    fn keyspaces_that_have_been_dropped_leave_room_for_others_and_not_without_end() {
+        let mut manifest = manifest();
+        let dropped = |id| KeyspaceEntry { id: KeyspaceId(id), name: "gone".into(), dropped: true };
+        manifest.keyspaces.extend((1..=limits::MAX_KEYSPACES as u32 - 1).map(dropped));
+        manifest.next_keyspace = limits::MAX_KEYSPACES as u32;
+        manifest.add_keyspace("there is room").unwrap();
+        manifest.keyspaces.push(dropped(limits::MAX_KEYSPACES as u32 + 1));
+        assert_eq!(manifest.add_keyspace("another").unwrap_err().kind(), ErrorKind::Busy);
+        manifest.keyspaces.iter_mut().for_each(|keyspace| keyspace.dropped = false);
+        assert_eq!(manifest.add_keyspace("another").unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -164,7 +164,8 @@ impl Options {
 
     /// Sets the memory for memtables and for caches (pages and the index over them) of all shards together, in bytes; at
     /// least 8 MiB, 256 MiB unless set.
-    /// The process's resident size stays within 1.3 times this and 64 MiB, values in flight not counted.
+    /// The process's resident size stays within 1.3 times this, 64 MiB, and 2 MiB for each shard; values in flight, and pages that a scan
+    /// that rests has at hand, are not counted.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = Some(bytes);
         self
@@ -274,7 +275,7 @@ impl Options {
     }
 
     /// How long a shard may take for one step of a flush before it is given up, and its replicas go on without it.
-    /// Opening one may take ten times as long. Default: 60 seconds; at least 10 milliseconds. Set it well above what the
+    /// Opening one may take ten times as long. Default: 60 seconds; from 10 milliseconds to a day. Set it well above what the
     /// slowest disk needs for a sync.
     ///
     /// ```
@@ -352,11 +353,13 @@ impl Options {
         }
         within("memory_budget", self.memory_budget, limits::MIN_MEMORY_BUDGET, 1 << 50)?;
         within("page_bytes", self.page_bytes.map(|b| b as u64), 256, 32 << 10)?;
-        if self.shard_timeout.is_some_and(|timeout| timeout < Duration::from_millis(10)) {
-            return invalid("shard_timeout must be at least 10 milliseconds".into());
+        let least = Duration::from_millis(10);
+        if self.shard_timeout.is_some_and(|timeout| !(least..=limits::MAX_SHARD_TIMEOUT).contains(&timeout)) {
+            return invalid("shard_timeout must be from 10 milliseconds to a day".into());
         }
-        if self.scrub_every.is_some_and(|period| period < Duration::from_secs(60)) {
-            return invalid("scrub_every must be at least one minute".into());
+        let least = Duration::from_secs(60);
+        if self.scrub_every.is_some_and(|period| !(least..=limits::MAX_SCRUB_PERIOD).contains(&period)) {
+            return invalid("scrub_every must be from one minute to ten years".into());
         }
         within("journal_segment_bytes", self.segment_bytes, 64 << 10, 1 << 30)
     }

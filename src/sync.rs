@@ -14,6 +14,19 @@ mod real {
     pub use std::sync::{atomic, mpsc};
     pub use std::thread;
     pub use std::time::Instant;
+
+    /// Starts `f` on a thread of its own; gives what it is for back where none can be had.
+    pub(super) fn start<'scope, 'env, T: Copy + Send + 'scope, R: Send + 'scope>(
+        scope: &'scope thread::Scope<'scope, 'env>,
+        f: &'scope (impl Fn(T) -> R + Sync),
+        item: T,
+    ) -> Result<thread::ScopedJoinHandle<'scope, R>, T> {
+        #[cfg(test)]
+        if super::NO_THREADS.get() {
+            return Err(item);
+        }
+        thread::Builder::new().spawn_scoped(scope, move || f(item)).map_err(|_| item)
+    }
 }
 
 #[cfg(not(annulus_schedules))]
@@ -24,3 +37,47 @@ mod chosen;
 
 #[cfg(annulus_schedules)]
 pub use chosen::*;
+
+#[cfg(annulus_schedules)]
+fn start<'scope, 'env, T: Copy + Send + 'scope, R: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, 'env>,
+    f: &'scope (impl Fn(T) -> R + Sync),
+    item: T,
+) -> Result<thread::ScopedJoinHandle<'scope, R>, T> {
+    Ok(scope.spawn(move || f(item)))
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Whether the system has no threads left for what this one starts.
+    pub static NO_THREADS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Calls `f` with each of `items`, on a thread each, and meanwhile `own` on this one. Where no thread can be had, this one does that
+/// as well. Returns what `own` came to, and the others in their order: none where `f` panicked.
+pub fn side_by_side<T: Sync, R: Send, O>(
+    items: &[T],
+    f: impl Fn(&T) -> R + Sync,
+    own: impl FnOnce() -> O,
+) -> (O, Vec<Option<R>>) {
+    let f = &f;
+    thread::scope(|scope| {
+        let started: Vec<_> = items.iter().map(|item| start(scope, f, item)).collect();
+        let own = own();
+        let end = |one: Result<thread::ScopedJoinHandle<'_, R>, &T>| match one {
+            Ok(thread) => thread.join().ok(),
+            Err(item) => Some(f(item)),
+        };
+        (own, started.into_iter().map(end).collect())
+    })
+}
+
+/// The same for a single other thing.
+pub fn with_another<T: Sync + ?Sized, R: Send, O>(
+    item: &T,
+    f: impl Fn(&T) -> R + Sync,
+    own: impl FnOnce() -> O,
+) -> (O, Option<R>) {
+    let (own, others) = side_by_side(&[item], |item| f(item), own);
+    (own, others.into_iter().next().flatten())
+}

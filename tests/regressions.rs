@@ -226,3 +226,32 @@ fn a_hole_that_a_failed_sync_left_does_not_keep_the_store_from_opening() {
     assert_eq!(store.get("again").unwrap().as_deref(), Some(&b"v"[..]));
     assert_eq!(store.get("behind").unwrap(), None);
 }
+
+/// "Never" is a time that some give.
+#[test]
+fn the_longest_durations_there_are_are_no_surprise() {
+    use std::time::Duration;
+    let (disk, factory) = (SimDisk::new(3), MemoryFactory::new());
+    for bad in [options().shard_timeout(Duration::MAX), options().scrub_every(Duration::MAX)] {
+        let error = testing::open(Path::new("/store"), &bad, seams(&disk, &factory)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+    let longest = options()
+        .shard_timeout(annulus::limits::MAX_SHARD_TIMEOUT)
+        .scrub_every(annulus::limits::MAX_SCRUB_PERIOD);
+    let store = testing::open(Path::new("/store"), &longest, seams(&disk, &factory)).unwrap();
+    let scrub = store.scrub().unwrap();
+    while scrub.progress().running {
+        testing::scrub_step(&store).unwrap();
+        testing::heal_step(&store).unwrap();
+    }
+    assert!(!testing::scrub_step(&store).unwrap(), "the next one is due at once");
+    testing::fail_shard(&store, annulus::ShardId(0));
+    assert!(store.events().next_within(Duration::MAX).is_some());
+    testing::heal_step(&store).unwrap();
+    let plan = store.plan().set_replication_factor(1).preview().unwrap();
+    let change = store.apply(plan).unwrap();
+    while testing::change_step(&store).unwrap() {}
+    assert!(change.wait_for(Duration::MAX).unwrap().is_some());
+    store.close().unwrap();
+}

@@ -511,3 +511,30 @@ fn a_shard_that_hangs_while_it_leaves_holds_up_nobody() {
     let _ = world.close();
     gate.release();
 }
+
+/// A disk that takes long to make a segment of the journal keeps nothing in memory that is to be handed over soon.
+#[test]
+fn what_waits_in_memory_is_handed_over_while_a_segment_is_made() {
+    let (disk, factory) = (SimDisk::new(5), MemoryFactory::new());
+    let (hold, held) = channel::<()>();
+    let (held, holds) = (std::sync::Mutex::new(held), std::sync::atomic::AtomicBool::new(false));
+    disk.watch(move |_| {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let makes = ["annulus-segment", "annulus-journal"].contains(&name.as_str());
+        // Whichever comes first: there is nothing to be handed over yet.
+        if makes && !holds.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            let _ = held.lock().unwrap().recv();
+        }
+    });
+    let store = open(&disk, &factory, 2);
+    store.insert_with("key", b"a value that is looked for", annulus::Durability::Memory).unwrap();
+    let looked = disk.clone();
+    in_time("handing over", move || {
+        let is_there = |bytes: &[u8]| bytes.windows(26).any(|part| part == b"a value that is looked for");
+        while !looked.files().iter().any(|(_, bytes)| is_there(bytes)) {
+            std::thread::yield_now();
+        }
+    });
+    drop(hold);
+    store.close().unwrap();
+}

@@ -100,6 +100,8 @@ pub struct Mover {
     pub level: bool,
     /// Whether all copies have been found equal to their sources.
     pub compared: bool,
+    /// Shards with damage that nobody can put right for now, and what is said of it once they serve.
+    pub left: Vec<(ShardId, Error)>,
     /// Layouts that were replaced and may still be read by.
     pub grace: Vec<Grace>,
     /// The shards that are being rid of what they do not own.
@@ -132,6 +134,7 @@ impl Mover {
             _ => Vec::new(),
         };
         self.sweeps.retain(|sweep| sweep.shard != shard);
+        self.left.retain(|(id, _)| *id != shard);
         self.fill.take_if(|fill| fill.shard == shard);
         self.mending.take_if(|mending| mending.shard == shard);
         // How much was flushed since it was given the journal last says nothing of now.
@@ -328,7 +331,8 @@ impl Control {
     /// Waits until the change that leads to `epoch` is over, or `limit` has passed: then none. An error if a step failed;
     /// the change is then still under way.
     pub fn wait(&self, epoch: Epoch, limit: Option<Duration>) -> Result<Option<Phase>> {
-        let end = limit.map(|limit| crate::sync::Instant::now() + limit);
+        // One beyond all time is none.
+        let end = limit.and_then(|limit| crate::sync::Instant::now().checked_add(limit));
         let mut inner = self.inner.lock();
         loop {
             if inner.current != Some(epoch) {

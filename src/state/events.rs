@@ -135,7 +135,8 @@ impl Events {
 
     /// The next event, waiting for it for `limit` at the most.
     pub fn next_within(&mut self, limit: Duration) -> Option<Event> {
-        self.hub.next(&mut self.next, Some(Instant::now() + limit))
+        // One beyond all time is none.
+        self.hub.next(&mut self.next, Instant::now().checked_add(limit))
     }
 }
 

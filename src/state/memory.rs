@@ -238,6 +238,11 @@ impl Memory {
         tables.last
     }
 
+    /// The same, closed when it is dropped.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot { memory: self, at: self.open_snapshot() }
+    }
+
     /// Registers a snapshot once more, for somebody who reads as of it as well.
     pub fn hold_snapshot(&self, at: Seq) {
         self.tables.read().live.lock().add(at);
@@ -309,6 +314,19 @@ impl Live {
                 self.counts.remove(place);
             }
         }
+    }
+}
+
+/// A snapshot that is held.
+#[derive(Debug)]
+pub struct Snapshot<'a> {
+    memory: &'a Memory,
+    pub at: Seq,
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        self.memory.close_snapshot(self.at);
     }
 }
 

@@ -7,7 +7,7 @@
 //! 2. `manifest`: changes of the manifest, one at a time. Held over the writing of the file, since the file must follow
 //!    the same order as the changes.
 //! 3. `flushing`: flushes and purges, one at a time. Held over I/O: it *is* the turn to write to the shards; neither
-//!    readers nor writers of records ever take it.
+//!    readers nor writers of records take it, but for a reader that puts right a page of which every copy is damaged elsewhere.
 //! 4. `moving`: the beginning of a flush, a purge, and one chunk of records on its way from shard to shard exclude each other,
 //!    so that a chunk never brings back what a flush has just removed. Held over the I/O of a chunk, some tens of
 //!    milliseconds; a flush that has begun does not hold it.
@@ -389,12 +389,13 @@ impl State {
         self.signals.want_change();
     }
 
-    /// A shard could not be written to beside its flushes. One that was only refused the writing lacks nothing, and goes on being
-    /// read.
+    /// A shard could not be written to beside its flushes. One that was only refused the writing lacks nothing, nor does one that met
+    /// a damaged page, which is put right while the others are read.
     pub fn write_failed(&self, shard: &Shard, error: &Error) {
-        match error.is_refusal_to_write() {
-            true => self.flush_failed(shard, error),
-            false => self.shard_failed(shard, error),
+        match error.kind() {
+            _ if error.is_refusal_to_write() => self.flush_failed(shard, error),
+            ErrorKind::Corruption if shard.serves() => self.read_failed(shard, error),
+            _ => self.shard_failed(shard, error),
         }
     }
 

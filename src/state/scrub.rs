@@ -308,7 +308,7 @@ impl Scrubbing {
     pub fn due_in(&self, period: Duration) -> Duration {
         let inner = self.inner.lock();
         let last = inner.report.finished.unwrap_or(inner.report.started);
-        Duration::from_secs((last + period.as_secs()).saturating_sub(now()))
+        Duration::from_secs(last.saturating_add(period.as_secs()).saturating_sub(now()))
     }
 }
 

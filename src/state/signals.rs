@@ -12,6 +12,7 @@ pub struct Signals {
     wishes: Mutex<Wishes>,
     flush: Condvar,
     tick: Condvar,
+    segment: Condvar,
     change: Condvar,
     mend: Condvar,
 }
@@ -20,6 +21,7 @@ pub struct Signals {
 struct Wishes {
     flush: bool,
     tick: bool,
+    segment: bool,
     change: bool,
     stop: bool,
 }
@@ -43,6 +45,15 @@ impl Signals {
         }
     }
 
+    /// A segment of the journal may be wanting soon.
+    pub fn want_segment(&self) {
+        let mut wishes = self.wishes.lock();
+        if !wishes.segment {
+            wishes.segment = true;
+            self.segment.notify_one();
+        }
+    }
+
     /// There is something to do for a change of the topology, or it is to be done otherwise.
     pub fn want_change(&self) {
         let mut wishes = self.wishes.lock();
@@ -57,6 +68,7 @@ impl Signals {
         self.wishes.lock().stop = true;
         self.flush.notify_all();
         self.tick.notify_all();
+        self.segment.notify_all();
         self.change.notify_all();
         self.mend.notify_all();
     }
@@ -69,6 +81,11 @@ impl Signals {
     /// Waits for a wish that concerns a change of the topology, or for `limit`; false once the threads are to end.
     pub fn next_change(&self, limit: Option<Duration>) -> bool {
         self.next(&self.change, |wishes| &mut wishes.change, limit)
+    }
+
+    /// Waits for a wish for a segment of the journal; false once the threads are to end.
+    pub fn next_segment(&self) -> bool {
+        self.next(&self.segment, |wishes| &mut wishes.segment, None)
     }
 
     fn next(&self, waker: &Condvar, wish: fn(&mut Wishes) -> &mut bool, limit: Option<Duration>) -> bool {

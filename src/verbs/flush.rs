@@ -15,7 +15,7 @@ use crate::plants;
 use crate::shard::{Layout, Run, Shard, Turns, apply_to_all};
 use crate::state::State;
 use crate::state::events::EventKind;
-use crate::state::transfer::verify_and_mend;
+use crate::state::transfer::{Purpose, Sources, verify_and_mend};
 
 /// How often a flush is tried again after damage has been put right.
 const ATTEMPTS: usize = 3;
@@ -39,9 +39,10 @@ pub fn flush_all(state: &State) -> Result<()> {
         let mut flushed = flush_oldest(state);
         // Where every owner met a damaged page, each at another place, they put each other right.
         for _ in 0..ATTEMPTS {
-            if flushed.is_err() && state.settings.heal == Heal::Automatic && mend(state) {
-                flushed = flush_oldest(state);
+            if flushed.is_ok() || state.settings.heal != Heal::Automatic || !mend(state) {
+                break;
             }
+            flushed = flush_oldest(state);
         }
         flushed?;
     }
@@ -57,8 +58,12 @@ fn mend(state: &State) -> bool {
     let mut any = false;
     for index in (0..layout.shards.len()).filter(|index| damaged(&layout.shards[*index])) {
         let shard = &layout.shards[index];
+        // Looking through all of it takes long, and is for nothing where nobody has what it lacks.
+        if Sources::choose(&layout, Purpose::Mending(index), &[]).is_err() {
+            continue;
+        }
         let (mut from, mut repaired, mut left) = (Some(Vec::new()), 0, 0);
-        while let Some(lo) = from.take() {
+        while let Some(lo) = from.take().filter(|_| left == 0) {
             match verify_and_mend(state, &layout, index, &lo) {
                 Ok(mended) => {
                     (from, repaired, left) = (mended.end, repaired + mended.repaired, left + mended.left);

@@ -16,16 +16,20 @@ pub fn get(state: &State, key: &[u8]) -> Result<Option<Found>> {
     let begun = state.change.foreground.begin();
     let found = state.get_newest(key);
     state.change.foreground.end(Operation::Read, begun);
-    found
+    let found = found?;
+    if found.is_none() {
+        // Looked at after reading: a keyspace that still exists had not lost a record by then.
+        state.check_keyspace(batch::keyspace_of(key))?;
+    }
+    Ok(found)
 }
 
 /// The values of many internal keys, in their order, all as of one moment.
 pub fn get_many(state: &State, keys: &[Vec<u8>]) -> Result<Vec<Option<Found>>> {
     state.check_open()?;
-    let at = state.memory.open_snapshot();
-    let found = get_many_at(state, keys, at);
-    state.memory.close_snapshot(at);
-    let found = found?;
+    let snapshot = state.memory.snapshot();
+    let found = get_many_at(state, keys, snapshot.at)?;
+    drop(snapshot);
     // Looked at after reading: a keyspace that still exists had not lost a record by then.
     if let Some(key) = keys.first() {
         state.check_keyspace(batch::keyspace_of(key))?;
@@ -61,14 +65,10 @@ fn get_many_at(state: &State, keys: &[Vec<u8>], at: Seq) -> Result<Vec<Option<Fo
         by_shard.iter().partition(|i| i.len() >= KEYS_PER_THREAD);
     // The caller's own thread takes one large part and all small ones.
     let (own, others) = large.split_at(large.len().min(1));
-    let parts: Vec<Result<Part>> = crate::sync::thread::scope(|scope| {
-        let read = &read;
-        let threads: Vec<_> = others.iter().map(|indexes| scope.spawn(move || read(indexes))).collect();
-        let mut parts: Vec<_> = own.iter().chain(&small).map(|indexes| read(indexes)).collect();
-        parts.extend(threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(panicked()))));
-        parts
-    });
-    for part in parts {
+    let own = || own.iter().chain(&small).map(|indexes| read(indexes)).collect::<Vec<Result<Part>>>();
+    let (own, others) = crate::sync::side_by_side(others, |indexes| read(indexes), own);
+    for part in own.into_iter().chain(others.into_iter().map(|part| part.unwrap_or_else(|| Err(panicked()))))
+    {
         for (i, value) in part? {
             found[i] = value;
         }
@@ -79,4 +79,32 @@ fn get_many_at(state: &State, keys: &[Vec<u8>], at: Seq) -> Result<Vec<Option<Fo
 fn panicked() -> Error {
     Error::new(ErrorKind::Io, "a thread that read a shard panicked")
         .remedy("see the log for the panic's text")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::disk::SimDisk;
+    use crate::engine::MemoryFactory;
+    use crate::options::Options;
+    use crate::state::Seams;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    #[test]
+    fn many_keys_are_read_where_no_thread_can_be_had() {
+        crate::sync::NO_THREADS.set(true);
+        let seams = Seams {
+            disk: Arc::new(SimDisk::new(1)),
+            factory: Arc::new(MemoryFactory::new()),
+            background: true,
+        };
+        let options = Options::new().shards(4).replication_factor(2).memory_budget(8 << 20);
+        let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
+        let keys: Vec<String> = (0..1000).map(|n| format!("key {n}")).collect();
+        keys.iter().for_each(|key| drop(store.insert(key, key.as_bytes()).unwrap()));
+        store.flush().unwrap();
+        let found = store.get_many(&keys).unwrap();
+        assert!(found.iter().zip(&keys).all(|(found, key)| found.as_deref() == Some(key.as_bytes())));
+        assert_eq!(store.stats().unwrap().snapshots, 0);
+    }
 }

@@ -355,3 +355,117 @@ fn a_shard_without_replicas_that_fails_for_no_reason_comes_back() {
         world.check();
     }
 }
+
+/// A page that nobody can put right costs its own records, whatever meets it.
+#[test]
+fn damage_without_replicas_that_a_purge_meets_costs_no_other_record() {
+    for away in [false, true] {
+        let replicas = 1 + usize::from(away);
+        let mut world = World::new(options(replicas, replicas));
+        world.write(300);
+        let dropped = world.store.keyspace("dropped").unwrap();
+        for n in 0..200_u32 {
+            dropped.insert(n.to_be_bytes(), b"to be dropped").unwrap();
+        }
+        world.store.flush().unwrap();
+        let inside = [&1u32.to_be_bytes()[..], &77u32.to_be_bytes()].concat();
+        world.factory.corrupt(ShardId(0), &inside);
+        if away {
+            world.factory.fail(ShardId(1), EngineOperation::Open);
+            testing::fail_shard(&world.store, ShardId(1));
+        }
+        drop(dropped);
+        world.store.drop_keyspace("dropped").unwrap();
+        let state = |world: &World| {
+            let _ = testing::purge(&world.store);
+            world.heal_a_while();
+            world.check();
+            assert!(!matches!(world.health(0), Health::Offline(_)), "{}", world.health(0));
+        };
+        state(&world);
+        world.reopen();
+        state(&world);
+        // When it can be put right, it is, and the rest of the purge is done.
+        world.factory.heal(ShardId(1));
+        if !away {
+            world.factory.heal(ShardId(0));
+        }
+        world.reopen();
+        world.heal();
+        assert!(testing::purge(&world.store).unwrap());
+        world.check();
+        world.check_copies();
+    }
+}
+
+/// A shard that is opened again because it could not be read, and has damage that nobody can put right, serves the rest.
+#[test]
+fn a_shard_with_damage_that_nobody_can_put_right_comes_back() {
+    let mut world = World::new(options(1, 1));
+    world.write(900);
+    world.store.flush().unwrap();
+    let key = world.model.keys().nth(40).unwrap().clone();
+    world.factory.corrupt(ShardId(0), &internal(&key));
+    let other = world.model.keys().nth(200).unwrap().clone();
+    for _ in 0..2 {
+        world.factory.fail_times(ShardId(0), EngineOperation::Get, 1);
+        world.store.get(&other).unwrap_err();
+        for _ in 0..20 {
+            let _ = testing::heal_step(&world.store);
+        }
+    }
+    assert!(matches!(world.health(0), Health::Degraded(_)), "{}", world.health(0));
+    assert_eq!(world.store.get(&key).unwrap_err().kind(), annulus::ErrorKind::Corruption);
+    for (other, value) in world.model.iter().filter(|(other, _)| **other != key) {
+        assert_eq!(world.store.get(other).unwrap().as_deref(), Some(&value[..]));
+    }
+    world.write(100);
+    world.model.remove(&key);
+    world.store.remove(&key).unwrap();
+    world.factory.heal(ShardId(0));
+    world.heal_until_good();
+    world.check();
+    world.check_copies();
+}
+
+/// An engine that panics once is opened again, and not taken for one that has to be begun anew.
+#[test]
+fn a_shard_that_cannot_be_looked_through_for_a_panic_is_opened_again() {
+    for replicas in [1, 2] {
+        let mut world = World::new(options(replicas, replicas));
+        world.write(900);
+        world.store.flush().unwrap();
+        world.factory.panic_times(ShardId(0), EngineOperation::Verify, 1);
+        world.store.repair(ShardId(0)).unwrap();
+        world.heal();
+        assert!(world.saw(|kind| matches!(kind, EventKind::CatchingUp { .. })));
+        assert!(!world.saw_rebuilding() && !world.saw(|kind| matches!(kind, EventKind::NotHealed { .. })));
+        assert!(world.store.health().unwrap().is_good());
+        world.check();
+        world.check_copies();
+    }
+}
+
+/// Who meets damage looks no further than there: all of a shard takes hours to verify.
+#[test]
+fn readers_and_flushes_do_not_look_through_a_shard_that_nobody_can_put_right() {
+    let mut world = World::new(options(1, 1));
+    world.write_large(0..200, 64 << 10);
+    world.store.flush().unwrap();
+    let calls = |world: &World| world.factory.calls(ShardId(0), EngineOperation::Verify);
+    let first = world.model.keys().next().unwrap().clone();
+    world.factory.corrupt(ShardId(0), &internal(&first));
+    for scan in [|store: &Store| store.first(), |store: &Store| store.iter().nth(0).transpose()] {
+        let before = calls(&world);
+        assert_eq!(scan(&world.store).unwrap_err().kind(), annulus::ErrorKind::Corruption);
+        assert!(calls(&world) <= before + 1, "{} calls", calls(&world) - before);
+    }
+    let last = world.model.keys().next_back().unwrap().clone();
+    world.factory.heal(ShardId(0));
+    world.factory.corrupt(ShardId(0), &internal(&last));
+    let before = calls(&world);
+    world.store.last().unwrap_err();
+    world.store.insert(&last, b"over the damage").unwrap();
+    world.store.flush().unwrap_err();
+    assert!(calls(&world) <= before + 1, "{} calls", calls(&world) - before);
+}

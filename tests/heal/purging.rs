@@ -130,3 +130,23 @@ fn a_disk_that_is_slow_to_sync_what_is_compacted_holds_up_no_turn() {
     assert!(world.saw(|kind| matches!(kind, EventKind::Compacted { .. })));
     world.check_purged();
 }
+
+/// A read that is slow meets a shard from which the keyspace has been removed meanwhile: that is no answer about the key.
+#[test]
+fn a_read_of_a_keyspace_that_is_dropped_meanwhile_does_not_find_it_empty() {
+    let world = World::new(options(2, 2));
+    let dropped = world.store.keyspace("dropped").unwrap();
+    dropped.insert("key", b"value").unwrap();
+    world.store.flush().unwrap();
+    let gates = [ShardId(0), ShardId(1)].map(|shard| world.factory.hang(shard, EngineOperation::Get));
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| dropped.get("key"));
+        while gates.iter().all(|gate| gate.waiting() == 0) {
+            std::thread::yield_now();
+        }
+        world.store.drop_keyspace("dropped").unwrap();
+        assert!(testing::purge(&world.store).unwrap());
+        gates.iter().for_each(|gate| gate.release());
+        assert_eq!(read.join().unwrap().unwrap_err().kind(), annulus::ErrorKind::NotFound);
+    });
+}

@@ -212,6 +212,11 @@ impl MemoryFactory {
         world.damage.retain(|(damaged, _)| *damaged != shard);
     }
 
+    /// How often `operation` has been called on `shard`.
+    pub fn calls(&self, shard: ShardId, operation: Operation) -> u64 {
+        self.0.lock().calls.get(&(shard, operation)).copied().unwrap_or(0)
+    }
+
     /// What `shard` has that is open; if nothing is, all that it has.
     fn each(&self, shard: ShardId, mut f: impl FnMut(&mut Shard)) {
         let shards = self.shards();
@@ -232,6 +237,7 @@ impl MemoryFactory {
     pub(super) fn fault(&self, shard: ShardId, operation: Operation) -> Result<()> {
         let what = {
             let mut world = self.0.lock();
+            *world.calls.entry((shard, operation)).or_default() += 1;
             let Some(fault) = world.faults.get_mut(&(shard, operation)) else { return Ok(()) };
             let what = (fault.left != Some(0)).then(|| fault.what.clone());
             fault.left = fault.left.map(|left| left.saturating_sub(1));

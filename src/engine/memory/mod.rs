@@ -34,6 +34,7 @@ pub struct MemoryFactory(Arc<Mutex<World>>);
 struct World {
     shards: HashMap<PathBuf, Arc<Mutex<Shard>>>,
     faults: HashMap<(ShardId, Operation), Fault>,
+    calls: HashMap<(ShardId, Operation), u64>,
     /// Pages that cannot be read, so to speak.
     damage: Vec<(ShardId, KeyRange)>,
     /// Shards whose damage shows as an error of the disk to who reads it.
@@ -114,7 +115,7 @@ impl MemoryFactory {
         let shards = shards.map(|(dir, shard)| (dir, Arc::new(Mutex::new(shard.lock().clone())))).collect();
         let world = self.0.lock();
         let (faults, damage, mute) = (world.faults.clone(), world.damage.clone(), world.mute.clone());
-        MemoryFactory(Arc::new(Mutex::new(World { shards, faults, damage, mute })))
+        MemoryFactory(Arc::new(Mutex::new(World { shards, faults, calls: HashMap::new(), damage, mute })))
     }
 
     /// All shards. Their own locks are taken without the world's: an engine takes the two in the other order.

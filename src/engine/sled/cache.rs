@@ -128,9 +128,12 @@ impl PageCache {
         let number = self.vacant()?;
         let slot = self.slots.make(number)?;
         slot.used.store(1, Ordering::Relaxed);
-        *slot.held.write() = Some(Held { id, page: page.clone() });
+        // Counted before the hand can find it, and in the map before the hand can look there whether it is.
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let other = self.map(id).write().insert(id, number);
+        let mut map = self.map(id).write();
+        *slot.held.write() = Some(Held { id, page: page.clone() });
+        let other = map.insert(id, number);
+        drop(map);
         if let Some(other) = other {
             // Two brought it in at one time.
             self.empty(other, id);

@@ -12,7 +12,10 @@
 use super::core::Core;
 use super::place::Place;
 use crate::error::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -30,6 +33,8 @@ pub(super) enum Change {
     /// All before it is written before anything after it.
     Flush,
 }
+
+type Call = Box<dyn FnOnce() + Send>;
 
 impl Core {
     /// Makes changes in order; a failure is final.
@@ -67,15 +72,36 @@ impl Place {
         patience: Duration,
         f: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (sender, receiver) = channel();
-        let call = move || {
-            let outcome = catch_unwind(AssertUnwindSafe(f));
-            let _ = sender.send(outcome);
+        let spawn = |call: Call| {
+            std::thread::Builder::new().name(format!("annulus-sled-{}", self.shard)).spawn(call).map(drop)
         };
-        std::thread::Builder::new()
-            .name(format!("annulus-sled-{}", self.shard))
-            .spawn(call)
-            .map_err(|e| Error::io("start a thread for sled", &self.dir, e).on(self.shard))?;
+        self.bounded_on(spawn, what, patience, f)
+    }
+
+    /// The same on a thread that `spawn` starts.
+    fn bounded_on<T: Send + 'static>(
+        &self,
+        spawn: impl FnOnce(Call) -> io::Result<()>,
+        what: &str,
+        patience: Duration,
+        f: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (sender, receiver) = channel();
+        let waits = Arc::new(Mutex::new(Some(f)));
+        let taken = waits.clone();
+        let call = move || {
+            let Some(f) = taken.lock().take() else { return };
+            let _ = sender.send(catch_unwind(AssertUnwindSafe(f)));
+        };
+        if let Err(error) = spawn(Box::new(call))
+            && let Some(f) = waits.lock().take()
+        {
+            // That the system has no threads left is nothing that this shard should be given up for. Whoever calls waits himself, and
+            // is waited for by somebody with patience of his own.
+            log::warn!("{}: no thread could be started for sled: {error}", self.dir.display());
+            return catch_unwind(AssertUnwindSafe(f))
+                .unwrap_or_else(|panic| Err(self.note_panic(what, &*panic)));
+        }
         match receiver.recv_timeout(patience) {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => Err(self.note_panic(what, &*panic)),
@@ -127,5 +153,26 @@ impl Stops {
         }
         assert!(!self.panics.load(std::sync::atomic::Ordering::Relaxed), "a panic of the test's");
         self.pass().map_err(sled::Error::Io)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ShardId;
+
+    #[test]
+    fn where_no_thread_can_be_had_the_caller_does_it_himself() {
+        let place = Place { dir: "/shard".into(), shard: ShardId(3), panicked: Arc::default() };
+        let none = |_: Call| Err(io::Error::from(io::ErrorKind::WouldBlock));
+        let own = std::thread::current().id();
+        let done = place.bounded_on(none, "write the index", PATIENCE, move || {
+            assert_eq!(std::thread::current().id(), own);
+            Ok(7)
+        });
+        assert_eq!(done.unwrap(), 7);
+        let panicked =
+            place.bounded_on(none, "write the index", PATIENCE, || -> Result<()> { panic!("a test's") });
+        assert!(panicked.is_err() && place.panicked.get().is_some());
     }
 }

@@ -46,6 +46,7 @@ impl Core {
             }
             writer.unsynced = false;
         }
+        writer.give_buffer_back();
         let mut nodes = Vec::new();
         // From the right, since the right one of two nodes that reach over each other is the one that counts.
         for lower in writer.dirty.iter().rev() {

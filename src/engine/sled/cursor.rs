@@ -64,7 +64,10 @@ impl Ahead {
     /// A buffer of at least `len` bytes that nobody else sees.
     fn buffer(&mut self, len: usize) -> Arc<[u8]> {
         self.pages.clear();
-        let fits = |buffer: &mut Arc<[u8]>| buffer.len() >= len && Arc::get_mut(buffer).is_some();
+        // One that was made for a large value is let go.
+        let usual = len.max(2 * MAX_READ as usize);
+        let fits =
+            |buffer: &mut Arc<[u8]>| (len..=usual).contains(&buffer.len()) && Arc::get_mut(buffer).is_some();
         self.buffer
             .take()
             .and_then(|mut buffer| fits(&mut buffer).then_some(buffer))

@@ -87,6 +87,11 @@ impl Writer {
         self.freed_units += count;
     }
 
+    /// Gives the memory back that frames waited in, of which there are none.
+    pub fn give_buffer_back(&mut self) {
+        self.buffer = Vec::new();
+    }
+
     /// Drops the frames that wait to be written.
     pub fn forget_buffer(&mut self) {
         self.buffer.clear();

@@ -74,12 +74,10 @@ fn read_targets_and_next(
     let Some(end) = source.end.as_deref().filter(|_| next) else {
         return Ok((read_targets(state, layout, purpose, from, source)?, None));
     };
-    let (target, next) = crate::sync::thread::scope(|scope| {
-        let next = scope.spawn(|| read_sources(state, layout, purpose, end));
-        let target = read_targets(state, layout, purpose, from, source);
-        (target, next.join().unwrap_or_else(|_| Err(panicked())))
-    });
-    Ok((target?, Some(next?)))
+    let read = |end: &[u8]| read_sources(state, layout, purpose, end);
+    let own = || read_targets(state, layout, purpose, from, source);
+    let (target, next) = crate::sync::with_another(end, read, own);
+    Ok((target?, Some(next.unwrap_or_else(|| Err(panicked()))?)))
 }
 
 fn read_targets(

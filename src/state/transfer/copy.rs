@@ -37,14 +37,12 @@ pub fn copy_chunk(state: &State, layout: &Arc<Layout>, purpose: Purpose, from: &
     let mut copied = (0, 0);
     for _ in 1..chunks_at_once(state) {
         let Some(end) = chunk.end.clone() else { break };
-        let (written, next) = crate::sync::thread::scope(|scope| {
-            let next = scope.spawn(|| read_sources(state, layout, purpose, &end));
-            let written = apply(state, layout, purpose, &chunk, &tables);
-            (written, next.join().unwrap_or_else(|_| Err(panicked())))
-        });
+        let write = || apply(state, layout, purpose, &chunk, &tables);
+        let read = |end: &[u8]| read_sources(state, layout, purpose, end);
+        let (written, next) = crate::sync::with_another(end.as_slice(), read, write);
         let (bytes, records) = written?;
         copied = (copied.0 + bytes, copied.1 + records);
-        chunk = next?;
+        chunk = next.unwrap_or_else(|| Err(panicked()))?;
     }
     let (bytes, records) = apply(state, layout, purpose, &chunk, &tables)?;
     Ok(Copied { bytes: copied.0 + bytes, records: copied.1 + records, end: chunk.end })

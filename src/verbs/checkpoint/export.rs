@@ -1,6 +1,6 @@
 //! Writing a store into one stream.
 
-use super::{Scan, Snapshot, describe, keyspaces, whole};
+use super::{Scan, describe, keyspaces, whole};
 use crate::backup::checkpoint::KeyspaceLayers;
 use crate::backup::chunk::ChunkRecord;
 use crate::backup::stream::StreamWriter;
@@ -13,7 +13,7 @@ use std::io::Write;
 /// Writes the store as of now; returns the sequence that that is.
 pub fn export(state: &State, out: impl Write, scan: Scan<'_>) -> Result<Seq> {
     state.check_open()?;
-    let snapshot = Snapshot::open(state);
+    let snapshot = state.memory.snapshot();
     let manifest = state.manifest.lock().clone();
     state.journal.sync_to(snapshot.at)?;
     let live = keyspaces(&manifest);

@@ -37,24 +37,6 @@ pub type Scan<'a> = &'a dyn Fn(KeyRange, Seq) -> Result<Box<dyn Versions>>;
 /// The same, to be poured into chunks.
 pub type Pouring<'a> = &'a dyn Fn(KeyRange, Seq) -> Result<Box<dyn Pour>>;
 
-/// A snapshot that is held.
-struct Snapshot<'a> {
-    state: &'a State,
-    at: Seq,
-}
-
-impl Snapshot<'_> {
-    fn open(state: &State) -> Snapshot<'_> {
-        Snapshot { state, at: state.memory.open_snapshot() }
-    }
-}
-
-impl Drop for Snapshot<'_> {
-    fn drop(&mut self) {
-        self.state.memory.close_snapshot(self.at);
-    }
-}
-
 /// All keys of a keyspace.
 fn whole(id: KeyspaceId) -> KeyRange {
     let hi = id.0.checked_add(1).map(|next| next.to_be_bytes().to_vec());
@@ -83,7 +65,7 @@ pub fn checkpoint(
     let id = session.next_id()?;
     // Before the snapshot: what is written after it is then known to the next checkpoint.
     state.changed.begin();
-    let snapshot = Snapshot::open(state);
+    let snapshot = state.memory.snapshot();
     state.changed.begun_before(snapshot.at);
     let manifest = state.manifest.lock().clone();
     let base = if options.full { None } else { delta::base(state, repository, snapshot.at) };

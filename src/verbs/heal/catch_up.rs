@@ -47,7 +47,10 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
             log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
         }
         state.health_changed();
-        if shard.serves() {
+        if let Some(place) = mover.left.iter().position(|(id, _)| *id == shard.id) {
+            let (_, error) = mover.left.swap_remove(place);
+            state.read_failed(shard, &error);
+        } else if shard.serves() {
             healed(state, shard);
         }
     }

@@ -32,6 +32,11 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         // What its pages are found by is damaged: there are no parts to be put right.
         Err(error) if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unsupported) => {
             mover.mending = None;
+            // What is wrong may be no more than what its engine remembers, after a panic: it is opened again first.
+            if error.kind() == ErrorKind::Corruption && shard.is_open() && shard.strike() <= 1 {
+                state.shard_failed(shard, &error);
+                return Ok(Step::Worked(0));
+            }
             return fill::begin_anew(state, mover, layout, index, false, &error.to_string());
         }
         Err(error) => {
@@ -70,7 +75,14 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         let error = Error::new(ErrorKind::Unavailable, text)
             .on(shard.id)
             .remedy("bring the shards back that hold their replicas, or restore a checkpoint");
-        return Err(cause.into_iter().fold(error, |error, cause| error.caused_by(cause)));
+        let error = cause.into_iter().fold(error, |error, cause| error.caused_by(cause));
+        if !shard.is_catching_up() {
+            return Err(error);
+        }
+        // The rest of it is as good as it was, and serves meanwhile.
+        shard.cleared();
+        mover.left.push((shard.id, Error::corruption("damage is left").on(shard.id).caused_by(error)));
+        return Ok(Step::Worked(1));
     }
     // A change of it failed as damage does, and nothing is damaged: it is opened again; the second time it is begun anew.
     let replaceable = || Sources::choose(layout, Purpose::Filling(index), &[index]).is_ok();

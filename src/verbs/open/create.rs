@@ -206,11 +206,8 @@ fn create_shards(seams: &Seams, specs: &[ShardSpec]) -> Result<()> {
     if !seams.background {
         return specs.iter().try_for_each(create);
     }
-    let results: Vec<Result<()>> = crate::sync::thread::scope(|scope| {
-        let threads: Vec<_> = specs.iter().map(|spec| scope.spawn(move || create(spec))).collect();
-        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(panicked()))).collect()
-    });
-    results.into_iter().collect()
+    let ((), results) = crate::sync::side_by_side(specs, create, || ());
+    results.into_iter().map(|created| created.unwrap_or_else(|| Err(panicked()))).collect()
 }
 
 fn panicked() -> Error {

@@ -123,6 +123,8 @@ impl Sources {
     ) -> Result<Option<KeyRange>> {
         let mut layout = state.layout();
         let mut except = Vec::new();
+        // Where the shards in `except` failed, as far as they can say.
+        let mut met: Vec<(usize, Vec<u8>)> = Vec::new();
         let (mut swapped, mut attempts) = (0, 0);
         // Why a shard failed says more than that there is none any more.
         let mut cause = None;
@@ -167,6 +169,7 @@ impl Sources {
                     log::debug!("shard {}: {error}", layout.shards[index].id);
                 }
                 Err((index, error)) => {
+                    met.extend(self.next_of(index).map(|key| (index, key)));
                     self.close();
                     state.read_failed(&layout.shards[index], &error);
                     except.push(index);
@@ -175,8 +178,9 @@ impl Sources {
                         state.check_open()?;
                         let is_mendable =
                             error.kind() == ErrorKind::Corruption && state.settings.heal == Heal::Automatic;
-                        if is_mendable && mend(state, &layout, range, &except) || is_news() {
+                        if is_mendable && mend(state, &layout, &met) || is_news() {
                             except.clear();
+                            met.clear();
                             cause.get_or_insert(error);
                         } else {
                             return Err(cause.unwrap_or(error));
@@ -267,6 +271,11 @@ impl Sources {
         }))
     }
 
+    /// A key of what comes next on a shard, which failed there.
+    fn next_of(&self, index: usize) -> Option<Vec<u8>> {
+        self.shards.iter().find(|source| source.index == index)?.cursor.next_key().ok().flatten()
+    }
+
     /// Opens a cursor on each of the shards.
     fn open(&mut self, layout: &Layout, range: &KeyRange, at: Seq, shards: &[usize]) -> Result<(), Failed> {
         let walk =
@@ -282,18 +291,15 @@ impl Sources {
     }
 }
 
-/// Puts right what is damaged in the next pages of a range; whether there was anything.
-fn mend(state: &State, layout: &Arc<Layout>, range: &KeyRange, shards: &[usize]) -> bool {
+/// Puts right what is damaged where shards failed; whether there was anything. The rest of them is left to who heals them: looking
+/// through it takes long.
+fn mend(state: &State, layout: &Arc<Layout>, met: &[(usize, Vec<u8>)]) -> bool {
     let mut repaired = 0;
-    for index in shards {
-        let mut from = Some(range.lo.clone());
-        while let Some(lo) = from.take().filter(|lo| range.contains(lo)) {
-            match verify_and_mend(state, layout, *index, &lo) {
-                Ok(mended) if mended.repaired == 0 => from = mended.end,
-                Ok(mended) => repaired += mended.repaired,
-                // What is wrong with the shard as a whole is not put right from here.
-                Err(error) => log::warn!("shard {}: {error}", layout.shards[*index].id),
-            }
+    for (index, key) in met {
+        match verify_and_mend(state, layout, *index, key) {
+            Ok(mended) => repaired += mended.repaired,
+            // What is wrong with the shard as a whole is not put right from here.
+            Err(error) => log::warn!("shard {}: {error}", layout.shards[*index].id),
         }
     }
     repaired > 0

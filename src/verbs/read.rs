@@ -101,7 +101,9 @@ mod tests {
         let options = Options::new().shards(4).replication_factor(2).memory_budget(8 << 20);
         let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
         let keys: Vec<String> = (0..1000).map(|n| format!("key {n}")).collect();
-        keys.iter().for_each(|key| drop(store.insert(key, key.as_bytes()).unwrap()));
+        for key in &keys {
+            store.insert(key, key.as_bytes()).unwrap();
+        }
         store.flush().unwrap();
         let found = store.get_many(&keys).unwrap();
         assert!(found.iter().zip(&keys).all(|(found, key)| found.as_deref() == Some(key.as_bytes())));

@@ -33,7 +33,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         Err(error) if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unsupported) => {
             mover.mending = None;
             // What is wrong may be no more than what its engine remembers, after a panic: it is opened again first.
-            if error.kind() == ErrorKind::Corruption && shard.is_open() && shard.strike() <= 1 {
+            if error.kind() == ErrorKind::Corruption && shard.is_open() && !shard.is_suspect() {
                 state.shard_failed(shard, &error);
                 return Ok(Step::Worked(0));
             }

@@ -527,6 +527,8 @@ fn what_waits_in_memory_is_handed_over_while_a_segment_is_made() {
         }
     });
     let store = open(&disk, &factory, 2);
+    // Let go before the store is, whose threads it would hold.
+    let hold = hold;
     store.insert_with("key", b"a value that is looked for", annulus::Durability::Memory).unwrap();
     let looked = disk.clone();
     in_time("handing over", move || {

@@ -256,3 +256,26 @@ fn the_longest_durations_there_are_are_no_surprise() {
     assert!(change.wait_for(Duration::MAX).unwrap().is_some());
     store.close().unwrap();
 }
+
+/// A few keys that are written over and over hardly fill a memtable: the journal is bounded all the same, and what an opening replays.
+#[test]
+fn the_journal_does_not_grow_without_end_where_a_few_keys_are_written_over_and_over() {
+    let (disk, factory) = (SimDisk::new(3), MemoryFactory::new());
+    let open = || testing::open(Path::new("/store"), &options(), seams(&disk, &factory)).unwrap();
+    let store = open();
+    let mut most = 0;
+    for n in 0..40_000_u32 {
+        store.insert((n % 7).to_be_bytes(), [n as u8; 1000]).unwrap();
+        // What the background does when it is asked to, which is so when a table waits.
+        if n % 16 == 0 {
+            testing::flush_oldest(&store).unwrap();
+            testing::tick(&store).unwrap();
+            most = most.max(store.stats().unwrap().journal.bytes);
+        }
+    }
+    assert!(most < (8 << 20) / 2 + 8 * (64 << 10), "the journal had {most} bytes");
+    drop(store);
+    let store = open();
+    assert!(store.stats().unwrap().opening.replayed_bytes <= (8 << 20) / 2);
+    assert!((0..7_u32).all(|n| store.get(n.to_be_bytes()).unwrap().is_some()));
+}

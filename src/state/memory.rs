@@ -19,6 +19,9 @@ use crate::sync::{Mutex, RwLock, RwLockWriteGuard};
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// What a commit takes in the journal beside its operations, in bytes; about.
+const FRAME: u64 = 64;
+
 /// The bytes that are copied from the active table at once, under its lock.
 const COPY_BYTES: usize = 256 << 10;
 
@@ -30,6 +33,9 @@ pub struct Memory {
     active_bytes: AtomicU64,
     frozen_bytes: AtomicU64,
     freeze_at: u64,
+    /// The active one is frozen as well when its commits take so much of the journal: where the same keys are written over and over it
+    /// hardly grows, and an opening would have to replay all that.
+    journal_at: u64,
     // Whether any table may hold a record: set before one enters, cleared under the lock when all are empty. While nothing is
     // written reads take no lock here.
     holds: AtomicBool,
@@ -39,6 +45,8 @@ pub struct Memory {
 #[derive(Debug)]
 pub struct Tables {
     pub active: Table,
+    /// What its commits take in the journal, in bytes.
+    written: u64,
     /// Oldest first.
     pub frozen: Arc<[Arc<Table>]>,
     /// The newest commit.
@@ -77,13 +85,20 @@ pub struct Frozen {
 impl Memory {
     /// Empty memtables, of which the active one is frozen at `freeze_at` bytes.
     pub fn new(last: Seq, freeze_at: u64) -> Memory {
-        let tables =
-            Tables { active: Table::new(), frozen: Arc::new([]), last, forgotten: 0, live: Mutex::default() };
+        let tables = Tables {
+            active: Table::new(),
+            written: 0,
+            frozen: Arc::new([]),
+            last,
+            forgotten: 0,
+            live: Mutex::default(),
+        };
         Memory {
             tables: RwLock::new(tables),
             active_bytes: AtomicU64::new(0),
             frozen_bytes: AtomicU64::new(0),
             freeze_at,
+            journal_at: freeze_at.saturating_mul(5) / 4,
             holds: AtomicBool::new(false),
         }
     }
@@ -100,17 +115,21 @@ impl Memory {
         self.tables.write().last = last;
     }
 
-    /// Ends a commit: freezes the active table if it is due, and publishes the sizes. Returns whether a table waits to
+    /// Ends a commit of so many bytes: freezes the active table if it is due, and publishes the sizes. Returns whether a table waits to
     /// be flushed.
-    pub fn settle(&self, tables: &mut Tables) -> bool {
-        let size = tables.active.bytes() as u64;
+    pub fn settle(&self, tables: &mut Tables, bytes: usize) -> bool {
+        tables.written += bytes as u64 + FRAME;
         // While another table is being flushed the active one grows on: a longer run touches each page once.
-        if size >= self.freeze_at && tables.frozen.is_empty() || tables.active.is_full() {
+        if self.is_due(tables) && tables.frozen.is_empty() || tables.active.is_full() {
             self.freeze_locked(tables);
         } else {
-            self.active_bytes.store(size, Ordering::Relaxed);
+            self.active_bytes.store(tables.active.bytes() as u64, Ordering::Relaxed);
         }
         !tables.frozen.is_empty()
+    }
+
+    fn is_due(&self, tables: &Tables) -> bool {
+        tables.active.bytes() as u64 >= self.freeze_at || tables.written >= self.journal_at
     }
 
     /// Freezes the active table if it holds anything. Returns whether a table waits to be flushed.
@@ -129,6 +148,7 @@ impl Memory {
     fn freeze_locked(&self, tables: &mut Tables) {
         if !tables.active.is_empty() {
             let table = Arc::new(std::mem::take(&mut tables.active));
+            tables.written = 0;
             tables.frozen = tables.frozen.iter().cloned().chain([table]).collect();
         }
         self.publish(tables);
@@ -156,7 +176,7 @@ impl Memory {
         let oldest = tables.frozen.first().cloned();
         tables.frozen = tables.frozen.iter().skip(1).cloned().collect();
         tables.forgotten += 1;
-        if tables.frozen.is_empty() && tables.active.bytes() as u64 >= self.freeze_at {
+        if tables.frozen.is_empty() && self.is_due(&tables) {
             self.freeze_locked(&mut tables);
         }
         self.publish(&tables);
@@ -340,7 +360,7 @@ mod tests {
         let write = |seq| {
             let mut tables = memory.lock();
             tables.insert(b"k", Seq(seq), Some(b"v")).unwrap();
-            memory.settle(&mut tables);
+            memory.settle(&mut tables, 0);
         };
         let knows = || memory.get(b"k", Seq::MAX) != Recent::Unknown;
         assert!(!memory.holds.load(Ordering::Relaxed) && !knows());

@@ -47,7 +47,7 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
     }
     enter(&mut tables, seq, ops).map_err(|error| state.journal.poison(error))?;
     tables.last = seq;
-    let flush = state.memory.settle(&mut tables);
+    let flush = state.memory.settle(&mut tables, ops.len());
     drop(tables);
 
     if flush {

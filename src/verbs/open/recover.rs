@@ -416,7 +416,7 @@ impl Replay {
             }
         }
         tables.last = seq;
-        self.memory.settle(&mut tables);
+        self.memory.settle(&mut tables, ops.len());
         drop(tables);
         let (active, frozen) = self.memory.bytes();
         // What fitted before the crash fits now; flushing it would keep the caller waiting for what can be done later.

@@ -20,7 +20,8 @@ pub enum ErrorKind {
     Mismatch,
     /// A directory belongs to another store, or holds files that are not a store's. Nothing was changed.
     Foreign,
-    /// Another process, or another handle in this one, has the store open. Close it, then try again.
+    /// Another process, or another handle in this one, has the store open, or writes to the repository of backups. Close it, or wait for it,
+    /// then try again.
     Locked,
     /// A file has a format version that this release does not read. Use the release that wrote it, or a newer one.
     Unsupported,
@@ -31,13 +32,15 @@ pub enum ErrorKind {
     /// The operating system refused an operation. Remove the cause (space, permissions, a dead disk), then try again.
     Io,
     /// The disk of the journal has no room for its next segment. Nothing was written, reads go on, and no restart is needed:
-    /// free space, then try again.
+    /// free space, then try again. (Where a file system needs room to write over what is there, as btrfs and ZFS do, a full one may also be
+    /// met in the middle of a write, which is `Poisoned`.)
     Full,
     /// An earlier write or sync of the journal failed, so nothing more may be acknowledged. Reopen the store.
     Poisoned,
     /// The store has been closed through this or another handle. Open it again.
     Closed,
-    /// Another change of the topology is under way. Wait for it, or cancel it, then try again.
+    /// Something else is under way that this must not meet: another change of the topology, a repair or a compaction of the shard, a purge. The
+    /// error says what. Wait for it, or cancel it, then try again.
     Busy,
     /// A plan was made for a topology that has changed since. Nothing was changed. Plan again.
     Stale,

@@ -24,7 +24,7 @@ pub const MIN_MEMORY_BUDGET: u64 = 8 << 20;
 pub const MAX_KEYSPACE_NAME_BYTES: usize = 255;
 /// The most keyspaces that exist at once.
 pub const MAX_KEYSPACES: usize = 65_536;
-/// The most directories that the journal is written to. is written to.
+/// The most directories that the journal is written to.
 pub const MAX_JOURNALS: usize = 8;
 
 /// The longest time that a shard may be given for a step.

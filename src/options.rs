@@ -80,7 +80,8 @@ impl ShardOptions {
     }
 }
 
-/// How to create or open a store. Plain data: it can be read from a configuration file with serde.
+/// How to create or open a store. Plain data: it can be read from a configuration file with serde, under the names of the methods
+/// (`shard` and `journal_dirs` are lists, durations are those of serde).
 ///
 /// An option that is not set takes its default when the store is created, and the store's own value when it exists;
 /// one that is set and contradicts an existing store makes [`open`](Options::open) fail with
@@ -111,8 +112,10 @@ pub struct Options {
     pub(crate) memory_budget: Option<u64>,
     pub(crate) durability: Durability,
     pub(crate) page_bytes: Option<usize>,
+    #[serde(rename = "journal_segment_bytes", alias = "segment_bytes")]
     pub(crate) segment_bytes: Option<u64>,
     pub(crate) journal_retention: Option<u64>,
+    #[serde(rename = "journal_dirs", alias = "journals")]
     pub(crate) journals: Vec<PathBuf>,
     pub(crate) accept_journal: Option<PathBuf>,
     pub(crate) accept_journal_loss: bool,

@@ -127,7 +127,7 @@ pub enum Problem {
     TooSmall {
         /// The shards on it that gain something.
         shards: Vec<ShardId>,
-        /// Bytes that they gain.
+        /// Bytes that they gain, and a quarter more.
         needed: u64,
         /// Bytes that are free.
         free: u64,

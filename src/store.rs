@@ -65,8 +65,9 @@ impl Store {
     /// The keyspace of that name, made if it does not exist: 1 to 255 bytes of UTF-8 without control characters.
     ///
     /// # Errors
-    /// `InvalidInput` for a name outside the limits, or if there are 65,536 keyspaces. `Io` if the manifest cannot be
-    /// written: then the keyspace was not made.
+    /// `InvalidInput` for a name outside the limits, or if there are 65,536 keyspaces. `Busy` if as many have been dropped whose records
+    /// are yet to leave a shard that is away. `Io` if the manifest cannot be written: then the keyspace was not made; `Poisoned` if it cannot
+    /// be put back as it was either: whether it was made shows after reopening.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         let id = verbs::keyspaces::open(&self.handle().state, name)?;
         Ok(Keyspace::new(self.default.handle.clone(), id, name))
@@ -166,10 +167,11 @@ impl Store {
     /// in the background, beside reads and writes; progress is kept over closings, kills and power cuts.
     ///
     /// # Errors
-    /// `Busy` while another change is under way, or while copies of an earlier one are still being removed from a shard that
-    /// gains some. `Stale` if the topology has changed since the plan was made. `Refused` if the plan has
-    /// [problems](Plan::problems) that were not accepted. `Foreign` or `InvalidInput` for the directory of a new shard.
-    /// `Unavailable` if a shard that gains something is offline, `Io`. None of them has changed anything.
+    /// `Busy` while another change is under way, while copies of an earlier one are still being removed from a shard that
+    /// gains some, or while a shard is compacted. `Stale` if the topology has changed since the plan was made, `Mismatch` if the plan is of another
+    /// store. `Refused` if the plan has [problems](Plan::problems) that were not accepted, a shard among them that is to give or take copies and is
+    /// offline; `Unavailable` if that was accepted, and for as long as it is so. `Foreign` or `InvalidInput` for the directory of a new shard.
+    /// `Io`, `Unavailable` or `Poisoned` for the flush that it begins with. None of them has changed anything.
     pub fn apply(&self, plan: Plan) -> Result<TopologyChange> {
         TopologyChange::begin(&self.default.handle, &plan)
     }
@@ -183,7 +185,8 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound` if there is no such shard, `InvalidInput` if it has not left, `Busy` while it is still being read,
-    /// `Foreign` if its directory holds something else by now, `Io`.
+    /// `Foreign` if its directory holds something else by now, `Unavailable` if its disk does not answer, `Io`; `Poisoned` if the manifest can
+    /// neither be written nor put back.
     pub fn drop_shard(&self, shard: ShardId) -> Result<()> {
         verbs::reshard::drop_shard(&self.handle().state, shard)
     }
@@ -306,7 +309,8 @@ impl Deref for Store {
 
 impl Options {
     /// Opens the store in the directory `dir`, or creates it if the directory is empty or absent. Opening replays the
-    /// part of the journal that is not in the shards: at most about half the memory budget.
+    /// part of the journal that is not in the shards: at most about half the memory budget, or, where a shard is there again that was
+    /// away, up to what was kept for it ([`journal_retention`](Self::journal_retention)).
     ///
     /// # Errors
     /// `InvalidInput` for an option outside its limits, `Mismatch` for one that contradicts the existing store,

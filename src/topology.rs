@@ -74,7 +74,7 @@ impl Planner {
     }
 
     /// Puts a new shard in the place of another, which leaves. It may be offline, if every key has another copy. Where the
-    /// options name neither zone nor weight, the new shard has those of the old one; then nothing else moves.
+    /// options name no zone, and no weight other than 1, the new shard has those of the old one; then nothing else moves.
     pub fn replace_shard(self, shard: ShardId, by: ShardOptions) -> Planner {
         self.with(Request::ReplaceShard(shard, by))
     }

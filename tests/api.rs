@@ -516,3 +516,40 @@ fn shards_that_would_share_a_directory_are_refused() {
         assert!(!dir.path().join("store/MANIFEST").exists());
     }
 }
+
+/// A configuration file says what the methods are called.
+#[test]
+fn options_are_read_under_the_names_of_their_methods() {
+    let text = r#"{
+        "shard": [{"path": "/a", "zone": "z", "weight": 2.0}], "shards": 1, "replication_factor": 1, "virtual_nodes": 64,
+        "partitioner": "whole", "memory_budget": 8388608, "durability": "sync", "page_bytes": 4096,
+        "journal_segment_bytes": 65536, "journal_retention": 1, "journal_dirs": ["/j"], "accept_journal": "/j",
+        "accept_journal_loss": true, "existing_only": true, "leave_allocator": true, "heal": "manual",
+        "shard_timeout": {"secs": 2, "nanos": 0}, "quarantine_limit": 1, "scrub_every": {"secs": 60, "nanos": 0}
+    }"#;
+    let read: Options = serde_json::from_str(text).unwrap();
+    let second = std::time::Duration::from_secs(1);
+    let built = Options::new()
+        .shard(annulus::ShardOptions::new("/a").zone("z").weight(2.0))
+        .shards(1)
+        .replication_factor(1)
+        .virtual_nodes(64)
+        .partitioner(annulus::Partitioner::Whole)
+        .memory_budget(8 << 20)
+        .durability(Durability::Sync)
+        .page_bytes(4096)
+        .journal_segment_bytes(64 << 10)
+        .journal_retention(1)
+        .journal_dir("/j")
+        .accept_journal("/j")
+        .accept_journal_loss(true)
+        .existing_only(true)
+        .leave_allocator(true)
+        .heal(annulus::Heal::Manual)
+        .shard_timeout(2 * second)
+        .quarantine_limit(1)
+        .scrub_every(60 * second);
+    assert_eq!(read, built);
+    let text = serde_json::to_string(&built).unwrap();
+    assert!(text.contains("journal_segment_bytes") && text.contains("journal_dirs"), "{text}");
+}

@@ -279,3 +279,27 @@ fn the_journal_does_not_grow_without_end_where_a_few_keys_are_written_over_and_o
     assert!(store.stats().unwrap().opening.replayed_bytes <= (8 << 20) / 2);
     assert!((0..7_u32).all(|n| store.get(n.to_be_bytes()).unwrap().is_some()));
 }
+
+/// A restore that fails when all records are there already leaves the directory as empty as it was.
+#[test]
+fn a_restore_that_fails_late_leaves_nothing_behind() {
+    let (disk, factory) = (SimDisk::new(3), MemoryFactory::new());
+    let store = testing::open(Path::new("/store"), &options(), seams(&disk, &factory)).unwrap();
+    store.insert("key", b"value").unwrap();
+    let repository = testing::repository(Arc::new(disk.clone()), Path::new("/backup")).unwrap();
+    store.checkpoint(&repository).unwrap();
+    let restore = || {
+        let restore = repository.restore_latest().unwrap();
+        testing::restore(restore, Path::new("/copy"), seams(&disk, &factory))
+    };
+    let late: [fn(&Path) -> bool; 2] =
+        [|path| path.ends_with("0001/IDENTITY.tmp"), |path| path.starts_with("/copy/journal")];
+    for at in late {
+        disk.inject(Fault::on_any_change().at(at).times(1));
+        restore().unwrap_err();
+        let left: Vec<_> = disk.files().into_iter().filter(|(path, _)| path.starts_with("/copy")).collect();
+        assert!(left.iter().all(|(path, _)| path.ends_with("LOCK")), "{left:?}");
+        disk.heal();
+    }
+    assert_eq!(restore().unwrap().get("key").unwrap().as_deref(), Some(&b"value"[..]));
+}

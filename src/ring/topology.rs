@@ -23,6 +23,7 @@ const MAX_ZONE_BYTES: usize = 255;
 /// assert_eq!((member.zone.as_str(), member.weight), ("nvme1", 2.0));
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Member {
     /// The shard.
     pub id: ShardId,
@@ -73,6 +74,7 @@ fn is_none(tolerance: &f64) -> bool {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Unchecked {
     epoch: Epoch,
     replication_factor: usize,

@@ -19,8 +19,6 @@ pub enum Health {
     Joining,
     /// It is being filled from its replicas, or brought up to date from the journal, and does not serve yet.
     Rebuilding,
-    /// It has been drained and will not be opened again.
-    Retired,
 }
 
 impl Health {
@@ -38,7 +36,6 @@ impl fmt::Display for Health {
             Health::Offline(cause) => write!(f, "offline: {cause}"),
             Health::Joining => f.write_str("joining"),
             Health::Rebuilding => f.write_str("rebuilding"),
-            Health::Retired => f.write_str("retired"),
         }
     }
 }
@@ -56,7 +53,6 @@ mod tests {
             (Health::Offline(cause()), "offline: its disk is full", false),
             (Health::Joining, "joining", false),
             (Health::Rebuilding, "rebuilding", false),
-            (Health::Retired, "retired", false),
         ] {
             assert_eq!((health.to_string().as_str(), health.serves()), (text, serves));
         }

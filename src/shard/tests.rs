@@ -441,6 +441,6 @@ fn a_directory_is_claimed_where_nothing_can_be_lost() {
 fn a_shard_serves_while_it_is_whole_or_can_be_read() {
     let cause = || "why".to_owned();
     assert!(Health::Online.serves() && Health::Degraded(cause()).serves());
-    let others = [Health::Offline(cause()), Health::Joining, Health::Rebuilding, Health::Retired];
+    let others = [Health::Offline(cause()), Health::Joining, Health::Rebuilding];
     assert!(!others.iter().any(Health::serves));
 }

@@ -30,6 +30,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 
 /// What a scrub has done and found.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ScrubReport {
     /// When it began, in seconds since 1970.
@@ -67,7 +68,7 @@ pub struct ScrubProgress {
 
 /// What a scrub is at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "stage")]
+#[serde(rename_all = "kebab-case", tag = "stage", deny_unknown_fields)]
 pub enum Stage {
     /// Every page of a shard is read and verified; below the position that has been done.
     Verify {

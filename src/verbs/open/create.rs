@@ -49,6 +49,7 @@ pub struct Contents<'a> {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Marker {
     #[serde(with = "hex128")]
     store: u128,
@@ -122,6 +123,7 @@ pub fn create(
         disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
     }
     let early = crate::plants::is("half-restored-opens");
+    let restored = contents.is_some();
     let made = match contents {
         None => create_shards(seams, &specs).map(|()| Seq::ZERO),
         Some(contents) => clear_shards(disk, dir)
@@ -130,23 +132,29 @@ pub fn create(
                 true => open_half_restored(seams, dir, config, &manifest),
                 false => Ok(()),
             })
-            .and_then(|()| (contents.fill)(&manifest))
-            .inspect_err(|_| give_up(disk, dir, &specs)),
+            .and_then(|()| (contents.fill)(&manifest)),
     };
-    let last = made?;
-    for spec in &specs {
-        let identity = Identity { store, shard: spec.id, manifest: Some(manifest.clone()) };
-        identity.store(disk, &spec.dir)?;
-    }
-    if early && disk.exists(&journal).unwrap_or(false) {
-        disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
-    }
-    if manifest.journals.is_empty() {
-        Journal::create(seams.disk.clone(), &journal, config, last.next())?.close()?;
-    } else {
-        journals::create(dir, &manifest, config, seams, last.next())?;
-    }
-    disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
+    let finish = |last: Seq| -> Result<()> {
+        for spec in &specs {
+            let identity = Identity { store, shard: spec.id, manifest: Some(manifest.clone()) };
+            identity.store(disk, &spec.dir)?;
+        }
+        if early && disk.exists(&journal).unwrap_or(false) {
+            disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
+        }
+        if manifest.journals.is_empty() {
+            Journal::create(seams.disk.clone(), &journal, config, last.next())?.close()?;
+        } else {
+            journals::create(dir, &manifest, config, seams, last.next())?;
+        }
+        disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))
+    };
+    // Up to here nothing of it counts; a manifest that could not be written may nevertheless be there.
+    made.and_then(finish).inspect_err(|_| {
+        if restored {
+            give_up(disk, dir, &specs);
+        }
+    })?;
     manifest.store(disk, dir)?;
     end_creation(disk, dir)?;
     Ok(manifest)
@@ -172,6 +180,10 @@ fn give_up(disk: &dyn Disk, dir: &Path, specs: &[ShardSpec]) {
     let clear = || {
         specs.iter().try_for_each(|spec| Shard::clear(disk, spec))?;
         clear_shards(disk, dir)?;
+        let journal = dir.join(JOURNAL_DIR);
+        if disk.exists(&journal).map_err(|e| Error::io("look for the journal", &journal, e))? {
+            disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
+        }
         disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
         end_creation(disk, dir)
     };

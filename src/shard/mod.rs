@@ -17,6 +17,7 @@ pub mod paths;
 mod run;
 pub mod seal;
 mod sealing;
+mod seen;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -136,6 +137,7 @@ pub struct Shard {
     vague: AtomicBool,
     // The generation of the manifest whose copy lies in the directory, as it was read or written last; 0: none does.
     copied: AtomicU64,
+    seen: Mutex<seen::Seen>,
 }
 
 impl Shard {

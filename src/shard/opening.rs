@@ -73,6 +73,7 @@ impl Shard {
             untidy: AtomicBool::new(false),
             vague: AtomicBool::new(false),
             copied: AtomicU64::new(0),
+            seen: Mutex::default(),
         }
     }
 

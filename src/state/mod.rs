@@ -26,6 +26,7 @@ mod cover;
 pub mod events;
 pub mod foreground;
 pub mod healing;
+mod look;
 mod memory;
 mod pace;
 mod read;

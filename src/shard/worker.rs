@@ -221,3 +221,48 @@ impl Drop for Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(1);
+
+    /// Those who ask do not queue up behind a disk that hangs, nothing else does, and it is asked again once it has answered.
+    #[test]
+    fn while_a_look_has_not_answered_nobody_looks_again_and_all_else_goes_on() {
+        let worker = Worker::start(ShardId(0), true).unwrap();
+        let (go_on, told) = channel::<()>();
+        let hangs = worker.look(move || Ok(told.recv().is_ok())).unwrap();
+        assert!(worker.wait_look(&hangs, SHORT).is_none());
+        assert!(worker.look(|| Ok(())).is_none());
+        assert!(!worker.is_stuck(), "it says nothing against the shard");
+        worker.wait(&worker.run(|| Ok(())), LONG, &AtomicU64::new(0)).unwrap();
+        worker.wait_beside(&worker.start_beside(|| Ok(())).unwrap(), LONG).unwrap().unwrap();
+        go_on.send(()).unwrap();
+        let again = loop {
+            match worker.look(|| Ok(7)) {
+                Some(again) => break again,
+                None => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(worker.wait_look(&again, LONG).unwrap().unwrap(), 7);
+    }
+
+    #[test]
+    fn a_worker_ends_without_waiting_for_a_look_that_hangs() {
+        let worker = Worker::start(ShardId(0), true).unwrap();
+        let (go_on, told) = channel::<()>();
+        let hangs = worker.look(move || Ok(told.recv().is_ok())).unwrap();
+        assert!(worker.wait_look(&hangs, SHORT).is_none());
+        let (ends, ended) = channel();
+        std::thread::spawn(move || {
+            drop(worker);
+            ends.send(())
+        });
+        ended.recv_timeout(LONG).unwrap();
+        go_on.send(()).unwrap();
+        assert!(hangs.receiver.recv_timeout(LONG).unwrap().unwrap());
+    }
+}

@@ -22,7 +22,7 @@ impl State {
         };
         let tickets: Vec<_> = (0..layout.shards.len()).map(begin).collect();
         let ended = |(index, ticket): (usize, Option<_>)| {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.checked_duration_since(Instant::now()).unwrap_or_default();
             let answer = ticket.and_then(|ticket| layout.workers[index].wait_look(&ticket, left));
             if let Some(Err(error)) = &answer {
                 log::debug!("shard {} cannot be looked at: {error}", layout.shards[index].id);

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// Looks at the store in the directory `dir` without opening it, and changes nothing there: no byte, no time of a change, no lock.
 ///
 /// It may be open meanwhile, also in another process. Each small file is then seen as it was at one moment, but not all at the same
-/// one, and sizes change while they are added up. Reads the manifest and two small files for each shard, no data; pages are verified
+/// one, and sizes change while they are added up. On a disk that hangs it hangs, unlike [`Store::health`](crate::Store::health). Reads the manifest and two small files for each shard, no data; pages are verified
 /// by a [scrub](crate::Store::scrub).
 ///
 /// # Errors

@@ -193,6 +193,10 @@ impl Store {
 
     /// How the shards are: which serve, which are being healed, how many virtual nodes lack a copy.
     ///
+    /// Returns within about a second, or [`shard_timeout`](Options::shard_timeout) where that is shorter, whatever the disks do:
+    /// only what has been set aside is looked for on them, and of those that do not answer by then it is as it was last
+    /// known ([`StoreHealth::silent`]).
+    ///
     /// # Errors
     /// `Closed` after a close.
     ///
@@ -291,6 +295,10 @@ impl Store {
     }
 
     /// Figures about the store at this moment, and warnings.
+    ///
+    /// Returns within about a second, or [`shard_timeout`](Options::shard_timeout) where that is shorter, whatever the disks do:
+    /// only the sizes of the shards' files are asked of them, and of those that do not answer by then they are as they were
+    /// last known, which a warning says.
     ///
     /// # Errors
     /// `Closed` after a close.

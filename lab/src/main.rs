@@ -6,6 +6,7 @@ mod damage;
 mod disk;
 mod files;
 mod fuse;
+mod kept;
 mod kill;
 mod machine;
 mod model;

@@ -4,6 +4,7 @@
 //! when it dies, or when it does not come to an end though it takes but a small part of the time without.
 
 use crate::Result;
+use crate::kept::{end, kept};
 use annulus::testing::{PLANTS, Plant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader};
@@ -183,7 +184,7 @@ fn run(
         std::process::id(),
         plant.unwrap_or(harness).replace([' ', ':'], "-")
     ));
-    let mut command = Command::new(path);
+    let mut command = kept(path, limit);
     command.arg("--nocapture").args(tests).envs(ENVIRONMENT).env_remove("ANNULUS_PLANT");
     command.env("PROPTEST_RNG_SEED", seed.to_string()).env("ANNULUS_SEED", seed.to_string());
     command.envs(plant.map(|plant| ("ANNULUS_PLANT", plant)));
@@ -192,7 +193,7 @@ fn run(
     let mut child = command.spawn()?;
     let outcome = watch(&mut child, limit, &told);
     // Where it has come to an end by itself there is nothing left to be ended.
-    let _ = child.kill();
+    end(&child);
     child.wait()?;
     std::fs::remove_file(&told)?;
     outcome

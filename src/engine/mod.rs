@@ -164,10 +164,10 @@ pub trait Engine: Send + Sync + Debug {
     /// as many shards as now: what is dear to bring back may take a part of that for good.
     fn set_cache(&self, bytes: u64, least: u64);
 
-    /// Bytes on disk that records take, without free space.
+    /// Bytes on disk that records take, without free space. Waits for no disk.
     fn live_bytes(&self) -> Result<u64>;
 
-    /// Bytes on disk.
+    /// Bytes on disk. Asks the disk, and keeps the engine from nothing meanwhile, not even from being closed.
     fn disk_bytes(&self) -> Result<u64>;
 
     fn power_loss(&self) -> PowerLoss;

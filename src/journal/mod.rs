@@ -133,6 +133,8 @@ pub struct Journal {
     supply: supply::Supply,
     /// Oldest first; the last is the one that is written to.
     retained: Mutex<VecDeque<Retained>>,
+    /// What they came to when they changed last: they are held while files are freed. A leaf among the locks.
+    shown: Mutex<Shown>,
     group: group::Group,
     health: Health,
     counters: Counters,
@@ -146,6 +148,24 @@ struct Retained {
     len: u64,
     /// It begins a session, so its header says where.
     start: bool,
+}
+
+/// What the retained segments come to.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    segments: u64,
+    bytes: u64,
+    first: Seq,
+}
+
+impl Shown {
+    fn of(segments: &VecDeque<Retained>) -> Shown {
+        Shown {
+            segments: segments.len() as u64,
+            bytes: segments.iter().map(|segment| segment.len).sum(),
+            first: segments.front().map_or(Seq::ZERO, |segment| segment.first),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -269,24 +289,20 @@ impl Journal {
             segments.pop_front();
             freed += 1;
         }
+        *self.shown.lock() = Shown::of(&segments);
         drop(segments);
         self.supply.restock(spares)?;
         outcome.map(|()| freed)
     }
 
-    /// Figures.
+    /// Figures. Waits for no disk: what is being made, or freed, shows when that is done.
     pub fn stats(&self) -> JournalStats {
-        let (segments, retained, first) = {
-            let segments = self.retained.lock();
-            let bytes: u64 = segments.iter().map(|s| s.len).sum();
-            (segments.len() as u64, bytes, segments.front().map_or(Seq::ZERO, |s| s.first))
-        };
-        let (spares, held) = self.supply.held();
+        let (shown, held) = (*self.shown.lock(), self.supply.held());
         JournalStats {
-            segments,
-            bytes: retained + held,
-            spares: spares as u64,
-            first,
+            segments: shown.segments,
+            bytes: shown.bytes + held.bytes,
+            spares: held.spares as u64,
+            first: shown.first,
             last: self.last(),
             durable: self.durable(),
             syncs: self.counters.syncs.load(Ordering::Relaxed),

@@ -10,7 +10,7 @@ use super::scan::Item;
 use super::segment::{self, BODY, Origin, SegmentHeader};
 use super::supply::Supply;
 use super::writer::Writer;
-use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained};
+use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, Shown};
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Kind;
@@ -294,6 +294,7 @@ fn begin(supply: Supply, generation: u64, first: Seq, mut retained: VecDeque<Ret
         writer: Mutex::new(Writer::new(durable)),
         log: Mutex::new(Log::new(ready, first)),
         supply,
+        shown: Mutex::new(Shown::of(&retained)),
         retained: Mutex::new(retained),
         group: Group::new(durable),
         health: Health::default(),

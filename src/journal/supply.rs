@@ -11,9 +11,10 @@ use crate::error::{Error, Result};
 use crate::frame::{Kind, Salt};
 use crate::ids::Seq;
 use crate::plants;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use std::io::ErrorKind;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,11 +45,48 @@ pub struct Supply {
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
     pub config: JournalConfig,
+    // Held while a segment is made, so also while the disk is waited for.
     stock: Mutex<Stock>,
+    /// What the stock came to when it was let go last.
+    held: Mutex<Held>,
     /// Why the last segment that was wanted could not be made, until one is.
     shortage: Mutex<Option<Error>>,
     // Whether the next segment is missing, for those who only ask and must not wait while one is made.
     hungry: AtomicBool,
+}
+
+/// What is on the disk beside the segments in use.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Held {
+    pub spares: usize,
+    /// Of the spares, and of the next segment if it is ready.
+    pub bytes: u64,
+}
+
+/// The stock, in one hand. What it has come to is known to everybody when it is let go.
+struct Open<'a> {
+    supply: &'a Supply,
+    stock: MutexGuard<'a, Stock>,
+}
+
+impl Deref for Open<'_> {
+    type Target = Stock;
+
+    fn deref(&self) -> &Stock {
+        &self.stock
+    }
+}
+
+impl DerefMut for Open<'_> {
+    fn deref_mut(&mut self) -> &mut Stock {
+        &mut self.stock
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        *self.supply.held.lock() = self.stock.held(&self.supply.config);
+    }
 }
 
 #[derive(Debug)]
@@ -58,6 +96,14 @@ struct Stock {
     next: Option<Ready>,
     spares: Vec<u64>,
     next_spare: u64,
+}
+
+impl Stock {
+    fn held(&self, config: &JournalConfig) -> Held {
+        let next = self.next.as_ref().map_or(0, |ready| ready.header.len);
+        let spares = self.spares.len();
+        Held { spares, bytes: spares as u64 * config.segment_bytes + next }
+    }
 }
 
 /// What went wrong with a new segment: if the disk is full, what that means.
@@ -82,6 +128,7 @@ impl Supply {
             disk,
             dir,
             config,
+            held: Mutex::new(stock.held(&config)),
             stock: Mutex::new(stock),
             shortage: Mutex::default(),
             hungry: AtomicBool::new(true),
@@ -102,9 +149,13 @@ impl Supply {
         self.dir.join(name)
     }
 
+    fn stock(&self) -> Open<'_> {
+        Open { supply: self, stock: self.stock.lock() }
+    }
+
     /// Makes the first segment of a session.
     pub fn start(&self, header: SegmentHeader) -> Result<Ready> {
-        let mut stock = self.stock.lock();
+        let mut stock = self.stock();
         let ready = self.make(&mut stock, header)?;
         stock.wanted = header.generation.saturating_add(1);
         stock.next = None;
@@ -113,7 +164,7 @@ impl Supply {
 
     /// Makes the next segment if there is none yet; says whether there was something to do. Waits for the disk.
     pub fn provision(&self) -> Result<bool> {
-        let mut stock = self.stock.lock();
+        let mut stock = self.stock();
         if stock.next.is_some() {
             return Ok(false);
         }
@@ -125,7 +176,7 @@ impl Supply {
 
     /// Gives the next segment out, with room for at least `bytes`; makes it first if none is ready.
     pub fn take(&self, bytes: u64) -> Result<Ready> {
-        let mut stock = self.stock.lock();
+        let mut stock = self.stock();
         self.hungry.store(true, Ordering::Relaxed);
         let ready = match stock.next.take() {
             Some(ready) if ready.header.len >= bytes => ready,
@@ -246,7 +297,7 @@ impl Supply {
     pub fn free(&self, generation: u64, len: u64, taken: usize) -> Result<Option<u64>> {
         let path = self.path(&segment::name(generation));
         let number = {
-            let mut stock = self.stock.lock();
+            let mut stock = self.stock();
             let wanted =
                 len == self.config.segment_bytes && stock.spares.len() + taken < self.config.max_spares;
             let number = stock.next_spare;
@@ -265,7 +316,7 @@ impl Supply {
         if !plants::is("journal-spare-used-under-its-old-name") {
             self.sync_names()?;
         }
-        self.stock.lock().spares.extend(spares);
+        self.stock().spares.extend(spares);
         Ok(())
     }
 
@@ -277,10 +328,8 @@ impl Supply {
         self.disk.sync_dir(&self.dir).map_err(|e| Error::io("sync the journal's directory", &self.dir, e))
     }
 
-    /// How many spares there are, and how many bytes they and the next segment take.
-    pub fn held(&self) -> (usize, u64) {
-        let stock = self.stock.lock();
-        let next = stock.next.as_ref().map_or(0, |ready| ready.header.len);
-        (stock.spares.len(), stock.spares.len() as u64 * self.config.segment_bytes + next)
+    /// What is there beside the segments in use; waits for no disk.
+    pub fn held(&self) -> Held {
+        *self.held.lock()
     }
 }

@@ -6,9 +6,11 @@ use std::sync::{Arc, LazyLock};
 
 mod crash;
 mod damage;
-mod live;
 mod mirror;
 mod replay;
+mod segments;
+mod syncs;
+mod trimming;
 
 const DIR: &str = "/store/journal";
 const CONFIG: JournalConfig = JournalConfig { store_id: 0xfeed_beef, segment_bytes: 16 << 10, max_spares: 2 };

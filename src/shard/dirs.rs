@@ -14,6 +14,7 @@ use crate::engine::{EngineFactory, EngineSpec, Figures, Guarded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::manifest::Manifest;
+use crate::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -148,7 +149,9 @@ impl Shard {
             }
             disk.create_dir_durably(dir).map_err(|e| Error::io("create the shard's directory", dir, e))?;
         }
-        Identity { store: self.store, shard: self.id, manifest: None }.store(disk, dir)
+        Identity { store: self.store, shard: self.id, manifest: None }.store(disk, dir)?;
+        self.copied.store(0, Ordering::Release);
+        Ok(())
     }
 
     /// Whether the directory has a seal of this shard: then it is this shard's, whatever became of its identity.

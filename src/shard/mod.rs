@@ -17,6 +17,7 @@ pub mod paths;
 mod run;
 pub mod seal;
 mod sealing;
+mod seen;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -134,6 +135,9 @@ pub struct Shard {
     unreadable: AtomicU32,
     // The seal on the disk says less than is known: that the engine is being changed, or no figures.
     vague: AtomicBool,
+    // The generation of the manifest whose copy lies in the directory, as it was read or written last; 0: none does.
+    copied: AtomicU64,
+    seen: Mutex<seen::Seen>,
 }
 
 impl Shard {
@@ -184,6 +188,11 @@ impl Shard {
     /// Every write up to this one is in the shard, durably.
     pub fn applied(&self) -> Seq {
         Seq(self.applied.load(Ordering::Acquire))
+    }
+
+    /// The generation of the manifest of which the directory has a copy; 0: it has none, or was not looked at.
+    pub fn copied(&self) -> u64 {
+        self.copied.load(Ordering::Acquire)
     }
 
     pub fn health(&self) -> Health {

@@ -72,6 +72,8 @@ impl Shard {
             unreadable: AtomicU32::new(0),
             untidy: AtomicBool::new(false),
             vague: AtomicBool::new(false),
+            copied: AtomicU64::new(0),
+            seen: Mutex::default(),
         }
     }
 
@@ -82,7 +84,11 @@ impl Shard {
             return Err(self.missing("does not exist"));
         }
         match Identity::load(disk, dir) {
-            Ok(Some(identity)) => identity.expect(dir, self.store, self.id)?,
+            Ok(Some(identity)) => {
+                identity.expect(dir, self.store, self.id)?;
+                let copied = identity.manifest.map_or(0, |manifest| manifest.generation);
+                self.copied.store(copied, Ordering::Release);
+            }
             found => {
                 if !self.is_sealed_here() {
                     found?;
@@ -90,6 +96,7 @@ impl Shard {
                 }
                 log::warn!("shard {}: its identity file is lost or damaged, and is written anew", self.id);
                 Identity { store: self.store, shard: self.id, manifest: None }.store(disk, dir)?;
+                self.copied.store(0, Ordering::Release);
             }
         }
         let seal = Seal::load(disk, dir)?.ok_or_else(|| {

@@ -155,6 +155,8 @@ impl Shard {
     /// Writes the identity file anew, with the manifest as it is now.
     pub fn write_identity(&self, manifest: &Manifest) -> Result<()> {
         let identity = Identity { store: self.store, shard: self.id, manifest: Some(manifest.clone()) };
-        identity.store(self.disk.as_ref(), &self.dir)
+        identity.store(self.disk.as_ref(), &self.dir)?;
+        self.copied.store(manifest.generation, Ordering::Release);
+        Ok(())
     }
 }

@@ -1,9 +1,11 @@
-//! A shard's worker: a thread for its flushes, so that a slow disk holds up no other; and a second one for all that is done to
-//! the shard beside them, so that neither waits for the other, and who does it can leave it behind.
+//! A shard's worker: a thread for its flushes, so that a slow disk holds up no other; a second one for all that is done to
+//! the shard beside them, so that neither waits for the other, and who does it can leave it behind; and a third one that only looks,
+//! for those who ask how the shard is and wait for nothing that is done to it.
 //!
 //! Invariants: jobs of a thread run one at a time, in order; a job that panics answers with an error and the thread goes on;
 //! without threads (when every step is driven by hand) a job runs in the caller. A job that does not get any further is left
-//! behind: nobody waits for it again, not even at the end.
+//! behind: nobody waits for it again, not even at the end. While a look has not answered nobody looks again, so that those who ask
+//! do not queue up behind a disk that hangs; it says nothing against the shard.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
@@ -34,6 +36,8 @@ type Thread = (Sender<Job>, JoinHandle<()>);
 pub struct Ticket<T> {
     receiver: Receiver<Result<T>>,
     state: Arc<AtomicU8>,
+    // Where it counts once it is given up, until it ends.
+    left: Arc<AtomicU64>,
 }
 
 /// Runs one shard's jobs.
@@ -43,30 +47,25 @@ pub struct Worker {
     thread: Option<Thread>,
     // Started when it is first needed.
     beside: Mutex<Option<Thread>>,
+    // Started when somebody first asks.
+    looking: Mutex<Option<Thread>>,
     // Jobs that were given up, and have not ended yet.
     stuck: Arc<AtomicU64>,
+    // Looks of which the same is true.
+    unanswered: Arc<AtomicU64>,
 }
 
 impl Worker {
-    /// A worker that runs jobs in the caller.
-    fn by_hand(shard: ShardId) -> Worker {
-        Worker { shard, thread: None, beside: Mutex::default(), stuck: Arc::default() }
-    }
-
-    /// A worker with a thread of its own.
-    fn spawn(shard: ShardId) -> Result<Worker> {
-        let thread = Some(thread(format!("annulus-shard-{shard}"), shard)?);
-        Ok(Worker { shard, thread, beside: Mutex::default(), stuck: Arc::default() })
-    }
-
-    /// A worker with a thread of its own, or one that is driven by hand.
+    /// A worker with threads of its own, or one that runs jobs in the caller.
     pub fn start(shard: ShardId, background: bool) -> Result<Worker> {
-        if background { Worker::spawn(shard) } else { Ok(Worker::by_hand(shard)) }
+        let thread = background.then(|| thread(format!("annulus-shard-{shard}"), shard)).transpose()?;
+        let (beside, looking) = (Mutex::default(), Mutex::default());
+        Ok(Worker { shard, thread, beside, looking, stuck: Arc::default(), unanswered: Arc::default() })
     }
 
     /// Starts a job.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Ticket<T> {
-        let (job, ticket) = self.ticket(job);
+        let (job, ticket) = self.ticket(job, &self.stuck);
         match &self.thread {
             // A send fails only if the thread is gone; the receiver then reports a closed channel.
             Some((sender, _)) => drop(sender.send(job)),
@@ -80,19 +79,43 @@ impl Worker {
         &self,
         job: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<Ticket<T>> {
-        let (job, ticket) = self.ticket(job);
+        let (job, ticket) = self.ticket(job, &self.stuck);
+        self.run_on(&self.beside, "beside", job)?;
+        Ok(ticket)
+    }
+
+    /// Starts a look at what only the disk can say; none while an earlier one has not answered.
+    pub fn look<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Option<Ticket<T>> {
+        if self.unanswered.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let (job, ticket) = self.ticket(job, &self.unanswered);
+        self.run_on(&self.looking, "look", job).ok()?;
+        Some(ticket)
+    }
+
+    /// Waits for a look for `limit`; none if it has not answered.
+    pub fn wait_look<T>(&self, ticket: &Ticket<T>, limit: Duration) -> Option<Result<T>> {
+        self.answer(ticket, limit, &AtomicU64::new(0))
+    }
+
+    /// Runs a job on a thread that is started when it is first needed.
+    fn run_on(&self, place: &Mutex<Option<Thread>>, name: &str, job: Job) -> Result<()> {
         if self.thread.is_none() {
             job.0();
-            return Ok(ticket);
+            return Ok(());
         }
-        let mut beside = self.beside.lock();
-        if beside.is_none() {
-            *beside = Some(thread(format!("annulus-beside-{}", self.shard), self.shard)?);
+        let mut place = place.lock();
+        if place.is_none() {
+            *place = Some(thread(format!("annulus-{name}-{}", self.shard), self.shard)?);
         }
-        if let Some((sender, _)) = &*beside {
+        if let Some((sender, _)) = &*place {
             drop(sender.send(job));
         }
-        Ok(ticket)
+        Ok(())
     }
 
     /// Waits for it for `limit`; the outer error says that it has not answered, and was left behind.
@@ -103,20 +126,21 @@ impl Worker {
     fn ticket<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> Result<T> + Send + 'static,
+        left: &Arc<AtomicU64>,
     ) -> (Job, Ticket<T>) {
         let (outcome, receiver) = channel();
         let state = Arc::new(AtomicU8::new(RUNNING));
-        let (shard, stuck, ended) = (self.shard, self.stuck.clone(), state.clone());
+        let (shard, still, ended) = (self.shard, left.clone(), state.clone());
         let job = move || {
             let result =
                 catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| Err(panicked(shard, &panic)));
             // A caller that no longer waits needs no answer.
             let _ = outcome.send(result);
             if ended.swap(ENDED, Ordering::AcqRel) == GIVEN_UP {
-                stuck.fetch_sub(1, Ordering::AcqRel);
+                still.fetch_sub(1, Ordering::AcqRel);
             }
         };
-        (Job(Box::new(job)), Ticket { receiver, state })
+        (Job(Box::new(job)), Ticket { receiver, state, left: left.clone() })
     }
 
     /// Waits for the outcome of a job, as long as `beats` counts up at least once in `limit`.
@@ -140,11 +164,11 @@ impl Worker {
                 }
             }
         }
-        self.stuck.fetch_add(1, Ordering::AcqRel);
+        ticket.left.fetch_add(1, Ordering::AcqRel);
         let given_up = ticket.state.compare_exchange(RUNNING, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire);
         if given_up.is_err() {
             // It has ended just now.
-            self.stuck.fetch_sub(1, Ordering::AcqRel);
+            ticket.left.fetch_sub(1, Ordering::AcqRel);
             return Some(ticket.receiver.recv().unwrap_or_else(|_| Err(gone())));
         }
         None
@@ -183,14 +207,62 @@ fn panicked(shard: ShardId, panic: &(dyn std::any::Any + Send)) -> Error {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        for (sender, thread) in self.thread.take().into_iter().chain(self.beside.get_mut().take()) {
+        let (stuck, unanswered) = (self.is_stuck(), self.unanswered.load(Ordering::Acquire) > 0);
+        let works = self.thread.take().into_iter().chain(self.beside.get_mut().take());
+        let looks = self.looking.get_mut().take().into_iter().map(|thread| (thread, unanswered));
+        for ((sender, thread), left_behind) in works.map(|thread| (thread, stuck)).chain(looks) {
             drop(sender);
             // The last to hold a layout may be the worker itself, which must not wait for its own end.
-            if self.is_stuck() || thread.thread().id() == crate::sync::thread::current().id() {
+            if left_behind || thread.thread().id() == crate::sync::thread::current().id() {
                 continue;
             }
             // Jobs catch their panics, so the thread ends in order.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(1);
+
+    /// Those who ask do not queue up behind a disk that hangs, nothing else does, and it is asked again once it has answered.
+    #[test]
+    fn while_a_look_has_not_answered_nobody_looks_again_and_all_else_goes_on() {
+        let worker = Worker::start(ShardId(0), true).unwrap();
+        let (go_on, told) = channel::<()>();
+        let hangs = worker.look(move || Ok(told.recv().is_ok())).unwrap();
+        assert!(worker.wait_look(&hangs, SHORT).is_none());
+        assert!(worker.look(|| Ok(())).is_none());
+        assert!(!worker.is_stuck(), "it says nothing against the shard");
+        worker.wait(&worker.run(|| Ok(())), LONG, &AtomicU64::new(0)).unwrap();
+        worker.wait_beside(&worker.start_beside(|| Ok(())).unwrap(), LONG).unwrap().unwrap();
+        go_on.send(()).unwrap();
+        let again = loop {
+            match worker.look(|| Ok(7)) {
+                Some(again) => break again,
+                None => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(worker.wait_look(&again, LONG).unwrap().unwrap(), 7);
+    }
+
+    #[test]
+    fn a_worker_ends_without_waiting_for_a_look_that_hangs() {
+        let worker = Worker::start(ShardId(0), true).unwrap();
+        let (go_on, told) = channel::<()>();
+        let hangs = worker.look(move || Ok(told.recv().is_ok())).unwrap();
+        assert!(worker.wait_look(&hangs, SHORT).is_none());
+        let (ends, ended) = channel();
+        std::thread::spawn(move || {
+            drop(worker);
+            ends.send(())
+        });
+        ended.recv_timeout(LONG).unwrap();
+        go_on.send(()).unwrap();
+        assert!(hangs.receiver.recv_timeout(LONG).unwrap().unwrap());
     }
 }

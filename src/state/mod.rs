@@ -26,6 +26,7 @@ mod cover;
 pub mod events;
 pub mod foreground;
 pub mod healing;
+mod look;
 mod memory;
 mod pace;
 mod read;
@@ -322,14 +323,21 @@ impl State {
     /// Makes `next` the manifest: durable in the store's directory first, then copied to the shards, then in memory.
     pub fn replace_manifest(&self, manifest: &mut Manifest, next: Manifest) -> Result<()> {
         self.save_progress(manifest, next)?;
-        self.copy_manifest(manifest);
+        self.copy_manifest(manifest, |_| true);
         Ok(())
     }
 
-    /// Gives the shards their copies of the manifest.
-    pub fn copy_manifest(&self, manifest: &Manifest) {
+    /// Gives the shards that have not got it their copies of the manifest, as after the death of a process between it and them. A
+    /// copy that is newer is left alone: it is all that there is of what it says.
+    pub fn complete_copies(&self) {
+        let manifest = self.manifest.lock();
+        self.copy_manifest(&manifest, |shard| shard.copied() < manifest.generation);
+    }
+
+    fn copy_manifest(&self, manifest: &Manifest, wanted: impl Fn(&Shard) -> bool) {
         let layout = self.layout();
-        for (index, shard) in layout.shards.iter().enumerate().filter(|(_, shard)| shard.is_flushed()) {
+        let wanted = |(_, shard): &(usize, &Arc<Shard>)| shard.is_flushed() && wanted(shard);
+        for (index, shard) in layout.shards.iter().enumerate().filter(wanted) {
             let copy = manifest.clone();
             // The copies are for the day the store's own directory is lost; one that is behind is still a good one.
             if let Err(error) = self.beside(&layout, index, move |shard| shard.write_identity(&copy)) {

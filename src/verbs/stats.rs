@@ -3,7 +3,7 @@
 use crate::engine::PowerLoss;
 use crate::error::Result;
 use crate::ids::{Epoch, Seq, ShardId};
-use crate::shard::Health;
+use crate::shard::{Health, Shard};
 use crate::state::State;
 use crate::state::change::Progress;
 use crate::sync::atomic::Ordering;
@@ -45,7 +45,7 @@ pub struct Stats {
     /// What the last opening took.
     pub opening: OpeningFigures,
     /// What a user should know and may not: offline shards, file systems that do not survive a power cut, flushes that
-    /// cannot go on. Empty in a healthy store.
+    /// cannot go on, disks that do not answer. Empty in a healthy store.
     pub warnings: Vec<String>,
 }
 
@@ -120,7 +120,8 @@ pub struct ShardStats {
     pub pages: Option<u64>,
     /// Records in it; none while they are being counted after a crash.
     pub records: Option<u64>,
-    /// Its size on disk.
+    /// Its size on disk; 0 while it is offline. Where its disk does not answer in time, as it was last known, and a
+    /// [warning](Stats::warnings) says so; 0 if it never was.
     pub disk_bytes: u64,
     /// What of that its pages of records take; the rest is free space within its files, and the index.
     pub live_bytes: u64,
@@ -136,6 +137,7 @@ pub fn stats(state: &State) -> Result<Stats> {
     let (memtable_bytes, frozen_bytes) = state.memory.bytes();
     let journal = state.journal.stats();
     let loads = ring.balance();
+    let answered = state.look(&layout, Shard::look_at_size);
     let shards: Vec<ShardStats> = layout
         .shards
         .iter()
@@ -163,7 +165,7 @@ pub fn stats(state: &State) -> Result<Stats> {
                 pages: figures.map(|f| f.pages),
                 records: figures.map(|f| f.records),
                 live_bytes: engine.as_ref().and_then(|e| e.live_bytes().ok()).unwrap_or(0),
-                disk_bytes: engine.as_ref().and_then(|e| e.disk_bytes().ok()).unwrap_or(0),
+                disk_bytes: engine.as_ref().map_or(0, |_| shard.size_seen()),
                 power_loss: engine.as_ref().map(|e| e.power_loss()),
             }
         })
@@ -181,7 +183,7 @@ pub fn stats(state: &State) -> Result<Stats> {
         delayed_writes: state.pace.delayed(),
         snapshots: state.memory.live().len(),
         journal: JournalFigures {
-            first_seq: state.journal.first(),
+            first_seq: journal.first,
             segments: journal.segments,
             spares: journal.spares,
             bytes: journal.bytes,
@@ -189,7 +191,7 @@ pub fn stats(state: &State) -> Result<Stats> {
             poisoned: state.journal.poisoned().map(|e| e.to_string()),
             mirrors: mirrors(state),
         },
-        warnings: warnings(state, &shards, ring.replication_factor()),
+        warnings: warnings(state, &shards, &answered, ring.replication_factor()),
         change: state.change.current().map(|epoch| state.change.progress(epoch)),
         shards,
         opening: OpeningFigures {
@@ -211,9 +213,14 @@ fn mirrors(state: &State) -> Vec<MirrorFigures> {
     figures.collect()
 }
 
-fn warnings(state: &State, shards: &[ShardStats], replicas: usize) -> Vec<String> {
+fn warnings(state: &State, shards: &[ShardStats], answered: &[bool], replicas: usize) -> Vec<String> {
     let mut warnings = Vec::new();
-    for shard in shards {
+    for (shard, answered) in shards.iter().zip(answered) {
+        if !answered {
+            let (id, path) = (shard.id, shard.path.display());
+            warnings
+                .push(format!("shard {id}: the disk at {path} does not answer: its size is that of before"));
+        }
         match &shard.health {
             Health::Online | Health::Joining => {}
             Health::Degraded(cause) => warnings.push(format!("shard {} is degraded: {cause}", shard.id)),

@@ -5,6 +5,7 @@
 
 mod asking;
 mod catching_up;
+mod copies;
 mod filling;
 mod mending;
 mod purging;

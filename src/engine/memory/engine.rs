@@ -244,11 +244,12 @@ impl Engine for MemoryEngine {
 
     fn set_cache(&self, _: u64, _: u64) {}
 
-    fn live_bytes(&self) -> Result<u64> {
-        self.disk_bytes()
+    fn disk_bytes(&self) -> Result<u64> {
+        self.pass(Operation::Size)?;
+        self.live_bytes()
     }
 
-    fn disk_bytes(&self) -> Result<u64> {
+    fn live_bytes(&self) -> Result<u64> {
         self.with(|shard| {
             let size = |versions: &Vec<Version>| {
                 versions.iter().map(|(_, value)| 9 + value.as_ref().map_or(0, Bytes::len)).sum::<usize>()

@@ -37,6 +37,8 @@ pub enum Operation {
     /// Asking what is damaged.
     Damaged,
     Recount,
+    /// Asking for the size on disk.
+    Size,
     /// Closing by name; a drop closes in any case.
     Close,
 }

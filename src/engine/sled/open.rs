@@ -195,17 +195,18 @@ impl Core {
         }
         Ok(())
     }
+}
 
-    pub fn disk_bytes(&self) -> Result<u64> {
-        let mut total = 0;
-        walk(&self.place.dir, &mut |path| {
-            let found = fs::symlink_metadata(path)?;
-            total += if found.is_file() { found.len() } else { 0 };
-            Ok(())
-        })
-        .map_err(|(path, error)| Error::io("read the size of", path, error).on(self.place.shard))?;
-        Ok(total)
-    }
+/// The lengths of all files of an engine together.
+pub(super) fn disk_bytes(place: &Place) -> Result<u64> {
+    let mut total = 0;
+    walk(&place.dir, &mut |path| {
+        let found = fs::symlink_metadata(path)?;
+        total += if found.is_file() { found.len() } else { 0 };
+        Ok(())
+    })
+    .map_err(|(path, error)| Error::io("read the size of", path, error).on(place.shard))?;
+    Ok(total)
 }
 
 /// Gives up the files of an engine that nobody uses any more; returns when they are free.

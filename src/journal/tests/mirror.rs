@@ -2,6 +2,7 @@
 
 mod faults;
 mod histories;
+mod hooked;
 mod mending;
 mod opening;
 mod walks;

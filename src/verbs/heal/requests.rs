@@ -22,6 +22,10 @@ pub struct StoreHealth {
     pub unavailable: u32,
     /// The files of damaged engines that are kept.
     pub quarantined: Vec<Quarantined>,
+    /// Shards whose disks did not answer in time: what is kept of theirs is as it was last known. A disk that goes on hanging
+    /// takes its shard offline when it is next written to.
+    #[serde(default)]
+    pub silent: Vec<ShardId>,
 }
 
 /// How one shard is.
@@ -50,6 +54,8 @@ impl StoreHealth {
 pub fn health(state: &State) -> Result<StoreHealth> {
     state.check_open()?;
     let layout = state.layout();
+    // First: what is told of the shards is not older than this, which may take a while.
+    let answered = state.look(&layout, shard::Shard::look_at_quarantined);
     let members = layout.ring.members().len();
     let (mut under_replicated, mut unavailable) = (0, 0);
     for node in (0..layout.ring.virtual_nodes()).map(crate::ids::VirtualNode) {
@@ -67,10 +73,11 @@ pub fn health(state: &State) -> Result<StoreHealth> {
         },
         applied: shard.applied(),
     };
-    let quarantined =
-        layout.shards.iter().flat_map(|shard| shard.quarantined().unwrap_or_default()).collect();
+    let quarantined = layout.shards.iter().flat_map(|shard| shard.quarantined_seen()).collect();
+    let silent = layout.shards.iter().zip(answered).filter(|(_, answered)| !answered);
+    let silent = silent.map(|(shard, _)| shard.id).collect();
     let shards = layout.shards.iter().enumerate().map(of).collect();
-    Ok(StoreHealth { shards, under_replicated, unavailable, quarantined })
+    Ok(StoreHealth { shards, under_replicated, unavailable, quarantined, silent })
 }
 
 /// Asks for something to be done for a shard; waits for it, for `limit` at the most, where background threads run.

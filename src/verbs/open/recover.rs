@@ -42,7 +42,6 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let disk = seams.disk.as_ref();
     let lock = lock(disk, dir, options)?;
     let (found, adopted) = find(disk, dir, options)?;
-    let read = found.as_ref().map(|manifest| manifest.generation);
     let mut manifest = match found {
         Some(manifest) if adopted => relocated(disk, dir, manifest, options)?,
         Some(manifest) => {
@@ -127,11 +126,9 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         lock: Box::new(lock),
     };
     let state = State::new(parts);
-    let manifest = state.manifest.lock().clone();
-    // What this opening has changed, where shards and journals lie for one, is needed most when the store's directory is lost.
-    if read.is_some_and(|read| read != manifest.generation) {
-        state.copy_manifest(&manifest);
-    }
+    // What this opening has changed, where shards and journals lie for one, or what a process had no time for that ended between
+    // the manifest and its copies: it is needed most when the store's directory is lost.
+    state.complete_copies();
     Ok(state)
 }
 

@@ -1,10 +1,10 @@
 //! One copy fails or is lost while the journal serves, or all of them do.
 
+use super::hooked::Hooked;
 use super::*;
-use crate::disk::DiskFile;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 
 #[test]
 fn either_copy_alone_holds_what_was_acknowledged() {
@@ -233,101 +233,6 @@ fn a_copy_may_lie_at_the_top_of_a_file_system() {
     }
 }
 
-/// A disk on which the next sync of a segment of the first copy says that it has begun, waits to be told, and fails.
-#[derive(Debug, Clone)]
-struct SlowDisk {
-    disk: SimDisk,
-    slow: Arc<AtomicBool>,
-    begun: SyncSender<()>,
-    go_on: Arc<Mutex<Receiver<()>>>,
-}
-
-#[derive(Debug)]
-struct SlowFile {
-    file: Arc<dyn DiskFile>,
-    /// None where it is as fast as any.
-    disk: Option<SlowDisk>,
-}
-
-impl Disk for SlowDisk {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-
-    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
-        self.disk.canonicalize(path)
-    }
-
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let slow = path.starts_with(DIRS[0]) && !path.ends_with("MIRRORS.tmp");
-        let file = self.disk.open(path, mode)?;
-        Ok(Arc::new(SlowFile { file, disk: slow.then(|| self.clone()) }))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(path)
-    }
-
-    fn boot_id(&self) -> u128 {
-        self.disk.boot_id()
-    }
-}
-
-impl DiskFile for SlowFile {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(offset, buf)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        if let Some(disk) = self.disk.as_ref().filter(|disk| disk.slow.swap(false, Ordering::SeqCst)) {
-            disk.begun.send(()).unwrap();
-            disk.go_on.lock().recv().unwrap();
-            return Err(io::Error::other("the disk is gone"));
-        }
-        self.file.sync_data()
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.file.sync_all()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-}
-
 /// One copy's part of a sync takes long and fails; meanwhile the other, which has done its part, fails at something else.
 #[test]
 fn the_last_copy_is_not_left_out_for_one_that_was_left_out_meanwhile() {
@@ -335,12 +240,17 @@ fn the_last_copy_is_not_left_out_for_one_that_was_left_out_meanwhile() {
         let (mut model, disk) = (Model::default(), dirs_disk(35));
         let ((begun, has_begun), (go_on, told)) = (sync_channel(1), sync_channel(1));
         let slow = Arc::new(AtomicBool::new(false));
-        let shared: Arc<dyn Disk> = Arc::new(SlowDisk {
-            disk: disk.clone(),
-            slow: slow.clone(),
-            begun,
-            go_on: Arc::new(Mutex::new(told)),
-        });
+        let (armed, told) = (slow.clone(), Mutex::new(told));
+        // The next sync of a segment of the first copy says that it has begun, waits to be told, and fails.
+        let shared: Arc<dyn Disk> = Arc::new(Hooked::new(&disk, move |operation, path| {
+            let ours = path.starts_with(DIRS[0]) && !path.ends_with("MIRRORS.tmp");
+            if operation == Operation::Sync && ours && armed.swap(false, Ordering::SeqCst) {
+                begun.send(()).unwrap();
+                told.lock().recv().unwrap();
+                return Err(io::Error::other("the disk is gone"));
+            }
+            Ok(())
+        }));
         let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), parallel).unwrap();
         let at = mirrors.dir().to_path_buf();
         let journal = Journal::create(mirrors.clone(), &at, CONFIG, Seq(1)).unwrap();

@@ -1,6 +1,9 @@
 //! Making a copy whole again while files come and go.
 
+use super::hooked::Hooked;
 use super::*;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn behind(seed: u64) -> (Model, SimDisk, Arc<Mirrors>, Journal) {
     let (mut model, disk) = (Model::default(), dirs_disk(seed));
@@ -136,4 +139,57 @@ fn what_lies_above_the_copies_is_synced_in_each() {
     disk.inject(Fault::on(Operation::SyncDir).at(|path| path == Path::new("/a")).times(1));
     mirrors.sync_dir(Path::new("/a")).unwrap();
     assert_eq!(good(&mirrors), [false, true]);
+}
+
+/// What changes while a copy is made is copied again, whichever round it falls into: a file that is written to, and one that is
+/// put in the place of another of the same name and length, which is there already.
+#[test]
+fn what_changes_while_a_copy_is_made_is_copied_again() {
+    const NAMES: [&str; 3] = ["0000000000000007.spare", "0000000000000008.spare", "0000000000000009.spare"];
+    let path = |name: &str| Path::new(DIRS[0]).join(name);
+    for (round, renamed) in (0..3).flat_map(|round| [(round, false), (round, true)]) {
+        let disk = dirs_disk(27);
+        // Rounds end with a sync of the copy's directory; none is counted before the copy has been cleared.
+        let rounds = Arc::new(AtomicUsize::new(usize::MAX));
+        let changes = Arc::new(Mutex::new(None::<(Weak<Mirrors>, Arc<dyn crate::disk::DiskFile>)>));
+        let (count, change) = (rounds.clone(), changes.clone());
+        let hooked = Hooked::new(&disk, move |operation, at| {
+            if operation == Operation::SyncDir
+                && at == Path::new(DIRS[1])
+                && count.load(Ordering::SeqCst) != usize::MAX
+                && count.fetch_add(1, Ordering::SeqCst) == round + 1
+                && let Some((mirrors, file)) = change.lock().take()
+            {
+                match renamed {
+                    true => mirrors.upgrade().unwrap().rename(&path(NAMES[0]), &path(NAMES[1]))?,
+                    false => file.write_at(1, b"since")?,
+                }
+            }
+            Ok(())
+        });
+        let mirrors =
+            Mirrors::create(Arc::new(hooked), Path::new(HOME), CONFIG.store_id, places(), false).unwrap();
+        let _journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
+        mirrors.vouch().unwrap();
+        let made = NAMES.map(|name| {
+            let file = mirrors.open(&path(name), OpenMode::CreateNew).unwrap();
+            file.write_at(0, name.as_bytes()).unwrap();
+            file
+        });
+        fault(&disk, Operation::SyncDir, 1, 1);
+        mirrors.sync_dir(Path::new(DIRS[0])).unwrap();
+        assert_eq!(good(&mirrors), [true, false]);
+        *changes.lock() = Some((Arc::downgrade(&mirrors), made[2].clone()));
+        rounds.store(0, Ordering::SeqCst);
+        assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+        assert!(changes.lock().is_none(), "nothing changed in round {round}");
+        let [a, b] = DIRS.map(|dir| {
+            let mut names = disk.list(Path::new(dir)).unwrap();
+            names.retain(|name| name != "MIRRORS" && name != "LOCK");
+            let read = |name: &String| disk.read(&Path::new(dir).join(name)).unwrap().unwrap();
+            names.iter().map(|name| (name.clone(), read(name))).collect::<BTreeMap<_, _>>()
+        });
+        assert_eq!(a.contains_key(NAMES[0]), !renamed);
+        assert!(a == b, "round {round}, renamed: {renamed}: {:?} {:?}", a.keys(), b.keys());
+    }
 }

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::testing::{self, EngineOperation as Op, MemoryFactory, Seams, SimDisk};
+mod asking;
+
+use annulus::testing::{self, Disk, EngineOperation as Op, MemoryFactory, Seams, SimDisk};
 use annulus::{EventKind, Events, Health, KeyspaceId, Options, ShardId, Store};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +27,10 @@ struct World {
 }
 
 fn open(disk: &SimDisk, factory: &MemoryFactory, replicas: usize) -> Store {
+    open_on(Arc::new(disk.clone()), factory, replicas)
+}
+
+fn open_on(disk: Arc<dyn Disk>, factory: &MemoryFactory, replicas: usize) -> Store {
     let options = Options::new()
         .shards(3)
         .replication_factor(replicas)
@@ -32,7 +38,7 @@ fn open(disk: &SimDisk, factory: &MemoryFactory, replicas: usize) -> Store {
         .memory_budget(8 << 20)
         .journal_segment_bytes(64 << 10)
         .shard_timeout(Duration::from_millis(500));
-    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: true };
+    let seams = Seams { disk, factory: Arc::new(factory.clone()), background: true };
     testing::open(Path::new("/store"), &options, seams).unwrap()
 }
 

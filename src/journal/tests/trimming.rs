@@ -1,0 +1,100 @@
+//! Trimming: what is freed, what stays, and what is told of it.
+
+use super::*;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[test]
+fn trimming_frees_whole_segments_below_and_recycles_some() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    for _ in 0..100 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    let before = journal.stats();
+    assert!(before.segments > 6 && before.spares == 0 && before.first == Seq(1));
+    assert_eq!(journal.trim(Seq(1)).unwrap(), 0);
+    let freed = journal.trim(Seq(80)).unwrap();
+    let after = journal.stats();
+    assert_eq!(after.segments, before.segments - freed as u64);
+    assert!(freed > 4 && after.first > Seq(1) && after.first <= Seq(80));
+    assert_eq!(after.spares, CONFIG.max_spares as u64);
+    let lens = |end: &str| -> Vec<u64> {
+        let mut names = disk.list(dir()).unwrap();
+        names.retain(|name| name.ends_with(end));
+        names.iter().map(|name| disk.read(&dir().join(name)).unwrap().unwrap().len() as u64).collect()
+    };
+    // One that was made for a large frame is none.
+    assert_eq!(lens(".spare"), vec![CONFIG.segment_bytes; CONFIG.max_spares]);
+    journal.provision().unwrap();
+    let held = journal.stats();
+    assert_eq!(held.bytes, lens(".spare").into_iter().chain(lens(".seg")).sum::<u64>(), "{held:?}");
+    journal.trim(Seq::MAX).unwrap();
+    assert_eq!(journal.stats().segments, 1, "the current segment stays");
+    let first = journal.first();
+    for _ in 0..100 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    assert_eq!(journal.stats().spares, 0, "spares were used again");
+    assert_eq!(reopen_from(&disk.kill(), Seq(first.0 - 1), Seq::ZERO).unwrap().1.last, Seq(200));
+    let error = reopen_from(&disk.kill(), Seq(first.0 - 2), Seq::ZERO).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption, "what was trimmed is asked for");
+}
+
+#[test]
+fn trimming_beyond_what_is_durable_keeps_the_place_where_the_log_goes_on() {
+    for seed in 0..60 {
+        let disk = new_disk();
+        let journal = create(&disk).unwrap();
+        let mut last = Seq::ZERO;
+        while journal.stats().segments < 3 {
+            last = append(&journal, Handoff::Buffered).unwrap();
+        }
+        journal.trim(Seq::MAX).unwrap();
+        let from = Seq(journal.first().0 - 1);
+        let (_, report) = reopen_from(&disk.crash(PowerCut { seed }), from, Seq::ZERO).unwrap();
+        assert_eq!(report.last, last);
+    }
+}
+
+/// Whoever asks how the journal is does not wait for its disk: at any moment at which it waits for the disk itself it says what
+/// it was, and afterwards what it is.
+#[test]
+fn figures_are_told_while_the_disk_is_waited_for() {
+    let disk = new_disk();
+    let journal = Arc::new(create(&disk).unwrap());
+    let asked = Arc::new(AtomicU64::new(0));
+    let (asks, of) = (asked.clone(), Arc::downgrade(&journal));
+    disk.watch(move |_| {
+        let Some(journal) = of.upgrade() else { return };
+        let (told, answer) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(journal.stats()));
+        answer.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits for the disk");
+        asks.fetch_add(1, Ordering::Relaxed);
+    });
+    let on_disk = || {
+        let names = disk.list(dir()).unwrap();
+        let count = |end: &str| names.iter().filter(|name| name.ends_with(end)).count() as u64;
+        let len = |name: &String| disk.read(&dir().join(name)).unwrap().unwrap().len() as u64;
+        (count(".seg"), count(".spare"), names.iter().map(len).sum::<u64>())
+    };
+    for round in 1..4 {
+        for _ in 0..30 {
+            append(&journal, Handoff::Os).unwrap();
+        }
+        let figures = journal.stats();
+        assert_eq!((figures.segments, figures.spares, figures.bytes), on_disk(), "round {round}");
+        assert!(journal.trim(journal.last()).unwrap() > 1);
+        let figures = journal.stats();
+        assert_eq!((figures.segments, figures.spares, figures.bytes), on_disk(), "round {round}, trimmed");
+        assert_eq!(figures.first, journal.first());
+        assert!(journal.provision().unwrap());
+        let figures = journal.stats();
+        // The next one has its name already, and is no segment in use.
+        assert_eq!(
+            (figures.segments + 1, figures.spares, figures.bytes),
+            on_disk(),
+            "round {round}, provided"
+        );
+    }
+    assert!(asked.load(Ordering::Relaxed) > 50);
+}

@@ -1,0 +1,223 @@
+//! Who asks how the store is hears it in time, whatever the disks do: who asks with a disk that hangs needs it most.
+
+use super::*;
+use annulus::testing::{DiskFile, OpenMode};
+use annulus::{Stats, StoreHealth};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex};
+
+/// A disk on which whatever is done to a name in one directory, or below it, hangs until it is let go.
+#[derive(Debug, Clone)]
+struct HangingDisk {
+    disk: SimDisk,
+    gate: Arc<(Mutex<Gate>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    dir: Option<PathBuf>,
+    waiting: usize,
+}
+
+impl HangingDisk {
+    fn new() -> HangingDisk {
+        HangingDisk { disk: SimDisk::new(6), gate: Arc::default() }
+    }
+
+    fn hang(&self, dir: &Path) {
+        self.gate.0.lock().unwrap().dir = Some(dir.to_path_buf());
+    }
+
+    fn release(&self) {
+        self.gate.0.lock().unwrap().dir = None;
+        self.gate.1.notify_all();
+    }
+
+    fn wait_until_it_hangs(&self) {
+        let gate = self.gate.0.lock().unwrap();
+        let (_gate, waited) = self.gate.1.wait_timeout_while(gate, LONG, |gate| gate.waiting == 0).unwrap();
+        assert!(!waited.timed_out(), "nobody asks the disk for anything");
+    }
+
+    fn at(&self, path: &Path) -> &SimDisk {
+        let hangs = |gate: &mut Gate| gate.dir.as_ref().is_some_and(|dir| path.starts_with(dir));
+        let mut gate = self.gate.0.lock().unwrap();
+        if hangs(&mut gate) {
+            gate.waiting += 1;
+            self.gate.1.notify_all();
+            let mut gate = self.gate.1.wait_while(gate, hangs).unwrap();
+            gate.waiting -= 1;
+        }
+        &self.disk
+    }
+}
+
+impl Disk for HangingDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.at(dir).create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.at(dir).list(dir)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.at(path).exists(path)
+    }
+
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        self.at(path).canonicalize(path)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        self.at(path).open(path, mode)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.at(from).rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.at(path).remove_file(path)
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.at(dir).remove_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.at(dir).sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.at(path).lock(path)
+    }
+
+    fn boot_id(&self) -> u128 {
+        self.disk.boot_id()
+    }
+}
+
+fn stats(store: &Store) -> Stats {
+    let store = store.clone();
+    in_time("asking for figures", move || store.stats()).unwrap()
+}
+
+fn health(store: &Store) -> StoreHealth {
+    let store = store.clone();
+    in_time("asking for the health", move || store.health()).unwrap()
+}
+
+fn silent(stats: &Stats) -> usize {
+    stats.warnings.iter().filter(|warning| warning.contains("does not answer")).count()
+}
+
+#[test]
+fn sizes_are_those_last_known_while_a_disk_hangs() {
+    let mut world = World::new();
+    let sizes = |stats: &Stats| -> Vec<u64> { stats.shards.iter().map(|s| s.disk_bytes).collect() };
+    let before = stats(&world.store);
+    assert!(sizes(&before).iter().all(|size| *size > 0) && before.warnings.is_empty(), "{before:?}");
+    let gate = world.factory.hang(SHARD, Op::Size);
+    for _ in 0..3 {
+        world.write();
+        world.flush();
+        let now = stats(&world.store);
+        assert_eq!(silent(&now), 1, "{:?}", now.warnings);
+        let grown: Vec<bool> =
+            sizes(&now).iter().zip(sizes(&before)).map(|(now, then)| *now > then).collect();
+        assert_eq!(grown, [true, false, true], "{before:?} {now:?}");
+        assert_eq!(sizes(&now)[1], sizes(&before)[1]);
+        assert_eq!(gate.waiting(), 1, "it is not asked again while it hangs");
+    }
+    // To be asked in vain for a figure is not to fail: it goes on serving, and being written to.
+    world.go_on();
+    assert!(health(&world.store).is_good());
+    gate.release();
+    let now = loop {
+        let now = stats(&world.store);
+        if silent(&now) == 0 {
+            break now;
+        }
+    };
+    assert!(sizes(&now).iter().zip(sizes(&before)).all(|(now, then)| *now > then), "{now:?}");
+    // What is asked after a write tells of it.
+    world.store.insert(b"large", vec![7; 100_000]).unwrap();
+    world.flush();
+    let (now, then) = (stats(&world.store), now);
+    let grown = sizes(&now).iter().zip(sizes(&then)).filter(|(now, then)| **now >= then + 100_000).count();
+    assert_eq!(grown, 2, "{then:?} {now:?}");
+}
+
+#[test]
+fn a_store_is_closed_while_it_is_asked_in_vain_for_a_size() {
+    let mut world = World::new();
+    let gate = world.factory.hang(SHARD, Op::Size);
+    assert_eq!(silent(&stats(&world.store)), 1);
+    world.close().unwrap();
+    world.reopen();
+    world.go_on();
+    assert_eq!(gate.waiting(), 1);
+    gate.release();
+}
+
+#[test]
+fn what_is_set_aside_is_told_as_last_known_while_a_disk_hangs() {
+    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+    let store = open_on(Arc::new(disk.clone()), &factory, 2);
+    let dir = stats(&store).shards[SHARD.0 as usize].path.clone();
+    let set_aside = |generation: u32, bytes: usize| {
+        let at = dir.join(format!("quarantine-{generation}"));
+        disk.disk.create_dir_all(&at).unwrap();
+        disk.disk.replace(&at.join("pages"), &vec![1; bytes]).unwrap();
+    };
+    let kept =
+        |health: &StoreHealth| -> Vec<u64> { health.quarantined.iter().map(|kept| kept.bytes).collect() };
+    set_aside(7, 1000);
+    let before = health(&store);
+    assert_eq!((kept(&before), before.silent), (vec![1000], vec![]));
+    disk.hang(&dir);
+    set_aside(8, 500);
+    for _ in 0..3 {
+        let now = health(&store);
+        assert_eq!((kept(&now), now.silent), (vec![1000], vec![SHARD]));
+    }
+    disk.release();
+    loop {
+        let now = health(&store);
+        if now.silent.is_empty() {
+            break assert_eq!(kept(&now), [1000, 500]);
+        }
+    }
+    store.close().unwrap();
+}
+
+/// Writes wait for a journal that hangs, and what asks for figures does not.
+#[test]
+fn figures_are_told_while_the_journals_disk_hangs() {
+    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+    let store = open_on(Arc::new(disk.clone()), &factory, 2);
+    let fill = |store: &Store| {
+        (0..100_u32).for_each(|n| assert!(store.insert(n.to_be_bytes(), [5; 2000]).is_ok()));
+    };
+    // Enough that a flush frees segments.
+    fill(&store);
+    let before = stats(&store);
+    assert!(before.journal.segments > 2, "{before:?}");
+    disk.hang(Path::new("/store/journal"));
+    let (flushes, writes) = (store.clone(), store.clone());
+    let flushing = std::thread::spawn(move || flushes.flush());
+    let writing = std::thread::spawn(move || fill(&writes));
+    disk.wait_until_it_hangs();
+    for _ in 0..10 {
+        let now = stats(&store);
+        assert!(now.journal.segments >= before.journal.segments, "{now:?}");
+        assert!(health(&store).silent.is_empty());
+    }
+    assert!(!flushing.is_finished());
+    disk.release();
+    writing.join().unwrap();
+    flushing.join().unwrap().unwrap();
+    store.close().unwrap();
+}

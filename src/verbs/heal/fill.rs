@@ -187,7 +187,7 @@ fn work(state: &State, layout: &Arc<Layout>, index: usize, fill: &mut Fill) -> R
 fn end(state: &State, layout: &Arc<Layout>, index: usize, fill: &Fill) -> Result<()> {
     let shard = &layout.shards[index];
     let compacted = shard.serves();
-    let before = bytes_of(shard);
+    let before = if compacted { bytes_of(state, layout, index) } else { 0 };
     {
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
@@ -205,7 +205,9 @@ fn end(state: &State, layout: &Arc<Layout>, index: usize, fill: &Fill) -> Result
         if let Err(error) = cleared {
             log::warn!("shard {}: its old engine could not be removed yet: {error}", shard.id);
         }
-        state.events.tell(Some(shard.id), EventKind::Compacted { before, after: bytes_of(shard) });
+        state
+            .events
+            .tell(Some(shard.id), EventKind::Compacted { before, after: bytes_of(state, layout, index) });
         state.healing.granted(shard.id, Ok(()));
         return Ok(());
     }
@@ -217,8 +219,8 @@ fn end(state: &State, layout: &Arc<Layout>, index: usize, fill: &Fill) -> Result
     Ok(())
 }
 
-fn bytes_of(shard: &Shard) -> u64 {
-    shard.engine().and_then(|engine| engine.disk_bytes()).unwrap_or(0)
+fn bytes_of(state: &State, layout: &Layout, index: usize) -> u64 {
+    state.beside(layout, index, |shard| shard.engine()?.disk_bytes()).unwrap_or(0)
 }
 
 impl Shard {

@@ -53,6 +53,11 @@ fn holder_text(process: u32) -> String {
     format!("{process:<width$}\n", width = HOLDER_BYTES - 1)
 }
 
+fn is_beyond_reach(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(kind, InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
+}
+
 /// A file system, or a simulation of one. Errors are bare `io::Error`s; the caller adds the path.
 pub trait Disk: Send + Sync + Debug {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
@@ -131,8 +136,9 @@ pub trait Disk: Send + Sync + Debug {
         };
         if let Some(parent) = found.and_then(above) {
             match self.sync_dir(&parent) {
-                // Who may not even look there has made nothing there.
-                Err(e) if e.kind() != io::ErrorKind::PermissionDenied => return Err(e),
+                // Who may not even look there, or cannot change anything, has made nothing there; and where nothing can be synced, nothing
+                // is gained by refusing what is there already.
+                Err(e) if !is_beyond_reach(e.kind()) => return Err(e),
                 _ => {}
             }
         }

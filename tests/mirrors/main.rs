@@ -7,8 +7,9 @@ mod common;
 mod openings;
 
 use annulus::testing::{self, Disk, RealDisk, Seams, SledFactory};
-use annulus::{Durability, ErrorKind, Options, Stats, Store};
+use annulus::{BackupRepository, Durability, ErrorKind, Health, Options, Seq, ShardId, Stats, Store};
 use common::copy;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -79,6 +80,39 @@ fn the_loss_of_either_copy_loses_nothing_and_it_is_made_anew() {
         assert!(store.stats().unwrap().warnings.is_empty());
         check(&store, count + 50);
     }
+}
+
+/// The copy that is read first is damaged under the open store, in every segment.
+#[test]
+fn a_shard_that_catches_up_and_an_archive_read_what_one_copy_has_lost_from_the_other() {
+    let place = Place::new();
+    let two = options().journal_dirs([place.at("a"), place.at("b")]);
+    let store = open(&place.at("store"), &two).unwrap();
+    write(&store, 0..200);
+    testing::fail_shard(&store, ShardId(1));
+    write(&store, 200..500);
+    store.flush().unwrap();
+    write(&store, 500..520);
+    let segments = std::fs::read_dir(place.at("a")).unwrap().map(|entry| entry.unwrap().path());
+    let segments: Vec<PathBuf> =
+        segments.filter(|path| path.extension().is_some_and(|e| e == "seg")).collect();
+    assert!(segments.len() > 4);
+    for path in &segments {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 20_000).unwrap();
+        file.write_all_at(&[!byte[0]], 20_000).unwrap();
+    }
+    while testing::heal_step(&store).unwrap() {}
+    let stats = store.stats().unwrap();
+    assert!(stats.shards.iter().all(|shard| shard.health == Health::Online), "{stats:?}");
+    let repository = BackupRepository::open(place.at("backup")).unwrap();
+    assert_eq!(store.archive(&repository).unwrap(), Seq(520));
+    assert_eq!(good(&store.stats().unwrap()), [true, true]);
+    check(&store, 520);
+    drop(store);
+    place.remove("b");
+    check(&open(&place.at("store"), &options()).unwrap(), 520);
 }
 
 #[test]

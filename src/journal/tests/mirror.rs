@@ -6,6 +6,7 @@ mod mending;
 mod opening;
 mod reading;
 mod walks;
+mod words;
 
 use super::*;
 use crate::disk::sim::Rng;

@@ -64,6 +64,14 @@ fn harm(disk: &SimDisk, harm: Harm, (path, at): (PathBuf, u64)) {
     }
 }
 
+/// Whether every segment is the same in both copies.
+fn alike(disk: &SimDisk) -> bool {
+    let mut names = disk.list(Path::new(DIRS[0])).unwrap();
+    names.retain(|name| name.ends_with(".seg"));
+    let bytes = |dir: &str, name: &String| disk.read(&Path::new(dir).join(name)).unwrap();
+    names.iter().all(|name| bytes(DIRS[0], name).is_some() && bytes(DIRS[0], name) == bytes(DIRS[1], name))
+}
+
 /// Reads on in steps; everything must come once, in order, and as it was written.
 fn read_on(model: &Model, journal: &Journal, cursor: &mut Cursor, limit: usize) -> Result<()> {
     let last = journal.last();
@@ -102,6 +110,13 @@ fn what_one_copy_has_lost_is_read_from_the_other_and_put_in_again() {
                 continue;
             }
             ends[usize::from(good(&mirrors)[0])] += 1;
+            match what {
+                Harm::Payload | Harm::Header => assert!(good(&mirrors)[0] && alike(&disk), "{when}"),
+                Harm::FailsOnce => assert!(good(&mirrors)[0], "{when}"),
+                // More of it may have been lost than the frame that was asked for.
+                Harm::Block => assert!(!good(&mirrors)[0] || alike(&disk), "{when}"),
+                _ => assert!(!good(&mirrors)[0], "{when}"),
+            }
             // It is complete at once, or when it has been made anew.
             disk.heal();
             let missing = usize::from(!good(&mirrors)[0]);

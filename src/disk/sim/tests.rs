@@ -275,7 +275,7 @@ fn a_directory_whose_making_was_interrupted_is_durable_when_it_is_made_again() {
             assert!(disk.exists(dir).unwrap(), "stopped at {stop}, seed {seed}");
         }
         if ended {
-            assert_eq!(stop, 6);
+            assert_eq!(stop, 7);
             break;
         }
     }

@@ -135,3 +135,52 @@ fn the_header_of_a_segment_that_is_not_replayed_is_made_the_same() {
         assert_eq!(a[..4096], b[..4096], "copy {damaged} was damaged");
     }
 }
+
+/// The copy that reaches furthest is left, and its disk takes no word: one that is kept, and is shorter, is made like it.
+#[test]
+fn a_copy_that_is_half_mended_has_no_word_though_none_can_be_given_of_that() {
+    let segments = |disk: &SimDisk, dir: &str| -> BTreeMap<String, Vec<u8>> {
+        let names = disk.list(Path::new(dir)).unwrap().into_iter().filter(|name| name.ends_with(".seg"));
+        names.map(|name| (name.clone(), disk.read(&Path::new(dir).join(name)).unwrap().unwrap())).collect()
+    };
+    let (mut model, disk) = (Model::default(), dirs_disk(53));
+    let (_, journal) = model.create(&disk);
+    (0..30).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    let shorter = segments(&disk, DIRS[1]);
+    (0..30).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    let disk = disk.kill();
+    let longer = segments(&disk, DIRS[0]);
+    for name in longer.keys() {
+        let path = Path::new(DIRS[1]).join(name);
+        match shorter.get(name) {
+            Some(bytes) => disk.damage(&path, |now| now.clone_from(bytes)).unwrap(),
+            None => disk.remove_file(&path).unwrap(),
+        }
+    }
+    let mut moved = places();
+    moved[0].listed = false;
+    moved.rotate_left(1);
+    moved.insert(1, Place { id: 7, dir: "/store/e".into(), known: false, listed: true, implicit: false });
+    let mut between = 0;
+    for stop in 0.. {
+        let disk = disk.fork();
+        disk.inject(Fault::on_any_change().at(|path| path.starts_with(DIRS[0])));
+        disk.stop_after(stop);
+        let moved =
+            look(&disk, moved.clone(), false).and_then(|found| found.serve(Seq::ZERO, Seq::ZERO, false));
+        let ended = moved.is_ok();
+        let disk = disk.kill();
+        let now = segments(&disk, DIRS[1]);
+        if now != shorter && now != longer {
+            between += 1;
+            assert!(!disk.exists(&Path::new(DIRS[1]).join("MIRRORS")).unwrap(), "stopped at {stop}");
+        }
+        if ended {
+            assert_eq!(now, longer);
+            break;
+        }
+    }
+    assert!(between > 3, "{between}");
+}

@@ -164,15 +164,22 @@ fn two_copies_that_are_damaged_at_different_places_lose_nothing() {
 /// A disk that loses more and more is no place for a copy that is mended bit by bit.
 #[test]
 fn a_copy_that_is_damaged_again_and_again_is_left_out_and_made_anew() {
-    let (mut model, disk, mirrors, journal) = written(42, 200);
-    let harmed: Vec<u64> = (0..200).step_by(4).map(|n| n + 1).collect();
+    let (mut model, disk, mirrors, journal) = written(42, 400);
+    let harmed: Vec<u64> = (0..400).step_by(13).map(|n| n + 1).collect();
     for seq in &harmed {
         let (path, at) = place_of(&model, &journal, 0, *seq);
         flip(&disk, (path, at + 8));
     }
     read_on(&model, &journal, &mut Cursor::at(Seq(1)), 9000).unwrap();
     assert_eq!(good(&mirrors), [false, true]);
+    let cause = mirrors.copies()[0].cause.clone().unwrap().to_string();
+    assert!(cause.contains("many places"), "{cause}");
+    // Of what has been left out, or freed a moment ago, nothing is missed.
+    let (path, _) = place_of(&model, &journal, 0, 2);
+    assert!(!mirrors.mend_copy(&path, 0, 1, 4096, b"bytes") && good(&mirrors) == [false, true]);
     assert_eq!(mirrors.mend(), 1);
+    let freed = Path::new(DIRS[0]).join("00000000000000ff.seg");
+    assert!(!mirrors.mend_copy(&freed, 0, 1, 4096, b"bytes") && good(&mirrors) == [true; 2]);
     // It begins with nothing held against it.
     let (path, at) = place_of(&model, &journal, 1, 7);
     flip(&disk, (path, at + 8));
@@ -184,7 +191,7 @@ fn a_copy_that_is_damaged_again_and_again_is_left_out_and_made_anew() {
     model.sync(&journal).unwrap();
     let disk = disk.kill();
     absent(&disk, 1);
-    assert_eq!(model.open(&disk, None).unwrap().2.last, Seq(201));
+    assert_eq!(model.open(&disk, None).unwrap().2.last, Seq(401));
 }
 
 /// What cannot be put in again, and what no word can be given of: reading goes on, and a copy that may lack something counts

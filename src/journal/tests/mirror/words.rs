@@ -15,17 +15,20 @@ fn put(disk: &SimDisk, dir: &str, word: &[u8]) {
     disk.damage(&Path::new(dir).join("MIRRORS"), |bytes| *bytes = word.to_vec()).unwrap();
 }
 
-/// Both copies complete, and the words of an epoch before.
+/// Both copies complete, and the words of some epochs before.
 fn of_two_epochs() -> (Model, SimDisk, [Vec<u8>; 3]) {
     let (mut model, disk) = (Model::default(), dirs_disk(51));
     let (_, journal) = model.create(&disk);
     (0..40).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
     model.sync(&journal).unwrap();
     let before = [DIRS[0], DIRS[1], HOME].map(|dir| word_in(&disk, dir));
-    let disk = disk.kill();
-    disk.remove_file(&Path::new(HOME).join("MIRRORS")).unwrap();
-    model.open(&disk, None).unwrap();
-    (model, disk.kill(), before)
+    let mut disk = disk.kill();
+    for _ in 0..3 {
+        disk.remove_file(&Path::new(HOME).join("MIRRORS")).unwrap();
+        model.open(&disk, None).unwrap();
+        disk = disk.kill();
+    }
+    (model, disk, before)
 }
 
 /// Every word that is given is a chance to be interrupted.

@@ -78,6 +78,16 @@ pub fn decode<T: DeserializeOwned>(kind: Kind, path: &Path, bytes: &[u8]) -> Res
     serde_json::from_slice(body).map_err(|e| damaged("its body is not what it should be".into()).caused_by(e))
 }
 
+/// What a file that could not be read is: damaged where it is longer than any of ours, which is found before it is read.
+pub fn unread(kind: Kind, path: &Path, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => {
+            Error::corruption(format!("the {} is damaged: {error}", kind.name)).at(path).remedy(kind.remedy)
+        }
+        _ => Error::io(&format!("read the {}", kind.name), path, error),
+    }
+}
+
 fn checksum(version: u32, length: u32, body: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&version.to_le_bytes());

@@ -151,12 +151,7 @@ impl Manifest {
     /// Reads and checks the manifest of the store in `dir`; none if there is no such file.
     pub fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Manifest>> {
         let path = dir.join(FILE);
-        let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::InvalidData => {
-                Error::corruption(format!("the {} is damaged: {e}", KIND.name)).at(&path).remedy(KIND.remedy)
-            }
-            _ => Error::io("read the manifest", &path, e),
-        };
+        let failed = |e| envelope::unread(KIND, &path, e);
         let Some(bytes) = disk.read(&path).map_err(failed)? else {
             return Ok(None);
         };

@@ -493,6 +493,38 @@ fn a_small_file_of_a_huge_length_is_damage_and_is_not_read() {
     expect_whole(&two.open(&place).unwrap());
 }
 
+/// What makes a shard whole of whose small files one is damaged does so where it is longer than any; where both are, the directory
+/// is nobody's, as with any other damage.
+#[test]
+fn small_files_of_a_shard_of_a_huge_length_are_healed_as_damage() {
+    for names in [&["IDENTITY"][..], &["SEAL"], &["IDENTITY", "SEAL"]] {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("store");
+        fill(&place, 2, true);
+        for name in names {
+            let path = shard(&place, 1).join(name);
+            std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(4 << 40).unwrap();
+        }
+        let store = options(2).open(&place).unwrap_or_else(|e| panic!("{names:?}: {e}"));
+        expect_whole(&store);
+        let repaired = store.repair(annulus::ShardId(1));
+        expect_whole(&store);
+        if names.len() == 2 {
+            assert_eq!(repaired.unwrap_err().kind(), ErrorKind::Foreign);
+            continue;
+        }
+        repaired.unwrap_or_else(|e| panic!("{names:?}: {e}"));
+        store.close().unwrap();
+        for name in names {
+            let len = std::fs::metadata(shard(&place, 1).join(name)).unwrap().len();
+            assert!(len < 1 << 20, "{name} has {len} bytes");
+        }
+        let store = options(2).open(&place).unwrap();
+        expect_whole(&store);
+        assert!(store.stats().unwrap().warnings.is_empty(), "{names:?}");
+    }
+}
+
 /// Changes the seal of a shard, as a program that knows the format could.
 fn edit_seal(dir: &Path, from: &str, to: &str) {
     let bytes = std::fs::read(dir.join("SEAL")).unwrap();

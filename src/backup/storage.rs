@@ -79,12 +79,14 @@ pub struct DirStorage {
     dir: PathBuf,
     /// Directories with names that are not durable yet.
     unsettled: Mutex<BTreeSet<PathBuf>>,
+    /// Directories whose own names are: one that is there may have been made by somebody who was interrupted then.
+    settled: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl DirStorage {
     /// The directory `dir` of a disk. It is created by the first write.
     pub fn new(disk: Arc<dyn Disk>, dir: impl Into<PathBuf>) -> DirStorage {
-        DirStorage { disk, dir: dir.into(), unsettled: Mutex::default() }
+        DirStorage { disk, dir: dir.into(), unsettled: Mutex::default(), settled: Mutex::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -95,8 +97,9 @@ impl DirStorage {
     fn parent(&self, path: &Path) -> Result<PathBuf> {
         let parent = path.parent().unwrap_or(&self.dir).to_path_buf();
         let failed = |e| Error::io("create the directory", &parent, e);
-        if !self.disk.exists(&parent).map_err(failed)? {
+        if !self.settled.lock().contains(&parent) || !self.disk.exists(&parent).map_err(failed)? {
             self.disk.create_dir_durably(&parent).map_err(failed)?;
+            self.settled.lock().insert(parent.clone());
         }
         Ok(parent)
     }

@@ -53,6 +53,11 @@ fn holder_text(process: u32) -> String {
     format!("{process:<width$}\n", width = HOLDER_BYTES - 1)
 }
 
+fn is_beyond_reach(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(kind, InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
+}
+
 /// A file system, or a simulation of one. Errors are bare `io::Error`s; the caller adds the path.
 pub trait Disk: Send + Sync + Debug {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
@@ -83,6 +88,25 @@ pub trait Disk: Send + Sync + Debug {
         std::str::from_utf8(bytes.get(..read)?).ok()?.trim().parse().ok()
     }
 
+    /// The numbers of the copies that the disk keeps of every file and that are complete, in the order in which they are read.
+    fn copies(&self) -> Vec<usize> {
+        vec![0]
+    }
+
+    /// Opens a file to read, as it is in one of the copies.
+    fn open_copy(&self, path: &Path, copy: usize) -> io::Result<Arc<dyn DiskFile>> {
+        let _ = copy;
+        self.open(path, OpenMode::Read)
+    }
+
+    /// Told that one copy of a file does not have at `offset` what it should: `bytes`, which have passed their checksum as they
+    /// lie in the copy `from`. Says whether it has them now, and can be read on. If not, it counts no more, as far as that can be
+    /// made known.
+    fn mend_copy(&self, path: &Path, copy: usize, from: usize, offset: u64, bytes: &[u8]) -> bool {
+        let _ = (path, copy, from, offset, bytes);
+        false
+    }
+
     /// A value that changes with every start of the machine. While it stays the same, no power cut has happened.
     fn boot_id(&self) -> u128;
 
@@ -94,19 +118,33 @@ pub trait Disk: Send + Sync + Debug {
     }
 
     /// Creates a directory and those above it that do not exist, durably: a name is safe only once the directory that
-    /// holds it has been synced.
+    /// holds it has been synced. So each is made when the one above it is safe; the lowest that is there may have been made by somebody
+    /// who was interrupted then.
     fn create_dir_durably(&self, dir: &Path) -> io::Result<()> {
         let mut missing = Vec::new();
-        for ancestor in dir.ancestors() {
-            if ancestor.as_os_str().is_empty() || self.exists(ancestor)? {
+        let mut found = None;
+        for ancestor in dir.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty()) {
+            if self.exists(ancestor)? {
+                found = Some(ancestor);
                 break;
             }
             missing.push(ancestor);
         }
-        self.create_dir_all(dir)?;
-        for made in missing.iter().rev() {
-            let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            self.sync_dir(parent)?;
+        let above = |dir: &Path| match dir.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Some(Path::new(".").to_path_buf()),
+            parent => parent.map(Path::to_path_buf),
+        };
+        if let Some(parent) = found.and_then(above) {
+            match self.sync_dir(&parent) {
+                // Who may not even look there, or cannot change anything, has made nothing there; and where nothing can be synced, nothing
+                // is gained by refusing what is there already.
+                Err(e) if !is_beyond_reach(e.kind()) => return Err(e),
+                _ => {}
+            }
+        }
+        for made in missing.into_iter().rev() {
+            self.create_dir_all(made)?;
+            self.sync_dir(&above(made).unwrap_or_else(|| made.to_path_buf()))?;
         }
         Ok(())
     }

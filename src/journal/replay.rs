@@ -2,16 +2,19 @@
 //!
 //! Invariants:
 //! - What is visited was verified against its checksums, and is consecutive: a cursor never passes over a sequence.
+//! - Where one copy of the journal does not have what it should, another is asked at the same place; so what is visited is visited
+//!   once, whichever copies it comes from. A copy that lacks something gets it again, or counts no more.
 //! - What was freed, or used again, under the reader is told from damage: a segment leaves the list of those that are
 //!   retained before a byte of it is changed, and the list is looked at again after every read that came to nothing.
 
 use super::scan::{Item, Reader};
 use super::segment::{self, BODY, Origin, SegmentHeader};
 use super::{Journal, Retained};
-use crate::disk::OpenMode;
+use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
-use crate::frame::Kind;
+use crate::frame::{self, Kind};
 use crate::ids::Seq;
+use std::path::Path;
 
 /// A place in the log of one opened journal. It keeps where the next frame lies, so that to go on costs no search.
 #[derive(Debug)]
@@ -101,17 +104,14 @@ impl Journal {
         let store_id = self.supply.config.store_id;
         let header = SegmentHeader { store_id, generation, boot_id: 0, len, origin: Origin::Continuation };
         let path = self.supply.path(&segment::name(generation));
-        let file = match self.supply.disk.open(&path, OpenMode::Read) {
-            Ok(file) => file,
-            Err(e) => return Err(self.unless_freed(cursor.next, Error::io("open the journal", &path, e))),
-        };
+        let mut copies =
+            Copies::open(self.supply.disk.as_ref(), &path, header, std::mem::take(&mut cursor.buf));
         let (mut at, mut expected) = match cursor.place {
             Some((held, at)) if held == generation => (at, cursor.next),
             _ => (BODY, first),
         };
-        let mut reader = Reader::new(file, &path, header, std::mem::take(&mut cursor.buf));
         while cursor.next <= until && *left > 0 {
-            match reader.item(at) {
+            let error = match copies.item(at) {
                 Ok(Item::Frame(frame, payload)) if frame.kind == Kind::Commit && frame.seq == expected => {
                     at += frame.frame_bytes() as u64;
                     expected = expected.next();
@@ -121,27 +121,105 @@ impl Journal {
                     visit(frame.seq, payload)?;
                     *left = left.saturating_sub(payload.len().max(1));
                     (cursor.next, cursor.place) = (expected, Some((generation, at)));
+                    continue;
                 }
                 // Damage to what nobody asks for is no obstacle while its header says how long it is.
                 Ok(Item::Torn(frame)) if frame.seq == expected && frame.seq < cursor.next => {
                     at += frame.frame_bytes() as u64;
                     expected = expected.next();
+                    continue;
                 }
                 Ok(_) => {
                     let what = format!("the journal's frame with sequence {expected} is damaged");
                     let damage = Error::corruption(what).at(&path).offset(at);
-                    let damage = damage.remedy("close the store and put the segment back from a copy");
-                    return Err(self.unless_freed(cursor.next, damage));
+                    damage.remedy("close the store and put the segment back from a copy")
                 }
-                Err(e) => return Err(self.unless_freed(cursor.next, e)),
+                Err(e) => e,
+            };
+            // If the segment has been freed meanwhile, that is why.
+            self.segment_of(cursor.next)?;
+            if !copies.find(at, expected) {
+                return Err(error);
             }
         }
-        cursor.buf = reader.into_buffer();
+        cursor.buf = copies.into_buffer();
         Ok(())
     }
+}
 
-    /// The error of a read at `seq`, or, if the segment has been freed meanwhile, that.
-    fn unless_freed(&self, seq: Seq, error: Error) -> Error {
-        self.segment_of(seq).err().unwrap_or(error)
+/// A segment as it is read: in one copy of the journal after the other, where the one before does not have what it should.
+struct Copies<'a> {
+    disk: &'a dyn Disk,
+    path: &'a Path,
+    header: SegmentHeader,
+    /// Which copies may be asked; the first one is read.
+    numbers: Vec<usize>,
+    reader: Result<Reader>,
+}
+
+impl<'a> Copies<'a> {
+    fn open(disk: &'a dyn Disk, path: &'a Path, header: SegmentHeader, buf: Vec<u8>) -> Copies<'a> {
+        let numbers = disk.copies();
+        let first = numbers.first().copied().unwrap_or_default();
+        Copies { disk, path, header, numbers, reader: reader(disk, path, header, first, buf) }
+    }
+
+    fn item(&mut self, at: u64) -> Result<Item<'_>> {
+        self.reader.as_mut().map_err(|e| e.clone())?.item(at)
+    }
+
+    /// Sees to it that the frame with the sequence `expected`, which the copy that is read does not have at `at`, is read next; false
+    /// if no copy has it.
+    fn find(&mut self, at: u64, expected: Seq) -> bool {
+        let [this, others @ ..] = self.numbers.as_slice() else { return false };
+        if others.is_empty() {
+            return false;
+        }
+        // What cannot be read may lie behind it.
+        if self.reader.as_mut().is_ok_and(|reader| frame_at(reader, at, expected, true).is_some()) {
+            return true;
+        }
+        let has_it = others.iter().find_map(|other| {
+            let mut reader = reader(self.disk, self.path, self.header, *other, Vec::new()).ok()?;
+            let bytes = frame_at(&mut reader, at, expected, false)?;
+            Some((*other, reader, bytes))
+        });
+        let Some((other, reader, bytes)) = has_it else { return false };
+        if self.disk.mend_copy(self.path, *this, other, at, &bytes)
+            && self.reader.as_mut().is_ok_and(|reader| frame_at(reader, at, expected, true).is_some())
+        {
+            return true;
+        }
+        self.numbers.retain(|number| number != &other);
+        if let Some(first) = self.numbers.first_mut() {
+            *first = other;
+        }
+        self.reader = Ok(reader);
+        true
+    }
+
+    fn into_buffer(self) -> Vec<u8> {
+        self.reader.map(Reader::into_buffer).unwrap_or_default()
+    }
+}
+
+fn reader(disk: &dyn Disk, path: &Path, header: SegmentHeader, copy: usize, buf: Vec<u8>) -> Result<Reader> {
+    let file = disk.open_copy(path, copy).map_err(|e| Error::io("open the journal", path, e))?;
+    Ok(Reader::new(file, path, header, buf))
+}
+
+/// The bytes of the frame with a sequence, if it is there; `again`: not as it was read before.
+fn frame_at(reader: &mut Reader, at: u64, expected: Seq, again: bool) -> Option<Vec<u8>> {
+    if again {
+        reader.narrow();
+    }
+    let salt = reader.salt();
+    match reader.item(at) {
+        Ok(Item::Frame(frame, payload)) if frame.kind == Kind::Commit && frame.seq == expected => {
+            let mut bytes = Vec::new();
+            frame::encode(&mut bytes, &frame, salt, payload);
+            Some(bytes)
+        }
+        _ => None,
     }
 }

@@ -5,7 +5,7 @@
 use super::segment::{BODY, SegmentHeader};
 use crate::disk::DiskFile;
 use crate::error::{Error, Result};
-use crate::frame::{self, HEADER_BYTES, Header, Kind};
+use crate::frame::{self, HEADER_BYTES, Header, Kind, Salt};
 use crate::ids::Seq;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,12 +48,26 @@ pub struct Reader {
     header: SegmentHeader,
     buf: Vec<u8>,
     start: u64,
+    /// No more is read than is asked for.
+    narrow: bool,
 }
 
 impl Reader {
     pub fn new(file: Arc<dyn DiskFile>, path: &Path, header: SegmentHeader, mut buf: Vec<u8>) -> Self {
         buf.clear();
-        Reader { file, path: path.to_path_buf(), header, buf, start: 0 }
+        Reader { file, path: path.to_path_buf(), header, buf, start: 0, narrow: false }
+    }
+
+    /// Forgets what it holds, and from here on reads nothing but what is asked for: what lies behind it may be what cannot be
+    /// read.
+    pub fn narrow(&mut self) {
+        self.buf.clear();
+        self.narrow = true;
+    }
+
+    /// What the checksums of its frames are begun from.
+    pub fn salt(&self) -> Salt {
+        self.header.salt()
     }
 
     pub fn into_buffer(self) -> Vec<u8> {
@@ -68,11 +82,13 @@ impl Reader {
         let skip = match held {
             Some(skip) if skip.saturating_add(count) <= self.buf.len() => skip,
             _ => {
-                self.buf.resize(count.max(CHUNK).min(left), 0);
+                let want = if self.narrow { count } else { count.max(CHUNK).min(left) };
+                self.buf.resize(want, 0);
                 self.start = at;
                 let read = self.file.read_at(at, &mut self.buf);
-                let read = read.map_err(|e| Error::io("read the journal", &self.path, e).offset(at))?;
-                self.buf.truncate(read);
+                // What was not read is not held.
+                self.buf.truncate(*read.as_ref().unwrap_or(&0));
+                read.map_err(|e| Error::io("read the journal", &self.path, e).offset(at))?;
                 0
             }
         };

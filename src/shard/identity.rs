@@ -35,7 +35,7 @@ impl Identity {
     /// Reads the identity of the directory; none if it has none.
     pub fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Identity>> {
         let path = dir.join(FILE);
-        match disk.read(&path).map_err(|e| Error::io("read the identity file", &path, e))? {
+        match disk.read(&path).map_err(|e| envelope::unread(KIND, &path, e))? {
             Some(bytes) => envelope::decode(KIND, &path, &bytes).map(Some),
             None => Ok(None),
         }

@@ -75,7 +75,7 @@ impl Seal {
     /// Reads the seal of the shard in `dir`; none if there is no such file.
     pub fn load(disk: &dyn Disk, dir: &Path) -> Result<Option<Seal>> {
         let path = dir.join(FILE);
-        match disk.read(&path).map_err(|e| Error::io("read the seal", &path, e))? {
+        match disk.read(&path).map_err(|e| envelope::unread(KIND, &path, e))? {
             Some(bytes) => envelope::decode(KIND, &path, &bytes).map(Some),
             None => Ok(None),
         }

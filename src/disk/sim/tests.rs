@@ -259,3 +259,32 @@ fn a_watch_sees_the_disk_before_each_change_and_between_a_write_past_the_cache_a
     let last: Vec<usize> = seen.lock()[before..].to_vec();
     assert_eq!(last, [0, 8]);
 }
+
+/// Whoever was interrupted while they made a directory has left some of it, and its name is not safe by that.
+#[test]
+fn a_directory_whose_making_was_interrupted_is_durable_when_it_is_made_again() {
+    let dir = Path::new("/d/one/two/three");
+    for stop in 0.. {
+        let first = with_dir();
+        first.stop_after(stop);
+        let ended = first.create_dir_durably(dir).is_ok();
+        for seed in 0..40 {
+            let disk = first.fork().kill();
+            disk.create_dir_durably(dir).unwrap();
+            let disk = disk.crash(PowerCut { seed });
+            assert!(disk.exists(dir).unwrap(), "stopped at {stop}, seed {seed}");
+        }
+        if ended {
+            assert_eq!(stop, 7);
+            break;
+        }
+    }
+    // What is there already is not refused where the directory that holds it cannot be synced at all.
+    for (error, refused) in [(io::ErrorKind::PermissionDenied, false), (io::ErrorKind::Other, true)] {
+        let disk = with_dir();
+        disk.inject(Fault::on(Operation::SyncDir).at(|path| path == Path::new("/")).error(error));
+        assert_eq!(disk.create_dir_durably(Path::new(DIR)).is_err(), refused, "{error}");
+        disk.inject(Fault::on(Operation::SyncDir).at(|path| path == Path::new(DIR)).error(error));
+        assert!(disk.create_dir_durably(&path("new")).is_err(), "{error}");
+    }
+}

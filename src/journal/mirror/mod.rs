@@ -2,7 +2,8 @@
 //!
 //! [`Mirrors`] is a disk below the journal that does everything in each of the copies' directories; the journal knows
 //! nothing of it. Rooms: `words` (which copies are complete, durably), `file` (an open file of all copies), `copy` (making
-//! one copy like another), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `rebuild` (while the store serves).
+//! one copy like another), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `rebuild`
+//! and `spot` (while the store serves: all of a copy, and a frame of it).
 //!
 //! Invariants:
 //! - An operation has succeeded when every copy that counts has done it. A copy that failed where another did not counts no more,
@@ -20,6 +21,7 @@ mod file;
 mod locks;
 mod open;
 mod rebuild;
+mod spot;
 mod words;
 
 pub use locks::Locks;
@@ -27,7 +29,7 @@ pub use open::{Found, Place};
 
 use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sync::{Mutex, RwLock};
 use file::{Handle, MirrorFile, Syncer};
 use std::collections::BTreeSet;
@@ -46,6 +48,8 @@ struct Mirror {
     /// Why it is not.
     cause: Mutex<Option<Error>>,
     rebuilding: AtomicBool,
+    /// In how many places it was mended since it is complete.
+    mended: AtomicU32,
     /// Syncs beside the caller; none for the first copy, and where everything is to happen in one thread.
     syncer: Option<Syncer>,
 }
@@ -98,6 +102,7 @@ impl Mirrors {
             good: AtomicBool::new(cause.is_none()),
             cause: Mutex::new(cause),
             rebuilding: AtomicBool::new(false),
+            mended: AtomicU32::new(0),
             syncer: if parallel && index > 0 { Syncer::start() } else { None },
         });
         let copies = copies.collect();
@@ -224,6 +229,7 @@ impl Mirrors {
         if copy.good.swap(false, Ordering::AcqRel) {
             log::error!("a copy of the journal is left behind, and is made anew when it can be: {cause}");
         }
+        copy.mended.store(0, Ordering::Relaxed);
         *copy.cause.lock() = Some(cause);
     }
 
@@ -252,6 +258,9 @@ impl Mirrors {
                     lost.push((index, e));
                 }
             }
+            if lost.len() == before && given.deferred {
+                return Ok(lost);
+            }
             if lost.len() == before {
                 word.mirror = None;
                 return word.store(self.disk.as_ref(), &self.home).map(|()| lost);
@@ -261,23 +270,26 @@ impl Mirrors {
     }
 
     /// Gives the word to the copy that is being left, before all others: they are not in the manifest, so that without it
-    /// none that is would be of the new epoch. False if it does not take it; it is not named from then on.
+    /// none that is would be of the new epoch. False if it does not take it; it is not named from then on, and what it says, with
+    /// the store's directory, stays so until the manifest lists the others.
     fn tell_leaving(&self, given: &mut Given, word: &mut Word) -> bool {
         let Some((id, dir)) = &given.leaving else { return true };
         word.mirror = Some(*id);
         let Err(e) = word.store(self.disk.as_ref(), dir) else { return true };
         log::warn!("the copy of the journal that is left takes no word of those in its place: {e}");
-        given.leaving = None;
+        (given.leaving, given.deferred) = (None, true);
         false
     }
 
-    /// Lets go of the copy that was named beside those which take its place. To be called when the manifest lists them.
+    /// Lets go of the copy that was named beside those which take its place, or took no word of them. To be called when the manifest
+    /// lists them, and before anything is written.
     ///
     /// # Errors
     /// `Io`: no word of it can be given.
     pub fn let_go(&self) -> Result<()> {
         let mut given = self.given.lock();
-        if given.leaving.take().is_none() {
+        let deferred = std::mem::take(&mut given.deferred);
+        if given.leaving.take().is_none() && !deferred {
             return Ok(());
         }
         for (lost, cause) in self.give_word(&mut given, self.good().collect())? {
@@ -386,6 +398,19 @@ impl Disk for Mirrors {
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         self.disk.lock(path)
+    }
+
+    fn copies(&self) -> Vec<usize> {
+        self.good().collect()
+    }
+
+    fn open_copy(&self, path: &Path, copy: usize) -> io::Result<Arc<dyn DiskFile>> {
+        let _gate = self.gate.read();
+        self.disk.open(&self.place(copy, path), OpenMode::Read)
+    }
+
+    fn mend_copy(&self, path: &Path, copy: usize, from: usize, offset: u64, bytes: &[u8]) -> bool {
+        self.mend_spot(path, copy, from, offset, bytes)
     }
 
     fn boot_id(&self) -> u128 {

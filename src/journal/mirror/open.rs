@@ -5,6 +5,7 @@
 //! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves |
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
 //! | a copy of an older epoch, without a word, or absent | left out, and made anew while the store serves |
+//! | a directory that the manifest does not list, whatever its word | never believed, nor heard: a move that was not finished may have left it |
 //! | words of the newest epoch that differ, and none of that epoch in the store's directory | none is believed: each may have gone on alone |
 //! | none that is believed | refused, unless the user accepts one |
 //! | no word in the store's directory, and a copy is absent | refused likewise: the absent one may have gone on alone |
@@ -81,18 +82,22 @@ impl Mirrors {
             }
         }
         let places = places.into_iter().map(|place| (place, None)).collect();
-        Ok(Mirrors::new(disk, home, store, places, Given { epoch: 0, leaving: None }, parallel, locks))
+        Ok(Mirrors::new(disk, home, store, places, Given::new(0, None), parallel, locks))
     }
 
-    /// Which copy a directory says that it holds.
+    /// Which copy a directory says that it holds. One of a newer epoch than the store's directory `home` may have been begun by a
+    /// move that was not finished, and its number be another's by now.
     ///
     /// # Errors
     /// `Foreign`: it is another store's.
-    pub fn identify(disk: &dyn Disk, dir: &Path, store: u128) -> Result<Option<u32>> {
-        match Word::load(disk, dir, store) {
-            Err(e) if e.kind() == ErrorKind::Foreign => Err(e),
-            word => Ok(word.ok().flatten().and_then(|word| word.mirror)),
-        }
+    pub fn identify(disk: &dyn Disk, home: &Path, dir: &Path, store: u128) -> Result<Option<u32>> {
+        let word = match Word::load(disk, dir, store) {
+            Err(e) if e.kind() == ErrorKind::Foreign => return Err(e),
+            word => word.ok().flatten(),
+        };
+        let in_home = Word::load(disk, home, store).ok().flatten();
+        let newest = in_home.map_or(u64::MAX, |word| word.epoch);
+        Ok(word.filter(|word| word.epoch <= newest).and_then(|word| word.mirror))
     }
 
     /// Says for the first time that all copies are complete.
@@ -118,6 +123,7 @@ impl Found {
     }
 
     /// Reads every copy's word; `locks` are theirs. `accept`: a copy that the user takes as it is, should none be believed.
+    /// `adopted`: what the manifest lists may be what it listed once, since it was taken from a shard.
     ///
     /// # Errors
     /// `Refused`: no copy is believed. `Foreign`: a directory is another store's.
@@ -127,6 +133,7 @@ impl Found {
         store: u128,
         places: Vec<Place>,
         accept: Option<&Path>,
+        adopted: bool,
         locks: Arc<Locks>,
     ) -> Result<Found> {
         let word_in_home = match Word::load(disk.as_ref(), home, store) {
@@ -143,7 +150,13 @@ impl Found {
                 word => words.push(word),
             }
         }
-        let heard = words.iter().filter_map(|word| word.as_ref().ok()?.as_ref()).chain(&word_in_home);
+        let said = places
+            .iter()
+            .zip(&words)
+            .filter_map(|(place, word)| Some((place, word.as_ref().ok()?.as_ref()?)));
+        let last_said = said.clone().map(|(_, word)| word.epoch).max().unwrap_or(0);
+        let all = adopted && word_in_home.is_none();
+        let heard = said.filter(|(place, _)| place.known || all).map(|(_, word)| word).chain(&word_in_home);
         let epoch = heard.clone().map(|word| word.epoch).max().unwrap_or(0);
         let newest: Vec<&Word> = heard.filter(|word| word.epoch == epoch).collect();
         let named = complete(word_in_home.as_ref().filter(|word| word.epoch == epoch), &newest);
@@ -165,7 +178,10 @@ impl Found {
         if accepted {
             accept_one(disk.as_ref(), &mut judged, accept)?;
         }
-        let given = if accepted { end_of_age(epoch) } else { epoch };
+        // Above whatever lies in a directory that is to be listed from now on.
+        let last_said = last_said.max(epoch);
+        let given = if accepted { end_of_age(last_said) } else { last_said };
+        let none_is_new = judged.iter().all(|(place, _)| place.known || !place.listed);
         let good = |(place, cause): &(Place, Option<Error>)| cause.is_none() && place.listed;
         let mut believed: Vec<u32> = judged.iter().filter(|p| good(p)).map(|(place, _)| place.id).collect();
         believed.sort_unstable();
@@ -173,6 +189,7 @@ impl Found {
         known.dedup();
         let settled = epoch > 0
             && !accepted
+            && none_is_new
             && known == believed
             && word_in_home.is_some_and(|word| word.epoch == epoch);
         Ok(Found {
@@ -238,7 +255,7 @@ impl Found {
         }
         let settled = self.settled && mend.is_empty();
         let leaving = (!source.listed).then(|| (source.id, source.dir.clone()));
-        let given = Given { epoch: self.epoch, leaving };
+        let given = Given::new(self.epoch, leaving);
         let mirrors = Mirrors::new(disk, &self.home, self.store, places, given, parallel, self.locks);
         if !settled {
             mirrors.settle(&source.dir, generation, good, mend)?;
@@ -314,7 +331,8 @@ impl Found {
 
 impl Mirrors {
     /// Gives word that the copies `good`, and the one that is being left, are complete and no others, then mends those to
-    /// be mended (true: from scratch), and gives word of them too.
+    /// be mended (true: from scratch), and gives word of them too. Where there is none to give the first word to, those to be mended
+    /// lose theirs.
     fn settle(
         &self,
         from: &Path,
@@ -323,6 +341,7 @@ impl Mirrors {
         mend: Vec<(usize, bool)>,
     ) -> Result<()> {
         let mut given = self.given.lock();
+        let mut unheard = false;
         match self.give_word(&mut given, good.clone()) {
             Ok(lost) => {
                 for (lost, cause) in lost {
@@ -331,7 +350,10 @@ impl Mirrors {
                 }
             }
             // Only the one that is being left is complete by now, and it may lie on a disk that takes no writes.
-            Err(e) if good.is_empty() => log::warn!("{e}"),
+            Err(e) if good.is_empty() => {
+                log::warn!("{e}");
+                unheard = true;
+            }
             Err(e) => return Err(e),
         }
         if mend.is_empty() && !good.is_empty() {
@@ -339,7 +361,8 @@ impl Mirrors {
         }
         for (index, anew) in mend {
             let Some(mirror) = self.copies.get(index) else { continue };
-            match self.mend_one(from, &mirror.dir, generation, anew) {
+            let taken_back = if unheard { Word::remove(self.disk.as_ref(), &mirror.dir) } else { Ok(()) };
+            match taken_back.and_then(|()| self.mend_one(from, &mirror.dir, generation, anew)) {
                 Ok(()) => {
                     log::warn!("the copy of the journal at {} was mended", mirror.dir.display());
                     good.push(index);

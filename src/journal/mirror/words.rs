@@ -1,9 +1,10 @@
 //! The word on which copies of a journal are complete: a small file in every copy, and one in the store's directory.
 //!
-//! Invariant: the word of an epoch is in the store's directory and in every copy that it calls complete before anything
+//! Invariants: the word of an epoch is in the store's directory and in every copy that it calls complete before anything
 //! is acknowledged that the other copies lack. So a copy is believed only if its own word is of the newest epoch found
 //! anywhere, and names it, and the one in the store's directory does not say otherwise for that epoch: two words of one
-//! epoch may be given, one of them in part.
+//! epoch may be given, one of them in part. A word in a directory that the manifest does not list is not heard: before anything is
+//! acknowledged there the manifest lists it, and the store's directory has that word as well.
 
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
@@ -43,18 +44,21 @@ pub struct Given {
     /// A complete copy that is not kept, and is named until the manifest lists those that take its place: its number and
     /// directory.
     pub leaving: Option<(u32, PathBuf)>,
+    /// It took no word: the store's directory has none either until the manifest lists those that take its place.
+    pub deferred: bool,
+}
+
+impl Given {
+    pub fn new(epoch: u64, leaving: Option<(u32, PathBuf)>) -> Given {
+        Given { epoch, leaving, deferred: false }
+    }
 }
 
 impl Word {
     /// Reads the word in `dir`; none if there is no such file, or no such directory.
     pub fn load(disk: &dyn Disk, dir: &Path, store: u128) -> Result<Option<Word>> {
         let path = dir.join(FILE);
-        let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::InvalidData => {
-                Error::corruption(format!("the {} is damaged: {e}", KIND.name)).at(&path).remedy(KIND.remedy)
-            }
-            _ => Error::io("read the word on the journal's copies", &path, e),
-        };
+        let failed = |e| envelope::unread(KIND, &path, e);
         let bytes = disk.read(&path).map_err(failed)?;
         let Some(bytes) = bytes else { return Ok(None) };
         let word: Word = envelope::decode(KIND, &path, &bytes)?;
@@ -63,6 +67,16 @@ impl Word {
             return Err(Error::new(ErrorKind::Foreign, text).at(dir).remedy("name another directory"));
         }
         Ok(Some(word))
+    }
+
+    /// Sees to it that there is no word in `dir`, durably.
+    pub fn remove(disk: &dyn Disk, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        let failed = |e| Error::io("take back the word on the journal's copies", &path, e);
+        match disk.remove_file(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| disk.sync_dir(dir)).map_err(failed),
+        }
     }
 
     /// Makes it the word in `dir`, durably.

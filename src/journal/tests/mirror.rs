@@ -5,7 +5,9 @@ mod histories;
 mod hooked;
 mod mending;
 mod opening;
+mod reading;
 mod walks;
+mod words;
 
 use super::*;
 use crate::disk::sim::Rng;
@@ -102,7 +104,7 @@ impl Model {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let (home, store) = (Path::new(HOME), CONFIG.store_id);
         let locks = Found::lock(disk, &places())?;
-        let found = Found::look(shared, home, store, places(), accept.map(Path::new), locks)?;
+        let found = Found::look(shared, home, store, places(), accept.map(Path::new), false, locks)?;
         let from = Seq(self.applied.max(found.first_retained()?.0.saturating_sub(1)));
         let mirrors = found.serve(from, from, false)?;
         let at = mirrors.dir().to_path_buf();

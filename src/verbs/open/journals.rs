@@ -106,7 +106,7 @@ pub fn wanted(disk: &dyn Disk, dir: &Path, manifest: &Manifest, options: &Option
             Some(index) => index,
             None => {
                 // Not where one was: the directory itself says which copy it is, if it is one that was moved.
-                let moved = Mirrors::identify(disk, &path, manifest.store)?;
+                let moved = Mirrors::identify(disk, dir, &path, manifest.store)?;
                 let away =
                     |p: &Place| Some(p.id) == moved && !p.listed && !disk.exists(&p.dir).unwrap_or(true);
                 match places.iter().position(away) {

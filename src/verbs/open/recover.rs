@@ -76,7 +76,8 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let config = create::journal_config(&manifest, options);
     let mut found = None;
     if let Some(Wanted { places, entries, accept }) = wanted {
-        let look = Found::look(seams.disk.clone(), dir, manifest.store, places, accept.as_deref(), locks)?;
+        let accept = accept.as_deref();
+        let look = Found::look(seams.disk.clone(), dir, manifest.store, places, accept, adopted, locks)?;
         found = Some((look, entries));
     }
     let first = match &found {

@@ -88,7 +88,8 @@ fn large_segments_are_copied_and_compared_to_their_ends() {
     let open = |disk: &SimDisk| {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let found =
-            Found::look(shared, Path::new(HOME), LARGE.store_id, places(), None, Arc::default()).unwrap();
+            Found::look(shared, Path::new(HOME), LARGE.store_id, places(), None, false, Arc::default())
+                .unwrap();
         let mirrors = found.serve(Seq::ZERO, Seq::ZERO, false).unwrap();
         assert_eq!(good(&mirrors), [true; 2]);
         let mut count = 0;

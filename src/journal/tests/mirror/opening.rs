@@ -73,7 +73,7 @@ fn of_copies_that_end_at_different_places_the_longest_is_read() {
 fn a_directory_of_another_store_is_told_from_one_that_cannot_be_read() {
     let (model, disk) = (Model::default(), dirs_disk(14));
     model.create(&disk);
-    let identify = |store| Mirrors::identify(&disk, Path::new(DIRS[1]), store);
+    let identify = |store| Mirrors::identify(&disk, Path::new(HOME), Path::new(DIRS[1]), store);
     assert_eq!(identify(CONFIG.store_id).unwrap(), Some(1));
     assert_eq!(identify(CONFIG.store_id + 1).unwrap_err().kind(), ErrorKind::Foreign);
     for name in disk.list(Path::new(DIRS[1])).unwrap().iter().filter(|name| !name.ends_with(".seg")) {
@@ -102,7 +102,8 @@ fn the_oldest_sequence_is_that_of_the_copy_which_holds_most() {
         }
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let found =
-            Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None, Arc::default()).unwrap();
+            Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None, false, Arc::default())
+                .unwrap();
         let first = found.first_retained().unwrap();
         assert_eq!(first > Seq(1), trimmed == [true, true], "{trimmed:?}: {first}");
     }
@@ -232,7 +233,7 @@ fn a_directory_is_believed_for_the_copy_that_it_is_known_to_be() {
     let disk = disk.kill();
     let look = |disk: &SimDisk, places| {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        Found::look(shared, Path::new(HOME), CONFIG.store_id, places, None, Arc::default())
+        Found::look(shared, Path::new(HOME), CONFIG.store_id, places, None, false, Arc::default())
     };
     // What the manifest did not know of is made anew, whatever it says of itself.
     let mut news = places();

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod openings;
 
-use annulus::testing::{self, Disk, Fault, MemoryFactory, Operation, RealDisk, Seams, SimDisk, SledFactory};
-use annulus::{Durability, ErrorKind, Options, Stats, Store};
+use annulus::testing::{self, Disk, RealDisk, Seams, SledFactory};
+use annulus::{BackupRepository, Durability, ErrorKind, Health, Options, Seq, ShardId, Stats, Store};
 use common::copy;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -78,6 +81,39 @@ fn the_loss_of_either_copy_loses_nothing_and_it_is_made_anew() {
         assert!(store.stats().unwrap().warnings.is_empty());
         check(&store, count + 50);
     }
+}
+
+/// The copy that is read first is damaged under the open store, in every segment.
+#[test]
+fn a_shard_that_catches_up_and_an_archive_read_what_one_copy_has_lost_from_the_other() {
+    let place = Place::new();
+    let two = options().journal_dirs([place.at("a"), place.at("b")]);
+    let store = open(&place.at("store"), &two).unwrap();
+    write(&store, 0..200);
+    testing::fail_shard(&store, ShardId(1));
+    write(&store, 200..500);
+    store.flush().unwrap();
+    write(&store, 500..520);
+    let segments = std::fs::read_dir(place.at("a")).unwrap().map(|entry| entry.unwrap().path());
+    let segments: Vec<PathBuf> =
+        segments.filter(|path| path.extension().is_some_and(|e| e == "seg")).collect();
+    assert!(segments.len() > 4);
+    for path in &segments {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 20_000).unwrap();
+        file.write_all_at(&[!byte[0]], 20_000).unwrap();
+    }
+    while testing::heal_step(&store).unwrap() {}
+    let stats = store.stats().unwrap();
+    assert!(stats.shards.iter().all(|shard| shard.health == Health::Online), "{stats:?}");
+    let repository = BackupRepository::open(place.at("backup")).unwrap();
+    assert_eq!(store.archive(&repository).unwrap(), Seq(520));
+    assert_eq!(good(&store.stats().unwrap()), [true, true]);
+    check(&store, 520);
+    drop(store);
+    place.remove("b");
+    check(&open(&place.at("store"), &options()).unwrap(), 520);
 }
 
 #[test]
@@ -209,111 +245,6 @@ fn directories_that_get_in_each_others_way_are_refused() {
     write(&first, 0..3);
     let many = options().journal_dirs((0..9).map(|n| place.at(&n.to_string())));
     assert_eq!(open(&place.at("many"), &many).map(drop).unwrap_err().kind(), ErrorKind::InvalidInput);
-}
-
-/// A store on a simulated disk, whose records are in its journal alone.
-struct World {
-    disk: SimDisk,
-    factory: MemoryFactory,
-}
-
-impl World {
-    fn filled(options: &Options) -> World {
-        let world = World { disk: SimDisk::new(1), factory: MemoryFactory::new() };
-        let store = world.open(options).unwrap();
-        write(&store, 0..20);
-        world.killed(store)
-    }
-
-    fn open(&self, options: &Options) -> annulus::Result<Store> {
-        let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        testing::open(Path::new("/store"), options, Seams { disk, factory, background: false })
-    }
-
-    fn killed(&self, store: impl Sized) -> World {
-        let disk = self.disk.kill();
-        drop(store);
-        World { disk, factory: self.factory.clone() }
-    }
-
-    fn fork(&self) -> World {
-        World { disk: self.disk.fork(), factory: self.factory.fork() }
-    }
-
-    /// It opens, with everything, and goes on.
-    fn check(&self, options: &Options, when: &str) {
-        let store = self.open(options).unwrap_or_else(|e| panic!("{when}: {e}"));
-        check(&store, 20);
-        write(&store, 20..25);
-        testing::mend(&store);
-        assert!(good(&store.stats().unwrap()).iter().all(|good| *good), "{when}");
-        let world = self.killed(store);
-        let store = world.open(options).unwrap_or_else(|e| panic!("{when}, again: {e}"));
-        check(&store, 25);
-    }
-}
-
-/// From where the journal may be moved to "/e", with the options for it.
-fn moves() -> [(Options, Options); 3] {
-    let with = |dirs: &[&str]| options().journal_dirs(dirs.iter().map(PathBuf::from));
-    [
-        (with(&["/a", "/b"]), with(&["/e"])),
-        (options(), with(&["/e"])),
-        (with(&["/a", "/b"]), with(&["/b", "/e"])),
-    ]
-}
-
-#[test]
-fn a_move_of_the_journal_that_stops_anywhere_leaves_a_store_that_opens_here_and_there() {
-    for (number, (old, new)) in moves().iter().enumerate() {
-        for stop in 0.. {
-            let world = World::filled(old);
-            world.disk.stop_after(stop);
-            let moved = world.open(new);
-            let ended = moved.is_ok();
-            let world = world.killed(moved);
-            for (name, options) in [("old", old), ("new", new), ("no", &options())] {
-                let when = format!("move {number}, stopped at {stop}, with the {name} options");
-                world.fork().check(options, &when);
-            }
-            if ended {
-                assert!(stop > 10, "{stop}");
-                break;
-            }
-        }
-    }
-}
-
-#[test]
-fn a_move_of_the_journal_that_fails_leaves_a_store_that_opens_here_and_there() {
-    for (old, new) in &moves() {
-        for name in ["/store/MANIFEST.tmp", "/store/MIRRORS.tmp", "/e/MIRRORS.tmp"] {
-            for after in 0..2 {
-                let world = World::filled(old);
-                let here = move |path: &Path| path == Path::new(name);
-                world.disk.inject(Fault::on(Operation::Write).at(here).after(after).times(1));
-                drop(world.open(new));
-                world.disk.heal();
-                for options in [old, new] {
-                    let world = World { disk: world.disk.fork().kill(), factory: world.factory.fork() };
-                    world.check(options, &format!("a fault in {name} after {after}"));
-                }
-            }
-        }
-    }
-}
-
-/// That it is full, or takes no more writes, is why the journal is moved away.
-#[test]
-fn the_journal_moves_away_from_a_disk_that_takes_no_writes() {
-    for (old, new) in &moves() {
-        let world = World::filled(old);
-        let here = |path: &Path| path.starts_with("/a") || path.starts_with("/store/journal");
-        world.disk.inject(Fault::on_any_change().at(here).error(std::io::ErrorKind::StorageFull));
-        let store = world.open(new).unwrap();
-        check(&store, 20);
-        world.killed(store).check(new, "moved away");
-    }
 }
 
 /// The store's directory is copied while the store is open, or its image is started somewhere else.

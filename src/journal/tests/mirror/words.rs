@@ -1,0 +1,189 @@
+//! Which words are heard, and when one is given.
+
+use super::*;
+
+fn look(disk: &SimDisk, places: Vec<Place>, adopted: bool) -> Result<Found> {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    Found::look(shared, Path::new(HOME), CONFIG.store_id, places, None, adopted, Arc::default())
+}
+
+fn word_in(disk: &SimDisk, dir: &str) -> Vec<u8> {
+    disk.read(&Path::new(dir).join("MIRRORS")).unwrap().unwrap()
+}
+
+fn put(disk: &SimDisk, dir: &str, word: &[u8]) {
+    disk.damage(&Path::new(dir).join("MIRRORS"), |bytes| *bytes = word.to_vec()).unwrap();
+}
+
+/// Both copies complete, and the words of some epochs before.
+fn of_two_epochs() -> (Model, SimDisk, [Vec<u8>; 3]) {
+    let (mut model, disk) = (Model::default(), dirs_disk(51));
+    let (_, journal) = model.create(&disk);
+    (0..40).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    let before = [DIRS[0], DIRS[1], HOME].map(|dir| word_in(&disk, dir));
+    let mut disk = disk.kill();
+    for _ in 0..3 {
+        disk.remove_file(&Path::new(HOME).join("MIRRORS")).unwrap();
+        model.open(&disk, None).unwrap();
+        disk = disk.kill();
+    }
+    (model, disk, before)
+}
+
+/// Every word that is given is a chance to be interrupted.
+#[test]
+fn an_opening_that_finds_all_in_order_gives_no_word() {
+    let (mut model, disk, before) = of_two_epochs();
+    let words = |disk: &SimDisk| [DIRS[0], DIRS[1], HOME].map(|dir| word_in(disk, dir));
+    let now = words(&disk);
+    assert!((0..3).all(|n| now[n] != before[n]), "one was missing, and a new one given");
+    for _ in 0..2 {
+        disk.inject(Fault::on_any_change().at(|path| path.ends_with("MIRRORS.tmp")));
+        let (mirrors, ..) = model.open(&disk, None).unwrap();
+        assert_eq!(good(&mirrors), [true; 2]);
+    }
+    let mut turned = places();
+    turned.reverse();
+    look(&disk, turned, false).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+    assert_eq!(words(&disk), now);
+    // With one left behind, a directory that is new, or one fewer, there is something to be said.
+    disk.heal();
+    let mut last = words(&disk);
+    for case in 0..3 {
+        let disk = disk.fork();
+        let mut places = places();
+        match case {
+            0 => put(&disk, DIRS[1], &before[1]),
+            1 => places.push(Place {
+                id: 7,
+                dir: "/c/journal".into(),
+                known: false,
+                listed: true,
+                implicit: false,
+            }),
+            _ => places[1].listed = false,
+        }
+        look(&disk, places, false).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+        assert_ne!(word_in(&disk, HOME), last[2], "case {case}");
+        assert_ne!(word_in(&disk, DIRS[0]), last[0], "case {case}");
+    }
+    last.reverse();
+    assert_eq!(words(&disk)[0], last[2]);
+}
+
+/// What an interrupted move has left counts only where nobody knows what the manifest lists, and what the store's directory said.
+#[test]
+fn what_lies_in_a_directory_that_the_manifest_does_not_list_is_not_heard() {
+    let (_, disk, before) = of_two_epochs();
+    // The second one has the newest word, and is not listed.
+    put(&disk, DIRS[0], &before[0]);
+    put(&disk, HOME, &before[2]);
+    let mut unlisted = places();
+    unlisted[1].known = false;
+    for adopted in [false, true] {
+        let disk = disk.fork();
+        let mirrors =
+            look(&disk, unlisted.clone(), adopted).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+        assert_eq!(good(&mirrors), [true, false]);
+        // And from now on what it says is old, though the manifest lists it.
+        let mirrors = look(&disk, places(), adopted).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+        assert_eq!(good(&mirrors), [true, false]);
+    }
+    disk.remove_file(&Path::new(HOME).join("MIRRORS")).unwrap();
+    let error = look(&disk, unlisted.clone(), true).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    let mirrors = look(&disk, unlisted, false).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+}
+
+#[test]
+fn a_directory_says_which_copy_it_is_unless_a_move_that_was_given_up_may_have_begun_it() {
+    let (_, disk, before) = of_two_epochs();
+    let identify = |disk: &SimDisk| {
+        Mirrors::identify(disk, Path::new(HOME), Path::new(DIRS[1]), CONFIG.store_id).unwrap()
+    };
+    assert_eq!(identify(&disk), Some(1));
+    let older = disk.fork();
+    put(&older, DIRS[1], &before[1]);
+    assert_eq!(identify(&older), Some(1));
+    let newer = disk.fork();
+    put(&newer, HOME, &before[2]);
+    assert_eq!(identify(&newer), None);
+    newer.remove_file(&Path::new(HOME).join("MIRRORS")).unwrap();
+    assert_eq!(identify(&newer), Some(1));
+}
+
+/// Of segments that are not replayed the header is compared, since with both of its copies damaged the journal does not open.
+#[test]
+fn the_header_of_a_segment_that_is_not_replayed_is_made_the_same() {
+    for damaged in [0, 1] {
+        let (mut model, disk) = (Model::default(), dirs_disk(52));
+        let (_, journal) = model.create(&disk);
+        (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        let disk = disk.kill();
+        model.applied = 50;
+        let path = Path::new(DIRS[damaged]).join("0000000000000001.seg");
+        // The copy of the header, and a frame that nobody asks for.
+        disk.damage(&path, |bytes| {
+            bytes[2048 + 70] ^= 1;
+            bytes[6000] ^= 1;
+        })
+        .unwrap();
+        let (mirrors, ..) = model.open(&disk, None).unwrap();
+        assert_eq!(good(&mirrors), [true; 2]);
+        let [a, b] =
+            DIRS.map(|dir| disk.read(&Path::new(dir).join("0000000000000001.seg")).unwrap().unwrap());
+        assert_eq!(a[..4096], b[..4096], "copy {damaged} was damaged");
+    }
+}
+
+/// The copy that reaches furthest is left, and its disk takes no word: one that is kept, and is shorter, is made like it.
+#[test]
+fn a_copy_that_is_half_mended_has_no_word_though_none_can_be_given_of_that() {
+    let segments = |disk: &SimDisk, dir: &str| -> BTreeMap<String, Vec<u8>> {
+        let names = disk.list(Path::new(dir)).unwrap().into_iter().filter(|name| name.ends_with(".seg"));
+        names.map(|name| (name.clone(), disk.read(&Path::new(dir).join(name)).unwrap().unwrap())).collect()
+    };
+    let (mut model, disk) = (Model::default(), dirs_disk(53));
+    let (_, journal) = model.create(&disk);
+    (0..30).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    let shorter = segments(&disk, DIRS[1]);
+    (0..30).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    let disk = disk.kill();
+    let longer = segments(&disk, DIRS[0]);
+    for name in longer.keys() {
+        let path = Path::new(DIRS[1]).join(name);
+        match shorter.get(name) {
+            Some(bytes) => disk.damage(&path, |now| now.clone_from(bytes)).unwrap(),
+            None => disk.remove_file(&path).unwrap(),
+        }
+    }
+    let mut moved = places();
+    moved[0].listed = false;
+    moved.rotate_left(1);
+    moved.insert(1, Place { id: 7, dir: "/store/e".into(), known: false, listed: true, implicit: false });
+    let mut between = 0;
+    for stop in 0.. {
+        let disk = disk.fork();
+        disk.inject(Fault::on_any_change().at(|path| path.starts_with(DIRS[0])));
+        disk.stop_after(stop);
+        let moved =
+            look(&disk, moved.clone(), false).and_then(|found| found.serve(Seq::ZERO, Seq::ZERO, false));
+        let ended = moved.is_ok();
+        let disk = disk.kill();
+        let now = segments(&disk, DIRS[1]);
+        if now != shorter && now != longer {
+            between += 1;
+            assert!(!disk.exists(&Path::new(DIRS[1]).join("MIRRORS")).unwrap(), "stopped at {stop}");
+        }
+        if ended {
+            assert_eq!(now, longer);
+            break;
+        }
+    }
+    assert!(between > 3, "{between}");
+}

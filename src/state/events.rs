@@ -41,7 +41,7 @@ pub enum EventKind {
     Compacted { before: u64, after: u64 },
     /// A scrub has gone through everything.
     Scrubbed { pages_repaired: u64, records_reconciled: u64, unrepaired: u64 },
-    /// One directory of the journal failed or is whole again.
+    /// A copy of the journal, of several, counts no more, or is complete again: the text says which, and why.
     Journal { text: String },
     /// So many events before this one were lost, since they were not asked for in time.
     Lost { events: u64 },

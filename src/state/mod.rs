@@ -242,6 +242,10 @@ impl State {
         for shard in &state.layout().shards {
             state.tell_fault(shard);
         }
+        if let Some(mirrors) = &state.mirrors {
+            let events = state.events.clone();
+            mirrors.listen(move |text| events.tell(None, EventKind::Journal { text }));
+        }
         state.health_changed();
         state.share_memory();
         state

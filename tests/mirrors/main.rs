@@ -7,7 +7,9 @@ mod common;
 mod openings;
 
 use annulus::testing::{self, Disk, RealDisk, Seams, SledFactory};
-use annulus::{BackupRepository, Durability, ErrorKind, Health, Options, Seq, ShardId, Stats, Store};
+use annulus::{
+    BackupRepository, Durability, ErrorKind, EventKind, Health, Options, Seq, ShardId, Stats, Store,
+};
 use common::copy;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -80,7 +82,40 @@ fn the_loss_of_either_copy_loses_nothing_and_it_is_made_anew() {
         assert_eq!(good(&store.stats().unwrap()), [true, true]);
         assert!(store.stats().unwrap().warnings.is_empty());
         check(&store, count + 50);
+        let told = told(&store);
+        assert!(
+            matches!(&told[..], [before, after] if before.contains("left behind") && after.contains("is complete")),
+            "{told:?}"
+        );
+        assert!(told.iter().all(|text| text.contains(lost)), "{told:?}");
     }
+}
+
+/// What has been told of the journal.
+fn told(store: &Store) -> Vec<String> {
+    let mut events = store.events();
+    let kinds = std::iter::from_fn(|| events.try_next()).map(|event| event.kind);
+    kinds
+        .filter_map(|kind| match kind {
+            EventKind::Journal { text } => Some(text),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A copy fails under the open store: whoever listens hears of it.
+#[test]
+fn a_copy_that_fails_is_told_to_who_listens() {
+    use annulus::testing::{Fault, MemoryFactory, Operation, SimDisk};
+    let (disk, factory) = (SimDisk::new(3), MemoryFactory::new());
+    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: false };
+    let two = options().journal_dirs([PathBuf::from("/a"), PathBuf::from("/b")]);
+    let store = testing::open(Path::new("/store"), &two, seams).unwrap();
+    assert_eq!(told(&store), Vec::<String>::new());
+    disk.inject(Fault::on(Operation::Write).at(|path| path.starts_with("/b")));
+    write(&store, 0..3);
+    let heard = told(&store);
+    assert!(matches!(&heard[..], [one] if one.contains("/b") && one.contains("left behind")), "{heard:?}");
 }
 
 /// The copy that is read first is damaged under the open store, in every segment.

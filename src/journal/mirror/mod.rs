@@ -83,6 +83,16 @@ pub struct Mirrors {
     /// While a copy is made: the files that have changed since it was begun.
     touched: Mutex<Option<BTreeSet<PathBuf>>>,
     rebuild: Mutex<()>,
+    listener: OnceLock<Listener>,
+}
+
+/// Who is told when a copy counts no more, or counts again.
+struct Listener(Box<dyn Fn(String) + Send + Sync>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 impl Mirrors {
@@ -119,7 +129,25 @@ impl Mirrors {
             handles: Mutex::new(Vec::new()),
             touched: Mutex::new(None),
             rebuild: Mutex::new(()),
+            listener: OnceLock::new(),
         })
+    }
+
+    /// Has `listener` told of each copy that does not count now, and from here on whenever one counts no more or counts again. Called under
+    /// locks: it waits for nothing.
+    pub fn listen(&self, listener: impl Fn(String) + Send + Sync + 'static) {
+        for copy in self.copies.iter().filter(|copy| !copy.good.load(Ordering::Acquire)) {
+            if let Some(cause) = &*copy.cause.lock() {
+                listener(left_behind(&copy.dir, cause));
+            }
+        }
+        let _ = self.listener.set(Listener(Box::new(listener)));
+    }
+
+    fn tell(&self, text: impl FnOnce() -> String) {
+        if let Some(Listener(listener)) = self.listener.get() {
+            listener(text());
+        }
     }
 
     /// The directory by which the journal calls all of them.
@@ -228,6 +256,7 @@ impl Mirrors {
         let Some(copy) = self.copies.get(index) else { return };
         if copy.good.swap(false, Ordering::AcqRel) {
             log::error!("a copy of the journal is left behind, and is made anew when it can be: {cause}");
+            self.tell(|| left_behind(&copy.dir, &cause));
         }
         copy.mended.store(0, Ordering::Relaxed);
         *copy.cause.lock() = Some(cause);
@@ -310,6 +339,10 @@ impl Mirrors {
         }
         outcome
     }
+}
+
+fn left_behind(dir: &Path, cause: &Error) -> String {
+    format!("the copy at {} is left behind: {cause}", dir.display())
 }
 
 fn is_full(kind: io::ErrorKind) -> bool {

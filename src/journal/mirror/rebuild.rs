@@ -31,6 +31,7 @@ impl Mirrors {
             match outcome {
                 Ok(()) => {
                     log::info!("the copy of the journal at {} is complete", mirror.dir.display());
+                    self.tell(|| format!("the copy at {} is complete", mirror.dir.display()));
                     mended += 1;
                 }
                 Err(e) => *mirror.cause.lock() = Some(e),

@@ -49,6 +49,20 @@ const MOST_READ: u64 = 1 << 30;
 /// How many bytes of a locked file say who holds the lock: always as many, so that one write replaces another.
 const HOLDER_BYTES: usize = 11;
 
+/// Makes a directory's own name durable, in the one that holds it.
+fn sync_name<D: Disk + ?Sized>(disk: &D, dir: &Path) -> io::Result<()> {
+    match dir.parent() {
+        None => Ok(()),
+        Some(parent) if parent.as_os_str().is_empty() => disk.sync_dir(Path::new(".")),
+        Some(parent) => disk.sync_dir(parent),
+    }
+}
+
+fn is_out_of_reach(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput | Unsupported)
+}
+
 fn holder_text(process: u32) -> String {
     format!("{process:<width$}\n", width = HOLDER_BYTES - 1)
 }
@@ -95,20 +109,35 @@ pub trait Disk: Send + Sync + Debug {
 
     /// Creates a directory and those above it that do not exist, durably: a name is safe only once the directory that
     /// holds it has been synced.
+    ///
+    /// One that is there may have been made by a process that ended before it synced its name. So that is done first, and each directory is
+    /// made only in one whose own name is durable: then those above the lowest that is there are safe.
     fn create_dir_durably(&self, dir: &Path) -> io::Result<()> {
         let mut missing = Vec::new();
-        for ancestor in dir.ancestors() {
-            if ancestor.as_os_str().is_empty() || self.exists(ancestor)? {
+        for ancestor in dir.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+            if self.exists(ancestor)? {
+                match sync_name(self, ancestor) {
+                    // Not in a directory that we may not read, or in one that knows no sync: it is not one that we made it in.
+                    Err(e) if is_out_of_reach(&e) => {}
+                    synced => synced?,
+                }
                 break;
             }
             missing.push(ancestor);
         }
-        self.create_dir_all(dir)?;
-        for made in missing.iter().rev() {
-            let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            self.sync_dir(parent)?;
+        for absent in missing.iter().rev() {
+            self.create_dir_all(absent)?;
+            sync_name(self, absent)?;
         }
         Ok(())
+    }
+
+    /// The length of a file, in bytes; none for a directory.
+    fn file_len(&self, path: &Path) -> io::Result<Option<u64>> {
+        match self.open(path, OpenMode::Read) {
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => Ok(None),
+            file => file?.len().map(Some),
+        }
     }
 
     /// A whole file; none if it does not exist. `InvalidData` if it is longer than any that is read like this.

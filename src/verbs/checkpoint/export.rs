@@ -19,7 +19,7 @@ pub fn export(state: &State, out: impl Write, scan: Scan<'_>) -> Result<Seq> {
     let live = keyspaces(&manifest);
     let layers = |(id, name)| KeyspaceLayers { id, name, layers: Vec::new() };
     let listed = live.iter().map(|keyspace| layers((keyspace.id, keyspace.name.clone()))).collect();
-    let mut stream = StreamWriter::new(out, &describe(&manifest, snapshot.at, listed, ""))?;
+    let mut stream = StreamWriter::new(out, &describe(&manifest, (snapshot.at, snapshot.taken), listed, ""))?;
     for keyspace in live {
         stream.keyspace(keyspace.id)?;
         let mut scan = scan(whole(keyspace.id), snapshot.at)?;

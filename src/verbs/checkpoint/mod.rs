@@ -16,6 +16,7 @@ pub use export::export;
 
 use crate::backup::checkpoint::{Body, CheckpointId, KeyspaceLayers, Source, now};
 use crate::backup::chunk::Coding;
+use crate::backup::hash::ObjectId;
 use crate::backup::repository::BackupRepository;
 use crate::backup::writer::LayerWriter;
 use crate::backup::{CheckpointOptions, Pour, Versions};
@@ -25,6 +26,7 @@ use crate::ids::{KeyspaceId, Seq};
 use crate::manifest::{KeyspaceEntry, Manifest};
 use crate::record::KeyRange;
 use crate::state::State;
+use crate::state::changed::Base;
 use pace::Pace;
 use std::collections::HashSet;
 
@@ -41,11 +43,14 @@ pub type Pouring<'a> = &'a dyn Fn(KeyRange, Seq) -> Result<Box<dyn Pour>>;
 struct Snapshot<'a> {
     state: &'a State,
     at: Seq,
+    /// Milliseconds since 1970, when all that is in it was there.
+    taken: u64,
 }
 
 impl Snapshot<'_> {
     fn open(state: &State) -> Snapshot<'_> {
-        Snapshot { state, at: state.memory.open_snapshot() }
+        let at = state.memory.open_snapshot();
+        Snapshot { state, at, taken: now() }
     }
 }
 
@@ -102,18 +107,22 @@ pub fn checkpoint(
     pace.report(&writer.written)?;
     let written = writer.written.written;
     drop(writer);
-    let at = snapshot.at;
+    let (at, taken) = (snapshot.at, snapshot.taken);
     drop(snapshot);
     state.journal.sync_to(at)?;
     if !crate::plants::is("checkpoint-named-before-its-objects") {
         repository.storage.settle()?;
     }
-    let body =
-        Body { repository: repository.id, id, written, ..describe(&manifest, at, keyspaces, &options.label) };
+    let body = Body {
+        repository: repository.id,
+        id,
+        written,
+        ..describe(&manifest, (at, taken), keyspaces, &options.label)
+    };
     let bytes = envelope::encode(crate::backup::checkpoint::KIND, &body)?;
     repository.storage.write(&id.name(), &bytes)?;
     session.end()?;
-    state.changed.took(repository.id, id.0);
+    state.changed.took(repository.id, Base { number: id.0, hash: ObjectId::of(&bytes).0 });
     Ok(id)
 }
 
@@ -128,14 +137,19 @@ fn coding(_: &CheckpointOptions) -> Coding {
 }
 
 /// What is said of a store that is saved, but for where.
-fn describe(manifest: &Manifest, seq: Seq, keyspaces: Vec<KeyspaceLayers>, label: &str) -> Body {
+fn describe(
+    manifest: &Manifest,
+    (seq, taken): (Seq, u64),
+    keyspaces: Vec<KeyspaceLayers>,
+    label: &str,
+) -> Body {
     let topology = &manifest.topology;
     Body {
         repository: 0,
         id: CheckpointId(0),
         store: manifest.store,
         seq,
-        taken: now(),
+        taken,
         label: label.to_owned(),
         next_keyspace: manifest.next_keyspace,
         keyspaces,

@@ -400,6 +400,78 @@ fn a_repair_that_failed_anywhere_is_repeated() {
     assert!(failures > 8 && failures < 20, "{failures} places to fail at");
 }
 
+/// Killed, or by a power cut: whatever it leaves, the next one makes the store whole.
+#[test]
+fn a_repair_that_was_killed_anywhere_is_repeated() {
+    let live = Path::new("/live");
+    let backup = SimDisk::new(7);
+    let seams = |disk: &SimDisk, factory: &MemoryFactory| Seams {
+        disk: Arc::new(disk.clone()),
+        factory: Arc::new(factory.clone()),
+        background: false,
+    };
+    let options = || Damaged::options().virtual_nodes(16);
+    // A store without two of its shards; of the same backup each time, since it is the same store.
+    let damaged = |disk: &SimDisk, factory: &MemoryFactory, repo: &BackupRepository| {
+        let store = testing::open(live, &options().shards(3), seams(disk, factory)).unwrap();
+        let write = |count: u8, round: u8| {
+            for n in 0..count {
+                store.insert([n], vec![n ^ round; 400]).unwrap();
+            }
+        };
+        write(60, 0);
+        store.checkpoint(repo).unwrap();
+        store.archive(repo).unwrap();
+        for round in 1..4 {
+            write(250, round);
+            store.archive(repo).unwrap();
+            store.flush().unwrap();
+        }
+        write(9, 9);
+        store.sync().unwrap();
+        let expected = content(&store);
+        store.close().unwrap();
+        for shard in ["/live/shards/0000", "/live/shards/0002"] {
+            factory.erase(Path::new(shard));
+            disk.remove_file(&Path::new(shard).join("SEAL")).unwrap();
+            disk.sync_dir(Path::new(shard)).unwrap();
+        }
+        expected
+    };
+    let (mut stops, mut again) = (0, 0);
+    for cut in [false, true] {
+        for after in 0.. {
+            let backup = backup.fork();
+            let repo = repository(&backup);
+            let (disk, factory) = (SimDisk::new(after), MemoryFactory::new());
+            let expected = damaged(&disk, &factory, &repo);
+            disk.stop_after(after);
+            let first = testing::repair_from(&options(), &repo, live, &seams(&disk, &factory));
+            let stopped = disk.stopped();
+            assert!(stopped || first.unwrap().shards.len() == 2);
+            let disk = if cut {
+                factory.crash(after);
+                disk.crash(PowerCut { seed: after })
+            } else {
+                disk.kill()
+            };
+            let seams = || seams(&disk, &factory);
+            let repaired = testing::repair_from(&options(), &repo, live, &seams());
+            let repaired = repaired.unwrap_or_else(|error| panic!("after {after}, cut {cut}: {error}"));
+            again += usize::from(!repaired.shards.is_empty());
+            let store = testing::open(live, &options().existing_only(true), seams());
+            let store = store.unwrap_or_else(|error| panic!("after {after}, cut {cut}: {error}"));
+            assert_eq!(content(&store), expected, "after {after}, cut {cut}");
+            if !stopped {
+                break;
+            }
+            stops += 1;
+        }
+    }
+    println!("{stops} stops, {again} repaired again");
+    assert!(stops > 60 && again > 30, "{stops} stops, {again} repaired again");
+}
+
 #[test]
 fn a_repair_from_a_damaged_backup_leaves_what_there_is_of_the_shards() {
     let damaged = Damaged::new();

@@ -32,7 +32,8 @@ pub trait Storage: Send + Sync + Debug {
     /// with `/`, or is empty.
     ///
     /// # Errors
-    /// `Io` where the place cannot be asked. A prefix under which nothing lies is not an error.
+    /// `Io` where the place cannot be asked, or something in it not be looked at: what is left out counts as gone, and what only it needs is
+    /// deleted. A prefix under which nothing lies is not an error.
     fn list(&self, prefix: &str) -> Result<Vec<Object>>;
 
     /// All bytes of an object; none if there is none of that name.

@@ -365,7 +365,12 @@ impl Store {
     }
 }
 
-fn repair(options: &Options, repository: &BackupRepository, dir: &Path, seams: &Seams) -> Result<Repaired> {
+pub(crate) fn repair(
+    options: &Options,
+    repository: &BackupRepository,
+    dir: &Path,
+    seams: &Seams,
+) -> Result<Repaired> {
     let (manifest, _lock) = verbs::open::locked(dir, seams.disk.as_ref())?;
     verbs::restore::repair(dir, &manifest, seams, options.memory_budget_or_default(), repository)
 }

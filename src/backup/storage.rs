@@ -1,5 +1,8 @@
 //! Where a repository's bytes are: a small seam, so that a repository may lie on object storage. A local directory is the
 //! default.
+//!
+//! Invariants of the directory: whoever returns from `settle` without an error finds every name durable that was made, removed or listed
+//! before, by whomever, with the directories above it; what is there and cannot be looked at does not pass for gone.
 
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};

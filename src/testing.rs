@@ -11,6 +11,7 @@ use crate::options::Options;
 use crate::record::RunBuffer;
 use crate::store::Store;
 use crate::verbs;
+use crate::verbs::restore::Repaired;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -201,6 +202,16 @@ pub fn restore(restore: Restore, dir: &Path, seams: Seams) -> Result<Store> {
 /// Imports onto the parts that a test brings.
 pub fn import(options: &Options, reader: impl Read, dir: &Path, seams: Seams) -> Result<Store> {
     crate::backups::import(options, reader, dir, seams)
+}
+
+/// Repairs a store from a repository, on the parts that a test brings.
+pub fn repair_from(
+    options: &Options,
+    repository: &BackupRepository,
+    dir: &Path,
+    seams: &Seams,
+) -> Result<Repaired> {
+    crate::backups::repair(options, repository, dir, seams)
 }
 
 /// Freezes the active memtable.

@@ -166,7 +166,7 @@ pub struct Checkpoint {
     pub id: CheckpointId,
     /// It is the state after this write and before the next.
     pub seq: Seq,
-    /// When it was taken, by the clock of the machine that took it.
+    /// When that state was, by the clock of the machine that took it: not when it was done.
     pub taken: SystemTime,
     /// What it was called when it was taken.
     pub label: String,

@@ -99,7 +99,7 @@ impl BackupRepository {
     ///
     /// # Errors
     /// `InvalidInput` for a rule that keeps nothing. `Locked` while somebody else writes to the repository. `Corruption`, `Foreign` or
-    /// `Unsupported` if a manifest or an index cannot be read, since then nobody knows which objects it needs: nothing was
+    /// `Unsupported` if a manifest, or an index of a checkpoint that is kept, cannot be read, since then nobody knows which objects it needs: nothing was
     /// deleted. `Io`: some of the checkpoints may be gone, the others are whole.
     pub fn prune(&self, retention: Retention) -> Result<Pruned> {
         self.prune_watched(retention, &Watch::default())
@@ -161,15 +161,19 @@ impl BackupRepository {
         watch: &Watch,
     ) -> Result<Pruned> {
         let session = self.begin()?;
-        let all: Vec<Checkpoint> = self.load_all()?.iter().map(|body| body.outline()).collect();
+        let mut bodies = self.load_all()?;
+        let all: Vec<Checkpoint> = bodies.iter().map(|body| body.outline()).collect();
         let chosen = choose(&all);
+        bodies.retain(|body| !chosen.contains(&body.id));
+        // Before anything is deleted: where an index cannot be read, nothing may be.
+        let needed = session.needed(bodies)?;
         watch.more(0, 0)?;
         session.keep_numbers()?;
         for id in &chosen {
             self.storage.delete(&id.name())?;
         }
         // Settles the deletions before the first object goes.
-        let swept = session.sweep(watch)?;
+        let swept = session.sweep_but(&needed, watch)?;
         let stores: BTreeSet<u128> = all.iter().map(|checkpoint| checkpoint.store).collect();
         for store in stores {
             let left = all.iter().filter(|c| c.store == store && !chosen.contains(&c.id));

@@ -19,6 +19,7 @@ use crate::record::RunRecord;
 use bytes::Bytes;
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Reads an object and sees that it has its hash.
@@ -91,6 +92,8 @@ pub struct LayerReader {
     open_gap: Option<usize>,
     ended: bool,
     seen: u64,
+    /// Something of it was passed over.
+    has_gap: bool,
 }
 
 #[derive(Debug)]
@@ -127,6 +130,7 @@ impl LayerReader {
             open_gap: None,
             ended: false,
             seen: 0,
+            has_gap: false,
         }
     }
 
@@ -220,7 +224,7 @@ impl LayerReader {
         self.gap(reading, &entry.id, error, (entry.first, Some(after(&entry.last))), lost)
     }
 
-    fn place(&self, reading: &Reading, id: &ObjectId) -> std::path::PathBuf {
+    fn place(&self, reading: &Reading, id: &ObjectId) -> PathBuf {
         reading.storage.describe(&id.name())
     }
 
@@ -276,14 +280,7 @@ impl LayerReader {
 
     fn next_index(&mut self, reading: &mut Reading) -> Result<bool> {
         let Some(id) = self.layer.indexes.get(self.next_index).copied() else {
-            if self.seen != self.layer.records && !reading.salvage {
-                let text = format!(
-                    "a layer of keyspace {:?} has {} records, its manifest says {}",
-                    self.keyspace, self.seen, self.layer.records
-                );
-                return Err(Error::corruption(text));
-            }
-            return Ok(false);
+            return self.end(reading).map(|()| false);
         };
         self.next_index += 1;
         let listed = reading.fetch(&id).and_then(|bytes| {
@@ -309,16 +306,41 @@ impl LayerReader {
         Ok(true)
     }
 
+    /// A layer has as many records as its manifest says, unless it is known why not.
+    fn end(&mut self, reading: &mut Reading) -> Result<()> {
+        let (seen, says) = (self.seen, self.layer.records);
+        if seen == says || self.has_gap {
+            return Ok(());
+        }
+        let text =
+            format!("a layer of keyspace {:?} has {seen} records, its manifest says {says}", self.keyspace);
+        let file = reading.storage.describe(&reading.checkpoint.name());
+        let lost = says.checked_sub(seen);
+        self.tell(reading, file, Error::corruption(text), (Vec::new(), None), lost)
+    }
+
     /// Tells of a gap, or fails with its cause.
     fn gap(
-        &self,
+        &mut self,
         reading: &mut Reading,
         id: &ObjectId,
+        error: Error,
+        bounds: (Vec<u8>, Option<Vec<u8>>),
+        records: Option<u64>,
+    ) -> Result<()> {
+        self.has_gap = true;
+        let file = self.place(reading, id);
+        self.tell(reading, file, error, bounds, records)
+    }
+
+    fn tell(
+        &self,
+        reading: &mut Reading,
+        file: PathBuf,
         error: Error,
         (from, to): (Vec<u8>, Option<Vec<u8>>),
         records: Option<u64>,
     ) -> Result<()> {
-        let file = self.place(reading, id);
         let error = if error.path().is_some() { error } else { error.at(&file) };
         // What this release cannot read, or the system does not give, is not lost.
         if !reading.salvage || error.kind() != ErrorKind::Corruption {

@@ -180,6 +180,13 @@ impl BackupRepository {
         Body::decode(&path, &bytes, self.id, id)
     }
 
+    /// The same, if the manifest is the one of that hash.
+    pub(crate) fn load_known(&self, id: CheckpointId, hash: [u8; 32]) -> Result<Option<Body>> {
+        let name = id.name();
+        let known = self.storage.read(&name)?.filter(|bytes| ObjectId::of(bytes).0 == hash);
+        known.map(|bytes| Body::decode(&self.storage.describe(&name), &bytes, self.id, id)).transpose()
+    }
+
     /// The manifests of all checkpoints. An error if one cannot be read: then nobody knows what it needs.
     pub(crate) fn load_all(&self) -> Result<Vec<Body>> {
         let remedy = "delete that checkpoint by its number if it is of no more use";

@@ -1,5 +1,8 @@
 //! Where a repository's bytes are: a small seam, so that a repository may lie on object storage. A local directory is the
 //! default.
+//!
+//! Invariants of the directory: whoever returns from `settle` without an error finds every name durable that was made, removed or listed
+//! before, by whomever, with the directories above it; what is there and cannot be looked at does not pass for gone.
 
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -32,7 +35,8 @@ pub trait Storage: Send + Sync + Debug {
     /// with `/`, or is empty.
     ///
     /// # Errors
-    /// `Io` where the place cannot be asked. A prefix under which nothing lies is not an error.
+    /// `Io` where the place cannot be asked, or something in it not be looked at: what is left out counts as gone, and what only it needs is
+    /// deleted. A prefix under which nothing lies is not an error.
     fn list(&self, prefix: &str) -> Result<Vec<Object>>;
 
     /// All bytes of an object; none if there is none of that name.
@@ -77,31 +81,57 @@ const LOCK: &str = "LOCK";
 pub struct DirStorage {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    /// Directories with names that are not durable yet.
-    unsettled: Mutex<BTreeSet<PathBuf>>,
-    /// Directories whose own names are: one that is there may have been made by somebody who was interrupted then.
-    settled: Mutex<BTreeSet<PathBuf>>,
+    names: Mutex<Names>,
+    /// Held over a sync of directories: whoever comes second waits for what the first has taken.
+    settling: Mutex<()>,
+}
+
+/// What is known of the names in the directory and below it.
+#[derive(Debug, Default)]
+struct Names {
+    /// Directories with names that may not be durable yet.
+    unsettled: BTreeSet<PathBuf>,
+    /// Directories whose own names are durable, and those of all above them.
+    durable: BTreeSet<PathBuf>,
+    /// The directory itself has been made, or was there, durably.
+    begun: bool,
 }
 
 impl DirStorage {
     /// The directory `dir` of a disk. It is created by the first write.
     pub fn new(disk: Arc<dyn Disk>, dir: impl Into<PathBuf>) -> DirStorage {
-        DirStorage { disk, dir: dir.into(), unsettled: Mutex::default(), settled: Mutex::default() }
+        DirStorage { disk, dir: dir.into(), names: Mutex::default(), settling: Mutex::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         name.split('/').fold(self.dir.clone(), |path, part| path.join(part))
     }
 
-    /// The directory that a path lies in, made if need be.
+    /// The directory that a path lies in, made if need be. Its own name is durable when it has been settled.
     fn parent(&self, path: &Path) -> Result<PathBuf> {
         let parent = path.parent().unwrap_or(&self.dir).to_path_buf();
         let failed = |e| Error::io("create the directory", &parent, e);
-        if !self.settled.lock().contains(&parent) || !self.disk.exists(&parent).map_err(failed)? {
-            self.disk.create_dir_durably(&parent).map_err(failed)?;
-            self.settled.lock().insert(parent.clone());
+        if !self.names.lock().begun {
+            self.disk.create_dir_durably(&self.dir).map_err(failed)?;
+            self.names.lock().begun = true;
+        }
+        if !self.disk.exists(&parent).map_err(failed)? {
+            // Whoever removed it has taken those below it along.
+            self.names.lock().durable.retain(|dir| !dir.starts_with(&parent));
+            self.disk.create_dir_all(&parent).map_err(failed)?;
         }
         Ok(parent)
+    }
+
+    /// Notes that names in a directory may not be durable. Nor may its own be, and those above it, when this is the first that is heard of
+    /// it: they may have been made by a process that ended before it synced them.
+    fn unsettle(&self, dir: PathBuf) {
+        let mut names = self.names.lock();
+        if !names.durable.contains(&dir) {
+            let above = dir.ancestors().skip(1).take_while(|above| above.starts_with(&self.dir));
+            names.unsettled.extend(above.map(Path::to_path_buf));
+        }
+        names.unsettled.insert(dir);
     }
 }
 
@@ -120,22 +150,17 @@ impl Storage for DirStorage {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             names => names.map_err(failed)?,
         };
-        self.unsettled.lock().insert(dir.clone());
+        self.unsettle(dir.clone());
         let mut objects = Vec::with_capacity(names.len());
         for name in names {
             let path = dir.join(&name);
-            let bytes = match self.disk.open(&path, OpenMode::Read) {
-                // A directory opens and has a length, but no bytes.
-                Ok(file)
-                    if file.read_at(0, &mut [0]).is_err_and(|e| e.kind() == io::ErrorKind::IsADirectory) =>
-                {
-                    continue;
-                }
-                Ok(file) => file.len().map_err(failed)?,
-                // Gone since.
-                Err(_) => continue,
-            };
-            objects.push(Object { name: format!("{prefix}{name}"), bytes });
+            match self.disk.file_len(&path) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => objects.push(Object { name: format!("{prefix}{name}"), bytes }),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // What is there and cannot be looked at is not to pass for gone: others would be deleted for want of its word.
+                Err(e) => return Err(Error::io("look at the file", path, e)),
+            }
         }
         Ok(objects)
     }
@@ -160,7 +185,7 @@ impl Storage for DirStorage {
             self.disk.rename(&from, &path)
         };
         write().map_err(|e| Error::io("write the file", &path, e))?;
-        self.unsettled.lock().insert(parent);
+        self.unsettle(parent);
         Ok(())
     }
 
@@ -170,15 +195,29 @@ impl Storage for DirStorage {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => {
                 removed.map_err(|e| Error::io("remove the file", &path, e))?;
-                self.unsettled.lock().extend(path.parent().map(Path::to_path_buf));
+                self.unsettle(path.parent().unwrap_or(&self.dir).to_path_buf());
                 Ok(())
             }
         }
     }
 
     fn settle(&self) -> Result<()> {
-        let dirs: Vec<PathBuf> = std::mem::take(&mut *self.unsettled.lock()).into_iter().collect();
-        self.disk.sync_dirs(&dirs).map_err(|(dir, e)| Error::io("sync the directory", dir, e))
+        let _turn = self.settling.lock();
+        let dirs = std::mem::take(&mut self.names.lock().unsettled);
+        let synced = self.disk.sync_dirs(&dirs.iter().cloned().collect::<Vec<_>>());
+        let names = &mut *self.names.lock();
+        match synced {
+            Ok(()) => {
+                names.durable.extend(dirs);
+                Ok(())
+            }
+            Err((dir, e)) => {
+                // What failed here is to fail, or to be done, for all others that rely on it; but not for ever where there is nothing left.
+                let is_gone = e.kind() == io::ErrorKind::NotFound;
+                names.unsettled.extend(dirs.into_iter().filter(|other| !is_gone || *other != dir));
+                Err(Error::io("sync the directory", dir, e))
+            }
+        }
     }
 
     fn lock(&self) -> Result<Box<dyn Send + Sync>> {

@@ -334,7 +334,7 @@ impl Store {
     /// and opens it again with the options that it was opened with. For that it is closed, with all clones of this handle: they
     /// answer `Closed` from here on. Until it is called, keys that have an owner left go on being read and written.
     ///
-    /// Takes as long as the lost shards' records take to be read from the repository and written.
+    /// Takes as long as the newest checkpoint and the archive after it take to be read twice, and the lost shards' records to be written.
     ///
     /// # Errors
     /// As [`Options::repair_from`] and [`Options::open`]. The store is closed then, with everything acknowledged in its journal.
@@ -365,7 +365,12 @@ impl Store {
     }
 }
 
-fn repair(options: &Options, repository: &BackupRepository, dir: &Path, seams: &Seams) -> Result<Repaired> {
+pub(crate) fn repair(
+    options: &Options,
+    repository: &BackupRepository,
+    dir: &Path,
+    seams: &Seams,
+) -> Result<Repaired> {
     let (manifest, _lock) = verbs::open::locked(dir, seams.disk.as_ref())?;
     verbs::restore::repair(dir, &manifest, seams, options.memory_budget_or_default(), repository)
 }
@@ -373,14 +378,18 @@ fn repair(options: &Options, repository: &BackupRepository, dir: &Path, seams: &
 impl Options {
     /// Makes shards anew that are lost together with every replica of something they own, from the newest checkpoint of the store and
     /// its archive; the journal has the rest. The store in `dir` is one that does not open for want of them, and is not open. Opening it afterwards
-    /// finds it complete. Shards that can be opened are not touched, nor those whose replicas are whole: they are rebuilt from these.
+    /// finds it complete. Shards that can be opened are not touched, but for those that lack what the journal no longer has, which are lost like
+    /// the others; nor those whose replicas are whole: they are rebuilt from these.
     ///
-    /// A lost shard is made where it was: its disk, or a new one, must be mounted there. What is left of it is removed.
+    /// A lost shard is made where it was: its disk, or a new one, must be mounted there. What is left of it is removed once all of the
+    /// checkpoint and of the archive after it has been read, and found whole; then it is read again. A repair that failed or was killed is
+    /// called again.
     ///
     /// # Errors
     /// `NotFound` if there is no store, or no checkpoint of it. `Refused` if the journal begins after the end of checkpoint and archive, so that
-    /// writes would be missing, or while a change of the topology is under way: nothing was changed. `Corruption` if the backup is damaged,
-    /// `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards are as lost as before.
+    /// writes would be missing, or while a change of the topology is under way: nothing was changed. `Corruption` if the backup is damaged:
+    /// nothing was changed either; or if no journal can be read. `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards
+    /// are as lost as before.
     pub fn repair_from(&self, repository: &BackupRepository, dir: impl AsRef<Path>) -> Result<Repaired> {
         repair(self, repository, dir.as_ref(), &Seams::real(self))
     }

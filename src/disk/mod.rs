@@ -49,13 +49,22 @@ const MOST_READ: u64 = 1 << 30;
 /// How many bytes of a locked file say who holds the lock: always as many, so that one write replaces another.
 const HOLDER_BYTES: usize = 11;
 
-fn holder_text(process: u32) -> String {
-    format!("{process:<width$}\n", width = HOLDER_BYTES - 1)
+/// Makes a directory's own name durable, in the one that holds it.
+fn sync_name<D: Disk + ?Sized>(disk: &D, dir: &Path) -> io::Result<()> {
+    match dir.parent() {
+        None => Ok(()),
+        Some(parent) if parent.as_os_str().is_empty() => disk.sync_dir(Path::new(".")),
+        Some(parent) => disk.sync_dir(parent),
+    }
 }
 
-fn is_beyond_reach(kind: io::ErrorKind) -> bool {
+fn is_out_of_reach(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
-    matches!(kind, InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported)
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput | Unsupported)
+}
+
+fn holder_text(process: u32) -> String {
+    format!("{process:<width$}\n", width = HOLDER_BYTES - 1)
 }
 
 /// A file system, or a simulation of one. Errors are bare `io::Error`s; the caller adds the path.
@@ -122,31 +131,31 @@ pub trait Disk: Send + Sync + Debug {
     /// who was interrupted then.
     fn create_dir_durably(&self, dir: &Path) -> io::Result<()> {
         let mut missing = Vec::new();
-        let mut found = None;
         for ancestor in dir.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty()) {
             if self.exists(ancestor)? {
-                found = Some(ancestor);
+                match sync_name(self, ancestor) {
+                    // Who may not even look there, or cannot change anything, has made nothing there; and where nothing can be synced,
+                    // nothing is gained by refusing what is there already.
+                    Err(e) if is_out_of_reach(&e) => {}
+                    synced => synced?,
+                }
                 break;
             }
             missing.push(ancestor);
         }
-        let above = |dir: &Path| match dir.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Some(Path::new(".").to_path_buf()),
-            parent => parent.map(Path::to_path_buf),
-        };
-        if let Some(parent) = found.and_then(above) {
-            match self.sync_dir(&parent) {
-                // Who may not even look there, or cannot change anything, has made nothing there; and where nothing can be synced, nothing
-                // is gained by refusing what is there already.
-                Err(e) if !is_beyond_reach(e.kind()) => return Err(e),
-                _ => {}
-            }
-        }
         for made in missing.into_iter().rev() {
             self.create_dir_all(made)?;
-            self.sync_dir(&above(made).unwrap_or_else(|| made.to_path_buf()))?;
+            sync_name(self, made)?;
         }
         Ok(())
+    }
+
+    /// The length of a file, in bytes; none for a directory.
+    fn file_len(&self, path: &Path) -> io::Result<Option<u64>> {
+        match self.open(path, OpenMode::Read) {
+            Err(e) if e.kind() == io::ErrorKind::IsADirectory => Ok(None),
+            file => file?.len().map(Some),
+        }
     }
 
     /// A whole file; none if it does not exist. `InvalidData` if it is longer than any that is read like this.

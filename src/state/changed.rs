@@ -38,6 +38,14 @@ pub struct KeyCursor {
     key: Vec<u8>,
 }
 
+/// A checkpoint that this opening of the store has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    pub number: u64,
+    /// Of its manifest: in a copy of its repository another one may have its number.
+    pub hash: [u8; 32],
+}
+
 #[derive(Debug, Default)]
 struct Known {
     /// Whether keys are taken down.
@@ -46,7 +54,7 @@ struct Known {
     since: Option<Seq>,
     runs: VecDeque<Arc<KeyRun>>,
     bytes: u64,
-    bases: VecDeque<(u128, u64)>,
+    bases: VecDeque<(u128, Base)>,
 }
 
 /// The keys written since a checkpoint.
@@ -96,14 +104,14 @@ impl Changed {
     }
 
     /// Says that this opening of the store has taken that checkpoint of that repository.
-    pub fn took(&self, repository: u128, checkpoint: u64) {
+    pub fn took(&self, repository: u128, checkpoint: Base) {
         let mut known = self.known.lock();
         known.bases.push_front((repository, checkpoint));
         known.bases.truncate(BASES);
     }
 
     /// The last checkpoint that this opening of the store has put into that repository.
-    pub fn base(&self, repository: u128) -> Option<u64> {
+    pub fn base(&self, repository: u128) -> Option<Base> {
         let known = self.known.lock();
         known.bases.iter().find(|(of, _)| *of == repository).map(|(_, checkpoint)| *checkpoint)
     }
@@ -220,7 +228,9 @@ mod tests {
     #[test]
     fn bases_are_those_of_one_repository() {
         let changed = Changed::new(1 << 20);
-        (0..20).for_each(|n| changed.took(n % 2, u64::try_from(n).unwrap()));
-        assert_eq!((changed.base(0), changed.base(1), changed.base(2)), (Some(18), Some(19), None));
+        let base = |number| Base { number, hash: [number as u8; 32] };
+        (0..20).for_each(|n| changed.took(u128::from(n % 2), base(n)));
+        let found = [0, 1, 2].map(|repository| changed.base(repository));
+        assert_eq!(found, [Some(base(18)), Some(base(19)), None]);
     }
 }

@@ -38,7 +38,7 @@ pub mod transfer;
 
 pub use beside::Asked;
 pub use copied::{Copied, Said, Seen};
-pub use memory::{Memory, Recent, Tables};
+pub use memory::{Memory, Recent, Snapshot, Tables};
 pub use pace::Pace;
 pub use read::ATTEMPTS;
 pub use records::Records;

@@ -76,7 +76,8 @@ impl Lock {
         lease + lease / 2
     }
 
-    /// Whether it may be passed over: it was last written at `written`, and it is `now`, both by the storage's clock.
+    /// Whether it may be passed over: it was last written at `written`, and it was `now` before that was asked for, both by the storage's
+    /// clock.
     pub fn is_over(&self, written: SystemTime, now: SystemTime) -> bool {
         self.released || now.duration_since(written).is_ok_and(|age| age > self.patience())
     }

@@ -84,6 +84,16 @@ fn made(store: &Store) -> Result<(Value, String), Failure> {
     Ok((object, text))
 }
 
+/// Makes the name of a new file durable.
+fn sync_name(file: &Path) -> io::Result<()> {
+    // Elsewhere a directory cannot be opened, and the file system sees to it.
+    if cfg!(not(unix)) {
+        return Ok(());
+    }
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
 pub fn export(args: &args::Export, output: &Output) -> Result<Outcome, Failure> {
     stores::existing(&args.store)?;
     let store = stores::unhealed().open(&args.store)?;
@@ -102,6 +112,7 @@ pub fn export(args: &args::Export, output: &Output) -> Result<Outcome, Failure> 
             let mut writer = BufWriter::with_capacity(1 << 20, bar.wrap_write(&file));
             let seq = store.export(&mut writer)?;
             writer.flush().and_then(|()| file.sync_all()).map_err(failed())?;
+            sync_name(&args.file).map_err(failed())?;
             Ok(seq)
         };
         // A part of a stream is of no use, and was not there before.

@@ -288,3 +288,20 @@ fn a_directory_whose_making_was_interrupted_is_durable_when_it_is_made_again() {
         assert!(disk.create_dir_durably(&path("new")).is_err(), "{error}");
     }
 }
+
+/// It may have been killed before it synced what it made.
+#[test]
+fn directories_that_an_interrupted_process_made_are_durable_when_another_makes_them() {
+    let (first, second) = (Path::new("/a/b/c"), Path::new("/a/b/d"));
+    for stop in 0..12 {
+        for seed in 0..32 {
+            let disk = SimDisk::new(seed);
+            disk.stop_after(stop);
+            let _ = disk.create_dir_durably(first).and_then(|()| disk.create_dir_durably(second));
+            let disk = disk.kill();
+            disk.create_dir_durably(second).unwrap();
+            let disk = disk.crash(PowerCut { seed });
+            assert!(disk.exists(second).unwrap(), "stopped after {stop}, seed {seed}");
+        }
+    }
+}

@@ -26,9 +26,9 @@ pub struct Base {
 
 /// The checkpoint to build upon, if there is one that is worth it.
 pub fn base(state: &State, repository: &BackupRepository, at: Seq) -> Option<Base> {
-    let id = state.changed.base(repository.id)?;
-    // Any failure here only means that everything is read.
-    let body = repository.load(CheckpointId(id)).ok()?;
+    let known = state.changed.base(repository.id)?;
+    // Any failure here only means that everything is read. In a copy of the repository the number may be another's.
+    let body = repository.load_known(CheckpointId(known.number), known.hash).ok()??;
     if body.seq > at || !body.keyspaces.iter().all(has_room) {
         return None;
     }

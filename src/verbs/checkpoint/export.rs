@@ -1,6 +1,6 @@
 //! Writing a store into one stream.
 
-use super::{Scan, describe, keyspaces, whole};
+use super::{Scan, describe, keyspaces, snapshot, whole};
 use crate::backup::checkpoint::KeyspaceLayers;
 use crate::backup::chunk::ChunkRecord;
 use crate::backup::stream::StreamWriter;
@@ -13,13 +13,13 @@ use std::io::Write;
 /// Writes the store as of now; returns the sequence that that is.
 pub fn export(state: &State, out: impl Write, scan: Scan<'_>) -> Result<Seq> {
     state.check_open()?;
-    let snapshot = state.memory.snapshot();
+    let (snapshot, taken) = snapshot(state);
     let manifest = state.manifest.lock().clone();
     state.journal.sync_to(snapshot.at)?;
     let live = keyspaces(&manifest);
     let layers = |(id, name)| KeyspaceLayers { id, name, layers: Vec::new() };
     let listed = live.iter().map(|keyspace| layers((keyspace.id, keyspace.name.clone()))).collect();
-    let mut stream = StreamWriter::new(out, &describe(&manifest, snapshot.at, listed, ""))?;
+    let mut stream = StreamWriter::new(out, &describe(&manifest, (snapshot.at, taken), listed, ""))?;
     for keyspace in live {
         stream.keyspace(keyspace.id)?;
         let mut scan = scan(whole(keyspace.id), snapshot.at)?;

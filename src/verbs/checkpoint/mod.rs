@@ -16,6 +16,7 @@ pub use export::export;
 
 use crate::backup::checkpoint::{Body, CheckpointId, KeyspaceLayers, Source, now};
 use crate::backup::chunk::Coding;
+use crate::backup::hash::ObjectId;
 use crate::backup::repository::BackupRepository;
 use crate::backup::writer::LayerWriter;
 use crate::backup::{CheckpointOptions, Pour, Versions};
@@ -24,7 +25,8 @@ use crate::error::{Error, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::manifest::{KeyspaceEntry, Manifest};
 use crate::record::KeyRange;
-use crate::state::State;
+use crate::state::changed::Base;
+use crate::state::{Snapshot, State};
 use pace::Pace;
 use std::collections::HashSet;
 
@@ -36,6 +38,11 @@ pub type Scan<'a> = &'a dyn Fn(KeyRange, Seq) -> Result<Box<dyn Versions>>;
 
 /// The same, to be poured into chunks.
 pub type Pouring<'a> = &'a dyn Fn(KeyRange, Seq) -> Result<Box<dyn Pour>>;
+
+/// A snapshot, and when all that is in it was there, in milliseconds since 1970.
+fn snapshot(state: &State) -> (Snapshot<'_>, u64) {
+    (state.memory.snapshot(), now())
+}
 
 /// All keys of a keyspace.
 fn whole(id: KeyspaceId) -> KeyRange {
@@ -65,7 +72,7 @@ pub fn checkpoint(
     let id = session.next_id()?;
     // Before the snapshot: what is written after it is then known to the next checkpoint.
     state.changed.begin();
-    let snapshot = state.memory.snapshot();
+    let (snapshot, taken) = snapshot(state);
     state.changed.begun_before(snapshot.at);
     let manifest = state.manifest.lock().clone();
     let base = if options.full { None } else { delta::base(state, repository, snapshot.at) };
@@ -90,12 +97,16 @@ pub fn checkpoint(
     if !crate::plants::is("checkpoint-named-before-its-objects") {
         repository.storage.settle()?;
     }
-    let body =
-        Body { repository: repository.id, id, written, ..describe(&manifest, at, keyspaces, &options.label) };
+    let body = Body {
+        repository: repository.id,
+        id,
+        written,
+        ..describe(&manifest, (at, taken), keyspaces, &options.label)
+    };
     let bytes = envelope::encode(crate::backup::checkpoint::KIND, &body)?;
     repository.storage.write(&id.name(), &bytes)?;
     session.end()?;
-    state.changed.took(repository.id, id.0);
+    state.changed.took(repository.id, Base { number: id.0, hash: ObjectId::of(&bytes).0 });
     Ok(id)
 }
 
@@ -110,14 +121,19 @@ fn coding(_: &CheckpointOptions) -> Coding {
 }
 
 /// What is said of a store that is saved, but for where.
-fn describe(manifest: &Manifest, seq: Seq, keyspaces: Vec<KeyspaceLayers>, label: &str) -> Body {
+fn describe(
+    manifest: &Manifest,
+    (seq, taken): (Seq, u64),
+    keyspaces: Vec<KeyspaceLayers>,
+    label: &str,
+) -> Body {
     let topology = &manifest.topology;
     Body {
         repository: 0,
         id: CheckpointId(0),
         store: manifest.store,
         seq,
-        taken: now(),
+        taken,
         label: label.to_owned(),
         next_keyspace: manifest.next_keyspace,
         keyspaces,

@@ -159,9 +159,10 @@ fn find(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<(Option<Manife
 
 fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send + Sync>> {
     let manifest = dir.join(crate::manifest::FILE);
-    if !disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))?
-        && adopt::from_shards(disk, dir, options)?.is_none()
-    {
+    if disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
+        return lock_dir(disk, dir);
+    }
+    if adopt::from_shards(disk, dir, options)?.is_none() {
         create::check_vacant(disk, dir, false)?;
         if options.existing_only {
             return Err(Error::new(ErrorKind::NotFound, "there is no store")

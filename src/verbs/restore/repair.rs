@@ -1,13 +1,15 @@
 //! Making lost shards anew from a checkpoint and the archive, where no replica is left to make them of.
 //!
-//! Invariants: the store is not open meanwhile; only shards that cannot be opened, and that own something nobody else has, are touched.
-//! One is sealed only when it is complete up to where the journal takes over, so what an interrupted repair leaves is offline as it was.
+//! Invariants: the store is not open meanwhile; only shards that cannot be opened, or lack what the journal no longer has, and that own
+//! something nobody else has, are touched, and only after all has been read that takes the place of what is left of them. One is sealed as
+//! complete up to where the journal takes over only when it is, so what an interrupted repair leaves lacks something still: it counts as
+//! lost, at an opening and for the next repair.
 
 use super::{Tail, close, fill_shards, replay};
-use crate::backup::BackupRepository;
 use crate::backup::checkpoint::Body;
 use crate::backup::progress::Watch;
 use crate::backup::reader::{CheckpointReader, Reading};
+use crate::backup::{BackupRepository, Versions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId, VirtualNode};
 use crate::journal::Journal;
@@ -40,6 +42,7 @@ pub fn repair(
         let text = "a change of the topology is under way, and what it has moved is in no checkpoint";
         return Err(Error::new(ErrorKind::Refused, text).at(dir).remedy("restore into a new directory"));
     }
+    let first = journal_begins(dir, manifest, seams)?;
     let cache = budget / 2 / manifest.shards.len().max(1) as u64;
     let open = |entry: &crate::manifest::ShardEntry| {
         let spec = ShardSpec::of(dir, manifest, entry, cache);
@@ -47,13 +50,14 @@ pub fn repair(
     };
     let worker = |id| Worker::start(id, seams.background).map(Arc::new);
     let layout = Layout::of(manifest, |entry| Ok((open(entry), worker(entry.id)?)))?;
-    let lost = lost(&layout);
+    let lost = lost(&layout, first);
     // Whole shards stay as they are.
     close(&layout);
     if lost.is_empty() {
         return Ok(Repaired::default());
     }
-    let (body, upto) = covered(dir, manifest, seams, repository)?;
+    let (body, upto) = covered(dir, manifest, first, repository)?;
+    read_through(&body, upto, repository)?;
     for entry in manifest.shards.iter().filter(|entry| lost.contains(&entry.id)) {
         let spec = ShardSpec::of(dir, manifest, entry, cache);
         Shard::clear(seams.disk.as_ref(), &spec)?;
@@ -83,9 +87,7 @@ fn fill(
     upto: Seq,
     repository: &BackupRepository,
 ) -> Result<()> {
-    let reading = Reading::new(repository.storage.clone(), body.id, false);
-    let mut reader = CheckpointReader::new(reading, body, None);
-    fill_shards(layout, manifest, body.seq, &mut reader)?;
+    fill_shards(layout, manifest, body.seq, &mut records(body, repository))?;
     if upto > body.seq {
         let tail = Tail { repository, store: body.store, until: upto, watch: Watch::default() };
         replay(layout, manifest, body.seq, &tail)?;
@@ -93,9 +95,27 @@ fn fill(
     Ok(())
 }
 
-/// The shards that cannot be opened and own a virtual node of which no owner can.
-fn lost(layout: &Layout) -> Vec<ShardId> {
-    let serves: Vec<bool> = layout.shards.iter().map(|shard| shard.serves()).collect();
+fn records(body: &Body, repository: &BackupRepository) -> CheckpointReader {
+    let reading = Reading::new(repository.storage.clone(), body.id, false);
+    CheckpointReader::new(reading, body, None)
+}
+
+/// An error where checkpoint or archive are damaged, or cannot be read.
+fn read_through(body: &Body, upto: Seq, repository: &BackupRepository) -> Result<()> {
+    let mut records = records(body, repository);
+    while let Some(record) = records.next() {
+        record?;
+    }
+    match upto > body.seq {
+        true => repository.replay(body.store, body.seq, upto, &mut |_, _| Ok(())),
+        false => Ok(()),
+    }
+}
+
+/// The shards that own a virtual node of which no owner can be opened and brought up to date by a journal that begins with `first`.
+fn lost(layout: &Layout, first: Seq) -> Vec<ShardId> {
+    let serves: Vec<bool> =
+        layout.shards.iter().map(|shard| shard.serves() && shard.applied().next() >= first).collect();
     let mut lost = Vec::new();
     for node in (0..layout.ring.virtual_nodes()).map(VirtualNode) {
         let owners = layout.ring.owner_indexes(node);
@@ -112,7 +132,7 @@ fn lost(layout: &Layout) -> Vec<ShardId> {
 fn covered(
     dir: &Path,
     manifest: &Manifest,
-    seams: &Seams,
+    first: Seq,
     repository: &BackupRepository,
 ) -> Result<(Body, Seq)> {
     let mut newest: Option<Body> = None;
@@ -128,7 +148,6 @@ fn covered(
         Error::new(ErrorKind::NotFound, "the repository has no checkpoint of the store").at(dir)
     })?;
     let upto = repository.archived(body.store)?.unwrap_or_default().max(body.seq);
-    let first = journal_begins(dir, manifest, seams)?;
     if upto.next() < first {
         let text = format!(
             "checkpoint and archive are complete up to {upto}, the journal begins with {first}: what was written between cannot be had"

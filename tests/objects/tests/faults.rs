@@ -262,6 +262,28 @@ fn a_lock_is_renewed_while_it_is_held() {
     drop(storage(&store).lock().unwrap());
 }
 
+/// What the contender knows of the holder is old by the time it asks what time it is.
+#[test]
+fn a_lock_that_is_renewed_is_kept_from_one_whose_requests_are_slow() {
+    const LOCK: &str = "orders/lock/0000000000000001";
+    let store = Unreliable::new();
+    let first = storage(&store).lease(Duration::from_secs(3)).unwrap();
+    let lock = first.lock().unwrap();
+    let slow = store.clone();
+    store.on_get(move |place| {
+        if place == LOCK {
+            // The holder goes on renewing for as long as this request takes.
+            slow.advance(Duration::from_secs(100));
+            slow.wait_for_puts(LOCK, slow.puts(LOCK) + 1);
+        }
+    });
+    assert_eq!(storage(&store).lock().err().map(|error| error.kind()), Some(ErrorKind::Locked));
+    store.on_get(|_| {});
+    first.write("TOP", b"still ours").unwrap();
+    drop(lock);
+    drop(storage(&store).lock().unwrap());
+}
+
 #[test]
 fn a_lock_runs_out_after_one_and_a_half_of_its_lease() {
     let store = Unreliable::new();

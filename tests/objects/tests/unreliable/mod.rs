@@ -52,6 +52,7 @@ struct State {
     held: Option<String>,
     is_held: bool,
     on_delete: Option<Hook>,
+    on_get: Option<Hook>,
 }
 
 pub struct Unreliable {
@@ -88,6 +89,7 @@ impl Unreliable {
             held: None,
             is_held: false,
             on_delete: None,
+            on_get: None,
         };
         Arc::new(Unreliable { inner: Arc::default(), state: Mutex::new(state), changed: Condvar::new() })
     }
@@ -140,6 +142,11 @@ impl Unreliable {
         self.state.lock().unwrap().on_delete = Some(Arc::new(hook));
     }
 
+    /// What is done before every read, on the thread of who reads.
+    pub fn on_get(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        self.state.lock().unwrap().on_get = Some(Arc::new(hook));
+    }
+
     /// The next put there stands still for very long.
     pub fn hold_put(&self, place: &str) {
         self.state.lock().unwrap().held = Some(place.to_owned());
@@ -148,6 +155,10 @@ impl Unreliable {
     pub fn wait_for_held(&self) {
         let state = self.state.lock().unwrap();
         drop(self.changed.wait_while(state, |state| !state.is_held).unwrap());
+    }
+
+    pub fn puts(&self, place: &str) -> u32 {
+        self.state.lock().unwrap().puts.get(place).copied().unwrap_or_default()
     }
 
     pub fn wait_for_puts(&self, place: &str, count: u32) {
@@ -236,6 +247,10 @@ impl ObjectStore for Unreliable {
     }
 
     async fn get_opts(&self, place: &Path, options: GetOptions) -> Result<GetResult> {
+        let hook = self.state.lock().unwrap().on_get.clone();
+        if let Some(hook) = hook {
+            hook(place.as_ref());
+        }
         if self.fate(place).is_some() {
             return Err(lost());
         }

@@ -1,7 +1,7 @@
 //! Archiving by itself.
 
 use crate::backup::BackupRepository;
-use crate::backup::archive::Mark;
+use crate::backup::piece::Mark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Handle;
 use crate::ids::Seq;
@@ -27,7 +27,11 @@ pub struct Archiver {
 impl Archiver {
     pub(super) fn start(handle: Arc<Handle>, repository: BackupRepository) -> Result<Archiver> {
         let mut marks = Vec::new();
-        archive::archive(&handle.state, &repository, &mut marks)?;
+        match archive::archive(&handle.state, &repository, &mut marks) {
+            // What is missing is missing for good; what comes now is archived all the same.
+            Err(error) if error.kind() == ErrorKind::Gap => {}
+            outcome => drop(outcome?),
+        }
         let (stop, stopped) = channel();
         let work = move || {
             let state = &handle.state;
@@ -47,11 +51,14 @@ impl Archiver {
                 }
                 let outcome = archive::archive(state, &repository, &mut marks);
                 if last {
-                    archive::end(state);
                     return outcome;
                 }
                 match outcome {
                     Ok(_) => (begun, bytes) = (Instant::now(), state.journal.stats().bytes),
+                    // The log has said so; nothing is left to be tried again.
+                    Err(error) if error.kind() == ErrorKind::Gap => {
+                        (begun, bytes) = (Instant::now(), state.journal.stats().bytes);
+                    }
                     Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
                     // It is tried again in a second, since nothing was noted of it.
                     Err(error) => {
@@ -67,7 +74,8 @@ impl Archiver {
         Ok(Archiver { stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Archives what there is up to now, and ends. Returns what the archive is complete up to.
+    /// Archives what there is up to now, and ends. Returns what the archive is complete up to. The journal is kept for it all the same, until
+    /// [`Store::forget_archive`](crate::Store::forget_archive): the next one goes on from there.
     ///
     /// # Errors
     /// As [`Store::archive`](crate::Store::archive).

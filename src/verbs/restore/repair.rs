@@ -3,7 +3,7 @@
 //! Invariants: the store is not open meanwhile; only shards that cannot be opened, and that own something nobody else has, are touched.
 //! One is sealed only when it is complete up to where the journal takes over, so what an interrupted repair leaves is offline as it was.
 
-use super::{Tail, close, fill_shards, replay};
+use super::{Tail, close, fill_shards, live, replay};
 use crate::backup::BackupRepository;
 use crate::backup::checkpoint::Body;
 use crate::backup::progress::Watch;
@@ -84,7 +84,8 @@ fn fill(
     repository: &BackupRepository,
 ) -> Result<()> {
     let reading = Reading::new(repository.storage.clone(), body.id, false);
-    let mut reader = CheckpointReader::new(reading, body, None);
+    // One that was dropped since is in the checkpoint, and the store has nowhere to put it.
+    let mut reader = CheckpointReader::new(reading, body, &live(manifest));
     fill_shards(layout, manifest, body.seq, &mut reader)?;
     if upto > body.seq {
         let tail = Tail { repository, store: body.store, until: upto, watch: Watch::default() };

@@ -85,6 +85,8 @@ struct Inner {
     unsaved: bool,
     /// Those whose last commits have been seen to be this store's, in this opening.
     compared: HashSet<u128>,
+    /// Up to where what they lack has been seen to lie before a checkpoint.
+    bridged: HashMap<u128, Seq>,
     closed: bool,
 }
 
@@ -132,7 +134,14 @@ impl Archives {
         let mut saved = saved.unwrap_or(Saved { store, archives: Vec::new(), dropped: Vec::new() });
         // The process may have ended between the word and the deed.
         saved.dropped.retain(|dropped| !live.contains(&dropped.id));
-        let inner = Inner { saved, unknown, unsaved: false, compared: HashSet::new(), closed: false };
+        let inner = Inner {
+            saved,
+            unknown,
+            unsaved: false,
+            compared: HashSet::new(),
+            bridged: HashMap::new(),
+            closed: false,
+        };
         let least = AtomicU64::new(inner.least().0);
         let (disk, inner, turns) = (disk.clone(), Mutex::new(inner), Mutex::default());
         Ok(Archives { disk, path, inner, turns, least })
@@ -221,6 +230,15 @@ impl Archives {
 
     pub fn compared(&self, repository: u128) {
         self.inner.lock().compared.insert(repository);
+    }
+
+    /// Whether a checkpoint has been seen to lie behind what an archive lacks up to here.
+    pub fn is_bridged(&self, repository: u128, to: Seq) -> bool {
+        self.inner.lock().bridged.get(&repository).is_some_and(|bridged| *bridged >= to)
+    }
+
+    pub fn bridged(&self, repository: u128, to: Seq) {
+        self.inner.lock().bridged.insert(repository, to);
     }
 
     /// Keeps nothing for an archive any more, durably; whether anything was.

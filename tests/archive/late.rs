@@ -6,17 +6,20 @@ use annulus::{At, BackupRepository};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+/// A name, and what was to be written there.
+type Sent = (String, Vec<u8>);
+
 #[test]
 fn a_piece_that_arrives_late_takes_nothing_out_of_the_archive() {
     let (mut place, storage) = Hooked::place();
     place.write(60);
     place.store.checkpoint(&place.repo).unwrap();
-    let sent: Arc<Mutex<Option<(String, Vec<u8>)>>> = Arc::default();
+    let sent: Arc<Mutex<Vec<Sent>>> = Arc::default();
     let keep = sent.clone();
     storage.on(move |call| match call {
         Call::Write(name, bytes) if name.starts_with("archive/") => {
             // Sent, and nobody hears what becomes of it.
-            *keep.lock().unwrap() = Some((name.to_owned(), bytes.to_vec()));
+            keep.lock().unwrap().push((name.to_owned(), bytes.to_vec()));
             Err(out_of_order())
         }
         _ => Ok(()),
@@ -29,8 +32,8 @@ fn a_piece_that_arrives_late_takes_nothing_out_of_the_archive() {
         place.moment();
         place.store.archive(&place.repo).unwrap();
     }
-    let (name, bytes) = sent.lock().unwrap().take().unwrap();
-    annulus::Storage::write(storage.inner.as_ref(), &name, &bytes).unwrap();
+    let [(name, bytes)] = &sent.lock().unwrap()[..] else { panic!("one piece was sent") };
+    annulus::Storage::write(storage.inner.as_ref(), name, bytes).unwrap();
     place.write(50);
     place.moment();
     place.store.archive(&place.repo).unwrap();

@@ -55,7 +55,7 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
         state.archives.reached(repository.id, last)?;
     }
     marks.clear();
-    gap.map_or(Ok(()), |gap| check_gap(repository, store, gap))?;
+    gap.map_or(Ok(()), |gap| check_gap(state, repository, gap))?;
     Ok(until)
 }
 
@@ -149,9 +149,14 @@ fn head(state: &State, first: Seq, last: Seq, marks: &[Mark]) -> Head {
 }
 
 /// Errors unless a checkpoint lies behind what an archive lacks: whoever goes on from that one does not need it.
-fn check_gap(repository: &BackupRepository, store: u128, (from, to): (Seq, Seq)) -> Result<()> {
+fn check_gap(state: &State, repository: &BackupRepository, (from, to): (Seq, Seq)) -> Result<()> {
+    if state.archives.is_bridged(repository.id, to) {
+        return Ok(());
+    }
+    let store = state.manifest.lock().store;
     let checkpoints = repository.list()?;
     if checkpoints.iter().any(|checkpoint| checkpoint.store == store && checkpoint.seq >= to) {
+        state.archives.bridged(repository.id, to);
         return Ok(());
     }
     let text = format!(

@@ -266,7 +266,7 @@ impl Archives {
     /// `Io`, `Closed`: it is not to be dropped.
     pub fn dropping(&self, dropped: Dropped) -> Result<()> {
         let mut inner = self.inner.lock();
-        if inner.saved.archives.is_empty() {
+        if inner.saved.archives.is_empty() && !inner.unknown {
             return Ok(());
         }
         inner.saved.dropped.push(dropped);
@@ -305,14 +305,19 @@ impl Archives {
         if inner.closed {
             return Err(Error::new(ErrorKind::Closed, "the store has been closed").remedy("open it again"));
         }
+        // A list that is damaged says to keep everything, which one without the archives that it had would not.
+        if inner.unknown {
+            return Ok(());
+        }
         // No archive has yet to tell of what was dropped before its end. At its end: a checkpoint of that very moment may have it.
-        let least = if inner.saved.archives.is_empty() { Seq::MAX } else { inner.least() };
-        inner.saved.dropped.retain(|dropped| dropped.at >= least);
-        let bytes = envelope::encode(KIND, &inner.saved)?;
+        let least = inner.least();
+        let mut next = inner.saved.clone();
+        next.dropped.retain(|dropped| !next.archives.is_empty() && dropped.at >= least);
+        let bytes = envelope::encode(KIND, &next)?;
         self.disk
             .replace(&self.path, &bytes)
             .map_err(|e| Error::io("write the list of archives", &self.path, e))?;
-        inner.unsaved = false;
+        (inner.saved, inner.unsaved) = (next, false);
         Ok(())
     }
 }
@@ -386,11 +391,14 @@ mod tests {
                 assert_eq!((archives.least(), archives.list()), (Seq::ZERO, Vec::new()), "byte {at}");
             }
         }
-        // The first that is heard of ends that.
+        // The first that is heard of ends that, and nothing else does.
         let archives = load(&disk, &[0]).unwrap();
+        archives.dropping(Dropped { id: KeyspaceId(1), name: "notes".into(), at: Seq(45) }).unwrap();
         archives.begin(3).unwrap();
+        assert_eq!(load(&disk, &[0]).unwrap().least(), Seq::ZERO);
         archives.reached(3, Seq(40)).unwrap();
-        assert_eq!(load(&disk, &[0]).unwrap().least(), Seq(40));
+        let after = load(&disk, &[0]).unwrap();
+        assert_eq!((after.least(), after.dropped_since(Seq(0)).len()), (Seq(40), 1));
         let other = Archives::load(&disk, Path::new(DIR), STORE + 1, &HashSet::new()).unwrap();
         assert_eq!(other.least(), Seq::ZERO);
         let newer = envelope::wrap(Kind { version: 2, ..KIND }, b"{}").unwrap();
@@ -409,6 +417,7 @@ mod tests {
         assert_eq!(archives.dropped_since(Seq(21)), []);
         assert_eq!(archives.forget(1).unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!((archives.list().len(), archives.least()), (2, Seq(10)));
+        assert_eq!(archives.dropped_since(Seq(0)).len(), 1);
         assert_eq!(disk.read(&path).unwrap(), before);
     }
 

@@ -99,6 +99,7 @@ pub use range::Range;
 pub use ring::{Balance, LoadLimit, Member, Move, Partitioner, Ring, ShardBalance};
 pub use scrub::Scrub;
 pub use shard::{Health, Quarantined};
+pub use state::archives::ArchiveHold;
 pub use state::change::{Phase, Progress};
 pub use state::events::{Event, EventKind, Events};
 pub use state::scrub::{ScrubProgress, ScrubReport};

@@ -193,8 +193,9 @@ impl Options {
         self
     }
 
-    /// Sets how much of the journal is kept for shards that are offline, in bytes. 1 GiB unless set. A shard that
-    /// comes back after more has been written must be rebuilt.
+    /// Sets how much of the journal is kept for shards that are offline, and for archives that are behind
+    /// ([`Store::archive`](crate::Store::archive)), in bytes. 1 GiB unless set. A shard that comes back after more has been written must be
+    /// rebuilt; an archive has a gap.
     pub fn journal_retention(mut self, bytes: u64) -> Self {
         self.journal_retention = Some(bytes);
         self

@@ -2,6 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "archive/dropped.rs"]
+mod dropped;
+#[path = "archive/holds.rs"]
+mod holds;
+#[path = "archive/hooked.rs"]
+mod hooked;
+#[path = "archive/late.rs"]
+mod late;
+
+mod common;
+
 use annulus::{At, BackupRepository, ErrorKind, Options, Retention, Seq, Store, WriteBatch};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

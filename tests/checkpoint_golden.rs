@@ -1,5 +1,6 @@
-//! A repository and a stream as the first version of every format wrote them, committed as fixtures: they restore, for ever, to what was put
-//! in. `ANNULUS_WRITE_GOLDEN=1 cargo test --test checkpoint_golden` writes them anew, which only a new version of a format may do.
+//! A repository and a stream as the first version of every format wrote them, and a repository with an archive of version 2, committed as
+//! fixtures: they restore, for ever, to what was put in. `ANNULUS_WRITE_GOLDEN=1 cargo test --test checkpoint_golden` writes the last one anew,
+//! which only a new version of a format may do.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -22,11 +23,12 @@ fn value(n: u32) -> Vec<u8> {
     (0..length).map(|i| (i * 7 + n) as u8).collect()
 }
 
-/// A checkpoint of 300 records in two keyspaces, one with a layer more, and five writes in the archive.
+/// A checkpoint of 300 records in two keyspaces, one with a layer more, and writes in the archive: four that all versions have, and since version
+/// 2 one more in a keyspace that was dropped before it was archived, and one after that.
 fn write() {
     let dir = tempfile::tempdir().unwrap();
     let store = options().open(dir.path().join("live")).unwrap();
-    let place = fixture("backup-v1");
+    let place = fixture("backup-v2");
     let _ = std::fs::remove_dir_all(&place);
     let repo = BackupRepository::open(&place).unwrap();
     let notes = store.keyspace("notes").unwrap();
@@ -43,10 +45,10 @@ fn write() {
     store.checkpoint(&repo).unwrap();
     notes.remove(4u32.to_be_bytes()).unwrap();
     store.insert("late", b"in the archive").unwrap();
+    store.keyspace("gone").unwrap().insert("in", b"a keyspace that was dropped").unwrap();
+    store.drop_keyspace("gone").unwrap();
+    store.insert("after", b"the drop").unwrap();
     store.archive(&repo).unwrap();
-    let mut stream = Vec::new();
-    store.export(&mut stream).unwrap();
-    std::fs::write(fixture("export-v1"), stream).unwrap();
     let _ = std::fs::remove_file(place.join("LOCK"));
 }
 
@@ -66,23 +68,50 @@ fn check(store: &Store, layer: bool, late: bool) {
     assert_eq!(store.get("late").unwrap().is_some(), late);
 }
 
+fn backup(version: u32, name: &str) -> (tempfile::TempDir, BackupRepository) {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join(name);
+    copy(&fixture(&format!("backup-v{version}")), &place);
+    let repo = BackupRepository::open(&place).unwrap();
+    (dir, repo)
+}
+
 #[test]
-fn backups_of_the_first_version_are_restored() {
+fn backups_of_every_version_are_restored() {
     if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
         write();
     }
+    for version in [1, 2] {
+        let (dir, repo) = backup(version, "backup");
+        let found = repo.verify_all().unwrap();
+        assert!(found.is_whole() && found.checkpoints == 2, "{:?}", found.damage);
+        let restore = |id| repo.restore(CheckpointId(id)).unwrap().options(options());
+        check(&restore(1).open(dir.path().join("1")).unwrap(), false, false);
+        check(&restore(2).open(dir.path().join("2")).unwrap(), true, false);
+        assert_eq!(repo.get(CheckpointId(2)).unwrap().layers, 2);
+        let last = restore(2).until(At::Seq(Seq(304))).open(dir.path().join("3")).unwrap();
+        check(&last, true, true);
+    }
+}
+
+#[test]
+fn a_stream_of_the_first_version_is_imported() {
     let dir = tempfile::tempdir().unwrap();
-    let place = dir.path().join("backup");
-    copy(&fixture("backup-v1"), &place);
-    let repo = BackupRepository::open(&place).unwrap();
-    let found = repo.verify_all().unwrap();
-    assert!(found.is_whole() && found.checkpoints == 2, "{:?}", found.damage);
-    let restore = |id| repo.restore(CheckpointId(id)).unwrap().options(options());
-    check(&restore(1).open(dir.path().join("1")).unwrap(), false, false);
-    check(&restore(2).open(dir.path().join("2")).unwrap(), true, false);
-    assert_eq!(repo.get(CheckpointId(2)).unwrap().layers, 2);
-    let last = restore(2).until(At::Seq(Seq(304))).open(dir.path().join("3")).unwrap();
-    check(&last, true, true);
     let stream = std::fs::File::open(fixture("export-v1")).unwrap();
     check(&options().import(stream, dir.path().join("4")).unwrap(), true, true);
+}
+
+#[test]
+fn an_archive_of_version_2_tells_which_keyspaces_there_were() {
+    let (dir, repo) = backup(2, "backup");
+    for (seq, gone, after) in [(305, true, false), (306, false, true)] {
+        let restore = repo.restore_latest().unwrap().options(options()).until(At::Seq(Seq(seq)));
+        let store = restore.open(dir.path().join(seq.to_string())).unwrap();
+        check(&store, true, true);
+        assert_eq!(store.list_keyspaces().unwrap().contains(&"gone".to_owned()), gone);
+        assert_eq!(store.contains_key("after").unwrap(), after);
+        if gone {
+            assert!(store.keyspace("gone").unwrap().contains_key("in").unwrap());
+        }
+    }
 }

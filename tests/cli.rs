@@ -223,6 +223,50 @@ fn a_restore_goes_on_to_a_sequence_or_a_time() {
 }
 
 #[test]
+fn a_gap_in_an_archive_is_told_by_exit_code_three_and_archives_are_listed_and_forgotten() {
+    let place = Place::new();
+    let (store, repo) = (place.text("store"), place.text("repo"));
+    place.filled("store", 100);
+    done(&["checkpoint", &store, &repo]);
+    assert!(json(0, &["archive", &store, "--list"]).lines().is_empty());
+    done(&["archive", &store, &repo]);
+    let listed = done(&["archive", &store, "--list"]);
+    assert_eq!((&listed["upto"], &listed["given_up"]), (&134.into(), &false.into()));
+    let id = format!("{:032x}", BackupRepository::open(&repo).unwrap().id());
+    assert_eq!(listed["repository"], id);
+    // More than the journal keeps.
+    let small = Options::new().journal_segment_bytes(64 << 10).journal_retention(64 << 10);
+    let live = small.memory_budget(8 << 20).open(place.path("store")).unwrap();
+    for n in 0..4_000u32 {
+        live.insert(n.to_be_bytes(), [7; 100]).unwrap();
+        if n % 1_000 == 0 {
+            live.flush().unwrap();
+        }
+    }
+    live.close().unwrap();
+    for _ in 0..2 {
+        let error = json(3, &["archive", &store, &repo]).error();
+        assert_eq!(error["kind"], "Gap");
+        assert!(error["advice"].as_str().unwrap().contains("checkpoint"), "{error}");
+    }
+    done(&["checkpoint", &store, &repo]);
+    assert_eq!(done(&["archive", &store, &repo])["archived_upto"], 4_134);
+    assert_eq!(done(&["archive", &store, &id, "--forget"])["forgotten"], true);
+    assert_eq!(done(&["archive", &store, &repo, "--forget"])["forgotten"], false);
+    for args in
+        [&["archive", &store][..], &["archive", &store, &repo, "--list"], &["archive", &store, "--forget"]]
+    {
+        json(2, args).error();
+    }
+    for args in
+        [&["archive", &store, "--list"][..], &["archive", &store, &repo], &["archive", &store, "--list"]]
+    {
+        let ran = run(args);
+        assert!(ran.code == 0 && ran.out.len() > 10, "{args:?}: {}", ran.err);
+    }
+}
+
+#[test]
 fn damage_is_told_by_exit_code_three() {
     let place = Place::new();
     let (store, repo, new) = (place.text("store"), place.text("repo"), place.text("new"));

@@ -473,11 +473,12 @@ fn a_small_file_of_a_huge_length_is_damage_and_is_not_read() {
     let two = options(2).journal_dirs([dir.path().join("a"), dir.path().join("b")]);
     let store = two.open(&place).unwrap();
     (0..RECORDS).for_each(|n| _ = store.insert(key(n), value(n)).unwrap());
+    store.archive(&annulus::BackupRepository::open(dir.path().join("backup")).unwrap()).unwrap();
     store.close().unwrap();
     let grow = |path: PathBuf| {
         std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(4 << 40).unwrap();
     };
-    for name in ["MANIFEST", "MIRRORS", "shards/0000/IDENTITY", "shards/0000/SEAL", "SCRUB"] {
+    for name in ["MANIFEST", "MIRRORS", "shards/0000/IDENTITY", "shards/0000/SEAL", "SCRUB", "ARCHIVES"] {
         let file = place.join(name);
         if !file.exists() {
             continue;

@@ -12,10 +12,10 @@
 //! | [`storage`] | the seam: where a repository's bytes are |
 //! | `object` | object storage behind it; with the feature `object-store` |
 //! | [`hash`] | what names an object |
-//! | [`chunk`], [`index`], [`stream`], [`archive`] | the formats |
+//! | [`chunk`], [`index`], [`stream`], [`piece`] | the formats |
 //! | [`checkpoint`] | manifests |
 //! | [`progress`] | how far long work has got |
-//! | [`repository`], [`prune`], [`verify`] | what can be done with a repository |
+//! | [`repository`], [`archive`], [`prune`], [`verify`] | what can be done with a repository |
 //! | [`writer`], [`filling`], [`builder`], [`buffers`] | records to chunks |
 //! | [`reader`] | and back |
 
@@ -31,6 +31,7 @@ pub mod index;
 #[cfg(feature = "object-store")]
 pub mod object;
 pub mod options;
+pub mod piece;
 pub mod progress;
 mod prune;
 pub mod reader;

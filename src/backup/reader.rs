@@ -18,7 +18,7 @@ use crate::ids::{KeyspaceId, Seq};
 use crate::record::RunRecord;
 use bytes::Bytes;
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -381,9 +381,9 @@ pub struct CheckpointReader {
 }
 
 impl CheckpointReader {
-    /// Of all keyspaces, or the one of that number.
-    pub fn new(reading: Reading, body: &Body, only: Option<KeyspaceId>) -> CheckpointReader {
-        let wanted = body.keyspaces.iter().filter(|k| only.is_none_or(|only| only == k.id));
+    /// Of the keyspaces with these numbers.
+    pub fn new(reading: Reading, body: &Body, wanted: &HashSet<KeyspaceId>) -> CheckpointReader {
+        let wanted = body.keyspaces.iter().filter(|keyspace| wanted.contains(&keyspace.id));
         let keyspaces = wanted.map(|keyspace| {
             let older = std::iter::once(None).chain(keyspace.layers.iter().map(|layer| Some(layer.upto)));
             let layers = keyspace.layers.iter().zip(older);

@@ -24,7 +24,8 @@ pub struct Object {
 
 /// Whole objects under names: what a [`BackupRepository`](crate::BackupRepository) needs of the place it lies in.
 ///
-/// Names are ASCII letters, digits, `.` and `-`, in parts that `/` separates. Objects have at most about 65 MiB.
+/// Names are ASCII letters, digits, `.` and `-`, in parts that `/` separates. Objects have at most about 65 MiB, but for
+/// pieces of an archive, which have one commit at least: up to 130 MiB.
 ///
 /// What an implementation promises: a reader finds under a name all the bytes of one `write`, or none, whenever power or the
 /// process fails; after [`settle`](Self::settle) every write and deletion before it is durable, and what `list` has shown, whoever

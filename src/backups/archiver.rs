@@ -1,7 +1,7 @@
 //! Archiving by itself.
 
 use crate::backup::BackupRepository;
-use crate::backup::archive::Mark;
+use crate::backup::piece::Mark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Handle;
 use crate::ids::Seq;
@@ -27,11 +27,15 @@ pub struct Archiver {
 impl Archiver {
     pub(super) fn start(handle: Arc<Handle>, repository: BackupRepository) -> Result<Archiver> {
         let mut marks = Vec::new();
-        archive::archive(&handle.state, &repository, &mut marks)?;
+        match archive::archive(&handle.state, &repository, &mut marks) {
+            // What is missing is missing for good; what comes now is archived all the same.
+            Err(error) if error.kind() == ErrorKind::Gap => {}
+            outcome => drop(outcome?),
+        }
         let (stop, stopped) = channel();
         let work = move || {
             let state = &handle.state;
-            let (mut begun, mut bytes) = (Instant::now(), state.journal.stats().bytes);
+            let (mut begun, mut bytes) = (Instant::now(), state.journal.stats().bytes_written);
             let mut noted: Option<Mark> = None;
             loop {
                 let waited = stopped.recv_timeout(MARK);
@@ -41,17 +45,20 @@ impl Archiver {
                     marks.push(mark);
                 }
                 let last = waited != Err(RecvTimeoutError::Timeout);
-                let now = state.journal.stats().bytes;
+                let now = state.journal.stats().bytes_written;
                 if !last && begun.elapsed() < PIECE && now.saturating_sub(bytes) < BYTES {
                     continue;
                 }
                 let outcome = archive::archive(state, &repository, &mut marks);
                 if last {
-                    archive::end(state);
                     return outcome;
                 }
                 match outcome {
-                    Ok(_) => (begun, bytes) = (Instant::now(), state.journal.stats().bytes),
+                    Ok(_) => (begun, bytes) = (Instant::now(), state.journal.stats().bytes_written),
+                    // The log has said so; nothing is left to be tried again.
+                    Err(error) if error.kind() == ErrorKind::Gap => {
+                        (begun, bytes) = (Instant::now(), state.journal.stats().bytes_written);
+                    }
                     Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
                     // It is tried again in a second, since nothing was noted of it.
                     Err(error) => {
@@ -67,7 +74,8 @@ impl Archiver {
         Ok(Archiver { stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Archives what there is up to now, and ends. Returns what the archive is complete up to.
+    /// Archives what there is up to now, and ends. Returns what the archive is complete up to. The journal is kept for it all the same, until
+    /// [`Store::forget_archive`](crate::Store::forget_archive): the next one goes on from there.
     ///
     /// # Errors
     /// As [`Store::archive`](crate::Store::archive).

@@ -17,9 +17,11 @@ use crate::options::{Options, ShardOptions};
 use crate::record::KeyRange;
 use crate::ring::{Partitioner, Ring};
 use crate::state::Seams;
+use crate::state::archives::ArchiveHold;
 use crate::store::Store;
 use crate::verbs;
 use crate::verbs::restore::{Repaired, Tail};
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -38,8 +40,8 @@ impl Store {
     ///
     /// # Errors
     /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Unavailable` or `Corruption` if some
-    /// record cannot be read from any replica, `Poisoned` if the journal failed, `Closed`. Nothing of the checkpoint counts then; what was
-    /// written of it is swept by the next one.
+    /// record cannot be read from any replica, `Poisoned` if the journal failed, `Closed`. What was written of the
+    /// checkpoint does not count then, and is swept by the next one; where its last step of all failed, `list` has it, whole.
     pub fn checkpoint(&self, repository: &BackupRepository) -> Result<CheckpointId> {
         self.checkpoint_with(repository, CheckpointOptions::new())
     }
@@ -85,11 +87,14 @@ impl Store {
     /// Puts everything that has been committed up to now, and is not there yet, into the archive of a repository: with it a restore can
     /// go on from a checkpoint to any later write ([`Restore::until`]). Returns what the archive is complete up to.
     ///
-    /// From the first call on the journal is kept until it has been archived, as for an offline shard: up to
-    /// [`journal_retention`](Options::journal_retention).
+    /// From the first call on the journal is kept until it has been archived, also after the next opening, as for an offline shard: up to
+    /// [`journal_retention`](Options::journal_retention), and until [`forget_archive`](Self::forget_archive). Whoever calls while another call
+    /// archives into the same repository waits for that one.
     ///
     /// # Errors
-    /// `Io` if the repository cannot be written, `Mismatch` if another copy of the store has been archived there, `Corruption` or
+    /// `Gap` if writes are missing in the archive, since the journal no longer had them, and no checkpoint lies behind them: everything else was archived
+    /// all the same; take a checkpoint. `Io` if the repository cannot be written, `Mismatch` if another copy of the store has been archived there, or
+    /// writes that were archived have been given up with a part of the journal, `Refused` if there are 64 archives already, `Corruption` or
     /// `Poisoned` if the journal cannot be read. What was archived before is whole.
     pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
         verbs::checkpoint::archive::archive(&self.handle.state, repository, &mut Vec::new())
@@ -98,10 +103,45 @@ impl Store {
     /// Archives continuously, on a thread of its own, until the value is dropped or [stopped](Archiver::stop): what is committed is in the
     /// repository within a minute, or after 4 MiB. Where that fails it is tried again, and the log says why. It keeps the store open.
     ///
+    /// The journal is kept for the archive after the archiver's end as well: see [`archive`](Self::archive).
+    ///
     /// # Errors
-    /// As [`archive`](Self::archive), which it begins with; `Io` if the thread cannot be started.
+    /// As [`archive`](Self::archive), which it begins with, but for `Gap`, which the log and [`Archiver::stop`] tell; `Io` if the thread cannot
+    /// be started.
     pub fn archive_continuously(&self, repository: &BackupRepository) -> Result<Archiver> {
         Archiver::start(self.handle.clone(), repository.clone())
+    }
+
+    /// The archives that the journal is kept for, and how far each has got.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn archives(&self) -> Result<Vec<ArchiveHold>> {
+        self.handle.state.check_open()?;
+        Ok(self.handle.state.archives.list())
+    }
+
+    /// Keeps the journal no longer for the archive in the repository of that [id](BackupRepository::id), durably; whether it was kept for it.
+    /// What has been archived stays. Whoever archives there again begins where the archive ends, or leaves a gap.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use annulus::{BackupRepository, Store};
+    /// let store = Store::open(dir.path().join("data"))?;
+    /// let repo = BackupRepository::open(dir.path().join("backup"))?;
+    /// store.archive(&repo)?;
+    /// assert_eq!(store.archives()?[0].repository, repo.id());
+    /// assert!(store.forget_archive(repo.id())?);
+    /// assert!(store.archives()?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Io` if that cannot be written down: then it is kept as before. `Closed`.
+    pub fn forget_archive(&self, repository: u128) -> Result<bool> {
+        self.handle.state.check_open()?;
+        verbs::checkpoint::archive::forget(&self.handle.state, repository)
     }
 
     fn scan_versions(&self, range: KeyRange, at: Seq) -> Result<Box<dyn Versions>> {
@@ -116,7 +156,8 @@ impl Store {
 
 /// A checkpoint on its way into a new store. Made by [`BackupRepository::restore`].
 ///
-/// Shards, replicas and all else are those of the source unless asked for otherwise; the shards lie in the new store's directory
+/// The number of shards and of copies, virtual nodes, partitioner and page size are those of the source unless asked for otherwise; zones and
+/// weights are not. The shards lie in the new store's directory
 /// unless [`shard`](Self::shard) says where. Records keep their versions, and the store goes on from the checkpoint's sequence.
 #[derive(Debug)]
 #[must_use = "nothing is restored before `open`"]
@@ -203,10 +244,11 @@ impl Restore {
         self
     }
 
-    /// Goes on from the checkpoint, by the archived log of its store, to a later write or time. Where that lies before the checkpoint, the last
-    /// one of the same store before it is taken. See [`Store::archive`].
+    /// Goes on from the checkpoint, by the archived log of its store, to a later write or time. Where that lies before the checkpoint, or the
+    /// archive does not lead there from it, the last one of the same store before it is taken. See [`Store::archive`].
     ///
-    /// Keyspaces are those of the moment when that part of the log was archived, or of the part before.
+    /// Keyspaces are those of that moment: one that was dropped after that write comes back, and one that was made before the next one that was archived
+    /// may be there, empty.
     pub fn until(mut self, at: At) -> Self {
         self.until = Some(at);
         self
@@ -273,12 +315,13 @@ impl Restore {
             let only = named.ok_or_else(missing)?.id;
             keyspaces.retain(|keyspace| keyspace.id == only);
         }
-        let only = self.only.as_ref().and_then(|_| keyspaces.first()).map(|keyspace| keyspace.id);
+        // Those that were dropped since the checkpoint are not read.
+        let wanted: HashSet<KeyspaceId> = keyspaces.iter().map(|keyspace| keyspace.id).collect();
         let options = completed(self.options, &body.source);
-        let taken = body.keyspaces.iter().filter(|keyspace| only.is_none_or(|only| only == keyspace.id));
+        let taken = body.keyspaces.iter().filter(|keyspace| wanted.contains(&keyspace.id));
         self.watch.expect(taken.flat_map(|keyspace| &keyspace.layers).map(|layer| layer.bytes).sum());
         let reading = Reading::new(repository.storage.clone(), body.id, salvage).watched(&self.watch);
-        let mut reader = CheckpointReader::new(reading, &body, only);
+        let mut reader = CheckpointReader::new(reading, &body, &wanted);
         let tail =
             until.map(|until| Tail { repository, store: body.store, until, watch: self.watch.clone() });
         let store = restore(dir, &options, seams, &body, keyspaces, &mut reader, tail.as_ref())?;

@@ -2,6 +2,8 @@
 //!
 //! **Lock order.** A thread takes locks only downwards in this list, and may skip any:
 //!
+//! 0. `archives.turn`, for each repository: the turn to add to the archive there. Held over its I/O, also over a network: nobody else wants it but
+//!    who archives there, or forgets the archive.
 //! 1. `change.mover`: the turn to take a step of a change of the topology. Held over its I/O: nobody else wants it but who
 //!    begins, cancels or sweeps up after one.
 //! 2. `manifest`: changes of the manifest, one at a time. Held over the writing of the file, since the file must follow
@@ -15,9 +17,10 @@
 //!    frames: those come after all locks of this list have been let go.
 //! 6. the memtables (`memory`): taken while the appender is still held, then the appender is released, so that commits
 //!    enter the memtable in the order of the journal while the next frame is written.
-//! 7. leaves, under which nothing else is taken: `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, `purged`, the gate of
+//! 7. leaves, under which nothing else is taken: `archives` (held over the writing of its file, since the file must follow the same order), `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, `purged`, the gate of
 //!    `records`, and each shard's own.
 
+pub mod archives;
 mod beside;
 pub mod change;
 pub mod changed;
@@ -58,6 +61,7 @@ use crate::shard::{Health, Layout, Shard};
 use crate::sync::Instant;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
+use archives::Archives;
 use change::Control;
 use changed::Changed;
 use cover::Cover;
@@ -149,8 +153,8 @@ pub struct State {
     pub records: Records,
     /// What has been written since the last checkpoint.
     pub changed: Changed,
-    // The journal is kept from behind this on, for an archive that has not had it yet.
-    archived: AtomicU64,
+    /// What the journal is archived in, and kept for.
+    pub archives: Archives,
     // What the memtables held when the memory was shared out last.
     shared: AtomicU64,
     // The share of single records as of then.
@@ -189,6 +193,7 @@ pub struct Parts {
     pub memory: Memory,
     pub layout: Arc<Layout>,
     pub scrub: Scrubbing,
+    pub archives: Archives,
     pub lock: Box<dyn Send + Sync>,
 }
 
@@ -226,7 +231,7 @@ impl State {
             flushes: AtomicU64::new(0),
             records: Records::new(records),
             changed: Changed::new(records),
-            archived: AtomicU64::new(u64::MAX),
+            archives: parts.archives,
             shared: AtomicU64::new(0),
             shared_records: AtomicU64::new(0),
             written: RwLock::new(Arc::new(parts.manifest.clone())),
@@ -468,16 +473,6 @@ impl State {
             return Ok(());
         }
         Err(unavailable(&layout, owners, None))
-    }
-
-    /// Says what an archive is complete up to; [`Seq::MAX`]: there is none.
-    pub fn hold_for_archive(&self, archived: Seq) {
-        self.archived.store(archived.0, Ordering::Release);
-    }
-
-    /// What an archive is complete up to.
-    pub fn archived(&self) -> Seq {
-        Seq(self.archived.load(Ordering::Acquire))
     }
 
     /// Records a duration in the log when it is long enough to be asked about.

@@ -57,6 +57,7 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
         });
     }
     drop(closing);
+    state.archives.close();
     state.release_lock();
     outcome
 }

@@ -188,7 +188,7 @@ fn trim(state: &State) -> Result<()> {
     match oldest((within || state.has_gaps()) && !plants::is("journal-trimmed-past-a-failed-shard")) {
         // An archive that is behind holds it back as an offline shard does.
         Some(applied) if within && !plants::is("archive-not-waited-for") => {
-            state.journal.trim(applied.min(state.archived()).next()).map(|_| ())
+            state.journal.trim(applied.min(state.archives.least()).next()).map(|_| ())
         }
         Some(applied) => state.journal.trim(applied.next()).map(|_| ()),
         None => Ok(()),

@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::KeyspaceId;
 use crate::manifest::{DEFAULT_KEYSPACE, check_keyspace_name};
 use crate::state::State;
+use crate::state::archives::Dropped;
 
 /// The number of the keyspace of that name, made if it does not exist.
 pub fn open(state: &State, name: &str) -> Result<KeyspaceId> {
@@ -48,7 +49,8 @@ pub fn drop(state: &State, name: &str) -> Result<()> {
     };
     entry.dropped = true;
     let id = entry.id;
-    state.replace_manifest(&mut manifest, next)?;
+    state.archives.dropping(Dropped { id, name: name.to_owned(), at: state.memory.last() })?;
+    state.replace_manifest(&mut manifest, next).inspect_err(|_| state.archives.not_dropped(id))?;
     state.keyspace_dropped(id);
     state.signals.want_flush();
     Ok(())

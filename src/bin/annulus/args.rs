@@ -73,14 +73,24 @@ pub struct Checkpoint {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   annulus archive data/orders /backup/orders
+  annulus archive data/orders --list                      # the archives that the journal is kept for
+  annulus archive data/orders /backup/orders --forget     # the journal is kept for this one no longer
 
-For a store whose program archives continuously and was killed: what it wrote last. A program that closes its store leaves
-little in the journal; what it did not archive itself is then a gap, which is said on stderr.")]
+For a store whose program archives continuously and was killed: what it wrote last. The journal is kept for every archive that it was
+ever put into, up to journal_retention, until that archive is forgotten. Where more was written than that, the archive lacks writes:
+exit code 3, until there is a checkpoint behind them.")]
 pub struct Archive {
     /// The store's directory
     pub store: PathBuf,
     /// The repository's directory, or its address, such as s3://bucket/prefix
-    pub repo: PathBuf,
+    #[arg(required_unless_present = "list")]
+    pub repo: Option<PathBuf>,
+    /// Archive nothing: list the archives that the journal is kept for, by the ids of their repositories
+    #[arg(long, conflicts_with_all = ["repo", "forget"])]
+    pub list: bool,
+    /// Archive nothing: keep the journal no longer for this archive. REPO may be its repository's id
+    #[arg(long)]
+    pub forget: bool,
 }
 
 /// List the checkpoints of a repository, from the oldest to the newest

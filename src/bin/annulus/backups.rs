@@ -6,9 +6,10 @@ use crate::progress::{Progress, count, shown, size};
 use crate::repos::{self, existing};
 use crate::stores;
 use crate::time::rfc3339;
-use annulus::{Checkpoint, CheckpointId, CheckpointOptions, Damage, Loss, Pruned, Retention};
+use annulus::{ArchiveHold, Checkpoint, CheckpointId, CheckpointOptions, Damage, Loss, Pruned, Retention};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
+use std::path::Path;
 
 pub fn checkpoint(args: &args::Checkpoint, output: &Output) -> Result<Outcome, Failure> {
     stores::existing(&args.store)?;
@@ -42,10 +43,51 @@ pub fn archive(args: &args::Archive, output: &Output) -> Result<Outcome, Failure
     stores::existing(&args.store)?;
     let progress = Progress::spinner(output.json, "archiving");
     let store = stores::unhealed().open(&args.store)?;
-    let upto = store.archive(&repos::open(&args.repo)?)?;
+    let Some(repo) = &args.repo else {
+        let holds = store.archives()?;
+        store.close()?;
+        drop(progress);
+        return archives(&holds, output);
+    };
+    if args.forget {
+        let repository = match id(repo) {
+            Some(id) => id,
+            None => existing(repo)?.id(),
+        };
+        let forgotten = store.forget_archive(repository)?;
+        store.close()?;
+        drop(progress);
+        let text = if forgotten { "is kept for it no longer" } else { "was not kept for it" };
+        output.result(&json!({ "forgotten": forgotten }), format!("the journal {text}"))?;
+        return Ok(Outcome::Done);
+    }
+    let archived = store.archive(&repos::open(repo)?);
     store.close()?;
     drop(progress);
+    let upto = archived?;
     output.result(&json!({ "archived_upto": upto }), format!("archived up to sequence {upto}"))?;
+    Ok(Outcome::Done)
+}
+
+/// The id of a repository that is written out.
+fn id(repo: &Path) -> Option<u128> {
+    let text = repo.to_str().filter(|text| text.len() == 32)?;
+    u128::from_str_radix(text, 16).ok()
+}
+
+fn archives(holds: &[ArchiveHold], output: &Output) -> Result<Outcome, Failure> {
+    for hold in holds {
+        let repository = format!("{:032x}", hold.repository);
+        let object = json!({ "repository": repository, "upto": hold.upto, "given_up": hold.given_up });
+        let state = if hold.given_up { ", of writes that this store has given up since" } else { "" };
+        output.result(
+            &object,
+            format!("archived up to sequence {} in repository {repository}{state}", hold.upto),
+        )?;
+    }
+    if holds.is_empty() {
+        output.text("no archives")?;
+    }
     Ok(Outcome::Done)
 }
 

@@ -64,7 +64,7 @@ impl Failure {
             Failure::Usage(_) => exit::USAGE,
             Failure::Store(error) => match error.kind() {
                 ErrorKind::InvalidInput => exit::USAGE,
-                ErrorKind::Corruption => exit::DAMAGE,
+                ErrorKind::Corruption | ErrorKind::Gap => exit::DAMAGE,
                 ErrorKind::Locked => exit::OPEN_ELSEWHERE,
                 _ => exit::FAILED,
             },

@@ -1,16 +1,15 @@
 //! Putting the journal into a repository, piece by piece.
 //!
 //! Invariants: what is archived is durable in the source; pieces follow each other without a gap, unless the journal was trimmed
-//! meanwhile, which is said; while archiving is on, the journal is not trimmed beyond what is archived, up to its bound.
+//! meanwhile, which is said; one history alone goes into an archive; the journal is not trimmed beyond what is archived, up to its bound.
 
-use super::keyspaces;
-use crate::backup::archive::{Head, Mark, Named, put};
+use crate::backup::archive::Chain;
 use crate::backup::checkpoint::now;
+use crate::backup::piece::{Head, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::Cursor;
-use crate::manifest::KeyspaceEntry;
 use crate::state::State;
 
 /// What a piece holds, in bytes of commits, unless one is larger.
@@ -24,31 +23,24 @@ pub fn mark(state: &State) -> Mark {
 }
 
 /// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out. Returns what the
-/// archive is complete up to.
+/// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had.
 pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mark>) -> Result<Seq> {
     state.check_open()?;
-    let manifest = state.manifest.lock().clone();
-    let archived = repository.archived(manifest.store)?;
+    let turn = state.archives.turn(repository.id);
+    let _turn = turn.lock();
+    let store = state.manifest.lock().store;
+    let found = found(state, repository, store)?;
     marks.push(mark(state));
     let until = state.memory.last();
-    if archived.is_some_and(|archived| archived > until) {
-        let text = format!(
-            "the archive holds this store's log up to {}, the store has come to {until} only",
-            archived.unwrap_or_default()
-        );
-        return Err(Error::new(ErrorKind::Mismatch, text)
-            .remedy("another copy of the store has been archived there: use another repository"));
-    }
     state.journal.sync_to(until)?;
     let first = state.journal.first();
-    let mut next = archived.map_or(first, Seq::next);
+    let mut next = found.archived.map_or(first, Seq::next);
+    let mut gap = found.chain.newest_gap();
     if next < first {
-        log::error!(
-            "the journal begins with {first}, the archive ends before {next}: what is between is lost to it"
-        );
+        gap = Some((next, Seq(first.0.saturating_sub(1))));
         next = first;
     }
-    state.hold_for_archive(Seq(next.0.saturating_sub(1)));
+    state.archives.reached(repository.id, Seq(next.0.saturating_sub(1)))?;
     let mut cursor = Cursor::at(next);
     while cursor.next() <= until {
         let begin = cursor.next();
@@ -58,24 +50,126 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
             Ok(())
         })?;
         let last = Seq(cursor.next().0.saturating_sub(1));
-        let named = |KeyspaceEntry { id, name, .. }| Named { id, name };
-        let head = Head {
-            store: manifest.store,
-            first: begin,
-            last,
-            marks: marks.iter().filter(|mark| mark.seq <= last).copied().collect(),
-            keyspaces: keyspaces(&manifest).into_iter().map(named).collect(),
-            next_keyspace: manifest.next_keyspace,
-        };
-        repository.add_piece(&head, &commits)?;
+        repository.add_piece(&head(state, begin, last, marks), &commits)?;
         marks.retain(|mark| mark.seq > last);
-        state.hold_for_archive(last);
+        state.archives.reached(repository.id, last)?;
     }
     marks.clear();
+    gap.map_or(Ok(()), |gap| check_gap(state, repository, gap))?;
     Ok(until)
 }
 
-/// The journal need not be kept for an archive any more.
-pub fn end(state: &State) {
-    state.hold_for_archive(Seq::MAX);
+/// What there is of the store in an archive.
+struct Found {
+    chain: Chain,
+    archived: Option<Seq>,
+}
+
+/// Looks at an archive, and holds the journal for it. An error if it is of another history of the store.
+fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Found> {
+    let known = state.archives.get(repository.id);
+    if known.is_none() {
+        state.archives.begin(repository.id)?;
+    }
+    let look = || {
+        if known.is_some_and(|known| known.given_up) {
+            return Err(other_history(
+                "it has writes that this store has given up with a part of its journal",
+            ));
+        }
+        let chain = repository.chain(store)?;
+        let last = chain.pieces.last().map(|last| repository.piece(store, last)).transpose()?;
+        // What is listed may be of a process that ended before it was durable.
+        repository.storage.settle()?;
+        if let Some(piece) = &last {
+            check_history(state, repository.id, piece, known.map(|known| known.upto))?;
+        }
+        Ok(Found { chain, archived: last.map(|piece| piece.head.last) })
+    };
+    // Nothing is kept for an archive that nothing can be added to.
+    look().inspect_err(|_| {
+        if known.is_none() {
+            state.archives.give_up(repository.id)
+        }
+    })
+}
+
+fn other_history(what: &str) -> Error {
+    Error::new(ErrorKind::Mismatch, format!("the archive is of another history of the store: {what}"))
+        .remedy("another copy of the store has been archived there, or a part of the journal was given up: use another repository")
+}
+
+/// Errors if what the archive ends with is not what the journal has there, as far as it has it. `known`: what this store is known to have
+/// archived there itself.
+fn check_history(state: &State, repository: u128, piece: &Piece, known: Option<Seq>) -> Result<()> {
+    let last = piece.head.last;
+    let until = state.memory.last();
+    if last > until {
+        let text = format!("it goes up to {last}, the store has come to {until} only");
+        return Err(other_history(&text));
+    }
+    if known == Some(last) && !state.archives.is_to_be_compared(repository) {
+        return Ok(());
+    }
+    let unseen = known.map_or(Seq::ZERO, Seq::next).min(last);
+    let from = unseen.max(piece.head.first).max(state.journal.first());
+    let mut commits = piece.commits().skip_while(|commit| commit.as_ref().is_ok_and(|(seq, _)| *seq < from));
+    let mut cursor = Cursor::at(from);
+    while cursor.next() <= last {
+        state.journal.replay(&mut cursor, last, PIECE, &mut |seq, ops| {
+            let archived = commits.next().transpose()?;
+            if archived == Some((seq, ops)) {
+                return Ok(());
+            }
+            Err(other_history(&format!("the write with sequence {seq} is not the store's")))
+        })?;
+    }
+    state.archives.compared(repository);
+    Ok(())
+}
+
+/// Called when the commits have been read: what they are of had been made by then.
+fn head(state: &State, first: Seq, last: Seq, marks: &[Mark]) -> Head {
+    let manifest = state.manifest.lock();
+    let live = manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped);
+    let live = live.map(|keyspace| Named { id: keyspace.id, name: keyspace.name.clone(), dropped: None });
+    // From the moment before it on: a checkpoint of that moment may have it.
+    let dropped = state.archives.dropped_since(Seq(first.0.saturating_sub(1))).into_iter();
+    let dropped = dropped.map(|gone| Named { id: gone.id, name: gone.name, dropped: Some(gone.at) });
+    let mut keyspaces: Vec<Named> = live.chain(dropped).collect();
+    keyspaces.sort_unstable_by_key(|keyspace| keyspace.id);
+    Head {
+        store: manifest.store,
+        first,
+        last,
+        marks: marks.iter().filter(|mark| mark.seq <= last).copied().collect(),
+        keyspaces,
+        next_keyspace: manifest.next_keyspace,
+    }
+}
+
+/// Errors unless a checkpoint lies behind what an archive lacks: whoever goes on from that one does not need it.
+fn check_gap(state: &State, repository: &BackupRepository, (from, to): (Seq, Seq)) -> Result<()> {
+    if state.archives.is_bridged(repository.id, to) {
+        return Ok(());
+    }
+    let store = state.manifest.lock().store;
+    let checkpoints = repository.list()?;
+    if checkpoints.iter().any(|checkpoint| checkpoint.store == store && checkpoint.seq >= to) {
+        state.archives.bridged(repository.id, to);
+        return Ok(());
+    }
+    let text = format!(
+        "the archive lacks the writes with sequences {from} to {to}: the journal no longer had them. All others are archived"
+    );
+    log::error!("{text}");
+    Err(Error::new(ErrorKind::Gap, text)
+        .remedy("take a checkpoint now: a restore that begins with it needs none of them"))
+}
+
+/// Keeps the journal no longer for an archive; whether it was.
+pub fn forget(state: &State, repository: u128) -> Result<bool> {
+    let turn = state.archives.turn(repository);
+    let _turn = turn.lock();
+    state.archives.forget(repository)
 }

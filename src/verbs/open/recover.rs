@@ -20,6 +20,7 @@ use crate::manifest::{ChangeStep, Manifest, ShardEntry, ShardState};
 use crate::options::Options;
 use crate::shard::paths::{self, JOURNAL_DIR};
 use crate::shard::{self, Layout, Run, Shard, ShardSpec, Turns, Worker, apply_to_all};
+use crate::state::archives::Archives;
 use crate::state::scrub::Scrubbing;
 use crate::state::{Memory, Opening, Parts, Seams, Settings, State};
 use crate::sync::Instant;
@@ -55,6 +56,9 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         }
         None => create::create(dir, options, &seams, None)?,
     };
+    let keyspaces: HashSet<KeyspaceId> =
+        manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped).map(|keyspace| keyspace.id).collect();
+    let archives = Archives::load(&seams.disk, dir, manifest.store, &keyspaces)?;
     let wanted = journals::wanted(disk, dir, &manifest, options)?;
     // Before the shards: what is open elsewhere is not even looked at.
     let locks = Found::lock(disk, wanted.as_ref().map_or(&[], |wanted| &wanted.places))?;
@@ -69,7 +73,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
         limit: settings.memtable_bytes,
-        keyspaces: manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.id).collect(),
+        keyspaces,
         layout: layout.clone(),
         timeout: settings.shard_timeout,
     };
@@ -106,6 +110,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     }
     let memory = replay.memory;
     memory.resume_after(journal.last());
+    archives.log_ends(journal.last());
     let opening =
         Opening { replayed_frames: report.frames, replayed_bytes: report.bytes, took: started.elapsed() };
     state_limits(&layout);
@@ -124,6 +129,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         memory,
         layout,
         scrub,
+        archives,
         lock: Box::new(lock),
     };
     let state = State::new(parts);

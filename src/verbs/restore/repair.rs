@@ -5,7 +5,7 @@
 //! complete up to where the journal takes over only when it is, so what an interrupted repair leaves lacks something still: it counts as
 //! lost, at an opening and for the next repair.
 
-use super::{Tail, close, fill_shards, replay};
+use super::{Tail, close, fill_shards, live, replay};
 use crate::backup::checkpoint::Body;
 use crate::backup::progress::Watch;
 use crate::backup::reader::{CheckpointReader, Reading};
@@ -57,7 +57,7 @@ pub fn repair(
         return Ok(Repaired::default());
     }
     let (body, upto) = covered(dir, manifest, first, repository)?;
-    read_through(&body, upto, repository)?;
+    read_through(&body, manifest, upto, repository)?;
     for entry in manifest.shards.iter().filter(|entry| lost.contains(&entry.id)) {
         let spec = ShardSpec::of(dir, manifest, entry, cache);
         Shard::clear(seams.disk.as_ref(), &spec)?;
@@ -87,7 +87,7 @@ fn fill(
     upto: Seq,
     repository: &BackupRepository,
 ) -> Result<()> {
-    fill_shards(layout, manifest, body.seq, &mut records(body, repository))?;
+    fill_shards(layout, manifest, body.seq, &mut records(body, manifest, repository))?;
     if upto > body.seq {
         let tail = Tail { repository, store: body.store, until: upto, watch: Watch::default() };
         replay(layout, manifest, body.seq, &tail)?;
@@ -95,14 +95,15 @@ fn fill(
     Ok(())
 }
 
-fn records(body: &Body, repository: &BackupRepository) -> CheckpointReader {
+/// The records of a checkpoint, but for those of keyspaces that were dropped since: the store has nowhere to put them.
+fn records(body: &Body, manifest: &Manifest, repository: &BackupRepository) -> CheckpointReader {
     let reading = Reading::new(repository.storage.clone(), body.id, false);
-    CheckpointReader::new(reading, body, None)
+    CheckpointReader::new(reading, body, &live(manifest))
 }
 
 /// An error where checkpoint or archive are damaged, or cannot be read.
-fn read_through(body: &Body, upto: Seq, repository: &BackupRepository) -> Result<()> {
-    let mut records = records(body, repository);
+fn read_through(body: &Body, manifest: &Manifest, upto: Seq, repository: &BackupRepository) -> Result<()> {
+    let mut records = records(body, manifest, repository);
     while let Some(record) = records.next() {
         record?;
     }
@@ -147,7 +148,7 @@ fn covered(
     let body = newest.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "the repository has no checkpoint of the store").at(dir)
     })?;
-    let upto = repository.archived(body.store)?.unwrap_or_default().max(body.seq);
+    let upto = repository.reaches(body.store, body.seq)?;
     if upto.next() < first {
         let text = format!(
             "checkpoint and archive are complete up to {upto}, the journal begins with {first}: what was written between cannot be had"

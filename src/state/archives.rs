@@ -1,0 +1,430 @@
+//! The archives that the journal goes to: how far each has got, and what was dropped since. The journal is kept for the one that is behind the
+//! furthest.
+//!
+//! Invariants: a small file in the store's directory has what an opening must know, so that the journal is kept from its first moment on; it is
+//! never ahead of an archive; nothing is written there once the store has been closed. One at a time adds to an archive.
+
+use crate::disk::Disk;
+use crate::envelope::{self, Kind, hex128};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{KeyspaceId, Seq};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The name of the file in the store's directory.
+pub const FILE: &str = "ARCHIVES";
+
+const KIND: Kind = Kind {
+    magic: b"ANNULUSH",
+    version: 1,
+    oldest: 1,
+    name: "list of archives",
+    remedy: "it can be deleted: archive the store again, so that the journal is kept for that archive",
+};
+
+/// The most archives of one store.
+const MOST: usize = 64;
+
+/// An archive that a store's journal is kept for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ArchiveHold {
+    /// The repository that it lies in, by the number that was drawn for it.
+    #[serde(with = "hex128")]
+    pub repository: u128,
+    /// What it is complete up to; the journal is kept from behind that on, up to its bound.
+    pub upto: Seq,
+    /// It has writes that this store has given up since, with a part of its journal: nothing is added to it, and nothing kept for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
+}
+
+/// A keyspace that has been dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dropped {
+    pub id: KeyspaceId,
+    pub name: String,
+    /// What the log had come to.
+    pub at: Seq,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    #[serde(with = "hex128")]
+    store: u128,
+    archives: Vec<ArchiveHold>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dropped: Vec<Dropped>,
+}
+
+/// The archives of an open store.
+#[derive(Debug)]
+pub struct Archives {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    inner: Mutex<Inner>,
+    /// Who archives into a repository, one at a time.
+    turns: Mutex<HashMap<u128, Arc<Mutex<()>>>>,
+    /// What all of them are complete up to.
+    least: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    saved: Saved,
+    /// What there was could not be read, so nobody knows how far the archives are: all of the journal is kept until one of them is heard of.
+    unknown: bool,
+    /// There is one that the file does not have.
+    unsaved: bool,
+    /// Those whose last commits have been seen to be this store's, in this opening.
+    compared: HashSet<u128>,
+    /// Up to where what they lack has been seen to lie before a checkpoint.
+    bridged: HashMap<u128, Seq>,
+    closed: bool,
+}
+
+impl Inner {
+    fn get(&mut self, repository: u128) -> Option<&mut ArchiveHold> {
+        self.saved.archives.iter_mut().find(|hold| hold.repository == repository)
+    }
+
+    fn least(&self) -> Seq {
+        let held = self.saved.archives.iter().filter(|hold| !hold.given_up).map(|hold| hold.upto).min();
+        if self.unknown { Seq::ZERO } else { held.unwrap_or(Seq::MAX) }
+    }
+}
+
+impl Archives {
+    /// As an earlier opening left them; `live`: the keyspaces that exist. What cannot be read is no reason not to open the store.
+    ///
+    /// # Errors
+    /// `Unsupported` if another release wrote the file.
+    pub fn load(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        store: u128,
+        live: &HashSet<KeyspaceId>,
+    ) -> Result<Archives> {
+        let path = dir.join(FILE);
+        let read = match disk.read(&path) {
+            Ok(None) => Ok(None),
+            Ok(Some(bytes)) => envelope::decode::<Saved>(KIND, &path, &bytes).map(Some),
+            Err(e) => Err(Error::io("read the list of archives", &path, e)),
+        };
+        let (saved, unknown) = match read {
+            Ok(saved) => {
+                let found = saved.is_some();
+                let ours = saved.filter(|saved| saved.store == store);
+                let unknown = found && ours.is_none();
+                (ours, unknown)
+            }
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+            Err(error) => {
+                log::error!("all of the journal is kept until an archive is added to: {error}");
+                (None, true)
+            }
+        };
+        let mut saved = saved.unwrap_or(Saved { store, archives: Vec::new(), dropped: Vec::new() });
+        // The process may have ended between the word and the deed.
+        saved.dropped.retain(|dropped| !live.contains(&dropped.id));
+        let inner = Inner {
+            saved,
+            unknown,
+            unsaved: false,
+            compared: HashSet::new(),
+            bridged: HashMap::new(),
+            closed: false,
+        };
+        let least = AtomicU64::new(inner.least().0);
+        let (disk, inner, turns) = (disk.clone(), Mutex::new(inner), Mutex::default());
+        Ok(Archives { disk, path, inner, turns, least })
+    }
+
+    /// What all archives are complete up to; [`Seq::MAX`]: there is none that anything is kept for.
+    pub fn least(&self) -> Seq {
+        Seq(self.least.load(Ordering::Acquire))
+    }
+
+    /// The turn to add to the archive in a repository. Held over all that it takes.
+    pub fn turn(&self, repository: u128) -> Arc<Mutex<()>> {
+        self.turns.lock().entry(repository).or_default().clone()
+    }
+
+    pub fn list(&self) -> Vec<ArchiveHold> {
+        self.inner.lock().saved.archives.clone()
+    }
+
+    pub fn get(&self, repository: u128) -> Option<ArchiveHold> {
+        self.inner.lock().get(repository).copied()
+    }
+
+    /// The log ends here, at an opening: archives that have more of it have what was given up.
+    pub fn log_ends(&self, last: Seq) {
+        let mut inner = self.inner.lock();
+        let mut news = false;
+        for hold in inner.saved.archives.iter_mut().filter(|hold| hold.upto > last && !hold.given_up) {
+            (hold.given_up, news) = (true, true);
+            log::error!(
+                "the archive in repository {:032x} has this store's writes up to {}, and the journal has been given up after {last}",
+                hold.repository,
+                hold.upto
+            );
+        }
+        // It is in memory now, and written down with whatever is written next.
+        if news && let Err(error) = self.save(&mut inner) {
+            log::error!("{error}");
+        }
+    }
+
+    /// Nothing more of the journal is let go, until it is known how far an archive that is new here has got.
+    ///
+    /// # Errors
+    /// `Refused` if there are too many.
+    pub fn begin(&self, repository: u128) -> Result<()> {
+        let mut inner = self.inner.lock();
+        if inner.saved.archives.len() >= MOST {
+            let text = format!("the journal is kept for {MOST} archives already");
+            let remedy = "forget those that are added to no more: archives() lists them";
+            return Err(Error::new(ErrorKind::Refused, text).at(&self.path).remedy(remedy));
+        }
+        inner.saved.archives.push(ArchiveHold { repository, upto: Seq::ZERO, given_up: false });
+        inner.unsaved = true;
+        self.publish(&inner);
+        Ok(())
+    }
+
+    /// It has come to nothing.
+    pub fn give_up(&self, repository: u128) {
+        let mut inner = self.inner.lock();
+        inner.saved.archives.retain(|hold| hold.repository != repository);
+        self.publish(&inner);
+    }
+
+    /// An archive is complete up to here, durably. That is durable on return.
+    ///
+    /// # Errors
+    /// `Io`: the archive counts as less far at the next opening. `Closed`.
+    pub fn reached(&self, repository: u128, upto: Seq) -> Result<()> {
+        let mut inner = self.inner.lock();
+        let news = std::mem::take(&mut inner.unknown) || inner.unsaved;
+        let Some(hold) = inner.get(repository) else { return Ok(()) };
+        if hold.upto == upto && !news {
+            return Ok(());
+        }
+        hold.upto = upto;
+        self.publish(&inner);
+        self.save(&mut inner)
+    }
+
+    /// Whether the end of an archive has yet to be seen to be of this store's history.
+    pub fn is_to_be_compared(&self, repository: u128) -> bool {
+        !self.inner.lock().compared.contains(&repository)
+    }
+
+    pub fn compared(&self, repository: u128) {
+        self.inner.lock().compared.insert(repository);
+    }
+
+    /// Whether a checkpoint has been seen to lie behind what an archive lacks up to here.
+    pub fn is_bridged(&self, repository: u128, to: Seq) -> bool {
+        self.inner.lock().bridged.get(&repository).is_some_and(|bridged| *bridged >= to)
+    }
+
+    pub fn bridged(&self, repository: u128, to: Seq) {
+        self.inner.lock().bridged.insert(repository, to);
+    }
+
+    /// Keeps nothing for an archive any more, durably; whether anything was.
+    ///
+    /// # Errors
+    /// `Io`: it is as it was. `Closed`.
+    pub fn forget(&self, repository: u128) -> Result<bool> {
+        let mut inner = self.inner.lock();
+        let Some(at) = inner.saved.archives.iter().position(|hold| hold.repository == repository) else {
+            return Ok(false);
+        };
+        let hold = inner.saved.archives.remove(at);
+        if let Err(error) = self.save(&mut inner) {
+            inner.saved.archives.insert(at, hold);
+            return Err(error);
+        }
+        inner.compared.remove(&repository);
+        self.publish(&inner);
+        Ok(true)
+    }
+
+    /// A keyspace is about to be dropped: an archive that is behind still has to tell of it. That is durable on return.
+    ///
+    /// # Errors
+    /// `Io`, `Closed`: it is not to be dropped.
+    pub fn dropping(&self, dropped: Dropped) -> Result<()> {
+        let mut inner = self.inner.lock();
+        if inner.saved.archives.is_empty() && !inner.unknown {
+            return Ok(());
+        }
+        inner.saved.dropped.push(dropped);
+        self.save(&mut inner).inspect_err(|_| drop(inner.saved.dropped.pop()))
+    }
+
+    /// It was not dropped after all.
+    pub fn not_dropped(&self, id: KeyspaceId) {
+        let mut inner = self.inner.lock();
+        let before = inner.saved.dropped.len();
+        inner.saved.dropped.retain(|dropped| dropped.id != id);
+        // Where that fails, the next opening sees that the keyspace is there.
+        if inner.saved.dropped.len() < before
+            && let Err(error) = self.save(&mut inner)
+        {
+            log::warn!("{error}");
+        }
+    }
+
+    /// The keyspaces that were dropped at this sequence or later.
+    pub fn dropped_since(&self, seq: Seq) -> Vec<Dropped> {
+        let inner = self.inner.lock();
+        inner.saved.dropped.iter().filter(|dropped| dropped.at >= seq).cloned().collect()
+    }
+
+    /// From here on nothing is written: the file is the next opening's.
+    pub fn close(&self) {
+        self.inner.lock().closed = true;
+    }
+
+    fn publish(&self, inner: &Inner) {
+        self.least.store(inner.least().0, Ordering::Release);
+    }
+
+    fn save(&self, inner: &mut Inner) -> Result<()> {
+        if inner.closed {
+            return Err(Error::new(ErrorKind::Closed, "the store has been closed").remedy("open it again"));
+        }
+        // A list that is damaged says to keep everything, which one without the archives that it had would not.
+        if inner.unknown {
+            return Ok(());
+        }
+        // No archive has yet to tell of what was dropped before its end. At its end: a checkpoint of that very moment may have it.
+        let least = inner.least();
+        let mut next = inner.saved.clone();
+        next.dropped.retain(|dropped| !next.archives.is_empty() && dropped.at >= least);
+        let bytes = envelope::encode(KIND, &next)?;
+        self.disk
+            .replace(&self.path, &bytes)
+            .map_err(|e| Error::io("write the list of archives", &self.path, e))?;
+        (inner.saved, inner.unsaved) = (next, false);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+
+    const DIR: &str = "/store";
+    const STORE: u128 = 7;
+
+    fn load(disk: &Arc<dyn Disk>, live: &[u32]) -> Result<Archives> {
+        Archives::load(disk, Path::new(DIR), STORE, &live.iter().map(|id| KeyspaceId(*id)).collect())
+    }
+
+    /// Two archives, one ahead of the other, and a keyspace that was dropped in between.
+    fn filled() -> (Arc<dyn Disk>, Archives) {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        disk.create_dir_all(Path::new(DIR)).unwrap();
+        let archives = load(&disk, &[0, 1]).unwrap();
+        assert_eq!(archives.least(), Seq::MAX);
+        for (repository, upto) in [(1, 10), (2, 30)] {
+            archives.begin(repository).unwrap();
+            assert_eq!(archives.least(), Seq::ZERO, "nothing goes before it is known how far it has got");
+            archives.reached(repository, Seq(upto)).unwrap();
+        }
+        archives.dropping(Dropped { id: KeyspaceId(1), name: "notes".into(), at: Seq(20) }).unwrap();
+        (disk, archives)
+    }
+
+    #[test]
+    fn an_opening_finds_what_the_one_before_knew() {
+        let (disk, before) = filled();
+        let after = load(&disk, &[0]).unwrap();
+        assert_eq!((after.list(), after.least()), (before.list(), Seq(10)));
+        assert_eq!(after.dropped_since(Seq(20)).len(), 1);
+        assert_eq!(after.dropped_since(Seq(21)), []);
+        // The process ended between the word and the deed.
+        assert_eq!(load(&disk, &[0, 1]).unwrap().dropped_since(Seq(0)), []);
+        // Both archives have told of it.
+        after.reached(1, Seq(25)).unwrap();
+        assert_eq!((after.dropped_since(Seq(0)).len(), after.least()), (0, Seq(25)));
+        assert!(after.forget(1).unwrap() && !after.forget(1).unwrap());
+        assert_eq!(load(&disk, &[0]).unwrap().least(), Seq(30));
+    }
+
+    #[test]
+    fn what_was_given_up_is_known_for_ever_and_held_for_by_nobody() {
+        let (disk, archives) = filled();
+        archives.log_ends(Seq(29));
+        drop(archives);
+        let archives = load(&disk, &[0]).unwrap();
+        archives.log_ends(Seq(50));
+        assert_eq!(archives.list().iter().map(|hold| hold.given_up).collect::<Vec<_>>(), [false, true]);
+        archives.reached(1, Seq(50)).unwrap();
+        assert_eq!(archives.least(), Seq(50));
+    }
+
+    #[test]
+    fn a_damaged_list_lets_nothing_go() {
+        let (disk, _) = filled();
+        let path = Path::new(DIR).join(FILE);
+        let whole = disk.read(&path).unwrap().unwrap();
+        for at in 0..whole.len() {
+            let mut bad = whole.clone();
+            bad[at] ^= 1 << (at % 8);
+            for bytes in [&bad[..], &whole[..at]] {
+                disk.replace(&path, bytes).unwrap();
+                let archives = load(&disk, &[0]).unwrap();
+                assert_eq!((archives.least(), archives.list()), (Seq::ZERO, Vec::new()), "byte {at}");
+            }
+        }
+        // The first that is heard of ends that, and nothing else does.
+        let archives = load(&disk, &[0]).unwrap();
+        archives.dropping(Dropped { id: KeyspaceId(1), name: "notes".into(), at: Seq(45) }).unwrap();
+        archives.begin(3).unwrap();
+        assert_eq!(load(&disk, &[0]).unwrap().least(), Seq::ZERO);
+        archives.reached(3, Seq(40)).unwrap();
+        let after = load(&disk, &[0]).unwrap();
+        assert_eq!((after.least(), after.dropped_since(Seq(0)).len()), (Seq(40), 1));
+        let other = Archives::load(&disk, Path::new(DIR), STORE + 1, &HashSet::new()).unwrap();
+        assert_eq!(other.least(), Seq::ZERO);
+        let newer = envelope::wrap(Kind { version: 2, ..KIND }, b"{}").unwrap();
+        disk.replace(&path, &newer).unwrap();
+        assert_eq!(load(&disk, &[0]).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn what_cannot_be_written_down_is_not_so() {
+        let (disk, archives) = filled();
+        let path = Path::new(DIR).join(FILE);
+        let before = disk.read(&path).unwrap();
+        archives.close();
+        let dropped = Dropped { id: KeyspaceId(2), name: "late".into(), at: Seq(31) };
+        assert_eq!(archives.dropping(dropped).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(archives.dropped_since(Seq(21)), []);
+        assert_eq!(archives.forget(1).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!((archives.list().len(), archives.least()), (2, Seq(10)));
+        assert_eq!(archives.dropped_since(Seq(0)).len(), 1);
+        assert_eq!(disk.read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn there_are_not_too_many() {
+        let (_, archives) = filled();
+        (3..=MOST as u128).for_each(|repository| archives.begin(repository).unwrap());
+        assert_eq!(archives.begin(0).unwrap_err().kind(), ErrorKind::Refused);
+    }
+}

@@ -1,0 +1,96 @@
+//! What a restore begins with, and which keyspaces it has.
+
+use crate::{Place, content, options};
+use annulus::{At, ErrorKind};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+#[test]
+fn a_keyspace_dropped_since_the_checkpoint_is_passed_over() {
+    for again in [false, true] {
+        let mut place = Place::new();
+        place.write(60);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.store.archive(&place.repo).unwrap();
+        place.moment();
+        place.store.drop_keyspace("notes").unwrap();
+        if again {
+            place.store.keyspace("notes").unwrap().insert("of the same name", "another").unwrap();
+        }
+        for n in 0..3u8 {
+            place.store.insert([n], [n]).unwrap();
+            place.moment();
+            place.store.archive(&place.repo).unwrap();
+        }
+        for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
+            let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
+            assert_eq!(&content(&store), expected, "moment {number}, made again: {again}");
+        }
+    }
+}
+
+#[test]
+fn a_repair_passes_over_keyspaces_dropped_since_the_checkpoint() {
+    let mut place = Place::new();
+    place.write(300);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.archive(&place.repo).unwrap();
+    place.store.drop_keyspace("notes").unwrap();
+    place.store.insert("after", "the drop").unwrap();
+    place.store.archive(&place.repo).unwrap();
+    let (expected, live) = (content(&place.store), place.path("live"));
+    place.store.close().unwrap();
+    for lost in ["shards/0000", "shards/0002"] {
+        std::fs::remove_dir_all(live.join(lost)).unwrap();
+    }
+    let repaired = options().repair_from(&place.repo, &live).unwrap();
+    assert_eq!(repaired.shards.len(), 2);
+    assert_eq!(content(&options().existing_only(true).open(&live).unwrap()), expected);
+}
+
+fn objects(backup: &Path) -> BTreeSet<PathBuf> {
+    let list = |dir: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    list(&backup.join("objects")).iter().flat_map(|dir| list(dir)).collect()
+}
+
+#[test]
+fn a_restore_goes_on_from_the_checkpoint_that_was_named() {
+    let mut place = Place::new();
+    place.write(60);
+    let first = place.store.checkpoint(&place.repo).unwrap();
+    place.store.archive(&place.repo).unwrap();
+    let before = objects(&place.path("backup"));
+    place.write(100);
+    let second = place.store.checkpoint(&place.repo).unwrap();
+    place.write(10);
+    place.moment();
+    place.store.archive(&place.repo).unwrap();
+    for object in objects(&place.path("backup")).difference(&before) {
+        std::fs::write(object, b"rubbish").unwrap();
+    }
+    let (seq, _, expected) = place.moments[0].clone();
+    let time = SystemTime::now();
+    for (name, at) in [("seq", At::Seq(seq)), ("time", At::Time(time))] {
+        let restore = |id| place.repo.restore(id).unwrap().options(options()).until(at);
+        let error = restore(second).open(place.path("second")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        assert_eq!(content(&restore(first).open(place.path(name)).unwrap()), expected);
+    }
+}
+
+/// Where the archive does not lead from the one that was named to the moment asked for, a later one may.
+#[test]
+fn a_restore_begins_with_a_later_checkpoint_where_the_archive_has_nothing_after_the_named_one() {
+    let mut place = Place::new();
+    place.write(60);
+    let first = place.store.checkpoint(&place.repo).unwrap();
+    place.write(100);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.moment();
+    let (seq, _, expected) = place.moments[0].clone();
+    let restore = place.repo.restore(first).unwrap().options(options()).until(At::Seq(seq));
+    assert_eq!(content(&restore.open(place.path("new")).unwrap()), expected);
+}

@@ -77,14 +77,6 @@ impl BackupRepository {
         self.storage.settle()
     }
 
-    /// What a store's log is archived up to, if anything of it is.
-    pub(crate) fn archived(&self, store: u128) -> Result<Option<Seq>> {
-        match self.chain(store)?.pieces.last() {
-            Some(last) => Ok(Some(self.piece(store, last)?.head.last)),
-            None => Ok(None),
-        }
-    }
-
     /// How far the archive leads from a sequence on without a gap.
     pub(crate) fn reaches(&self, store: u128, from: Seq) -> Result<Seq> {
         let mut upto = from;

@@ -457,7 +457,7 @@ fn readers_and_flushes_do_not_look_through_a_shard_that_nobody_can_put_right() {
     let calls = |world: &World| world.factory.calls(ShardId(0), EngineOperation::Verify);
     let first = world.model.keys().next().unwrap().clone();
     world.factory.corrupt(ShardId(0), &internal(&first));
-    for scan in [|store: &Store| store.first(), |store: &Store| store.iter().nth(0).transpose()] {
+    for scan in [|store: &Store| store.first(), |store: &Store| store.iter().next().transpose()] {
         let before = calls(&world);
         assert_eq!(scan(&world.store).unwrap_err().kind(), annulus::ErrorKind::Corruption);
         assert!(calls(&world) <= before + 1, "{} calls", calls(&world) - before);

@@ -219,7 +219,7 @@ fn create_shards(seams: &Seams, specs: &[ShardSpec]) -> Result<()> {
         return specs.iter().try_for_each(create);
     }
     let ((), results) = crate::sync::side_by_side(specs, create, || ());
-    results.into_iter().map(|created| created.unwrap_or_else(|| Err(panicked()))).collect()
+    results.into_iter().try_for_each(|created| created.unwrap_or_else(|| Err(panicked())))
 }
 
 fn panicked() -> Error {

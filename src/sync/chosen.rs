@@ -198,6 +198,11 @@ impl Instant {
         Instant::now().0.saturating_sub(self.0)
     }
 
+    /// So much later; none beyond all time.
+    pub fn checked_add(&self, length: Duration) -> Option<Instant> {
+        self.0.checked_add(length).map(Instant)
+    }
+
     /// Since an earlier moment; none if it is later.
     pub fn checked_duration_since(&self, earlier: Instant) -> Option<Duration> {
         self.0.checked_sub(earlier.0)

@@ -22,7 +22,7 @@ impl World {
         let mut tables = self.memory.lock();
         tables.insert(KEY, Seq(seq), Some(b"value")).unwrap();
         tables.last = Seq(seq);
-        self.memory.settle(&mut tables);
+        self.memory.settle(&mut tables, 0);
         drop(tables);
         self.acknowledged.store(seq, Ordering::SeqCst);
     }

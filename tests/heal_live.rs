@@ -326,15 +326,26 @@ fn a_shard_that_may_not_be_written_to_comes_back_by_itself() {
     live.finish("an immutable shard");
 }
 
+/// Removes a directory that somebody still writes into.
+fn remove(dir: &Path) {
+    while let Err(error) = std::fs::remove_dir_all(dir) {
+        match error.kind() {
+            std::io::ErrorKind::DirectoryNotEmpty => {}
+            std::io::ErrorKind::NotFound => return,
+            _ => panic!("{}: {error}", dir.display()),
+        }
+    }
+}
+
 /// Deletes the files of that name of a shard's engine, all of the engine, or (without a name) all of the shard.
 fn delete(dir: &Path, what: &str) {
     let engine =
         |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("engine"));
     match what {
-        "" => std::fs::remove_dir_all(dir).unwrap(),
+        "" => remove(dir),
         "engine" => {
             let all = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-            all.filter(|path| engine(path)).for_each(|path| std::fs::remove_dir_all(path).unwrap());
+            all.filter(|path| engine(path)).for_each(|path| remove(&path));
         }
         name => {
             let found = files(dir).into_iter().filter(|path| path.ends_with(name));

@@ -153,8 +153,11 @@ impl Pace {
         self.drained.store(0, Ordering::Relaxed);
         self.haste.store(self.asked.load(Ordering::Relaxed) > 0, Ordering::Relaxed);
         let seen = (bytes as f64 / took.as_secs_f64().max(1e-3)) as u64;
-        let before = self.rate.load(Ordering::Relaxed);
-        self.rate.store(before / 2 + seen / 2, Ordering::Relaxed);
+        // A small one says how long a sync takes, and not how fast records go.
+        if bytes.saturating_mul(32) >= self.hard {
+            let before = self.rate.load(Ordering::Relaxed);
+            self.rate.store(before / 2 + seen / 2, Ordering::Relaxed);
+        }
         *self.stuck.lock() = None;
         self.room.notify_all();
     }

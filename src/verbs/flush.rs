@@ -164,10 +164,17 @@ fn check_forgettable(state: &State, layout: &Layout, table: &Table, failed: &[(u
         }
         lost.get_or_insert(node);
     }
+    let is_over = || state.journal.stats().bytes > state.settings.journal_retention;
     if let Some(node) = lost
-        && state.journal.stats().bytes > state.settings.journal_retention
+        && is_over()
     {
-        return Err(stuck(node));
+        // It may be there for an archive that is behind, which is waited for within the bound alone.
+        if let Err(error) = trim(state) {
+            log::warn!("the journal could not be trimmed: {error}");
+        }
+        if is_over() {
+            return Err(stuck(node));
+        }
     }
     // Their replicas have it all, and they do not: they are no longer to be read.
     let serves = |shard: &Shard| shard.serves() && !plants::is("failed-shard-goes-on-serving");

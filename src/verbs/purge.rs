@@ -10,10 +10,11 @@ use crate::batch::KEYSPACE_BYTES;
 use crate::error::Result;
 use crate::ids::KeyspaceId;
 use crate::record::KeyRange;
+use crate::shard::Health;
 use crate::state::State;
 
 /// How much of each shard goes at once, in bytes: flushes wait for it, and the shard's disk must be done with it in time.
-const PART: u64 = 64 << 20;
+const PART: u64 = 32 << 20;
 
 /// Removes a part of a keyspace that was dropped. Returns whether there was one that could be purged.
 pub fn purge(state: &State) -> Result<bool> {
@@ -32,8 +33,8 @@ pub fn purge_part(state: &State, bytes: u64) -> Result<bool> {
         let layout = state.layout();
         let whole = range_of(id);
         let begun = state.purged.lock().take().filter(|(of, _)| *of == id);
-        // A shard that is offline would bring the records back: the entry waits for it.
-        if !layout.shards.iter().all(|shard| shard.is_complete()) {
+        // A shard that is offline would bring the records back: the entry waits for it; and for one that is to be mended first.
+        if !layout.shards.iter().all(|shard| shard.is_complete() && shard.health() == Health::Online) {
             return Ok(false);
         }
         let mut part = KeyRange { lo: begun.map_or(whole.lo, |(_, from)| from), hi: whole.hi };

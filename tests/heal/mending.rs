@@ -433,19 +433,30 @@ fn a_shard_with_damage_that_nobody_can_put_right_comes_back() {
 /// An engine that panics once is opened again, and not taken for one that has to be begun anew.
 #[test]
 fn a_shard_that_cannot_be_looked_through_for_a_panic_is_opened_again() {
-    for replicas in [1, 2] {
-        let mut world = World::new(options(replicas, replicas));
-        world.write(900);
-        world.store.flush().unwrap();
-        world.factory.panic_times(ShardId(0), EngineOperation::Verify, 1);
-        world.store.repair(ShardId(0)).unwrap();
-        world.heal();
-        assert!(world.saw(|kind| matches!(kind, EventKind::CatchingUp { .. })));
-        assert!(!world.saw_rebuilding() && !world.saw(|kind| matches!(kind, EventKind::NotHealed { .. })));
-        assert!(world.store.health().unwrap().is_good());
-        world.check();
-        world.check_copies();
-    }
+    let mut world = World::new(options(2, 2));
+    world.write(900);
+    world.store.flush().unwrap();
+    world.factory.panic_times(ShardId(0), EngineOperation::Verify, 1);
+    world.store.repair(ShardId(0)).unwrap();
+    world.heal();
+    assert!(world.saw(|kind| matches!(kind, EventKind::CatchingUp { .. })));
+    assert!(!world.saw_rebuilding() && !world.saw(|kind| matches!(kind, EventKind::NotHealed { .. })));
+    assert!(world.store.health().unwrap().is_good());
+    world.check();
+    world.check_copies();
+}
+
+/// Where nobody has what it has, it goes on serving what it can.
+#[test]
+fn a_shard_that_cannot_be_looked_through_and_has_no_replica_goes_on_serving() {
+    let mut world = World::new(options(1, 1));
+    world.write(900);
+    world.store.flush().unwrap();
+    world.factory.panic_times(ShardId(0), EngineOperation::Verify, 1);
+    world.store.repair(ShardId(0)).unwrap();
+    world.heal_a_while();
+    assert!(!matches!(world.health(0), Health::Offline(_)), "{}", world.health(0));
+    world.check();
 }
 
 /// Who meets damage looks no further than there: all of a shard takes hours to verify.

@@ -14,7 +14,7 @@ use super::space::UNIT;
 use super::writer::Writer;
 use crate::disk::DiskFile;
 use crate::engine::{Figures, PowerLoss};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use std::hash::BuildHasher;
@@ -85,14 +85,18 @@ impl Core {
         f(self.file.as_ref()).map_err(|e| self.fail(Error::io(what, &self.path, e).on(self.place.shard)))
     }
 
-    /// Stops the engine for good because of `error`, which it returns.
+    /// Stops the engine for good because of `error`, which it returns, unless that is damage: damage is put right in place, and this only
+    /// by opening the engine anew.
     #[cold]
     pub fn fail(&self, error: Error) -> Error {
-        let sticky = Error::new(error.kind(), "the shard's engine stopped after a failed write")
+        let damage = error.kind() == ErrorKind::Corruption;
+        let kind = if damage { ErrorKind::Io } else { error.kind() };
+        let sticky = Error::new(kind, "the shard's engine stopped after a failed write")
             .remedy("remove the cause, then reopen the shard or rebuild it")
             .caused_by(error.clone());
-        let _ = self.failed.set(self.place.locate(sticky));
-        error
+        let sticky = self.place.locate(sticky);
+        let _ = self.failed.set(sticky.clone());
+        if damage { sticky } else { error }
     }
 
     /// Reads the frame of a page from the file, without believing it.

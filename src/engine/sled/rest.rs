@@ -61,8 +61,11 @@ impl Rest {
             inner.waiting += 1;
         }
         while let Some((_, since)) = inner.writing {
+            // Of whoever is writing now: it may be one that has waited as well, and has just begun.
             let until = latest.min(since + self.patience);
-            if self.left.wait_until(&mut inner, until).timed_out() && Instant::now() >= until {
+            if Instant::now() < until {
+                self.left.wait_until(&mut inner, until);
+            } else {
                 log::warn!(
                     "a shard has been writing its index for {:?}, and another one begins beside it: until they are done a power cut may cost both",
                     since.elapsed()
@@ -101,6 +104,24 @@ impl Drop for Unrest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of two that wait for one that hangs the second waits for the first.
+    #[test]
+    fn those_that_wait_for_one_that_hangs_go_on_one_after_another() {
+        let rest = Arc::new(Rest::new(Duration::from_millis(200)));
+        let _hanging = rest.begin();
+        let side = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let _place = rest.begin();
+                    assert_eq!(side.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "both at once");
+                    std::thread::sleep(Duration::from_millis(50));
+                    side.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                });
+            }
+        });
+    }
 
     #[test]
     fn who_hangs_is_waited_for_once_and_its_end_disturbs_nobody() {

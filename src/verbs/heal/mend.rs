@@ -32,8 +32,11 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         // What its pages are found by is damaged: there are no parts to be put right.
         Err(error) if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unsupported) => {
             mover.mending = None;
-            // What is wrong may be no more than what its engine remembers, after a panic: it is opened again first.
-            if error.kind() == ErrorKind::Corruption && shard.is_open() && !shard.is_suspect() {
+            let replaceable = Sources::choose(layout, Purpose::Filling(index), &[index]).is_ok();
+            // What is wrong may be no more than what its engine remembers, after a panic: it is opened again first. Where others do not have
+            // all that it has, what it still has is worth more.
+            if error.kind() == ErrorKind::Corruption && shard.is_open() && !shard.is_suspect() && replaceable
+            {
                 state.shard_failed(shard, &error);
                 return Ok(Step::Worked(0));
             }

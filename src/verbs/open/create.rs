@@ -149,10 +149,17 @@ pub fn create(
         }
         disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))
     };
-    // Up to here nothing of it counts; a manifest that could not be written may nevertheless be there.
-    made.and_then(finish).inspect_err(|_| {
+    let give_up = |_: &Error| {
         if restored {
             give_up(disk, dir, &specs);
+        }
+    };
+    let last = made.inspect_err(give_up)?;
+    // Up to here nothing of it counts; a manifest that could not be written may nevertheless be there. Where the journal lies elsewhere the
+    // marker stays: by it the next restore knows that what lies there is its own.
+    finish(last).inspect_err(|error| {
+        if manifest.journals.is_empty() {
+            give_up(error);
         }
     })?;
     manifest.store(disk, dir)?;

@@ -13,8 +13,9 @@ use crate::backup::{BackupRepository, Versions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId, VirtualNode};
 use crate::journal::Journal;
+use crate::journal::mirror::{Found, Place};
 use crate::manifest::Manifest;
-use crate::shard::paths::JOURNAL_DIR;
+use crate::shard::paths::{self, JOURNAL_DIR};
 use crate::shard::{Layout, Shard, ShardSpec, Worker};
 use crate::state::Seams;
 use std::path::Path;
@@ -160,18 +161,20 @@ fn covered(
     Ok((body, upto))
 }
 
-/// The first sequence that the journal has, in whichever of its directories can be read.
+/// The first sequence that the journal has; of several copies those say so that an opening would believe.
 fn journal_begins(dir: &Path, manifest: &Manifest, seams: &Seams) -> Result<Seq> {
-    let mut places: Vec<_> = manifest.journals.iter().map(|entry| dir.join(&entry.path)).collect();
-    if places.is_empty() {
-        places.push(dir.join(JOURNAL_DIR));
+    let disk = seams.disk.as_ref();
+    if manifest.journals.is_empty() {
+        return Journal::first_retained(disk, &dir.join(JOURNAL_DIR), manifest.store);
     }
-    let mut failed = None;
-    for place in places {
-        match Journal::first_retained(seams.disk.as_ref(), &place, manifest.store) {
-            Ok(first) => return Ok(first),
-            Err(error) => failed = Some(error),
-        }
+    let mut places = Vec::new();
+    for entry in &manifest.journals {
+        let path = paths::resolve(disk, &dir.join(&entry.path))?;
+        places.push(Place { id: entry.id, dir: path, known: true, listed: true, implicit: false });
     }
-    Err(failed.unwrap_or_else(|| Error::corruption("the store has no journal").at(dir)))
+    let locks = Found::lock(disk, &places)?;
+    let found = Found::look(seams.disk.clone(), dir, manifest.store, places, None, false, locks.clone());
+    let first = found.and_then(|found| found.first_retained());
+    locks.release();
+    first
 }

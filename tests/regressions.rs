@@ -303,3 +303,40 @@ fn a_restore_that_fails_late_leaves_nothing_behind() {
     }
     assert_eq!(restore().unwrap().get("key").unwrap().as_deref(), Some(&b"value"[..]));
 }
+
+/// The journal is kept for an archive that is behind, and for a shard that is away. Its bound is for both; where it is reached the archive
+/// is waited for no longer, before writes are refused for the shard.
+#[test]
+fn an_archive_that_is_behind_refuses_no_writes_while_a_shard_is_away() {
+    let (disk, factory) = (SimDisk::new(3), MemoryFactory::new());
+    let options = Options::new()
+        .shards(2)
+        .replication_factor(1)
+        .memory_budget(8 << 20)
+        .journal_segment_bytes(64 << 10)
+        .journal_retention(2 << 20);
+    let store = testing::open(Path::new("/store"), &options, seams(&disk, &factory)).unwrap();
+    let repository = testing::repository(Arc::new(disk.clone()), Path::new("/backup")).unwrap();
+    store.archive(&repository).unwrap();
+    for n in 0..1600_u32 {
+        store.insert(n.to_be_bytes(), [1; 1000]).unwrap();
+    }
+    store.flush().unwrap();
+    assert!(store.stats().unwrap().journal.bytes > 3 << 19, "nothing is kept for the archive");
+    factory.fail(annulus::ShardId(1), EngineOperation::Open);
+    testing::fail_shard(&store, annulus::ShardId(1));
+    let ring = store.ring();
+    let here = |n: &u32| ring.preference_list(n.to_be_bytes())[0] == annulus::ShardId(0);
+    for n in (2000_u32..).filter(here).take(600) {
+        store.insert(n.to_be_bytes(), [2; 1000]).unwrap();
+    }
+    store.flush().unwrap();
+    assert!(store.stats().unwrap().journal.bytes <= 2 << 20);
+    // What the shard lacks is there still.
+    factory.heal(annulus::ShardId(1));
+    for _ in 0..1000 {
+        testing::heal_step(&store).unwrap();
+    }
+    assert!(store.health().unwrap().is_good());
+    assert!((0..1600_u32).all(|n| store.get(n.to_be_bytes()).unwrap().is_some()));
+}

@@ -108,19 +108,34 @@ mod tests {
     /// Of two that wait for one that hangs the second waits for the first.
     #[test]
     fn those_that_wait_for_one_that_hangs_go_on_one_after_another() {
-        let rest = Arc::new(Rest::new(Duration::from_millis(200)));
-        let _hanging = rest.begin();
-        let side = std::sync::atomic::AtomicUsize::new(0);
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let patience = Duration::from_secs(20);
+        let rest = Arc::new(Rest::new(patience));
+        let hanging = rest.begin();
+        let (inside, through) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    let _place = rest.begin();
-                    assert_eq!(side.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "both at once");
-                    std::thread::sleep(Duration::from_millis(50));
-                    side.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    let place = rest.begin();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "both at once");
+                    // The first one lets go when the second has been seen to wait for it.
+                    while through.load(Ordering::SeqCst) == 0 && rest.waiting() != 1 {
+                        assert_eq!(inside.load(Ordering::SeqCst), 1, "both at once");
+                    }
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    through.fetch_add(1, Ordering::SeqCst);
+                    drop(place);
                 });
             }
+            while rest.waiting() != 2 {
+                std::thread::yield_now();
+            }
+            // It has been at it for as long as anybody waits.
+            let long_ago = Instant::now().checked_sub(patience).expect("a machine that runs for so long");
+            rest.inner.lock().writing = Some((hanging.number, long_ago));
+            rest.left.notify_all();
         });
+        assert_eq!(through.load(Ordering::SeqCst), 2);
     }
 
     #[test]

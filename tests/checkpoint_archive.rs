@@ -16,7 +16,7 @@ mod common;
 use annulus::{At, BackupRepository, ErrorKind, Options, Retention, Seq, Store, WriteBatch};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 type Content = BTreeMap<(String, Vec<u8>), (Vec<u8>, Seq)>;
 
@@ -177,6 +177,27 @@ fn the_journal_waits_for_the_archive_and_an_archiver_keeps_up() {
         let restore = place.repo.restore(id).unwrap().options(options()).until(At::Seq(*seq));
         assert_eq!(&content(&restore.open(place.path(&number.to_string())).unwrap()), expected);
     }
+}
+
+/// Much that is written is not left to the journal's disk alone for a minute, which is after what time a little is archived.
+#[test]
+fn an_archiver_adds_a_piece_whenever_enough_was_written() {
+    let place = Place::new();
+    let archiver = place.store.archive_continuously(&place.repo).unwrap();
+    let list = |dir| std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let pieces = || list(place.path("backup/archive")).flat_map(list).count();
+    for round in 0..2u8 {
+        let before = pieces();
+        for n in 0..80u8 {
+            place.store.insert([round, n], vec![n; 64 << 10]).unwrap();
+        }
+        let written = Instant::now();
+        while pieces() == before {
+            assert!(written.elapsed() < Duration::from_secs(45), "nothing was archived of 5 MiB");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    assert_eq!(archiver.stop().unwrap(), place.store.stats().unwrap().last_seq);
 }
 
 #[test]

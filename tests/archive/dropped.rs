@@ -1,5 +1,6 @@
 //! What a restore begins with, and which keyspaces it has.
 
+use crate::common::copy;
 use crate::{Place, content, options};
 use annulus::{At, ErrorKind};
 use std::collections::BTreeSet;
@@ -47,6 +48,51 @@ fn a_repair_passes_over_keyspaces_dropped_since_the_checkpoint() {
     let repaired = options().repair_from(&place.repo, &live).unwrap();
     assert_eq!(repaired.shards.len(), 2);
     assert_eq!(content(&options().existing_only(true).open(&live).unwrap()), expected);
+}
+
+/// What a piece had that is gone lies in the journal still, or else the repair says that it cannot be had.
+#[test]
+fn a_repair_without_one_of_the_archives_pieces_is_whole_or_refused() {
+    let mut place = Place::new();
+    place.write(60);
+    place.store.checkpoint(&place.repo).unwrap();
+    for _ in 0..4 {
+        place.store.archive(&place.repo).unwrap();
+        place.write(3_000);
+        place.store.flush().unwrap();
+    }
+    place.store.archive(&place.repo).unwrap();
+    place.write(20);
+    let (expected, live, bad) = (content(&place.store), place.path("live"), place.path("bad"));
+    place.store.close().unwrap();
+    let list = |dir: PathBuf| -> Vec<PathBuf> {
+        let mut list: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+        list.sort();
+        list
+    };
+    let pieces = list(list(place.path("backup/archive")).remove(0));
+    assert!(pieces.len() > 4);
+    let (mut whole, mut refused) = (0, 0);
+    for piece in pieces {
+        copy(&live, &bad);
+        for lost in ["shards/0000", "shards/0002"] {
+            std::fs::remove_dir_all(bad.join(lost)).unwrap();
+        }
+        let aside = place.path("aside");
+        std::fs::rename(&piece, &aside).unwrap();
+        match options().repair_from(&place.repo, &bad) {
+            Ok(_) => {
+                assert_eq!(content(&options().existing_only(true).open(&bad).unwrap()), expected);
+                whole += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+                refused += 1;
+            }
+        }
+        std::fs::rename(&aside, &piece).unwrap();
+    }
+    assert!(whole > 0 && refused > 2, "{whole} whole, {refused} refused");
 }
 
 fn objects(backup: &Path) -> BTreeSet<PathBuf> {

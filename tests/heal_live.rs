@@ -215,7 +215,11 @@ fn two_directories_that_are_swapped_are_left_alone() {
         let (one, other) = (shard_dir(&live.dir, 1), shard_dir(&live.dir, 3));
         match closed {
             true => live.reopen(|| swap(&one, &other)),
-            false => swap(&one, &other),
+            false => {
+                swap(&one, &other);
+                // Each shard is to have a copy of what that changes.
+                live.with(|store| store.keyspace("made meanwhile").map(drop).unwrap());
+            }
         }
         live.operations(2000);
         live.with(|store| store.flush().unwrap());

@@ -3,7 +3,7 @@
 //! Invariant: an engine that panicked while it was changed is not changed again before it has been opened anew, since
 //! nobody knows what it had got to.
 
-use super::{Block, Cursor, Damage, Engine, Figures, PowerLoss, Walk};
+use super::{Block, Cursor, Damage, Engine, Figures, PowerLoss, Recounted, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
@@ -111,7 +111,7 @@ impl Engine for Guarded {
         self.engine.figures()
     }
 
-    fn recount(&self, pages: usize) -> Result<bool> {
+    fn recount(&self, pages: usize) -> Result<Recounted> {
         guard(self.shard, || self.engine.recount(pages))
     }
 

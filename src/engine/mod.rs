@@ -153,12 +153,12 @@ pub trait Engine: Send + Sync + Debug {
     /// What the shard holds now; none while a recount is needed.
     fn figures(&self) -> Option<Figures>;
 
-    /// One slice (about `pages` pages) of a full pass that reads and verifies everything. Returns whether the pass is
-    /// over; the next call begins another. Runs beside readers; excludes the writer for the length of a slice.
+    /// One slice (about `pages` pages) of a full pass that reads and verifies everything; the call after its end begins another. Runs
+    /// beside readers; excludes the writer for the length of a slice. A pass that ends makes the figures known.
     ///
-    /// A pass that ends makes the figures known. If they were known before and differ from what was counted, pages
-    /// were lost or went back in time unseen: it ends with `Corruption`, and the figures are what was counted.
-    fn recount(&self, pages: usize) -> Result<bool>;
+    /// # Errors
+    /// `Corruption` or `Io`: a page cannot be read, which says nothing of all the others. The pass is over.
+    fn recount(&self, pages: usize) -> Result<Recounted>;
 
     /// Sets the memory for caches anew, see [`EngineSpec::cache_bytes`]. It will not become less than `least` while there are
     /// as many shards as now: what is dear to bring back may take a part of that for good.
@@ -179,6 +179,17 @@ pub trait Engine: Send + Sync + Debug {
 fn whole_only() -> Error {
     Error::new(ErrorKind::Unsupported, "this engine does not tell its parts from each other")
         .remedy("rebuild the shard as a whole")
+}
+
+/// What a slice of a recount came to.
+#[derive(Debug)]
+pub enum Recounted {
+    /// There is more to count.
+    Further,
+    /// All was counted, and is what was known before, if anything was.
+    Whole,
+    /// All was counted, and is not what was known: pages were lost, or went back in time unseen. The figures are what was counted.
+    Differs(Error),
 }
 
 /// Keys that a shard cannot give out.

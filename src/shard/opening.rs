@@ -282,7 +282,11 @@ impl Shard {
                     let mut engines = self.engines.write();
                     std::mem::replace(&mut engines.role, Role::Serving)
                 };
-                if let Err(error) = self.seal(self.applied()) {
+                // A session of its own, since a flush or a move may have one, and goes on.
+                let sealed = self
+                    .begin_apply()
+                    .and_then(|session| self.seal(self.applied()).inspect_err(|_| session.leave()));
+                if let Err(error) = sealed {
                     self.engines.write().role = before;
                     return Err(error);
                 }

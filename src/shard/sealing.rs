@@ -152,8 +152,9 @@ impl Shard {
         }
     }
 
-    /// Writes the identity file anew, with the manifest as it is now.
+    /// Writes the identity file anew, with the manifest as it is now. Errors where the directory has become another's.
     pub fn write_identity(&self, manifest: &Manifest) -> Result<()> {
+        self.check_ours()?;
         let identity = Identity { store: self.store, shard: self.id, manifest: Some(manifest.clone()) };
         identity.store(self.disk.as_ref(), &self.dir)?;
         self.copied.store(manifest.generation, Ordering::Release);

@@ -435,6 +435,7 @@ impl State {
     /// Recomputes what depends on which shards serve.
     pub fn health_changed(&self) {
         self.health_version.fetch_add(1, Ordering::AcqRel);
+        self.records.clear();
         let uncovered = self.first_uncovered().is_some();
         self.gaps.store(uncovered, Ordering::Release);
     }

@@ -5,6 +5,7 @@
 //!   old: before a table is forgotten, its keys are forgotten here ([`Records::retire`]).
 //! - A reader that began before that must not bring an older version in afterwards: it took note of the turn before it asked
 //!   the memtables, and a record is taken in only in the turn that it was read in.
+//! - What was read from a shard is not kept any longer than that shard serves: it may have been wrong, and why it went.
 //! - A record is taken in when it is asked for a second time within a while (a doorkeeper, as in TinyLFU), so that reads all
 //!   over the store cost little and push nothing out.
 //! - How much memory they may take follows from what they are good for ([`Climb`]): where few records get most of the reads it
@@ -155,6 +156,15 @@ impl Records {
 
     pub fn set_capacity(&self, bytes: u64) {
         self.kept.set_capacity(bytes);
+    }
+
+    /// Forgets everything: what one shard has given out another may not hold that takes its place.
+    pub fn clear(&self) {
+        {
+            let _gate = self.gate.write();
+            self.turn.fetch_add(1, Ordering::AcqRel);
+        }
+        self.kept.clear();
     }
 
     /// Forgets what a table that is in the shards now made old; the table is still listed.

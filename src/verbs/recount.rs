@@ -1,5 +1,6 @@
 //! Counting a shard's pages again after it was closed in the middle of a flush, slice by slice.
 
+use crate::engine::Recounted;
 use crate::error::Result;
 use crate::state::State;
 
@@ -13,8 +14,9 @@ pub fn recount(state: &State, pages: usize) -> Result<bool> {
             continue;
         }
         match state.beside(&layout, index, move |_| engine.recount(pages)) {
-            Ok(done) => left |= !done,
-            Err(error) => state.read_failed(shard, &error),
+            Ok(Recounted::Further) => left = true,
+            Ok(Recounted::Whole) => {}
+            Ok(Recounted::Differs(error)) | Err(error) => state.read_failed(shard, &error),
         }
     }
     Ok(left)

@@ -4,6 +4,7 @@
 //! Invariant: it takes a step only while nothing is being healed or moved; what lies behind its place has been verified, or
 //! was written since.
 
+use crate::engine::Recounted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use crate::shard::Layout;
@@ -193,15 +194,21 @@ fn count(state: &State, layout: &Arc<Layout>, id: ShardId, counted: &mut Counted
     loop {
         let engine = engine.clone();
         match state.beside(layout, index, move |_| engine.recount(COUNTED)) {
-            Ok(false) => {}
-            Ok(true) => {
+            Ok(Recounted::Further) => {}
+            Ok(Recounted::Whole) => {
                 counted.all.insert(id);
                 return Ok(());
             }
-            Err(error) if error.kind() == ErrorKind::Corruption => {
+            Ok(Recounted::Differs(error)) => {
                 log::error!("shard {id} is not believed where its replicas differ: {error}");
                 state.scrub.disbelieve(state.seams.disk.as_ref(), &state.dir, id);
                 counted.wrong.insert(id);
+                counted.all.insert(id);
+                return Ok(());
+            }
+            // A page that cannot be read says nothing of what is in the others, and neither for nor against what they hold.
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                state.read_failed(&layout.shards[index], &error);
                 counted.all.insert(id);
                 return Ok(());
             }

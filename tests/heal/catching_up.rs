@@ -162,6 +162,29 @@ fn a_shard_whose_part_of_the_journal_is_damaged_is_filled_from_its_replicas() {
     world.check_copies();
 }
 
+/// The journal lies on a disk of which a part cannot be read any more: what a shard lacks of it its replicas have.
+#[test]
+fn a_shard_whose_part_of_the_journal_cannot_be_read_is_filled_from_its_replicas() {
+    let mut world = World::new(options(3, 2).journal_retention(1 << 20));
+    world.write(300);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(500);
+    world.store.flush().unwrap();
+    assert!(matches!(world.health(1), Health::Offline(_)));
+    let oldest = world.disk.list(Path::new("/store/journal")).unwrap();
+    let oldest = oldest.into_iter().filter(|name| name.ends_with(".seg")).min().unwrap();
+    world.disk.inject(Fault::on(Operation::Read).at(move |path| path.ends_with(&oldest)));
+    world.factory.heal(ShardId(1));
+    for _ in 0..200 {
+        testing::heal_step(&world.store).unwrap();
+    }
+    assert_eq!(world.health(1), Health::Online);
+    assert!(world.saw_rebuilding());
+    world.check();
+    world.check_copies();
+}
+
 /// The last that a shard missed was of a keyspace that is dropped since: nothing of it comes back, and the shard is level.
 #[test]
 fn a_shard_catches_up_with_what_nobody_wants_any_more() {

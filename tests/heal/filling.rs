@@ -358,3 +358,51 @@ fn no_change_begins_while_a_shard_is_compacted() {
     world.check();
     world.check_copies();
 }
+
+/// A compaction that was asked for, and has not begun, does not begin beside a change that has.
+#[test]
+fn no_shard_is_compacted_beside_a_change_that_began_first() {
+    let mut world = World::new(options(3, 2));
+    world.write_large(0..100, 64 << 10);
+    world.store.flush().unwrap();
+    world.store.compact(ShardId(1)).unwrap();
+    let plan = world.store.plan().set_replication_factor(3).preview().unwrap();
+    let change = world.store.apply(plan).unwrap();
+    while change.progress().phase != annulus::Phase::Verifying {
+        testing::heal_step(&world.store).unwrap();
+        testing::change_step(&world.store).unwrap();
+    }
+    world.heal();
+    assert!(!world.saw(|e| matches!(e, EventKind::Compacted { .. })));
+    while testing::change_step(&world.store).unwrap() {}
+    world.check();
+    world.check_copies();
+}
+
+/// A shard that is being rid of what it does not own is compacted meanwhile: its new seal, too, says that it is being changed.
+#[test]
+fn what_is_removed_after_a_compaction_is_removed_under_a_seal_that_says_so() {
+    let mut world = World::new(options(3, 2));
+    world.write_large(0..400, 64 << 10);
+    world.store.flush().unwrap();
+    let plan = world.store.plan().add_shard(annulus::ShardOptions::new("/added")).preview().unwrap();
+    let change = world.store.apply(plan).unwrap();
+    while change.progress().phase != annulus::Phase::Cleaning {
+        testing::change_step(&world.store).unwrap();
+    }
+    let begun = |world: &World| (0..3).find(|shard| world.is_applying(*shard));
+    while begun(&world).is_none() {
+        assert!(testing::change_step(&world.store).unwrap());
+    }
+    let shard = begun(&world).unwrap();
+    world.store.compact(ShardId(shard)).unwrap();
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::Compacted { .. })));
+    assert!(!world.is_applying(shard));
+    assert!(testing::change_step(&world.store).unwrap());
+    assert!(world.is_applying(shard));
+    while testing::change_step(&world.store).unwrap() {}
+    assert!(!world.is_applying(shard));
+    world.check();
+    world.check_copies();
+}

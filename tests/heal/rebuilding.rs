@@ -2,6 +2,52 @@
 
 use super::*;
 
+/// The sector under a small file of a shard cannot be read at an opening, and never again, on a disk that is there otherwise.
+#[test]
+fn a_shard_with_a_file_that_cannot_be_read_is_begun_anew() {
+    let mut world = World::new(options(3, 2));
+    world.write(800);
+    world.store.flush().unwrap();
+    let seal = world.dir(1).join("SEAL");
+    let blank = open(&SimDisk::new(1), &MemoryFactory::new(), &world.options);
+    std::mem::replace(&mut world.store, blank).close().unwrap();
+    let unreadable = seal.clone();
+    world.disk.inject(Fault::on(Operation::Read).at(move |path| path == unreadable));
+    world.store = open(&world.disk, &world.factory, &world.options);
+    assert!(matches!(world.health(1), Health::Offline(_)));
+    for _ in 0..200 {
+        testing::heal_step(&world.store).unwrap();
+        if world.saw_rebuilding() {
+            // What is written anew lies in another place.
+            world.disk.heal();
+        }
+    }
+    assert!(world.saw_rebuilding());
+    world.check();
+    world.check_copies();
+}
+
+/// A shard went back in time without a word, and what it gave out until it was rebuilt is not given out any longer.
+#[test]
+fn what_a_wrong_shard_has_given_out_is_forgotten_with_it() {
+    let mut world = World::new(options(2, 2));
+    let key = b"k".to_vec();
+    for value in ["old", "new"] {
+        world.store.insert(&key, value).unwrap();
+        world.model.insert(key.clone(), value.as_bytes().to_vec());
+        world.store.flush().unwrap();
+    }
+    let first = world.store.ring().preference_list(&key)[0];
+    assert!(world.factory.turn_back(first, &internal(&key)));
+    for _ in 0..3 {
+        assert_eq!(world.store.get(&key).unwrap().as_deref(), Some(&b"old"[..]));
+    }
+    world.store.rebuild(first).unwrap();
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
 #[test]
 fn a_shard_that_the_journal_has_outrun_is_rebuilt_from_its_replicas() {
     let mut world = World::new(options(4, 2).journal_retention(0));

@@ -279,6 +279,57 @@ fn what_a_scrub_has_counted_is_not_forgotten_at_an_opening() {
     world.check_copies();
 }
 
+/// A page that cannot be read is no reason to disbelieve what lies in all the others.
+#[test]
+fn a_record_that_one_has_stays_though_another_page_of_that_one_is_damaged() {
+    let mut world = World::new(options(3, 2));
+    world.write_large(0..400, 8 << 10);
+    world.store.flush().unwrap();
+    let ring = world.store.ring();
+    let owners = |key: &Vec<u8>| {
+        let list = ring.preference_list(key);
+        (list[0], list[1])
+    };
+    let mut keys = world.model.keys();
+    let key = keys.next().unwrap().clone();
+    let (has, lacks) = owners(&key);
+    let away = (0..3).map(ShardId).find(|id| *id != has && *id != lacks).unwrap();
+    let late = keys.rev().find(|late| {
+        let (a, b) = owners(late);
+        (a == has && b == away) || (b == has && a == away)
+    });
+    let late = late.unwrap().clone();
+    // In the middle of a flush: after the crash what is there counts as what should be.
+    world.factory.fail_times(lacks, EngineOperation::Sync, 1);
+    world.write(10);
+    world.store.flush().unwrap();
+    world.store.sync().unwrap();
+    world.disk = world.disk.kill();
+    world.factory.crash(1);
+    world.store = open(&world.disk, &world.factory, &world.options);
+    world.factory.forge(lacks, &internal(&key), &[]);
+    world.heal();
+    world.store.flush().unwrap();
+    while testing::recount(&world.store).unwrap() {}
+    world.factory.corrupt(has, &internal(&late));
+    world.factory.fail(away, EngineOperation::Open);
+    testing::fail_shard(&world.store, away);
+    let running = world.store.scrub().unwrap();
+    // It does not get past the damaged page, which has no other copy.
+    for _ in 0..100 {
+        if let Err(error) = testing::scrub_step(&world.store) {
+            assert_eq!(error.kind(), annulus::ErrorKind::Corruption, "{error}");
+        }
+    }
+    let report = running.progress().report;
+    assert_eq!((report.records_reconciled, report.records_unsettled), (1, 1), "{report:?}");
+    world.factory.heal(away);
+    world.factory.heal(has);
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
 /// Both owners have lost something, so neither is believed, and a record that only one of them has stays.
 #[test]
 fn where_no_owner_is_believed_the_record_stays_and_that_is_told() {

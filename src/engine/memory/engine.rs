@@ -5,7 +5,7 @@ use super::faults::unreadable;
 use super::shard::{Shard, Version, figures_of, visible};
 use super::{MemoryFactory, Operation};
 use crate::engine::sled::check_replacement;
-use crate::engine::{Cursor, Damage, Engine, Figures, PowerLoss, Walk};
+use crate::engine::{Cursor, Damage, Engine, Figures, PowerLoss, Recounted, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
@@ -220,7 +220,7 @@ impl Engine for MemoryEngine {
         self.with(|shard| Ok(shard.figures)).ok().flatten()
     }
 
-    fn recount(&self, _pages: usize) -> Result<bool> {
+    fn recount(&self, _pages: usize) -> Result<Recounted> {
         self.pass(Operation::Recount)?;
         self.with(|shard| {
             self.world.check(self.id, &KeyRange { lo: Vec::new(), hi: None })?;
@@ -233,11 +233,10 @@ impl Engine for MemoryEngine {
             }
             match shard.figures.replace(sum) {
                 Some(kept_up) if kept_up != sum => {
-                    Err(Error::corruption(format!("expected {kept_up:?}, counted {sum:?}"))
-                        .at(&self.dir)
-                        .on(self.id))
+                    let error = Error::corruption(format!("expected {kept_up:?}, counted {sum:?}"));
+                    Ok(Recounted::Differs(error.at(&self.dir).on(self.id)))
                 }
-                _ => Ok(true),
+                _ => Ok(Recounted::Whole),
             }
         })
     }

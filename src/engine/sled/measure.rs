@@ -4,7 +4,7 @@
 
 use super::SledFactory;
 use crate::digest::hash128;
-use crate::engine::{Block, Engine, EngineFactory, EngineSpec, Walk};
+use crate::engine::{Block, Engine, EngineFactory, EngineSpec, Recounted, Walk};
 use crate::ids::{Seq, ShardId};
 use crate::record::{KeyRange, RunBuffer, RunRecord};
 use crate::ring::Position;
@@ -225,7 +225,7 @@ fn verifying() {
         );
     }
     let figures = bench.engine.figures().unwrap();
-    let recount = Cost::of(1, || while !bench.engine.recount(256).unwrap() {});
+    let recount = Cost::of(1, || while matches!(bench.engine.recount(256).unwrap(), Recounted::Further) {});
     println!("recount {:.0} MB/s, {} pages", live as f64 / recount.wall, figures.pages);
     let each = figures.pages.min(2000);
     let ranges: Vec<KeyRange> = {

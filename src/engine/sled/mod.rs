@@ -69,7 +69,7 @@ pub use self::node::{Listed, Node, PageRef};
 
 use self::core::Core;
 use self::rest::Rest;
-use super::{Cursor, Damage, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
+use super::{Cursor, Damage, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Recounted, Walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
@@ -189,7 +189,7 @@ impl Engine for SledEngine {
         self.core.read_recursive().as_ref().and_then(|core| *core.figures.lock())
     }
 
-    fn recount(&self, pages: usize) -> Result<bool> {
+    fn recount(&self, pages: usize) -> Result<Recounted> {
         self.with(|core| core.recount(pages))
     }
 

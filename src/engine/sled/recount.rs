@@ -3,12 +3,12 @@
 use super::core::Core;
 use super::root::Which;
 use super::writer::{Recount, Writer, added, figures_of};
-use crate::engine::Figures;
+use crate::engine::{Figures, Recounted};
 use crate::error::Result;
 
 impl Core {
     /// Counts about `pages` pages on; returns whether the pass is over.
-    pub fn recount(&self, pages: usize) -> Result<bool> {
+    pub fn recount(&self, pages: usize) -> Result<Recounted> {
         self.check()?;
         let mut writer = self.writer.lock();
         let mut recount = writer
@@ -26,19 +26,19 @@ impl Core {
         }
         if recount.next.is_some() {
             writer.recount = Some(recount);
-            return Ok(false);
+            return Ok(Recounted::Further);
         }
         let (kept_up, was_known) = (writer.figures, writer.counted);
         writer.figures = recount.sum;
         writer.counted = true;
         *self.figures.lock() = writer.known();
         if was_known && kept_up != recount.sum {
-            return Err(self.place.corruption(format!(
+            return Ok(Recounted::Differs(self.place.corruption(format!(
                 "expected {} pages with {} records and set hash {:032x}, counted {} with {} and {:032x}: pages are lost or old",
                 kept_up.pages, kept_up.records, kept_up.set_hash, recount.sum.pages, recount.sum.records, recount.sum.set_hash
-            )));
+            ))));
         }
-        Ok(true)
+        Ok(Recounted::Whole)
     }
 
     /// Counts up to `most` pages of the node that holds `next`; returns where to go on, if anywhere, and how many.

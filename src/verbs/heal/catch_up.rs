@@ -61,8 +61,9 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
 fn replay(state: &State, layout: &Arc<Layout>, index: usize, from: Seq, until: Seq) -> Result<u64> {
     let shard = &layout.shards[index];
     let read = read(state, from, until).inspect_err(|error| {
-        // It was trimmed, or is damaged: the shard is begun anew from its replicas.
-        if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corruption) {
+        // It was trimmed, or is damaged: the shard is begun anew from its replicas. So it is where the disk goes on refusing to give it
+        // out, and meanwhile it keeps nothing in the journal beyond what that may hold.
+        if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corruption | ErrorKind::Io) {
             let text = "what the shard lacks cannot be read from the journal";
             state.shard_failed(shard, &Error::corruption(text).on(shard.id).caused_by(error.clone()));
         }

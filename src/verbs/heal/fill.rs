@@ -1,5 +1,6 @@
 //! Filling: a shard gets all that it should hold from its replicas, or from itself, while it gets every flush.
 
+use super::requests::change_under_way;
 use super::revive::{release, spec_of};
 use super::step::{LOOK_AGAIN, Step, healed, let_go};
 use crate::error::{Error, ErrorKind, Result};
@@ -69,6 +70,10 @@ pub fn begin_beside(state: &State, mover: &mut Mover, layout: &Arc<Layout>, inde
     let shard = &layout.shards[index];
     let spec = spec_of(state, shard.id)?;
     mover.fill.take_if(|fill| fill.shard == shard.id);
+    // It may have begun since this was asked for.
+    if state.manifest.lock().change.is_some() {
+        return Err(change_under_way());
+    }
     let _turn = state.flushing.lock();
     let _chunk = state.moving.lock();
     if level(state)?.is_none() {
@@ -116,10 +121,9 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
             let ended = end(state, layout, index, fill);
             state.change.foreground.watch(state.change.current().is_some());
             mover.fill = None;
-            // What is being removed from it may be in the new engine where it has been gone through already.
-            if let Some(sweep) = mover.sweep_of(shard.id) {
-                sweep.position.clear();
-            }
+            // What is being removed from it may be in the new engine where it has been gone through already; and that it is being
+            // changed its seal no longer says.
+            mover.sweeps.retain(|sweep| sweep.shard != shard.id);
             ended.map(|()| Step::Worked(0))
         }
         Err(error) => {

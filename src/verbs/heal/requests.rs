@@ -80,6 +80,10 @@ pub fn health(state: &State) -> Result<StoreHealth> {
     Ok(StoreHealth { shards, under_replicated, unavailable, quarantined, silent })
 }
 
+pub(super) fn change_under_way() -> Error {
+    Error::new(ErrorKind::Busy, "a change of the topology is under way").remedy("wait for it, or cancel it")
+}
+
 /// Asks for something to be done for a shard; waits for it, for `limit` at the most, where background threads run.
 pub fn request(state: &State, id: ShardId, wish: Wish, limit: Option<Duration>) -> Result<()> {
     state.check_open()?;
@@ -90,8 +94,7 @@ pub fn request(state: &State, id: ShardId, wish: Wish, limit: Option<Duration>) 
             .remedy("see health() for the shards"));
     }
     if wish == Wish::Compact && state.manifest.lock().change.is_some() {
-        return Err(Error::new(ErrorKind::Busy, "a change of the topology is under way")
-            .remedy("wait for it, or cancel it"));
+        return Err(change_under_way());
     }
     let Some(outcome) = state.healing.wish(id, wish) else {
         return Err(Error::new(ErrorKind::Busy, "something else is being done for the shard")

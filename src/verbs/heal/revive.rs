@@ -41,6 +41,14 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
     if damaged || missing && (asked || !is_on_its_own_disk(state, shard.id)) {
         return fill::begin_anew(state, mover, layout, index, missing, &error.to_string());
     }
+    // One file of it cannot be read, of a disk that is there and can be written to: that does not pass by waiting.
+    let is_usable = |shard: &Shard| shard.check_ours().and_then(|()| shard.probe());
+    if error.kind() == ErrorKind::Io
+        && !error.is_refusal_to_write()
+        && state.beside(layout, index, is_usable).is_ok()
+    {
+        shard.strike();
+    }
     Err(error)
 }
 

@@ -13,7 +13,7 @@ use super::frame::Page;
 use super::node::Listed;
 use super::root::{Search, Which};
 use crate::engine::tests::{Model, Run, apply, check, scan, scratch, spec};
-use crate::engine::{Engine, EngineSpec, Figures};
+use crate::engine::{Engine, EngineSpec, Figures, Recounted};
 use crate::error::ErrorKind;
 use crate::ids::Seq;
 use crate::record::KeyRange;
@@ -66,8 +66,13 @@ fn pages(core: &Core) -> Vec<Listed> {
 }
 
 fn recount(engine: &dyn Engine) -> crate::Result<Figures> {
-    while !engine.recount(4)? {}
-    Ok(engine.figures().unwrap())
+    loop {
+        match engine.recount(4)? {
+            Recounted::Further => {}
+            Recounted::Whole => return Ok(engine.figures().unwrap()),
+            Recounted::Differs(error) => return Err(error),
+        }
+    }
 }
 
 /// What a full count of the pages in the file gives, by other means than the engine's.

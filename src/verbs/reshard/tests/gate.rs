@@ -1,6 +1,8 @@
 //! Engines whose operations wait at gates.
 
-use crate::engine::{Block, Cursor, Damage, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Walk};
+use crate::engine::{
+    Block, Cursor, Damage, Engine, EngineFactory, EngineSpec, Figures, PowerLoss, Recounted, Walk,
+};
 use crate::error::{Error, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{Found, KeyRange, RunBuffer, RunRecord};
@@ -188,7 +190,7 @@ impl Engine for GatedEngine {
         self.engine.figures()
     }
 
-    fn recount(&self, pages: usize) -> Result<bool> {
+    fn recount(&self, pages: usize) -> Result<Recounted> {
         self.engine.recount(pages)
     }
 

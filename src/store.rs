@@ -245,10 +245,11 @@ impl Store {
     }
 
     /// Sets a shard's files aside, whatever state they are in, and fills it anew from its replicas; returns when it serves
-    /// again. Meanwhile its replicas answer: there is one copy fewer of what it holds.
+    /// again. Meanwhile its replicas answer: there is one copy fewer of what it holds. While the shard still serves, the others are
+    /// first read through, and their damaged pages replaced from it.
     ///
     /// # Errors
-    /// As [`repair`](Self::repair).
+    /// As [`repair`](Self::repair); `Unavailable` also if one of the others has damage that nobody can put right.
     pub fn rebuild(&self, shard: ShardId) -> Result<()> {
         verbs::heal::request(&self.handle().state, shard, Wish::Rebuild, None)
     }

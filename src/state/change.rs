@@ -110,6 +110,8 @@ pub struct Mover {
     pub fill: Option<Fill>,
     /// The shard whose pages are being verified.
     pub mending: Option<Mender>,
+    /// The shards that one is to be filled from, which are being verified.
+    pub proof: Option<Proof>,
     /// What the scrub under way knows from counting shards' pages.
     pub counted: Counted,
     /// Shards that have been, durably, since they lost something last, and are yet to be said to be clean.
@@ -137,6 +139,7 @@ impl Mover {
         self.left.retain(|(id, _)| *id != shard);
         self.fill.take_if(|fill| fill.shard == shard);
         self.mending.take_if(|mending| mending.shard == shard);
+        self.proof.take_if(|proof| proof.of == shard || proof.whole.contains(&shard));
         // How much was flushed since it was given the journal last says nothing of now.
         self.caught.take_if(|(id, _)| *id == shard);
     }
@@ -183,6 +186,22 @@ pub struct Mender {
     pub left: u64,
     /// Why pages were left.
     pub cause: Option<Error>,
+}
+
+/// What is known of those that a shard is to be filled from.
+#[derive(Debug)]
+pub struct Proof {
+    pub of: ShardId,
+    /// They have been verified.
+    pub whole: Vec<ShardId>,
+    /// Where to go on in the next one.
+    pub position: Vec<u8>,
+}
+
+impl Proof {
+    pub fn of(shard: ShardId) -> Proof {
+        Proof { of: shard, whole: Vec::new(), position: Vec::new() }
+    }
 }
 
 /// A shard that is being filled.

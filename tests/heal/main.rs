@@ -158,6 +158,14 @@ impl World {
         }
     }
 
+    /// Asks for a shard to be filled anew, and goes on until that has begun.
+    fn rebuild(&self, shard: ShardId) {
+        self.store.rebuild(shard).unwrap();
+        while self.health(shard.0) != Health::Rebuilding {
+            self.steps(1);
+        }
+    }
+
     /// Whether a shard's seal says that it is being changed.
     fn is_applying(&self, shard: u32) -> bool {
         let seal = self.disk.read(&self.dir(shard).join("SEAL")).unwrap().unwrap();

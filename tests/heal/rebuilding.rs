@@ -27,6 +27,53 @@ fn a_shard_with_a_file_that_cannot_be_read_is_begun_anew() {
     world.check_copies();
 }
 
+/// The other copy has a damaged page, of which somebody knows or nobody does: it is put right before this one is set aside.
+#[test]
+fn a_shard_is_not_given_up_while_it_has_what_the_others_lack() {
+    for (known, rebuilt, damaged) in [(false, 0, 1), (true, 0, 1), (false, 1, 0), (true, 1, 0)] {
+        let mut world = World::new(options(2, 2));
+        world.write_large(0..100, 64 << 10);
+        world.store.flush().unwrap();
+        let key = 77u32.to_be_bytes();
+        world.factory.corrupt(ShardId(damaged), &internal(&key));
+        if known {
+            for item in world.store.iter() {
+                item.unwrap();
+            }
+            world.check();
+        }
+        world.store.rebuild(ShardId(rebuilt)).unwrap();
+        world.heal();
+        assert!(world.store.health().unwrap().is_good() && world.saw_rebuilding());
+        world.check();
+        world.check_copies();
+    }
+}
+
+/// Both copies have damage, in different places or in the same: what the shard has that is good is not given up for that.
+#[test]
+fn a_shard_is_not_rebuilt_from_one_that_cannot_be_put_right() {
+    let mut world = World::new(options(2, 2));
+    world.write_large(0..100, 64 << 10);
+    world.store.flush().unwrap();
+    let (first, both) = (11u32.to_be_bytes(), 77u32.to_be_bytes());
+    world.factory.corrupt(ShardId(0), &internal(&first));
+    world.factory.corrupt(ShardId(0), &internal(&both));
+    world.factory.corrupt(ShardId(1), &internal(&both));
+    world.store.rebuild(ShardId(0)).unwrap();
+    for _ in 0..300 {
+        testing::heal_step(&world.store).unwrap();
+    }
+    assert!(!world.saw_rebuilding());
+    let told = |kind: &EventKind| matches!(kind, EventKind::NotHealed { .. });
+    assert!(world.saw(told));
+    world.model.remove(&both[..]);
+    for (key, value) in &world.model {
+        assert_eq!(world.store.get(key).unwrap().as_deref(), Some(&value[..]));
+    }
+    assert!(world.store.get(both).is_err());
+}
+
 /// A shard went back in time without a word, and what it gave out until it was rebuilt is not given out any longer.
 #[test]
 fn what_a_wrong_shard_has_given_out_is_forgotten_with_it() {

@@ -1,6 +1,6 @@
 //! One step of healing: of one shard, as much as some ten milliseconds' work.
 
-use super::{catch_up, fill, mend, revive};
+use super::{catch_up, fill, mend, prove, revive};
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Heal;
 use crate::shard::{Health, Layout, Shard};
@@ -112,7 +112,14 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
     let asked = wish.is_some() || state.settings.heal == Heal::Automatic;
     if let Some(wish) = wish.filter(|wish| !wish.begun) {
         match wish.what {
-            Wish::Rebuild => return fill::begin_anew(state, mover, layout, index, true, "it was asked for"),
+            Wish::Rebuild => {
+                if shard.serves()
+                    && let Some(step) = prove::piece(state, mover, layout, index)?
+                {
+                    return Ok(step);
+                }
+                return fill::begin_anew(state, mover, layout, index, true, "it was asked for");
+            }
             Wish::Compact if shard.serves() && !shard.is_filling() => {
                 return fill::begin_beside(state, mover, layout, index);
             }

@@ -1,0 +1,58 @@
+//! Before a shard that serves is given up to be filled anew: those that it is to be filled from are verified, and mended from it as
+//! long as it is there.
+//!
+//! Invariant: what one of them alone has lost is never the reason that both are without it.
+
+use super::step::Step;
+use crate::error::{Error, ErrorKind, Result};
+use crate::shard::Layout;
+use crate::state::State;
+use crate::state::change::{Mover, Proof};
+use crate::state::events::EventKind;
+use crate::state::transfer::{Purpose, Sources, level, verify_and_mend};
+use std::sync::Arc;
+
+/// Verifies a piece of those that a shard would be filled from; none when they are whole.
+pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Option<Step>> {
+    let shard = &layout.shards[index];
+    // Whoever begins it anew says what is missing.
+    let Ok(sources) = Sources::choose(layout, Purpose::Filling(index), &[index]) else { return Ok(None) };
+    {
+        // Nobody is mended from one who lacks what it has.
+        let _turn = state.flushing.lock();
+        let _chunk = state.moving.lock();
+        if level(state)?.is_none() {
+            return Ok(Some(Step::NeedsFlush));
+        }
+    }
+    let proof = mover.proof.get_or_insert_with(|| Proof::of(shard.id));
+    if proof.of != shard.id {
+        *proof = Proof::of(shard.id);
+    }
+    let next = sources.shards.iter().find(|source| !proof.whole.contains(&layout.shards[**source].id));
+    let Some(source) = next.copied() else {
+        mover.proof = None;
+        return Ok(None);
+    };
+    let (from, id) = (&layout.shards[source], layout.shards[source].id);
+    let mended = verify_and_mend(state, layout, source, &proof.position);
+    let mended = mended.inspect_err(|error| state.read_failed(from, error))?;
+    if mended.repaired > 0 {
+        state.events.tell(Some(id), EventKind::Repaired { pages: mended.repaired });
+    }
+    if let Some(cause) = mended.cause {
+        let error = Error::corruption("damage is left").on(id).caused_by(cause);
+        state.read_failed(from, &error);
+        mover.proof = None;
+        let text =
+            format!("the shard cannot be rebuilt: shard {id}, which it is to be filled from, is damaged");
+        return Err(Error::new(ErrorKind::Unavailable, text).on(shard.id).caused_by(error).remedy(
+            "bring the shards back that hold the same, or repair this one, which keeps what is good in it",
+        ));
+    }
+    proof.position = mended.end.unwrap_or_else(|| {
+        proof.whole.push(id);
+        Vec::new()
+    });
+    Ok(Some(Step::Worked(mended.bytes)))
+}

@@ -472,6 +472,19 @@ fn a_repair_that_was_killed_anywhere_is_repeated() {
     assert!(stops > 60 && again > 30, "{stops} stops, {again} repaired again");
 }
 
+/// A prune sweeps what others have left, and cannot tell it from what an archiver is writing.
+#[test]
+fn a_file_that_is_swept_while_it_is_written_is_written_again() {
+    let disk = SimDisk::new(7);
+    let storage = DirStorage::new(Arc::new(disk.clone()), BACKUP);
+    storage.write("archive/a/1", b"a piece").unwrap();
+    disk.inject(Fault::on(Operation::Rename).error(io::ErrorKind::NotFound).times(1));
+    storage.write("archive/a/2", b"another").unwrap();
+    assert_eq!(storage.read("archive/a/2").unwrap().as_deref(), Some(&b"another"[..]));
+    disk.inject(Fault::on(Operation::Rename).error(io::ErrorKind::NotFound));
+    assert_eq!(storage.write("archive/a/3", b"third").unwrap_err().kind(), ErrorKind::Io);
+}
+
 #[test]
 fn a_repair_from_a_damaged_backup_leaves_what_there_is_of_the_shards() {
     let damaged = Damaged::new();

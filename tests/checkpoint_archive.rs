@@ -89,6 +89,36 @@ impl Place {
 }
 
 #[test]
+fn pieces_that_were_cut_off_are_swept_by_a_prune() {
+    let mut place = Place::new();
+    place.write(60);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.archive(&place.repo).unwrap();
+    let archive = std::fs::read_dir(place.path("backup/archive")).unwrap().next().unwrap().unwrap().path();
+    let names = || {
+        let entries = std::fs::read_dir(&archive).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    // Left by processes that were killed in the middle of a piece; the other name is none of ours.
+    for name in ["0000000000000031-0000000000000047.tmp", "0000000000000048.tmp"] {
+        std::fs::write(archive.join(name), [7; 3_000]).unwrap();
+    }
+    std::fs::write(archive.join("notes.txt"), b"a user's").unwrap();
+    let pruned = place.repo.prune(Retention::keep_last(1)).unwrap();
+    assert_eq!((pruned.checkpoints.len(), pruned.objects, pruned.bytes), (0, 2, 6_000));
+    std::fs::remove_file(archive.join("notes.txt")).unwrap();
+    assert_eq!(names(), before);
+    place.moment();
+    place.store.archive(&place.repo).unwrap();
+    let (seq, _, expected) = place.moments[0].clone();
+    assert_eq!(content(&place.restored(At::Seq(seq), "new").unwrap()), expected);
+}
+
+#[test]
 fn every_moment_of_an_archived_store_comes_back() {
     let mut place = Place::new();
     place.write(60);

@@ -472,6 +472,69 @@ fn a_repair_that_was_killed_anywhere_is_repeated() {
     assert!(stops > 60 && again > 30, "{stops} stops, {again} repaired again");
 }
 
+/// As when a process has too many files open for a moment: a shard that was made anew does not open, or it is filled.
+#[test]
+fn a_repair_whose_new_shard_does_not_open_names_it() {
+    let live = Path::new("/live");
+    let options = || options().virtual_nodes(16).replication_factor(1);
+    let (disk, factory, backup) = (SimDisk::new(7), MemoryFactory::new(), SimDisk::new(8));
+    let seams = |disk: &SimDisk, factory: &MemoryFactory| Seams {
+        disk: Arc::new(disk.clone()),
+        factory: Arc::new(factory.clone()),
+        background: false,
+    };
+    let repo = repository(&backup);
+    let store = testing::open(live, &options().shards(2), seams(&disk, &factory)).unwrap();
+    // So much that the journal does not reach back to its beginning.
+    for round in 0..4 {
+        for n in 0..250u8 {
+            store.insert([n], vec![n ^ round; 400]).unwrap();
+        }
+        store.checkpoint(&repo).unwrap();
+        store.flush().unwrap();
+    }
+    let expected = content(&store);
+    store.close().unwrap();
+    factory.erase(Path::new("/live/shards/0000"));
+    disk.remove_file(Path::new("/live/shards/0000/SEAL")).unwrap();
+    disk.sync_dir(Path::new("/live/shards/0000")).unwrap();
+    let mut named = 0;
+    for operation in [Operation::Read, Operation::Look] {
+        for after in 0..60 {
+            let (disk, factory) = (disk.fork(), factory.fork());
+            let of_shard = |path: &Path| path.starts_with("/live/shards/0000");
+            disk.inject(Fault::on(operation).at(of_shard).after(after).times(1));
+            let what = format!("{operation:?} after {after}");
+            match testing::repair_from(&options(), &repo, live, &seams(&disk, &factory)) {
+                Ok(repaired) => assert_eq!(repaired.shards.len(), 1, "{what}"),
+                Err(error) => {
+                    named += usize::from(error.shard().is_some_and(|shard| shard.0 == 0));
+                    disk.heal();
+                    testing::repair_from(&options(), &repo, live, &seams(&disk, &factory)).unwrap();
+                }
+            }
+            disk.heal();
+            let store = testing::open(live, &options().existing_only(true), seams(&disk, &factory));
+            let store = store.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(content(&store), expected, "{what}");
+        }
+    }
+    assert!(named > 0, "it opened each time");
+}
+
+/// A prune sweeps what others have left, and cannot tell it from what an archiver is writing.
+#[test]
+fn a_file_that_is_swept_while_it_is_written_is_written_again() {
+    let disk = SimDisk::new(7);
+    let storage = DirStorage::new(Arc::new(disk.clone()), BACKUP);
+    storage.write("archive/a/1", b"a piece").unwrap();
+    disk.inject(Fault::on(Operation::Rename).error(io::ErrorKind::NotFound).times(1));
+    storage.write("archive/a/2", b"another").unwrap();
+    assert_eq!(storage.read("archive/a/2").unwrap().as_deref(), Some(&b"another"[..]));
+    disk.inject(Fault::on(Operation::Rename).error(io::ErrorKind::NotFound));
+    assert_eq!(storage.write("archive/a/3", b"third").unwrap_err().kind(), ErrorKind::Io);
+}
+
 #[test]
 fn a_repair_from_a_damaged_backup_leaves_what_there_is_of_the_shards() {
     let damaged = Damaged::new();

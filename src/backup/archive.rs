@@ -4,7 +4,9 @@
 //! consecutive sequences, all durable in the source when it was written. Of pieces that overlap those count that reach further.
 
 use super::piece::{Head, Listed, Piece, prefix};
+use super::progress::Watch;
 use super::repository::BackupRepository;
+use super::sweep::Swept;
 use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -98,16 +100,27 @@ impl BackupRepository {
         Ok(upto)
     }
 
-    /// Removes pieces that lie before every checkpoint of their store: nothing that is left could use them.
-    pub(crate) fn prune_archive(&self, store: u128, oldest: Seq) -> Result<()> {
-        let chain = self.chain(store)?;
+    /// Removes pieces that lie before every checkpoint of their store, since nothing that is left could use them: `oldest` is the first of
+    /// these, none where there is none. And files that never got their names, which are told.
+    pub(crate) fn prune_archive(&self, store: u128, oldest: Option<Seq>, watch: &Watch) -> Result<Swept> {
+        let objects = self.storage.list(&prefix(store))?;
+        let mut swept = Swept::default();
+        // An archiver that is writing one of them writes it again.
+        for object in objects.iter().filter(|object| object.name.ends_with(".tmp")) {
+            self.storage.delete(&object.name)?;
+            swept.objects += 1;
+            swept.bytes += object.bytes;
+            watch.more(1, object.bytes)?;
+        }
+        let chain = Chain::new(objects.iter().filter_map(|object| Listed::of(store, &object.name)).collect());
         // The piece that the checkpoint's next write lies in stays.
-        if let Some(needed) = chain.from(oldest.next()).first() {
+        if let Some(needed) = oldest.and_then(|oldest| chain.from(oldest.next()).first().copied()) {
             for piece in chain.pieces.iter().chain(&chain.spare).filter(|piece| piece.first < needed.first) {
                 self.storage.delete(&piece.name(store))?;
             }
         }
-        self.storage.settle()
+        self.storage.settle()?;
+        Ok(swept)
     }
 
     /// Hands the commits of a store after `from`, up to `until`, to `visit`; an error if one is not there.

@@ -198,9 +198,14 @@ impl<'a> ChunkView<'a> {
         Ok(ChunkView { bytes, records: word(16), coding })
     }
 
+    /// How many blocks it says that it has.
+    pub fn blocks(&self) -> u32 {
+        get_u32(self.bytes, 20).unwrap_or_default()
+    }
+
     /// A position before the first block.
     pub fn start(&self) -> BlockCursor {
-        BlockCursor { at: HEADER, left: get_u32(self.bytes, 20).unwrap_or_default() }
+        BlockCursor { at: HEADER, left: self.blocks() }
     }
 
     /// The next block. It ends with an error where that cannot be found.

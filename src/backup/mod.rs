@@ -18,6 +18,7 @@
 //! | [`repository`], [`archive`], [`prune`], [`verify`] | what can be done with a repository |
 //! | [`writer`], [`filling`], [`builder`], [`buffers`] | records to chunks |
 //! | [`reader`] | and back |
+//! | [`leftover`] | what is believed of a chunk that is damaged |
 
 pub mod archive;
 pub mod buffers;
@@ -28,6 +29,7 @@ pub mod damage;
 pub mod filling;
 pub mod hash;
 pub mod index;
+pub mod leftover;
 #[cfg(feature = "object-store")]
 pub mod object;
 pub mod options;

@@ -86,7 +86,7 @@ impl Retention {
 pub struct Pruned {
     /// The checkpoints that are gone.
     pub checkpoints: Vec<CheckpointId>,
-    /// How many objects went with them, or had been left by an interrupted writer.
+    /// How many objects went with them, or had been left by an interrupted writer, also of an archive.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -173,13 +173,13 @@ impl BackupRepository {
             self.storage.delete(&id.name())?;
         }
         // Settles the deletions before the first object goes.
-        let swept = session.sweep_but(&needed, watch)?;
+        let mut swept = session.sweep_but(&needed, watch)?;
         let stores: BTreeSet<u128> = all.iter().map(|checkpoint| checkpoint.store).collect();
         for store in stores {
             let left = all.iter().filter(|c| c.store == store && !chosen.contains(&c.id));
-            if let Some(oldest) = left.map(|checkpoint| checkpoint.seq).min() {
-                self.prune_archive(store, oldest)?;
-            }
+            let of_archive = self.prune_archive(store, left.map(|checkpoint| checkpoint.seq).min(), watch)?;
+            swept.objects += of_archive.objects;
+            swept.bytes += of_archive.bytes;
         }
         session.end()?;
         Ok(pruned(chosen, swept))

@@ -1,8 +1,8 @@
 //! Reading a checkpoint: its layers from chunk to chunk, and one order over them.
 //!
-//! Invariants: every object has its hash before a record of it is given out; of each key the newest layer's word counts;
-//! memory is one chunk a layer. Damage ends the reading, unless it is asked for what is left: then each gap is
-//! told, with the keys that it covers.
+//! Invariants: every object has its hash before a record of it is given out; of each key the newest layer's word counts; a layer's keys
+//! ascend, whatever lies in the place of its chunks; memory is one chunk a layer. Damage ends the reading, unless it is asked for what is
+//! left: then each gap is told, with the keys that it covers.
 
 use super::Versions;
 use super::checkpoint::{Body, CheckpointId, Layer};
@@ -10,6 +10,7 @@ use super::chunk::{BlockCursor, ChunkRecord, ChunkView, PlainBlock, RecordCursor
 use super::damage::{Damage, Loss};
 use super::hash::ObjectId;
 use super::index::{self, ChunkRef};
+use super::leftover;
 use super::progress::Watch;
 use super::storage::Storage;
 use crate::batch::KEYSPACE_BYTES;
@@ -18,7 +19,7 @@ use crate::ids::{KeyspaceId, Seq};
 use crate::record::RunRecord;
 use bytes::Bytes;
 use std::cmp::Ordering;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -104,8 +105,18 @@ struct Open {
     records: u32,
     /// It does not have its hash.
     broken: Option<Error>,
+    /// Where blocks of it lie that are whole and may be another chunk's.
+    passed: BTreeSet<usize>,
     /// A block of it was passed over.
     gap: bool,
+}
+
+/// Goes past a key, never back: one that is out of order would let others follow that were given out already.
+fn pass(before: &mut Vec<u8>, key: &[u8]) {
+    if key > before.as_slice() {
+        before.clear();
+        before.extend_from_slice(key);
+    }
 }
 
 /// The least key above `key`.
@@ -175,11 +186,7 @@ impl LayerReader {
 
     fn end_block(&mut self) {
         if let Some(block) = self.block.take() {
-            let key = self.cursor.record(&block).key;
-            if !key.is_empty() {
-                self.before.clear();
-                self.before.extend_from_slice(key);
-            }
+            pass(&mut self.before, self.cursor.record(&block).key);
         }
         self.cursor = RecordCursor::default();
     }
@@ -198,6 +205,10 @@ impl LayerReader {
         let next = view.next_block(&mut blocks).map(|(at, block)| (at, block.map(PlainBlock::into_owned)));
         chunk.blocks = blocks;
         match next {
+            Some((at, Ok(_))) if chunk.passed.contains(&at) => {
+                let text = "a block of a damaged chunk has its checksum, and may be of another chunk";
+                self.block_failed(reading, at, Error::corruption(text))?;
+            }
             Some((_, Ok(block))) => {
                 (self.cursor, self.fresh) = (block.start(), true);
                 self.block = Some(block);
@@ -214,12 +225,12 @@ impl LayerReader {
         self.open_gap = None;
         let same =
             records == entry.records && bytes.len() == entry.bytes as usize && self.before == entry.last;
-        self.before.clone_from(&entry.last);
+        pass(&mut self.before, &entry.last);
         if gap || same && broken.is_none() {
             return Ok(());
         }
         let error = broken.unwrap_or_else(|| Error::corruption("a chunk is not what its index says"));
-        // All its records were read, and have their checksums.
+        // Something lies behind the chunk, which is whole.
         let lost = same.then_some(0);
         self.gap(reading, &entry.id, error, (entry.first, Some(after(&entry.last))), lost)
     }
@@ -237,39 +248,64 @@ impl LayerReader {
         });
         match fetched {
             Ok((bytes, blocks, records)) => {
-                self.chunk = Some(Open { entry, bytes, blocks, records, broken: None, gap: false });
+                let passed = BTreeSet::new();
+                self.chunk = Some(Open { entry, bytes, blocks, records, broken: None, passed, gap: false });
             }
             Err(error) => self.chunk_failed(reading, entry, error)?,
         }
         Ok(true)
     }
 
-    /// A chunk does not have its hash, or is gone. What blocks of it have their checksums are given out all the same.
+    /// A chunk does not have its hash, or is gone. What blocks of it have their checksums are given out all the same, unless they may be
+    /// another's.
     fn chunk_failed(&mut self, reading: &mut Reading, entry: ChunkRef, error: Error) -> Result<()> {
         let id = entry.id;
         let bounds = (entry.first.clone(), Some(after(&entry.last)));
         if error.kind() != ErrorKind::Corruption || !reading.salvage {
             return self.gap(reading, &id, error, bounds, None);
         }
-        let bytes = reading.storage.read(&id.name())?.unwrap_or_default();
+        let mut bytes = reading.storage.read(&id.name())?.unwrap_or_default();
+        let more = bytes.len() > entry.bytes as usize;
+        let (broken, passed) =
+            if bytes.get(..entry.bytes as usize).is_some_and(|whole| ObjectId::of(whole) == id) {
+                // It was read wrongly the first time, or something lies behind it.
+                bytes.truncate(entry.bytes as usize);
+                (more.then_some(error), Some(BTreeSet::new()))
+            } else {
+                (Some(error), leftover::passed(&bytes, &entry, self.layer.upto).unwrap_or_default())
+            };
         let header = ChunkView::parse(&bytes).map(|view| (view.start(), view.records));
-        let Ok((blocks, records)) = header else {
-            let records = Some(u64::from(entry.records));
-            self.before = entry.last;
-            return self.gap(reading, &id, error, bounds, records);
-        };
-        self.chunk = Some(Open { entry, bytes, blocks, records, broken: Some(error), gap: false });
-        Ok(())
+        match (header, passed, broken) {
+            (Ok((blocks, records)), Some(passed), broken) => {
+                self.chunk = Some(Open { entry, bytes, blocks, records, broken, passed, gap: false });
+                Ok(())
+            }
+            (_, _, broken) => {
+                pass(&mut self.before, &entry.last);
+                let error = broken.unwrap_or_else(|| Error::corruption("a chunk is damaged"));
+                self.gap(reading, &id, error, bounds, Some(u64::from(entry.records)))
+            }
+        }
     }
 
-    /// A block is passed over: what it had lies between the record before and the next one that is read.
+    /// A block is passed over: what it had lies between the record before and the next one that is read. Those that follow each other are
+    /// one gap.
     fn block_failed(&mut self, reading: &mut Reading, at: usize, error: Error) -> Result<()> {
+        // The record at which it failed is not given out.
+        let failed = self.block.as_ref().map(|block| self.cursor.record(block).key);
+        let failed = failed.filter(|key| *key > self.before.as_slice()).map(<[u8]>::to_vec);
         self.end_block();
         let Some(chunk) = &mut self.chunk else { return Err(error) };
         chunk.gap = true;
+        if self.open_gap.is_some() {
+            return Ok(());
+        }
         let id = chunk.entry.id;
-        let from =
-            if self.before < chunk.entry.first { chunk.entry.first.clone() } else { after(&self.before) };
+        let before = || match self.before < chunk.entry.first {
+            true => chunk.entry.first.clone(),
+            false => after(&self.before),
+        };
+        let from = failed.unwrap_or_else(before);
         let error = error.at(reading.storage.describe(&id.name()));
         let error = if at > 0 { error.offset(at as u64) } else { error };
         let to = Some(after(&chunk.entry.last));

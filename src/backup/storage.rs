@@ -136,6 +136,9 @@ impl DirStorage {
     }
 }
 
+/// How often a file is written whose temporary one is swept meanwhile.
+const WRITES: u32 = 4;
+
 /// The name that an object has until all its bytes are durable.
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
@@ -185,7 +188,15 @@ impl Storage for DirStorage {
             file.sync_all()?;
             self.disk.rename(&from, &path)
         };
-        write().map_err(|e| Error::io("write the file", &path, e))?;
+        let mut written = write();
+        for _ in 1..WRITES {
+            match &written {
+                // A prune took what archivers write for what one of them had left behind.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => written = write(),
+                _ => break,
+            }
+        }
+        written.map_err(|e| Error::io("write the file", &path, e))?;
         self.unsettle(parent);
         Ok(())
     }

@@ -31,7 +31,8 @@ impl Session<'_> {
         self.repository.named(&bodies)
     }
 
-    /// Removes every object but those that are `needed`, and every file that never got its name.
+    /// Removes every object but those that are `needed`, and every file that never got its name, but for those of archives, which are
+    /// left to a prune.
     pub fn sweep_but(&self, needed: &HashSet<ObjectId>, watch: &Watch) -> Result<Swept> {
         let storage = self.repository.storage.as_ref();
         // The manifests' deletions, also those that another writer had no time to settle.

@@ -71,9 +71,13 @@ pub fn repair(
         }
         Ok((shard, worker(entry.id)?))
     })?);
-    let filled = fill(&layout, manifest, &body, upto, repository);
+    // What fills shards passes over those that do not serve; one that was made anew must.
+    let anew = || layout.shards.iter().filter(|shard| lost.contains(&shard.id));
+    let filled = anew()
+        .try_for_each(|shard| shard.engine().map(drop))
+        .and_then(|()| fill(&layout, manifest, &body, upto, repository));
     if filled.is_ok() {
-        for shard in layout.shards.iter().filter(|shard| lost.contains(&shard.id)) {
+        for shard in anew() {
             shard.write_identity(manifest)?;
         }
     }

@@ -467,6 +467,22 @@ fn an_offline_shard_is_in_the_way_only_where_it_takes_something_or_is_left_alone
     assert!(ready > 2 && not > 2, "{ready} ready, {not} not");
 }
 
+/// Who has had fewer zones than copies all along is not kept from other changes by that.
+#[test]
+fn fewer_zones_than_copies_are_no_problem_of_a_change_that_leaves_them_so() {
+    let world = World::new();
+    let shards = (0..4).map(|n| ShardOptions::new(format!("/disk/{n}")).zone(["a", "b"][n % 2]));
+    let options = shards.fold(Options::new(), |options, shard| options.shard(shard));
+    let store = world.open(options.replication_factor(3).virtual_nodes(64)).unwrap();
+    let zones = |plan: &annulus::Plan| {
+        plan.problems().iter().filter(|p| matches!(p, Problem::TooFewZones { .. })).count()
+    };
+    let plan = store.plan().set_weight(ShardId(0), 2.0).preview().unwrap();
+    assert_eq!(zones(&plan), 0, "{plan}");
+    let plan = store.plan().set_replication_factor(4).preview().unwrap();
+    assert_eq!(zones(&plan), 1, "{plan}");
+}
+
 #[test]
 fn as_many_zones_as_copies_are_enough() {
     let world = World::new();

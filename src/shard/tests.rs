@@ -301,6 +301,10 @@ fn a_directory_that_has_become_anothers_is_told() {
     assert_eq!(checked(), Err(ErrorKind::NotFound));
     world.disk.replace(&ours("SEAL"), b"damaged").unwrap();
     assert_eq!(checked(), Ok(()), "it is written anew");
+    world.disk.replace(&ours("IDENTITY"), b"damaged").unwrap();
+    assert_eq!(checked(), Ok(()), "so are both");
+    world.sim.inject(Fault::on(Operation::Read).at(|path| path.ends_with("IDENTITY")));
+    assert_eq!(checked(), Err(ErrorKind::Io));
 }
 
 #[test]

@@ -141,7 +141,13 @@ fn a_shard_is_rewritten_beside_itself() {
     world.store.flush().unwrap();
     world.store.compact(ShardId(1)).unwrap();
     for step in 0.. {
-        if world.saw(|e| matches!(e, EventKind::Compacted { .. })) {
+        let told = world.told();
+        let sizes = told.iter().find_map(|(_, kind)| match kind {
+            EventKind::Compacted { before, after } => Some((*before, *after)),
+            _ => None,
+        });
+        if let Some((before, after)) = sizes {
+            assert!(before > 0 && after > 0, "{before} bytes, then {after}");
             break;
         }
         assert!(step < 1000 && world.store.health().unwrap().is_good());

@@ -163,3 +163,14 @@ fn a_segment_has_a_whole_number_of_blocks() {
         assert_eq!(made.map(|_| ()).unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 }
+
+/// A disk that does not answer has not said that there is no journal.
+#[test]
+fn a_directory_that_cannot_be_listed_is_not_taken_for_one_without_a_journal() {
+    let disk = new_disk();
+    assert!(!Journal::is_in(&disk, dir()).unwrap());
+    create(&disk).unwrap().close().unwrap();
+    assert!(Journal::is_in(&disk, dir()).unwrap());
+    disk.inject(Fault::on(Operation::Look));
+    assert_eq!(Journal::is_in(&disk, dir()).unwrap_err().kind(), ErrorKind::Io);
+}

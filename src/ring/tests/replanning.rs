@@ -93,8 +93,10 @@ fn virtual_nodes_grow_with_the_rest() {
 #[test]
 fn replacements_that_lead_nowhere_are_refused() {
     let ring = plan(equal(4), 2, 64);
-    let good = replacing(&ring, &[(1, 7)], |member| member);
+    let mut good = replacing(&ring, &[(1, 7)], |member| member);
     ring.replan_with(good.clone()).unwrap();
+    good.members.retain(|member| member.id != ShardId(3));
+    good.members.push(Member { id: ShardId(9), ..good.members[0].clone() });
     let with = |pairs: &[(u32, u32)]| Next {
         replacements: pairs.iter().map(|(old, new)| (ShardId(*old), ShardId(*new))).collect(),
         ..good.clone()
@@ -105,6 +107,8 @@ fn replacements_that_lead_nowhere_are_refused() {
         (&[(1, 8)], "is not a new member (shard 8)"),
         (&[(1, 2)], "is not a new member (shard 2)"),
         (&[(1, 7), (1, 7)], "named twice"),
+        (&[(1, 7), (1, 9)], "named twice"),
+        (&[(1, 7), (3, 7)], "named twice"),
     ] {
         let error = ring.replan_with(with(pairs)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);

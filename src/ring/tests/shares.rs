@@ -71,3 +71,9 @@ fn shares_of_the_largest_ring() {
     let shares = shares(&cluster);
     assert_eq!(rounded(&cluster, &shares).iter().map(|load| u64::from(*load)).sum::<u64>(), 16 << 20);
 }
+
+#[test]
+fn more_shards_get_more_virtual_nodes() {
+    let recommended = [1, 8, 9, 16, 100, 1000].map(Ring::recommended_virtual_nodes);
+    assert_eq!(recommended, [1024, 1024, 2048, 2048, 16_384, 131_072]);
+}

@@ -140,3 +140,75 @@ fn a_restore_begins_with_a_later_checkpoint_where_the_archive_has_nothing_after_
     let restore = place.repo.restore(first).unwrap().options(options()).until(At::Seq(seq));
     assert_eq!(content(&restore.open(place.path("new")).unwrap()), expected);
 }
+
+fn reopen(place: &mut Place) {
+    place.store.close().unwrap();
+    place.store = options().open(place.path("live")).unwrap();
+}
+
+/// The first archive begins as far back as the journal reaches.
+#[test]
+fn a_keyspace_dropped_before_anything_was_archived_comes_back_at_the_moments_before() {
+    for reopened in [false, true] {
+        let mut place = Place::new();
+        place.write(20);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.write(1);
+        place.moment();
+        place.store.drop_keyspace("notes").unwrap();
+        place.store.keyspace("notes").unwrap().insert("of the same name", "another").unwrap();
+        place.moment();
+        if reopened {
+            reopen(&mut place);
+        }
+        place.store.archive(&place.repo).unwrap();
+        for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
+            let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
+            assert_eq!(&content(&store), expected, "moment {number}, reopened: {reopened}");
+        }
+    }
+}
+
+#[test]
+fn a_keyspace_dropped_while_the_archive_was_forgotten_comes_back_at_the_moments_before() {
+    for reopened in [false, true] {
+        let mut place = Place::new();
+        place.write(20);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.write(20);
+        place.store.archive(&place.repo).unwrap();
+        place.store.forget_archive(place.repo.id()).unwrap();
+        place.write(1);
+        place.moment();
+        place.store.drop_keyspace("notes").unwrap();
+        if reopened {
+            reopen(&mut place);
+        }
+        place.store.archive(&place.repo).unwrap();
+        place.write(1);
+        place.moment();
+        place.store.archive(&place.repo).unwrap();
+        for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
+            let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
+            assert_eq!(&content(&store), expected, "moment {number}, reopened: {reopened}");
+        }
+    }
+}
+
+/// A store that is never archived keeps no drops that no archive could tell of any more.
+#[test]
+fn drops_are_written_down_for_as_long_as_the_journal_reaches_back_to_them() {
+    let mut place = Place::new();
+    for name in ["first", "second", "third"] {
+        place.store.keyspace(name).unwrap().insert("one", "record").unwrap();
+        place.store.drop_keyspace(name).unwrap();
+        let written = std::fs::read(place.path("live/ARCHIVES")).unwrap();
+        let written = String::from_utf8_lossy(&written);
+        assert_eq!(written.matches(r#""at":"#).count(), 1, "{written}");
+        assert!(written.contains(name), "{written}");
+        place.write(3_000);
+        place.store.flush().unwrap();
+        place.write(3_000);
+        place.store.flush().unwrap();
+    }
+}

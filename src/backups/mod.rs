@@ -21,6 +21,7 @@ use crate::state::archives::ArchiveHold;
 use crate::store::Store;
 use crate::verbs;
 use crate::verbs::restore::{Repaired, Tail};
+use point::Point;
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
@@ -245,7 +246,8 @@ impl Restore {
     }
 
     /// Goes on from the checkpoint, by the archived log of its store, to a later write or time. Where that lies before the checkpoint, or the
-    /// archive does not lead there from it, the last one of the same store before it is taken. See [`Store::archive`].
+    /// archive does not lead there from it, the last one of the same store before it is taken. So it is where the checkpoint lacks a keyspace of that
+    /// moment, which was dropped while it was taken. See [`Store::archive`].
     ///
     /// Keyspaces are those of that moment: one that was dropped after that write comes back, and one that was made before the next one that was archived
     /// may be there, empty.
@@ -285,7 +287,7 @@ impl Restore {
     ///
     /// # Errors
     /// `Corruption` if the checkpoint is damaged: nothing is restored, and [`salvage`](Self::salvage) takes what is left. `NotFound` if
-    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
+    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for with all keyspaces, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
     /// `Locked`, `Unsupported`, `Io`. After an error the directory is as empty as it was, as far as it could be cleared.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
         let seams = Seams::real(&self.options);
@@ -303,11 +305,10 @@ impl Restore {
 
     pub(crate) fn run(self, dir: &Path, seams: Seams, salvage: bool) -> Result<(Store, Vec<Damage>)> {
         let repository = &self.repository;
-        let (body, until) = match self.until {
-            Some(at) => point::base(repository, self.body, at)?,
-            None => (self.body, None),
+        let Point { body, until, mut keyspaces } = match self.until {
+            Some(at) => point::point(repository, self.body, at, self.only.as_deref())?,
+            None => Point::of(self.body),
         };
-        let mut keyspaces = point::keyspaces(repository, &body, until)?;
         if let Some(name) = &self.only {
             let named = keyspaces.iter().find(|keyspace| keyspace.name == *name);
             let missing =

@@ -40,7 +40,9 @@ impl Store {
     /// On return the checkpoint is durable, and so is every write in it.
     ///
     /// # Errors
-    /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Unavailable` or `Corruption` if some
+    /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Mismatch` if the archive there is of another history of the
+    /// store (another copy of it has been archived, or writes that were archived have been given up with a part of the journal), which a restore would go on with:
+    /// nothing was written then. `Unavailable` or `Corruption` if some
     /// record cannot be read from any replica, `Poisoned` if the journal failed, `Closed`. What was written of the
     /// checkpoint does not count then, and is swept by the next one; where its last step of all failed, `list` has it, whole.
     pub fn checkpoint(&self, repository: &BackupRepository) -> Result<CheckpointId> {

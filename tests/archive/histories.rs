@@ -199,3 +199,38 @@ fn what_is_written_after_a_shorter_journal_was_accepted_gets_no_checkpoint_besid
         store.checkpoint(&repo).unwrap();
     }
 }
+
+/// Of the archive the lost shards would get writes that the others have otherwise.
+#[test]
+fn a_repair_takes_nothing_of_a_backup_that_has_what_was_given_up() {
+    let place = Place::new();
+    let (store, two) = given_up(&place);
+    write(&store, 20..60);
+    store.close().unwrap();
+    let dir = place.path("store");
+    for shard in ["shards/0000", "shards/0001"] {
+        std::fs::remove_dir_all(dir.join(shard)).unwrap();
+    }
+    let error = two.repair_from(&place.repo, &dir).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    assert!(error.advice().is_some() && !dir.join("shards/0000").exists(), "{error}");
+}
+
+/// The newer store has dropped what the older copy still has.
+#[test]
+fn a_repair_takes_no_checkpoint_that_lacks_a_keyspace_of_the_store() {
+    let mut place = Place::new();
+    let old = copied(&mut place);
+    old.close().unwrap();
+    place.store = options().open(place.path("live")).unwrap();
+    place.store.drop_keyspace("notes").unwrap();
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.close().unwrap();
+    let dir = place.path("old");
+    for shard in ["shards/0000", "shards/0002"] {
+        std::fs::remove_dir_all(dir.join(shard)).unwrap();
+    }
+    let error = options().repair_from(&place.repo, &dir).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    assert!(error.advice().is_some() && !dir.join("shards/0000").exists(), "{error}");
+}

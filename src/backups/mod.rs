@@ -40,9 +40,9 @@ impl Store {
     /// On return the checkpoint is durable, and so is every write in it.
     ///
     /// # Errors
-    /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Mismatch` if the archive there is of another history of the
-    /// store (another copy of it has been archived, or writes that were archived have been given up with a part of the journal), which a restore would go on with:
-    /// nothing was written then. `Unavailable` or `Corruption` if some
+    /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Mismatch` if the archive there is of
+    /// another history of the store, which a restore would go on with (another copy of the store has been archived, or writes that were archived
+    /// have been given up with a part of the journal): nothing was written then. `Unavailable` or `Corruption` if some
     /// record cannot be read from any replica, `Poisoned` if the journal failed, `Closed`. What was written of the
     /// checkpoint does not count then, and is swept by the next one; where its last step of all failed, `list` has it, whole.
     pub fn checkpoint(&self, repository: &BackupRepository) -> Result<CheckpointId> {
@@ -289,7 +289,8 @@ impl Restore {
     ///
     /// # Errors
     /// `Corruption` if the checkpoint is damaged: nothing is restored, and [`salvage`](Self::salvage) takes what is left. `NotFound` if
-    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for with all keyspaces, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
+    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for with all keyspaces,
+    /// `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
     /// `Locked`, `Unsupported`, `Io`. After an error the directory is as empty as it was, as far as it could be cleared.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
         let seams = Seams::real(&self.options);
@@ -433,7 +434,8 @@ impl Options {
     ///
     /// # Errors
     /// `NotFound` if there is no store, or no checkpoint of it. `Refused` if the journal begins after the end of checkpoint and archive, so that
-    /// writes would be missing, or while a change of the topology is under way, `Mismatch` if the backup is known to be of another history of the store: nothing was changed. `Corruption` if the backup is damaged:
+    /// writes would be missing, or while a change of the topology is under way, `Mismatch` if the backup is known to be of
+    /// another history of the store: nothing was changed. `Corruption` if the backup is damaged:
     /// nothing was changed either; or if no journal can be read. `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards
     /// are as lost as before.
     pub fn repair_from(&self, repository: &BackupRepository, dir: impl AsRef<Path>) -> Result<Repaired> {

@@ -21,6 +21,7 @@ use crate::state::archives::ArchiveHold;
 use crate::store::Store;
 use crate::verbs;
 use crate::verbs::restore::{Repaired, Tail};
+use point::Point;
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
@@ -39,7 +40,9 @@ impl Store {
     /// On return the checkpoint is durable, and so is every write in it.
     ///
     /// # Errors
-    /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Unavailable` or `Corruption` if some
+    /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Mismatch` if the archive there is of
+    /// another history of the store, which a restore would go on with (another copy of the store has been archived, or writes that were archived
+    /// have been given up with a part of the journal): nothing was written then. `Unavailable` or `Corruption` if some
     /// record cannot be read from any replica, `Poisoned` if the journal failed, `Closed`. What was written of the
     /// checkpoint does not count then, and is swept by the next one; where its last step of all failed, `list` has it, whole.
     pub fn checkpoint(&self, repository: &BackupRepository) -> Result<CheckpointId> {
@@ -245,7 +248,8 @@ impl Restore {
     }
 
     /// Goes on from the checkpoint, by the archived log of its store, to a later write or time. Where that lies before the checkpoint, or the
-    /// archive does not lead there from it, the last one of the same store before it is taken. See [`Store::archive`].
+    /// archive does not lead there from it, the last one of the same store before it is taken. So it is where the checkpoint lacks a keyspace of that
+    /// moment, which was dropped while it was taken. See [`Store::archive`].
     ///
     /// Keyspaces are those of that moment: one that was dropped after that write comes back, and one that was made before the next one that was archived
     /// may be there, empty.
@@ -285,7 +289,8 @@ impl Restore {
     ///
     /// # Errors
     /// `Corruption` if the checkpoint is damaged: nothing is restored, and [`salvage`](Self::salvage) takes what is left. `NotFound` if
-    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
+    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for with all keyspaces,
+    /// `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
     /// `Locked`, `Unsupported`, `Io`. After an error the directory is as empty as it was, as far as it could be cleared.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
         let seams = Seams::real(&self.options);
@@ -303,11 +308,10 @@ impl Restore {
 
     pub(crate) fn run(self, dir: &Path, seams: Seams, salvage: bool) -> Result<(Store, Vec<Damage>)> {
         let repository = &self.repository;
-        let (body, until) = match self.until {
-            Some(at) => point::base(repository, self.body, at)?,
-            None => (self.body, None),
+        let Point { body, until, mut keyspaces } = match self.until {
+            Some(at) => point::point(repository, self.body, at, self.only.as_deref())?,
+            None => Point::of(self.body),
         };
-        let mut keyspaces = point::keyspaces(repository, &body, until)?;
         if let Some(name) = &self.only {
             let named = keyspaces.iter().find(|keyspace| keyspace.name == *name);
             let missing =
@@ -430,7 +434,8 @@ impl Options {
     ///
     /// # Errors
     /// `NotFound` if there is no store, or no checkpoint of it. `Refused` if the journal begins after the end of checkpoint and archive, so that
-    /// writes would be missing, or while a change of the topology is under way: nothing was changed. `Corruption` if the backup is damaged:
+    /// writes would be missing, or while a change of the topology is under way, `Mismatch` if the backup is known to be of
+    /// another history of the store: nothing was changed. `Corruption` if the backup is damaged:
     /// nothing was changed either; or if no journal can be read. `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards
     /// are as lost as before.
     pub fn repair_from(&self, repository: &BackupRepository, dir: impl AsRef<Path>) -> Result<Repaired> {

@@ -9,9 +9,26 @@ use crate::ids::Seq;
 use crate::manifest::KeyspaceEntry;
 use std::time::UNIX_EPOCH;
 
-/// The checkpoint to begin with, and the sequence to go on to; none: it is that already. It is the one that was named, if it is not later and the
-/// archive leads from it to there.
-pub fn base(repository: &BackupRepository, named: Body, at: At) -> Result<(Body, Option<Seq>)> {
+/// A moment that a restore can come to.
+pub struct Point {
+    /// The checkpoint to begin with.
+    pub body: Body,
+    /// The sequence to go on to; none: it is that already.
+    pub until: Option<Seq>,
+    /// What there was then.
+    pub keyspaces: Vec<KeyspaceEntry>,
+}
+
+impl Point {
+    /// The moment of a checkpoint, as that tells it.
+    pub fn of(body: Body) -> Point {
+        Point { keyspaces: listed(&body), body, until: None }
+    }
+}
+
+/// How to come to a moment with the keyspaces that there were, or with that of the name `only`. From the checkpoint that was named, if it is not
+/// later and the archive leads from it to there; a checkpoint that lacks a keyspace of that moment is passed over.
+pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&str>) -> Result<Point> {
     let store = named.store;
     let mut of_store = Vec::new();
     for id in repository.ids()? {
@@ -31,14 +48,57 @@ pub fn base(repository: &BackupRepository, named: Body, at: At) -> Result<(Body,
             taken.max(latest_mark(repository, store, time)?).ok_or_else(too_early)?
         }
     };
-    if named.seq <= target && repository.reaches(store, named.seq)? >= target {
-        let until = (target > named.seq).then_some(target);
-        return Ok((named, until));
+    of_store.retain(|body| body.seq <= target);
+    of_store.sort_unstable_by_key(|body| std::cmp::Reverse((body.seq, body.id)));
+    let leads = named.seq <= target && repository.reaches(store, named.seq)? >= target;
+    let candidates = leads.then_some(named).into_iter().chain(of_store);
+    let mut lacks = None;
+    for body in candidates {
+        // From none that is older either, then.
+        if lacks.is_some() && repository.reaches(store, body.seq)? < target {
+            break;
+        }
+        let until = (target > body.seq).then_some(target);
+        let keyspaces = keyspaces(repository, &body, until)?;
+        let known = match until {
+            Some(_) => keyspaces.clone(),
+            None => soon_after(repository, &body)?,
+        };
+        match known.into_iter().find(|k| is_lacking(&body, k) && only.is_none_or(|only| only == k.name)) {
+            None => return Ok(Point { body, until, keyspaces }),
+            Some(keyspace) => lacks = lacks.or(Some((body.id, keyspace.name))),
+        }
     }
-    let base = of_store.into_iter().filter(|body| body.seq <= target).max_by_key(|body| (body.seq, body.id));
-    let base = base.ok_or_else(too_early)?;
-    let until = (target > base.seq).then_some(target);
-    Ok((base, until))
+    Err(lacks.map_or_else(too_early, |(id, name)| {
+        let text = format!(
+            "the keyspace {name:?} was there at sequence {target}, but was dropped before checkpoint {id} came to it, and no earlier one leads there"
+        );
+        let remedy = "restore that checkpoint itself, a moment after the drop, or by its name each keyspace that you need";
+        Error::new(ErrorKind::NotFound, text).remedy(remedy)
+    }))
+}
+
+/// Whether a checkpoint was begun when a keyspace had been made, and does not have it: that was dropped before its turn came.
+fn is_lacking(body: &Body, keyspace: &KeyspaceEntry) -> bool {
+    keyspace.id.0 < body.next_keyspace && body.keyspaces.iter().all(|has| has.id != keyspace.id)
+}
+
+/// The keyspaces that there still were at the write after a checkpoint's, as far as the archive tells: all of them were there at its own.
+fn soon_after(repository: &BackupRepository, body: &Body) -> Result<Vec<KeyspaceEntry>> {
+    if repository.reaches(body.store, body.seq)? == body.seq {
+        return Ok(Vec::new());
+    }
+    match keyspaces(repository, body, Some(body.seq.next())) {
+        Err(error) if error.kind() != ErrorKind::Io => {
+            // The checkpoint needs nothing of the archive.
+            log::error!(
+                "it is not known whether checkpoint {} has all keyspaces of its moment: {error}",
+                body.id
+            );
+            Ok(Vec::new())
+        }
+        told => told,
+    }
 }
 
 fn too_early() -> Error {
@@ -66,11 +126,7 @@ pub fn listed(body: &Body) -> Vec<KeyspaceEntry> {
 
 /// The keyspaces that there were at the sequence to go on to. One that was dropped after that write, and before the next, comes back, rather than
 /// one being lost.
-pub fn keyspaces(
-    repository: &BackupRepository,
-    body: &Body,
-    until: Option<Seq>,
-) -> Result<Vec<KeyspaceEntry>> {
+fn keyspaces(repository: &BackupRepository, body: &Body, until: Option<Seq>) -> Result<Vec<KeyspaceEntry>> {
     let Some(until) = until else { return Ok(listed(body)) };
     let chain = repository.chain(body.store)?;
     let Some(at) = chain.begun(until).checked_sub(1) else { return Ok(listed(body)) };

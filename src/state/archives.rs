@@ -74,6 +74,8 @@ pub struct Archives {
     turns: Mutex<HashMap<u128, Arc<Mutex<()>>>>,
     /// What all of them are complete up to.
     least: AtomicU64,
+    /// What the journal begins with, or less.
+    begins: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -144,7 +146,7 @@ impl Archives {
         };
         let least = AtomicU64::new(inner.least().0);
         let (disk, inner, turns) = (disk.clone(), Mutex::new(inner), Mutex::default());
-        Ok(Archives { disk, path, inner, turns, least })
+        Ok(Archives { disk, path, inner, turns, least, begins: AtomicU64::new(0) })
     }
 
     /// What all archives are complete up to; [`Seq::MAX`]: there is none that anything is kept for.
@@ -165,10 +167,19 @@ impl Archives {
         self.inner.lock().get(repository).copied()
     }
 
+    /// The journal has nothing before this, durably: no archive that is new here could tell of what was dropped before.
+    pub fn log_begins(&self, first: Seq) {
+        self.begins.store(first.0, Ordering::Release);
+    }
+
     /// The log ends here, at an opening: archives that have more of it have what was given up.
     pub fn log_ends(&self, last: Seq) {
         let mut inner = self.inner.lock();
         let mut news = false;
+        // What was dropped later, as a log had it that is lost, is gone before the writes that get its numbers now.
+        for dropped in inner.saved.dropped.iter_mut().filter(|dropped| dropped.at > last) {
+            (dropped.at, news) = (last, true);
+        }
         for hold in inner.saved.archives.iter_mut().filter(|hold| hold.upto > last && !hold.given_up) {
             (hold.given_up, news) = (true, true);
             log::error!(
@@ -260,15 +271,12 @@ impl Archives {
         Ok(true)
     }
 
-    /// A keyspace is about to be dropped: an archive that is behind still has to tell of it. That is durable on return.
+    /// A keyspace is about to be dropped: an archive that is behind, or has yet to begin, still has to tell of it. That is durable on return.
     ///
     /// # Errors
     /// `Io`, `Closed`: it is not to be dropped.
     pub fn dropping(&self, dropped: Dropped) -> Result<()> {
         let mut inner = self.inner.lock();
-        if inner.saved.archives.is_empty() && !inner.unknown {
-            return Ok(());
-        }
         inner.saved.dropped.push(dropped);
         self.save(&mut inner).inspect_err(|_| drop(inner.saved.dropped.pop()))
     }
@@ -309,10 +317,12 @@ impl Archives {
         if inner.unknown {
             return Ok(());
         }
-        // No archive has yet to tell of what was dropped before its end. At its end: a checkpoint of that very moment may have it.
-        let least = inner.least();
+        // No archive has yet to tell of what was dropped before its end, nor one that begins with the journal of what was before that. At its end:
+        // a checkpoint of that very moment may have it.
+        let begins = Seq(self.begins.load(Ordering::Acquire).saturating_sub(1));
+        let told = inner.least().min(begins);
         let mut next = inner.saved.clone();
-        next.dropped.retain(|dropped| !next.archives.is_empty() && dropped.at >= least);
+        next.dropped.retain(|dropped| dropped.at >= told);
         let bytes = envelope::encode(KIND, &next)?;
         self.disk
             .replace(&self.path, &bytes)
@@ -358,9 +368,13 @@ mod tests {
         assert_eq!(after.dropped_since(Seq(21)), []);
         // The process ended between the word and the deed.
         assert_eq!(load(&disk, &[0, 1]).unwrap().dropped_since(Seq(0)), []);
-        // Both archives have told of it.
+        // Both archives have told of it; a third one might begin before it.
+        after.log_begins(Seq(21));
         after.reached(1, Seq(25)).unwrap();
-        assert_eq!((after.dropped_since(Seq(0)).len(), after.least()), (0, Seq(25)));
+        assert_eq!((after.dropped_since(Seq(0)).len(), after.least()), (1, Seq(25)));
+        after.log_begins(Seq(22));
+        after.reached(1, Seq(26)).unwrap();
+        assert_eq!((after.dropped_since(Seq(0)).len(), after.least()), (0, Seq(26)));
         assert!(after.forget(1).unwrap() && !after.forget(1).unwrap());
         assert_eq!(load(&disk, &[0]).unwrap().least(), Seq(30));
     }
@@ -375,6 +389,25 @@ mod tests {
         assert_eq!(archives.list().iter().map(|hold| hold.given_up).collect::<Vec<_>>(), [false, true]);
         archives.reached(1, Seq(50)).unwrap();
         assert_eq!(archives.least(), Seq(50));
+    }
+
+    #[test]
+    fn what_was_dropped_is_written_down_without_an_archive_as_long_as_the_journal_has_it() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+        disk.create_dir_all(Path::new(DIR)).unwrap();
+        let archives = load(&disk, &[0, 1, 2]).unwrap();
+        let gone = |id, at| Dropped { id: KeyspaceId(id), name: "notes".into(), at: Seq(at) };
+        archives.dropping(gone(1, 20)).unwrap();
+        let again = load(&disk, &[0, 2]).unwrap();
+        assert_eq!(again.dropped_since(Seq(0)), [gone(1, 20)]);
+        again.log_begins(Seq(22));
+        again.dropping(gone(2, 30)).unwrap();
+        assert_eq!(again.dropped_since(Seq(0)), [gone(2, 30)]);
+        // The last of the log is lost: whatever gets its numbers comes after the drop.
+        let shorter = load(&disk, &[0]).unwrap();
+        shorter.log_ends(Seq(25));
+        assert_eq!(shorter.dropped_since(Seq(0)), [gone(2, 25)]);
+        assert_eq!(load(&disk, &[0]).unwrap().dropped_since(Seq(0)), [gone(2, 25)]);
     }
 
     #[test]

@@ -192,12 +192,16 @@ fn trim(state: &State) -> Result<()> {
     let oldest = |all: bool| layout.shards.iter().filter(|s| all || s.is_open()).map(|s| s.applied()).min();
     let within = state.journal.stats().bytes <= state.settings.journal_retention;
     // What nobody serves is in the journal alone.
-    match oldest((within || state.has_gaps()) && !plants::is("journal-trimmed-past-a-failed-shard")) {
-        // An archive that is behind holds it back as an offline shard does.
-        Some(applied) if within && !plants::is("archive-not-waited-for") => {
-            state.journal.trim(applied.min(state.archives.least()).next()).map(|_| ())
-        }
-        Some(applied) => state.journal.trim(applied.next()).map(|_| ()),
-        None => Ok(()),
-    }
+    let below =
+        match oldest((within || state.has_gaps()) && !plants::is("journal-trimmed-past-a-failed-shard")) {
+            // An archive that is behind holds it back as an offline shard does.
+            Some(applied) if within && !plants::is("archive-not-waited-for") => {
+                applied.min(state.archives.least())
+            }
+            Some(applied) => applied,
+            None => return Ok(()),
+        };
+    state.journal.trim(below.next())?;
+    state.archives.log_begins(state.journal.first());
+    Ok(())
 }

@@ -1,10 +1,12 @@
 //! What a restore begins with, and which keyspaces it has.
 
 use crate::common::copy;
-use crate::{Place, content, options};
-use annulus::{At, ErrorKind};
+use crate::{Content, Place, content, options};
+use annulus::{At, CheckpointId, CheckpointOptions, ErrorKind, Seq};
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 #[test]
@@ -139,4 +141,150 @@ fn a_restore_begins_with_a_later_checkpoint_where_the_archive_has_nothing_after_
     let (seq, _, expected) = place.moments[0].clone();
     let restore = place.repo.restore(first).unwrap().options(options()).until(At::Seq(seq));
     assert_eq!(content(&restore.open(place.path("new")).unwrap()), expected);
+}
+
+/// Takes a checkpoint; while it runs "notes" gets one more record, all is archived if `archived`, and "notes" is dropped. Returns also what
+/// there was right before that.
+fn dropped_meanwhile(place: &Place, archived: bool) -> (CheckpointId, (Seq, SystemTime, Content)) {
+    let seen = Arc::new(Mutex::new(None));
+    let (store, repo, noted) = (place.store.clone(), place.repo.clone(), seen.clone());
+    let progress = move |_| {
+        let mut noted = noted.lock().unwrap();
+        if noted.is_none() {
+            let seq = store.keyspace("notes").unwrap().insert("written", "meanwhile").unwrap();
+            if archived {
+                store.archive(&repo).unwrap();
+            }
+            let now = SystemTime::now();
+            *noted = Some((seq, now, content(&store)));
+            while now.elapsed().unwrap().as_millis() < 2 {
+                std::thread::yield_now();
+            }
+            store.drop_keyspace("notes").unwrap();
+        }
+        ControlFlow::Continue(())
+    };
+    let options = CheckpointOptions::new().full(true).progress(progress);
+    let id = place.store.checkpoint_with(&place.repo, options).unwrap();
+    assert_eq!(place.repo.get(id).unwrap().keyspaces, ["default"]);
+    let seen = seen.lock().unwrap().take();
+    (id, seen.unwrap())
+}
+
+/// Such a checkpoint does not have it, though it was there, and full, at the moment of the checkpoint and after.
+#[test]
+fn a_keyspace_dropped_while_a_checkpoint_ran_comes_back_whole_or_not_at_all() {
+    for (earlier, archived) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut place = Place::new();
+        place.write(20);
+        if earlier {
+            place.store.checkpoint(&place.repo).unwrap();
+        }
+        place.store.archive(&place.repo).unwrap();
+        for n in 0..3_000u32 {
+            place.store.insert(n.to_be_bytes(), vec![n as u8; 1_000]).unwrap();
+        }
+        place.moment();
+        place.store.archive(&place.repo).unwrap();
+        let (id, during) = dropped_meanwhile(&place, archived);
+        place.store.insert("after", "the drop").unwrap();
+        place.moment();
+        place.store.archive(&place.repo).unwrap();
+        let restore = |at| place.repo.restore(id).unwrap().options(options()).until(at);
+        let (before, after) = (&place.moments[0], &place.moments[1]);
+        let mut wanted = vec![(At::Seq(before.0), before), (At::Seq(during.0), &during)];
+        if archived {
+            wanted.push((At::Time(during.1), &during));
+        }
+        for (number, (at, (_, _, expected))) in wanted.into_iter().enumerate() {
+            let case = format!("{at:?}, earlier: {earlier}, archived: {archived}");
+            match restore(at).open(place.path(&format!("{number}"))) {
+                Ok(store) => assert!(earlier && &content(&store) == expected, "{case}"),
+                Err(error) => {
+                    assert!(!earlier && error.kind() == ErrorKind::NotFound, "{case}: {error}");
+                    assert!(error.to_string().contains("notes") && error.advice().is_some(), "{error}");
+                }
+            }
+            // What the checkpoint has, it has.
+            let alone = restore(at).keyspace("default").open(place.path(&format!("{number}-alone"))).unwrap();
+            let mut expected = expected.clone();
+            expected.retain(|(keyspace, _), _| keyspace == "default");
+            assert!(content(&alone) == expected, "{case}");
+        }
+        assert!(content(&restore(At::Seq(after.0)).open(place.path("after")).unwrap()) == after.2);
+        let itself = place.repo.restore(id).unwrap().options(options()).open(place.path("itself")).unwrap();
+        assert_eq!(itself.list_keyspaces().unwrap(), ["default"]);
+    }
+}
+
+fn reopen(place: &mut Place) {
+    place.store.close().unwrap();
+    place.store = options().open(place.path("live")).unwrap();
+}
+
+/// The first archive begins as far back as the journal reaches.
+#[test]
+fn a_keyspace_dropped_before_anything_was_archived_comes_back_at_the_moments_before() {
+    for reopened in [false, true] {
+        let mut place = Place::new();
+        place.write(20);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.write(1);
+        place.moment();
+        place.store.drop_keyspace("notes").unwrap();
+        place.store.keyspace("notes").unwrap().insert("of the same name", "another").unwrap();
+        place.moment();
+        if reopened {
+            reopen(&mut place);
+        }
+        place.store.archive(&place.repo).unwrap();
+        for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
+            let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
+            assert_eq!(&content(&store), expected, "moment {number}, reopened: {reopened}");
+        }
+    }
+}
+
+#[test]
+fn a_keyspace_dropped_while_the_archive_was_forgotten_comes_back_at_the_moments_before() {
+    for reopened in [false, true] {
+        let mut place = Place::new();
+        place.write(20);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.write(20);
+        place.store.archive(&place.repo).unwrap();
+        place.store.forget_archive(place.repo.id()).unwrap();
+        place.write(1);
+        place.moment();
+        place.store.drop_keyspace("notes").unwrap();
+        if reopened {
+            reopen(&mut place);
+        }
+        place.store.archive(&place.repo).unwrap();
+        place.write(1);
+        place.moment();
+        place.store.archive(&place.repo).unwrap();
+        for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
+            let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
+            assert_eq!(&content(&store), expected, "moment {number}, reopened: {reopened}");
+        }
+    }
+}
+
+/// A store that is never archived keeps no drops that no archive could tell of any more.
+#[test]
+fn drops_are_written_down_for_as_long_as_the_journal_reaches_back_to_them() {
+    let mut place = Place::new();
+    for name in ["first", "second", "third"] {
+        place.store.keyspace(name).unwrap().insert("one", "record").unwrap();
+        place.store.drop_keyspace(name).unwrap();
+        let written = std::fs::read(place.path("live/ARCHIVES")).unwrap();
+        let written = String::from_utf8_lossy(&written);
+        assert_eq!(written.matches(r#""at":"#).count(), 1, "{written}");
+        assert!(written.contains(name), "{written}");
+        place.write(3_000);
+        place.store.flush().unwrap();
+        place.write(3_000);
+        place.store.flush().unwrap();
+    }
 }

@@ -1,10 +1,8 @@
-//! For whom the journal is kept, and which history an archive is of.
+//! For whom the journal is kept.
 
-use crate::common::copy;
-use crate::hooked::Hooked;
 use crate::late::other;
 use crate::{Place, content, options};
-use annulus::{At, ErrorKind, Options, Seq, Store};
+use annulus::{At, ErrorKind, Seq};
 
 /// Writes more than a flush leaves in the journal.
 fn more(place: &mut Place) {
@@ -95,72 +93,6 @@ fn a_gap_in_the_archive_is_told_until_a_checkpoint_lies_behind_it() {
     assert_eq!(place.store.archive(&place.repo).unwrap(), place.moments[0].0);
     let (seq, _, expected) = &place.moments[0];
     assert_eq!(&content(&place.restored(At::Seq(*seq), "new").unwrap()), expected);
-}
-
-#[test]
-fn an_older_copy_of_the_store_is_not_archived_behind_the_newer_one() {
-    let (mut place, _) = Hooked::place();
-    place.write(20);
-    place.store.checkpoint(&place.repo).unwrap();
-    place.store.archive(&place.repo).unwrap();
-    place.store.close().unwrap();
-    copy(&place.path("live"), &place.path("old"));
-    place.store = options().open(place.path("live")).unwrap();
-    place.write(10);
-    place.moment();
-    place.store.archive(&place.repo).unwrap();
-    place.store.close().unwrap();
-    let old = options().open(place.path("old")).unwrap();
-    for n in 0..50u8 {
-        old.insert([n], "another history").unwrap();
-    }
-    assert_eq!(old.archive(&place.repo).unwrap_err().kind(), ErrorKind::Mismatch);
-    old.close().unwrap();
-    // The newer one goes on.
-    place.store = options().open(place.path("live")).unwrap();
-    place.write(10);
-    place.moment();
-    place.store.archive(&place.repo).unwrap();
-    for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
-        let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
-        assert_eq!(&content(&store), expected, "moment {number}");
-    }
-}
-
-/// Writes that were archived and then given up with a copy of the journal: the numbers are used again, the archive is not.
-#[test]
-fn what_is_written_after_a_shorter_journal_was_accepted_is_not_archived_behind_what_was_given_up() {
-    let place = Place::new();
-    let (a, b) = (place.path("a"), place.path("b"));
-    let two = Options::new().shards(2).memory_budget(8 << 20).journal_segment_bytes(64 << 10);
-    let two = two.journal_dirs([a.clone(), b.clone()]);
-    let open = |options: &Options| options.open(place.path("store")).unwrap();
-    let write = |store: &Store, numbers: std::ops::Range<u32>| {
-        numbers.for_each(|n| _ = store.insert(n.to_be_bytes(), "the same every time").unwrap());
-    };
-    let store = open(&two);
-    write(&store, 0..20);
-    store.archive(&place.repo).unwrap();
-    drop(store);
-    copy(&b, &place.path("old"));
-    std::fs::remove_dir_all(&b).unwrap();
-    let store = open(&two);
-    write(&store, 20..40);
-    assert_eq!(store.archive(&place.repo).unwrap(), Seq(40));
-    drop(store);
-    copy(&place.path("old"), &b);
-    std::fs::remove_dir_all(&a).unwrap();
-    let store = open(&two.clone().accept_journal(&b));
-    assert_eq!(store.stats().unwrap().last_seq, Seq(20));
-    // The very same writes: nothing but the acceptance tells the one history from the other.
-    write(&store, 20..60);
-    assert_eq!(store.archive(&place.repo).unwrap_err().kind(), ErrorKind::Mismatch);
-    drop(store);
-    let store = open(&two);
-    assert_eq!(store.archive(&place.repo).unwrap_err().kind(), ErrorKind::Mismatch);
-    // Another repository takes it.
-    let (repo, _) = other(&place);
-    assert_eq!(store.archive(&repo).unwrap(), Seq(60));
 }
 
 #[test]

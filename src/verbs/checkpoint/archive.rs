@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::Cursor;
 use crate::state::State;
+use crate::state::archives::ArchiveHold;
 
 /// What a piece holds, in bytes of commits, unless one is larger.
 const PIECE: usize = 4 << 20;
@@ -72,17 +73,14 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
         state.archives.begin(repository.id)?;
     }
     let look = || {
-        if known.is_some_and(|known| known.given_up) {
-            return Err(other_history(
-                "it has writes that this store has given up with a part of its journal",
-            ));
-        }
+        check_given_up(known)?;
         let chain = repository.chain(store)?;
         let last = chain.pieces.last().map(|last| repository.piece(store, last)).transpose()?;
         // What is listed may be of a process that ended before it was durable.
         repository.storage.settle()?;
         if let Some(piece) = &last {
             check_history(state, repository.id, piece, known.map(|known| known.upto))?;
+            state.archives.compared(repository.id);
         }
         Ok(Found { chain, archived: last.map(|piece| piece.head.last) })
     };
@@ -97,6 +95,49 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
 fn other_history(what: &str) -> Error {
     Error::new(ErrorKind::Mismatch, format!("the archive is of another history of the store: {what}"))
         .remedy("another copy of the store has been archived there, or a part of the journal was given up: use another repository")
+}
+
+fn check_given_up(known: Option<ArchiveHold>) -> Result<()> {
+    match known {
+        Some(hold) if hold.given_up => {
+            Err(other_history("it has writes that this store has given up with a part of its journal"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Errors if a repository has an archive of another history of the store, which a restore would put on top of a checkpoint. Where journal and
+/// archive have nothing left to compare, or it is damaged, that keeps nobody from a checkpoint; an archive that cannot be read for the time being
+/// does.
+pub fn check_same_history(state: &State, repository: &BackupRepository) -> Result<()> {
+    let known = state.archives.get(repository.id);
+    check_given_up(known)?;
+    let known = known.map(|known| known.upto);
+    let store = state.manifest.lock().store;
+    let chain = repository.chain(store)?;
+    for listed in chain.pieces.iter().rev() {
+        if known == Some(listed.last) && !state.archives.is_to_be_compared(repository.id) {
+            return Ok(());
+        }
+        let checked = match repository.piece(store, listed) {
+            Ok(piece) => check_history(state, repository.id, &piece, known),
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Err(error) => {
+                log::error!("the archive beside the checkpoint is damaged: {error}");
+                continue;
+            }
+        };
+        match checked {
+            Ok(()) if Some(listed) == chain.pieces.last() => state.archives.compared(repository.id),
+            Err(error) if error.kind() == ErrorKind::Mismatch => return Err(error),
+            Err(error) => {
+                log::error!("the archive beside the checkpoint cannot be compared with the journal: {error}")
+            }
+            Ok(()) => {}
+        }
+        return Ok(());
+    }
+    Ok(())
 }
 
 /// Errors if what the archive ends with is not what the journal has there, as far as it has it. `known`: what this store is known to have
@@ -124,7 +165,6 @@ fn check_history(state: &State, repository: u128, piece: &Piece, known: Option<S
             Err(other_history(&format!("the write with sequence {seq} is not the store's")))
         })?;
     }
-    state.archives.compared(repository);
     Ok(())
 }
 

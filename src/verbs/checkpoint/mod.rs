@@ -4,6 +4,7 @@
 //! - A snapshot is held from before the first record is read until after the last, so what is read is of one sequence and
 //!   every batch in it is whole.
 //! - What the checkpoint says is durable in the source as well: a power cut never makes the source older than its backup.
+//! - It lies beside no archive of another history of the store, as far as anybody can tell.
 //! - It builds upon an earlier checkpoint only if this opening of the store took that one and knows every key that was
 //!   written since; what those keys are now is laid over it as one more layer. Else it reads everything.
 
@@ -68,6 +69,7 @@ pub fn checkpoint(
     if options.label.len() > MAX_LABEL {
         return Err(Error::invalid(format!("a checkpoint's label has at most {MAX_LABEL} bytes")));
     }
+    archive::check_same_history(state, repository)?;
     let session = repository.begin()?;
     let id = session.next_id()?;
     // Before the snapshot: what is written after it is then known to the next checkpoint.

@@ -110,6 +110,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     }
     let memory = replay.memory;
     memory.resume_after(journal.last());
+    archives.log_begins(journal.first());
     archives.log_ends(journal.last());
     let opening =
         Opening { replayed_frames: report.frames, replayed_bytes: report.bytes, took: started.elapsed() };

@@ -11,13 +11,14 @@ use crate::backup::progress::Watch;
 use crate::backup::reader::{CheckpointReader, Reading};
 use crate::backup::{BackupRepository, Versions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Seq, ShardId, VirtualNode};
+use crate::ids::{KeyspaceId, Seq, ShardId, VirtualNode};
 use crate::journal::Journal;
 use crate::journal::mirror::{Found, Place};
 use crate::manifest::Manifest;
 use crate::shard::paths::{self, JOURNAL_DIR};
 use crate::shard::{Layout, Shard, ShardSpec, Worker};
 use crate::state::Seams;
+use crate::state::archives::Archives;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,6 +59,7 @@ pub fn repair(
         return Ok(Repaired::default());
     }
     let (body, upto) = covered(dir, manifest, first, repository)?;
+    check_same_history(dir, manifest, seams, &body, repository)?;
     read_through(&body, manifest, upto, repository)?;
     for entry in manifest.shards.iter().filter(|entry| lost.contains(&entry.id)) {
         let spec = ShardSpec::of(dir, manifest, entry, cache);
@@ -163,6 +165,35 @@ fn covered(
             .remedy("restore into a new directory; the shards that are left have what others owned of it"));
     }
     Ok((body, upto))
+}
+
+/// Errors if the backup is known to be of another history of the store: lost shards would get what the others have otherwise.
+fn check_same_history(
+    dir: &Path,
+    manifest: &Manifest,
+    seams: &Seams,
+    body: &Body,
+    repository: &BackupRepository,
+) -> Result<()> {
+    let live = live(manifest);
+    let archives = Archives::load(&seams.disk, dir, manifest.store, &live)?;
+    // A drop is for ever, so what is left out of a checkpoint is in no later manifest of the same history.
+    let left_out =
+        |id: &&KeyspaceId| id.0 < body.next_keyspace && body.keyspaces.iter().all(|k| k.id != **id);
+    let what = if archives.get(repository.id).is_some_and(|hold| hold.given_up) {
+        "the archive has writes that this store has given up with a part of its journal".to_owned()
+    } else if let Some(id) = live.iter().find(left_out) {
+        format!(
+            "checkpoint {} was taken after keyspace {} had been dropped, which this store has",
+            body.id, id.0
+        )
+    } else {
+        return Ok(());
+    };
+    let text = format!("the backup is of another history of the store: {what}");
+    Err(Error::new(ErrorKind::Mismatch, text)
+        .at(dir)
+        .remedy("use another repository, or restore into a new directory"))
 }
 
 /// The first sequence that the journal has; of several copies those say so that an opening would believe.

@@ -297,9 +297,11 @@ impl State {
         first
     }
 
-    /// Lets another process, or another handle, open the store.
+    /// Lets another process, or another handle, open the store: as soon as nothing of it is written to.
     pub fn release_lock(&self) {
-        *self.lock.lock() = None;
+        if let Some(lock) = self.lock.lock().take() {
+            self.journal.leave(Box::new(lock));
+        }
     }
 
     /// Errors if the keyspace has been dropped.

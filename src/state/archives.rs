@@ -71,7 +71,7 @@ pub struct Archives {
     inner: Mutex<Inner>,
     /// Who archives into a repository, one at a time.
     turns: Mutex<HashMap<u128, Arc<Mutex<()>>>>,
-    /// What each of them is complete up to, for those who must not wait for the file that `inner` is held over.
+    /// What each of them is complete up to, for those who must not wait for the file that `inner` is held over. A leaf under that.
     ends: Mutex<Vec<Seq>>,
 }
 

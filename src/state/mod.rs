@@ -101,7 +101,7 @@ pub struct Settings {
     pub memory_budget: u64,
     /// Bytes that all memtables together may hold.
     pub memtable_bytes: u64,
-    /// Bytes of journal kept for shards that are offline.
+    /// Bytes of journal kept for shards that are offline, and for archives that are behind.
     pub journal_retention: u64,
     pub heal: Heal,
     /// How long a shard may take for a step before it is given up.
@@ -303,7 +303,8 @@ impl State {
 
     /// Lets another process, or another handle, open the store: as soon as nothing of it is written to.
     pub fn release_lock(&self) {
-        if let Some(lock) = self.lock.lock().take() {
+        let lock = self.lock.lock().take();
+        if let Some(lock) = lock {
             self.journal.leave(Box::new(lock));
         }
     }

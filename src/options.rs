@@ -83,9 +83,11 @@ impl ShardOptions {
 /// How to create or open a store. Plain data: it can be read from a configuration file with serde, under the names of the methods
 /// (`shard` and `journal_dirs` are lists, durations are those of serde).
 ///
-/// An option that is not set takes its default when the store is created, and the store's own value when it exists;
-/// one that is set and contradicts an existing store makes [`open`](Options::open) fail with
-/// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch).
+/// The store remembers its shards, replication factor, virtual nodes, partitioner, page size and journal directories. One of these that is not
+/// set takes its default when the store is created, and the store's own value when it exists; one that is set and contradicts an existing
+/// store makes [`open`](Options::open) fail with [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch), but that shards may have moved, and
+/// other journal directories take the place of those it has. All other options count for one opening, with their defaults where they are
+/// not set: set them each time.
 ///
 /// ```
 /// # fn main() -> annulus::Result<()> {
@@ -187,7 +189,7 @@ impl Options {
         self
     }
 
-    /// Sets the size of a journal segment, in bytes, from 64 KiB to 1 GiB. 16 MiB unless set.
+    /// Sets the size of a journal segment, in bytes, from 64 KiB to 1 GiB. 16 MiB unless set. Segments that exist stay as they are.
     pub fn journal_segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = Some(bytes);
         self
@@ -195,7 +197,10 @@ impl Options {
 
     /// Sets how much of the journal is kept for shards that are offline, and for archives that are behind
     /// ([`Store::archive`](crate::Store::archive)), in bytes. 1 GiB unless set. A shard that comes back after more has been written must be
-    /// rebuilt; an archive has a gap.
+    /// rebuilt; an archive has a gap. Where a shard is away that nobody can stand in for, writes are refused once it lacks more.
+    ///
+    /// What the open shards lack themselves, and files kept to be used again, come on top. It counts for one opening: a program that opens the
+    /// store with less gives up what is kept beyond that. `u64::MAX` gives up nothing.
     pub fn journal_retention(mut self, bytes: u64) -> Self {
         self.journal_retention = Some(bytes);
         self

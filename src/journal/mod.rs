@@ -1,7 +1,7 @@
 //! The journal: one log of commits for the whole store, in segment files, with group commit.
 //!
 //! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
-//! `writer` (writing), `group` (syncing for many), `scan` and `recovery` (reading back), `cases` (what to do with
+//! `writer` (writing), `group` (syncing for many), `freeing` (what nobody needs), `scan` and `recovery` (reading back), `cases` (what to do with
 //! damage), `open` (creating and opening), `replay` (reading while it is written to), `mirror`
 //! (several copies, on a disk below all this).
 //!
@@ -34,6 +34,7 @@
 
 mod cases;
 mod chunk;
+mod freeing;
 mod group;
 mod log;
 pub(crate) mod mirror;
@@ -125,7 +126,7 @@ pub struct JournalStats {
 }
 
 /// The journal. Lock order: `writer`, `log` (the appender's), `retained`, the supply's stock; each may be skipped. The
-/// group's own is taken alone.
+/// group's own, and that of `freeing`, are taken alone.
 #[derive(Debug)]
 pub struct Journal {
     writer: Mutex<writer::Writer>,
@@ -136,6 +137,7 @@ pub struct Journal {
     /// What they came to when they changed last: they are held while files are freed. A leaf among the locks.
     shown: Mutex<Shown>,
     group: group::Group,
+    freeing: freeing::Freeing,
     health: Health,
     counters: Counters,
 }
@@ -254,45 +256,6 @@ impl Journal {
     pub fn provision(&self) -> Result<bool> {
         self.health.check()?;
         self.supply.provision()
-    }
-
-    /// Frees the segments whose frames are all below `below`; says how many. The current one stays.
-    ///
-    /// # Errors
-    /// `Io`: some were not freed; call again. `Poisoned`, `Closed`.
-    pub fn trim(&self, below: Seq) -> Result<usize> {
-        self.health.check()?;
-        // The segment that becomes the oldest one must say durably where it begins, which its first frame does, or the
-        // header of one that begins a session.
-        let last = self.last();
-        let freeable = |segments: &VecDeque<Retained>| {
-            segments.get(1).is_some_and(|next| next.first <= below && (next.start || next.first <= last))
-        };
-        if !freeable(&self.retained.lock()) {
-            return Ok(0);
-        }
-        self.sync_to(last)?;
-        let mut segments = self.retained.lock();
-        let mut freed = 0;
-        let mut spares = Vec::new();
-        let mut outcome = Ok(());
-        while freeable(&segments)
-            && let Some(oldest) = segments.front().copied()
-        {
-            match self.supply.free(oldest.generation, oldest.len, spares.len()) {
-                Ok(spare) => spares.extend(spare),
-                Err(e) => {
-                    outcome = Err(e);
-                    break;
-                }
-            }
-            segments.pop_front();
-            freed += 1;
-        }
-        *self.shown.lock() = Shown::of(&segments);
-        drop(segments);
-        self.supply.restock(spares)?;
-        outcome.map(|()| freed)
     }
 
     /// Figures. Waits for no disk: what is being made, or freed, shows when that is done.

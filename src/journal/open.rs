@@ -3,6 +3,7 @@
 //! Invariant: when `open` returns, what was replayed is durable, and a tail that was cut can never come back: the new
 //! session's first segment says, durably, below which sequence the log before it ends.
 
+use super::freeing::Freeing;
 use super::group::Group;
 use super::log::Log;
 use super::recovery::{self, Segment, Survey, Walk, Walker};
@@ -297,6 +298,7 @@ fn begin(supply: Supply, generation: u64, first: Seq, mut retained: VecDeque<Ret
         shown: Mutex::new(Shown::of(&retained)),
         retained: Mutex::new(retained),
         group: Group::new(durable),
+        freeing: Freeing::default(),
         health: Health::default(),
         counters: Counters::new(durable),
     })

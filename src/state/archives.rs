@@ -72,8 +72,8 @@ pub struct Archives {
     inner: Mutex<Inner>,
     /// Who archives into a repository, one at a time.
     turns: Mutex<HashMap<u128, Arc<Mutex<()>>>>,
-    /// What all of them are complete up to.
-    least: AtomicU64,
+    /// What each of them is complete up to, for those who must not wait for the file that `inner` is held over. A leaf under that.
+    ends: Mutex<Vec<Seq>>,
     /// What the journal begins with, or less.
     begins: AtomicU64,
 }
@@ -97,9 +97,16 @@ impl Inner {
         self.saved.archives.iter_mut().find(|hold| hold.repository == repository)
     }
 
+    /// What each is complete up to that anything is kept for.
+    fn ends(&self) -> Vec<Seq> {
+        if self.unknown {
+            return vec![Seq::ZERO];
+        }
+        self.saved.archives.iter().filter(|hold| !hold.given_up).map(|hold| hold.upto).collect()
+    }
+
     fn least(&self) -> Seq {
-        let held = self.saved.archives.iter().filter(|hold| !hold.given_up).map(|hold| hold.upto).min();
-        if self.unknown { Seq::ZERO } else { held.unwrap_or(Seq::MAX) }
+        self.ends().into_iter().min().unwrap_or(Seq::MAX)
     }
 }
 
@@ -144,14 +151,14 @@ impl Archives {
             bridged: HashMap::new(),
             closed: false,
         };
-        let least = AtomicU64::new(inner.least().0);
+        let ends = Mutex::new(inner.ends());
         let (disk, inner, turns) = (disk.clone(), Mutex::new(inner), Mutex::default());
-        Ok(Archives { disk, path, inner, turns, least, begins: AtomicU64::new(0) })
+        Ok(Archives { disk, path, inner, turns, ends, begins: AtomicU64::new(0) })
     }
 
-    /// What all archives are complete up to; [`Seq::MAX`]: there is none that anything is kept for.
-    pub fn least(&self) -> Seq {
-        Seq(self.least.load(Ordering::Acquire))
+    /// What all archives are complete up to that need nothing older than `from`; [`Seq::MAX`]: there is none.
+    pub fn least(&self, from: Seq) -> Seq {
+        self.ends.lock().iter().copied().filter(|end| end.next() >= from).min().unwrap_or(Seq::MAX)
     }
 
     /// The turn to add to the archive in a repository. Held over all that it takes.
@@ -306,7 +313,7 @@ impl Archives {
     }
 
     fn publish(&self, inner: &Inner) {
-        self.least.store(inner.least().0, Ordering::Release);
+        *self.ends.lock() = inner.ends();
     }
 
     fn save(&self, inner: &mut Inner) -> Result<()> {
@@ -349,10 +356,14 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
         disk.create_dir_all(Path::new(DIR)).unwrap();
         let archives = load(&disk, &[0, 1]).unwrap();
-        assert_eq!(archives.least(), Seq::MAX);
+        assert_eq!(archives.least(Seq::ZERO), Seq::MAX);
         for (repository, upto) in [(1, 10), (2, 30)] {
             archives.begin(repository).unwrap();
-            assert_eq!(archives.least(), Seq::ZERO, "nothing goes before it is known how far it has got");
+            assert_eq!(
+                archives.least(Seq::ZERO),
+                Seq::ZERO,
+                "nothing goes before it is known how far it has got"
+            );
             archives.reached(repository, Seq(upto)).unwrap();
         }
         archives.dropping(Dropped { id: KeyspaceId(1), name: "notes".into(), at: Seq(20) }).unwrap();
@@ -363,7 +374,11 @@ mod tests {
     fn an_opening_finds_what_the_one_before_knew() {
         let (disk, before) = filled();
         let after = load(&disk, &[0]).unwrap();
-        assert_eq!((after.list(), after.least()), (before.list(), Seq(10)));
+        assert_eq!((after.list(), after.least(Seq::ZERO)), (before.list(), Seq(10)));
+        assert_eq!(
+            [after.least(Seq(11)), after.least(Seq(12)), after.least(Seq(32))],
+            [Seq(10), Seq(30), Seq::MAX]
+        );
         assert_eq!(after.dropped_since(Seq(20)).len(), 1);
         assert_eq!(after.dropped_since(Seq(21)), []);
         // The process ended between the word and the deed.
@@ -371,12 +386,12 @@ mod tests {
         // Both archives have told of it; a third one might begin before it.
         after.log_begins(Seq(21));
         after.reached(1, Seq(25)).unwrap();
-        assert_eq!((after.dropped_since(Seq(0)).len(), after.least()), (1, Seq(25)));
+        assert_eq!((after.dropped_since(Seq(0)).len(), after.least(Seq::ZERO)), (1, Seq(25)));
         after.log_begins(Seq(22));
         after.reached(1, Seq(26)).unwrap();
-        assert_eq!((after.dropped_since(Seq(0)).len(), after.least()), (0, Seq(26)));
+        assert_eq!((after.dropped_since(Seq(0)).len(), after.least(Seq::ZERO)), (0, Seq(26)));
         assert!(after.forget(1).unwrap() && !after.forget(1).unwrap());
-        assert_eq!(load(&disk, &[0]).unwrap().least(), Seq(30));
+        assert_eq!(load(&disk, &[0]).unwrap().least(Seq::ZERO), Seq(30));
     }
 
     #[test]
@@ -388,7 +403,7 @@ mod tests {
         archives.log_ends(Seq(50));
         assert_eq!(archives.list().iter().map(|hold| hold.given_up).collect::<Vec<_>>(), [false, true]);
         archives.reached(1, Seq(50)).unwrap();
-        assert_eq!(archives.least(), Seq(50));
+        assert_eq!(archives.least(Seq::ZERO), Seq(50));
     }
 
     #[test]
@@ -421,19 +436,23 @@ mod tests {
             for bytes in [&bad[..], &whole[..at]] {
                 disk.replace(&path, bytes).unwrap();
                 let archives = load(&disk, &[0]).unwrap();
-                assert_eq!((archives.least(), archives.list()), (Seq::ZERO, Vec::new()), "byte {at}");
+                assert_eq!(
+                    (archives.least(Seq::ZERO), archives.list()),
+                    (Seq::ZERO, Vec::new()),
+                    "byte {at}"
+                );
             }
         }
         // The first that is heard of ends that, and nothing else does.
         let archives = load(&disk, &[0]).unwrap();
         archives.dropping(Dropped { id: KeyspaceId(1), name: "notes".into(), at: Seq(45) }).unwrap();
         archives.begin(3).unwrap();
-        assert_eq!(load(&disk, &[0]).unwrap().least(), Seq::ZERO);
+        assert_eq!(load(&disk, &[0]).unwrap().least(Seq::ZERO), Seq::ZERO);
         archives.reached(3, Seq(40)).unwrap();
         let after = load(&disk, &[0]).unwrap();
-        assert_eq!((after.least(), after.dropped_since(Seq(0)).len()), (Seq(40), 1));
+        assert_eq!((after.least(Seq::ZERO), after.dropped_since(Seq(0)).len()), (Seq(40), 1));
         let other = Archives::load(&disk, Path::new(DIR), STORE + 1, &HashSet::new()).unwrap();
-        assert_eq!(other.least(), Seq::ZERO);
+        assert_eq!(other.least(Seq::ZERO), Seq::ZERO);
         let newer = envelope::wrap(Kind { version: 2, ..KIND }, b"{}").unwrap();
         disk.replace(&path, &newer).unwrap();
         assert_eq!(load(&disk, &[0]).unwrap_err().kind(), ErrorKind::Unsupported);
@@ -449,7 +468,7 @@ mod tests {
         assert_eq!(archives.dropping(dropped).unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!(archives.dropped_since(Seq(21)), []);
         assert_eq!(archives.forget(1).unwrap_err().kind(), ErrorKind::Closed);
-        assert_eq!((archives.list().len(), archives.least()), (2, Seq(10)));
+        assert_eq!((archives.list().len(), archives.least(Seq::ZERO)), (2, Seq(10)));
         assert_eq!(archives.dropped_since(Seq(0)).len(), 1);
         assert_eq!(disk.read(&path).unwrap(), before);
     }

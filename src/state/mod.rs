@@ -17,7 +17,9 @@
 //!    frames: those come after all locks of this list have been let go.
 //! 6. the memtables (`memory`): taken while the appender is still held, then the appender is released, so that commits
 //!    enter the memtable in the order of the journal while the next frame is written.
-//! 7. leaves, under which nothing else is taken: `archives` (held over the writing of its file, since the file must follow the same order), `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, `purged`, the gate of
+//! 7. the turn to look whether some virtual node has no shard left (`gaps`): what was looked at first must not be noted last. Under it only
+//!    `layout` and the shards' own are taken.
+//! 8. leaves, under which nothing else is taken: `archives` (held over the writing of its file, since the file must follow the same order), `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, `purged`, the gate of
 //!    `records`, and each shard's own.
 
 pub mod archives;
@@ -28,6 +30,7 @@ mod copied;
 mod cover;
 pub mod events;
 pub mod foreground;
+mod gaps;
 pub mod healing;
 mod look;
 mod memory;
@@ -66,6 +69,7 @@ use change::Control;
 use changed::Changed;
 use cover::Cover;
 use events::{EventKind, Hub};
+use gaps::Gaps;
 use healing::Healing;
 use scrub::Scrubbing;
 use std::collections::HashSet;
@@ -97,7 +101,7 @@ pub struct Settings {
     pub memory_budget: u64,
     /// Bytes that all memtables together may hold.
     pub memtable_bytes: u64,
-    /// Bytes of journal kept for shards that are offline.
+    /// Bytes of journal kept for shards that are offline, and for archives that are behind.
     pub journal_retention: u64,
     pub heal: Heal,
     /// How long a shard may take for a step before it is given up.
@@ -167,7 +171,7 @@ pub struct State {
     // Counts changes of shards' health, so that what was derived from it is known to be old.
     health_version: AtomicU64,
     // Whether some virtual node may have no serving owner; then writes look before they leap.
-    gaps: AtomicBool,
+    gaps: Gaps,
     closed: AtomicBool,
     lock: Mutex<Option<Lock>>,
 }
@@ -239,7 +243,7 @@ impl State {
             layout: RwLock::new(parts.layout),
             cover: Mutex::new(Cover::default()),
             health_version: AtomicU64::new(1),
-            gaps: AtomicBool::new(false),
+            gaps: Gaps::default(),
             closed: AtomicBool::new(false),
             lock: Mutex::new(Some(Lock(parts.lock))),
             manifest: Mutex::new(parts.manifest),
@@ -297,9 +301,12 @@ impl State {
         first
     }
 
-    /// Lets another process, or another handle, open the store.
+    /// Lets another process, or another handle, open the store: as soon as nothing of it is written to.
     pub fn release_lock(&self) {
-        *self.lock.lock() = None;
+        let lock = self.lock.lock().take();
+        if let Some(lock) = lock {
+            self.journal.leave(Box::new(lock));
+        }
     }
 
     /// Errors if the keyspace has been dropped.
@@ -436,19 +443,13 @@ impl State {
     pub fn health_changed(&self) {
         self.health_version.fetch_add(1, Ordering::AcqRel);
         self.records.clear();
-        let uncovered = self.first_uncovered().is_some();
-        self.gaps.store(uncovered, Ordering::Release);
+        self.gaps.note(|| self.first_uncovered().is_some());
     }
 
     /// Every write up to this one has left the memtables, and what shards that are read hold is complete up to there. The
     /// caller has the turn to flush.
     pub fn forgotten_up_to(&self) -> Seq {
         self.memory.forgotten()
-    }
-
-    /// Whether some virtual node may have no shard that answers.
-    pub fn has_gaps(&self) -> bool {
-        self.gaps.load(Ordering::Acquire)
     }
 
     /// A virtual node of which no shard holds everything, among those `counts` counts.
@@ -465,7 +466,7 @@ impl State {
 
     /// Errors if no serving shard holds the internal key, so that a write is not taken that could never be flushed.
     pub fn check_writable(&self, key: &[u8]) -> Result<()> {
-        if !self.gaps.load(Ordering::Acquire) {
+        if !self.gaps.any() {
             return Ok(());
         }
         let layout = self.layout();

@@ -1,7 +1,8 @@
 //! Closing a store.
 //!
 //! Invariant: when it returns, with or without an error, files and locks are released and nothing acknowledged is lost:
-//! what could not be flushed is in the journal. Only what a shard is in that hangs is released later, when it answers.
+//! what could not be flushed is in the journal. Only what a shard is in that hangs is released later, when it answers, and the store's lock where
+//! the journal's disk hangs while segments are freed.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shard::{Shard, Worker};
@@ -58,6 +59,9 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
     }
     drop(closing);
     state.archives.close();
+    // Of what frees a part of the journal in a caller's thread. What it is in the middle of it still does to these files, so where it hangs
+    // the lock stays until it does not.
+    note(state.journal.rest(state.settings.shard_timeout * CLOSING));
     state.release_lock();
     outcome
 }

@@ -8,7 +8,7 @@
 //!   journal holds it until one is back.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::VirtualNode;
+use crate::ids::{Seq, VirtualNode};
 use crate::memtable::Table;
 use crate::options::Heal;
 use crate::plants;
@@ -164,17 +164,12 @@ fn check_forgettable(state: &State, layout: &Layout, table: &Table, failed: &[(u
         }
         lost.get_or_insert(node);
     }
-    let is_over = || state.journal.stats().bytes > state.settings.journal_retention;
+    // What would be kept for who lacks it if the table were forgotten; archives are not waited for before writes are refused.
+    let lacked = layout.shards.iter().map(|shard| shard.applied()).min().unwrap_or_default().next();
     if let Some(node) = lost
-        && is_over()
+        && state.journal.reach(last.next(), state.settings.journal_retention) > lacked
     {
-        // It may be there for an archive that is behind, which is waited for within the bound alone.
-        if let Err(error) = trim(state) {
-            log::warn!("the journal could not be trimmed: {error}");
-        }
-        if is_over() {
-            return Err(stuck(node));
-        }
+        return Err(stuck(node));
     }
     // Their replicas have it all, and they do not: they are no longer to be read.
     let serves = |shard: &Shard| shard.serves() && !plants::is("failed-shard-goes-on-serving");
@@ -186,22 +181,26 @@ fn check_forgettable(state: &State, layout: &Layout, table: &Table, failed: &[(u
     Ok(())
 }
 
-/// Frees the part of the journal that every shard has applied. Shards that are offline hold it back, up to a bound.
+/// Frees the part of the journal that every shard has applied. Shards that are offline, and archives that are behind, hold it back, each
+/// up to a bound: who lacks more than that costs the others nothing.
 fn trim(state: &State) -> Result<()> {
     let layout = state.layout();
-    let oldest = |all: bool| layout.shards.iter().filter(|s| all || s.is_open()).map(|s| s.applied()).min();
-    let within = state.journal.stats().bytes <= state.settings.journal_retention;
-    // What nobody serves is in the journal alone.
-    let below =
-        match oldest((within || state.has_gaps()) && !plants::is("journal-trimmed-past-a-failed-shard")) {
-            // An archive that is behind holds it back as an offline shard does.
-            Some(applied) if within && !plants::is("archive-not-waited-for") => {
-                applied.min(state.archives.least())
-            }
-            Some(applied) => applied,
-            None => return Ok(()),
-        };
-    state.journal.trim(below.next())?;
+    let applied =
+        |open: bool| layout.shards.iter().filter(move |s| !open || s.is_open()).map(|s| s.applied());
+    let Some(free) = applied(true).min().or(applied(false).max()) else { return Ok(()) };
+    let from = state.journal.reach(free.next(), state.settings.journal_retention);
+    let within = |seq: &Seq| seq.next() >= from;
+    let mut upto = free;
+    if !plants::is("archive-not-waited-for") {
+        upto = upto.min(state.archives.least(from));
+    }
+    if !plants::is("journal-trimmed-past-a-failed-shard") {
+        // What nobody serves is in the journal alone. Asked for now: whoever is about to note that a shard has failed may be held up. And after
+        // it was seen which shards are open: one that fails in between was counted among them.
+        let everything = state.first_uncovered().is_some();
+        upto = applied(false).filter(|seq| everything || within(seq)).fold(upto, Seq::min);
+    }
+    state.journal.trim(upto.next())?;
     state.archives.log_begins(state.journal.first());
     Ok(())
 }

@@ -7,21 +7,22 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex};
 
-/// A disk on which whatever is done to a name in one directory, or below it, hangs until it is let go.
+/// A disk on which whatever is done to a name in one directory, or below it, hangs until it is let go; or the giving of another name alone.
 #[derive(Debug, Clone)]
-struct HangingDisk {
-    disk: SimDisk,
+pub struct HangingDisk {
+    pub disk: SimDisk,
     gate: Arc<(Mutex<Gate>, Condvar)>,
 }
 
 #[derive(Debug, Default)]
 struct Gate {
     dir: Option<PathBuf>,
+    renamed: Option<PathBuf>,
     waiting: usize,
 }
 
 impl HangingDisk {
-    fn new() -> HangingDisk {
+    pub fn new() -> HangingDisk {
         HangingDisk { disk: SimDisk::new(6), gate: Arc::default() }
     }
 
@@ -29,24 +30,33 @@ impl HangingDisk {
         self.gate.0.lock().unwrap().dir = Some(dir.to_path_buf());
     }
 
-    fn release(&self) {
-        self.gate.0.lock().unwrap().dir = None;
+    pub fn hang_renames(&self, path: &Path) {
+        self.gate.0.lock().unwrap().renamed = Some(path.to_path_buf());
+    }
+
+    pub fn release(&self) {
+        let mut gate = self.gate.0.lock().unwrap();
+        (gate.dir, gate.renamed) = (None, None);
+        drop(gate);
         self.gate.1.notify_all();
     }
 
-    fn wait_until_it_hangs(&self) {
+    pub fn wait_until_it_hangs(&self) {
         let gate = self.gate.0.lock().unwrap();
         let (_gate, waited) = self.gate.1.wait_timeout_while(gate, LONG, |gate| gate.waiting == 0).unwrap();
         assert!(!waited.timed_out(), "nobody asks the disk for anything");
     }
 
     fn at(&self, path: &Path) -> &SimDisk {
-        let hangs = |gate: &mut Gate| gate.dir.as_ref().is_some_and(|dir| path.starts_with(dir));
+        self.while_it(|gate| gate.dir.as_ref().is_some_and(|dir| path.starts_with(dir)))
+    }
+
+    fn while_it(&self, hangs: impl Fn(&mut Gate) -> bool) -> &SimDisk {
         let mut gate = self.gate.0.lock().unwrap();
         if hangs(&mut gate) {
             gate.waiting += 1;
             self.gate.1.notify_all();
-            let mut gate = self.gate.1.wait_while(gate, hangs).unwrap();
+            let mut gate = self.gate.1.wait_while(gate, &hangs).unwrap();
             gate.waiting -= 1;
         }
         &self.disk
@@ -75,6 +85,7 @@ impl Disk for HangingDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.while_it(|gate| gate.renamed.as_deref() == Some(from));
         self.at(from).rename(from, to)
     }
 

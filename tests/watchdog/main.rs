@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod asking;
+mod closing;
 
 use annulus::testing::{self, Disk, EngineOperation as Op, MemoryFactory, Seams, SimDisk};
 use annulus::{EventKind, Events, Health, KeyspaceId, Options, ShardId, Store};

@@ -31,6 +31,7 @@ pub const PROGRAMS: [&str; 15] = [
     "mirrors",
     "model",
     "regressions",
+    "retention",
     "watchdog",
 ];
 /// Their random tests are asked with as many cases as everybody runs, too.

@@ -19,9 +19,15 @@ pub fn existing(dir: &Path) -> Result<(), Failure> {
     }
 }
 
-/// To open a store that exists, and only do with it what was asked for.
+/// To open a store that exists. How much of the journal its program has kept, for archives and for shards that are away, is not written
+/// down, so none of that is given up.
+fn known() -> Options {
+    Options::new().existing_only(true).journal_retention(u64::MAX)
+}
+
+/// The same, to only do with it what was asked for.
 pub fn unhealed() -> Options {
-    Options::new().existing_only(true).heal(Heal::Manual)
+    known().heal(Heal::Manual)
 }
 
 pub fn inspect(args: &args::Inspect, output: &Output) -> Result<Outcome, Failure> {
@@ -113,7 +119,7 @@ pub fn ring(args: &args::Ring, output: &Output) -> Result<Outcome, Failure> {
 pub fn scrub(args: &args::Scrub, output: &Output) -> Result<Outcome, Failure> {
     existing(&args.store)?;
     let progress = Progress::spinner(output.json, "opening the store");
-    let store = Options::new().existing_only(true).open(&args.store)?;
+    let store = known().open(&args.store)?;
     let scrub = store.scrub()?;
     if let Some(rate) = args.rate {
         // It may be through by now.
@@ -190,4 +196,19 @@ pub fn repair(args: &args::Repair, output: &Output) -> Result<Outcome, Failure> 
     let (state, shards) = output::health(&health)?;
     output.result(&json!({ "shard": shard, "health": state }), format!("repaired shard {shard}{shards}"))?;
     Ok(Outcome::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store's program may keep more than the default, and a tool does not know how much.
+    #[test]
+    fn no_command_gives_up_what_the_journal_is_kept_for() {
+        for options in [known(), unhealed()] {
+            let options = serde_json::to_value(&options).unwrap();
+            assert_eq!(options["journal_retention"], json!(u64::MAX), "{options}");
+            assert_eq!(options["existing_only"], json!(true));
+        }
+    }
 }

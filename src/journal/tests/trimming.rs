@@ -98,3 +98,27 @@ fn figures_are_told_while_the_disk_is_waited_for() {
     }
     assert!(asked.load(Ordering::Relaxed) > 50);
 }
+
+/// What is kept for somebody is what a trim without regard to him would free, and a trim with regard to him would not; no more of it
+/// than was asked for, and no less.
+#[test]
+fn it_reaches_back_as_far_as_so_many_bytes_allow() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    for _ in 0..100 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    let segments: Vec<(u64, u64)> = journal.retained.lock().iter().map(|s| (s.first.0, s.len)).collect();
+    assert!(segments.iter().any(|(_, len)| *len != CONFIG.segment_bytes));
+    let kept = |from: u64, below: u64| -> u64 {
+        let pairs = segments.iter().zip(&segments[1..]);
+        pairs.filter(|(_, (next, _))| *next <= below && *next > from).map(|((_, len), _)| len).sum()
+    };
+    for below in 0..103 {
+        for most in (0..12).map(|n| n * (CONFIG.segment_bytes / 2)).chain([u64::MAX]) {
+            let from = journal.reach(Seq(below), most).0;
+            assert!(kept(from, below) <= most, "{from} for {most} bytes up to {below}");
+            assert!(from == 0 || kept(from - 1, below) > most, "{from} for {most} bytes up to {below}");
+        }
+    }
+}

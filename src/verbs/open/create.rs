@@ -27,6 +27,9 @@ pub const MARKER: &str = "CREATING";
 pub const RESTORING: &str = "RESTORING";
 const DEFAULT_SHARDS: usize = 4;
 const DEFAULT_REPLICATION_FACTOR: usize = 2;
+/// Segments of the journal that are kept to be used again, and what they may come to.
+const MAX_SPARES: u64 = 8;
+const SPARE_BYTES: u64 = 128 << 20;
 /// Chosen by measurement: see docs/BENCHMARKS.md.
 const DEFAULT_PAGE_BYTES: usize = 4096;
 
@@ -211,11 +214,16 @@ pub fn end_creation(disk: &dyn Disk, dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Enough for what one flush lets go, and no more of a disk than that is worth; one at the least, however large.
+fn max_spares(segment_bytes: u64) -> usize {
+    (SPARE_BYTES / segment_bytes.max(1)).clamp(1, MAX_SPARES) as usize
+}
+
 pub fn journal_config(manifest: &Manifest, options: &Options) -> JournalConfig {
     JournalConfig {
         store_id: manifest.store,
         segment_bytes: options.segment_bytes_or_default(),
-        max_spares: 8,
+        max_spares: max_spares(options.segment_bytes_or_default()),
     }
 }
 
@@ -284,4 +292,15 @@ fn entry(disk: &dyn Disk, dir: &Path, id: ShardId, path: std::path::PathBuf) -> 
 fn random() -> u128 {
     let half = || u128::from(RandomState::new().build_hasher().finish());
     half() << 64 | half()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spares_are_few_where_segments_are_large() {
+        let of = |bytes: u64| max_spares(bytes);
+        assert_eq!([of(64 << 10), of(16 << 20), of(32 << 20), of(128 << 20), of(1 << 30)], [8, 8, 4, 1, 1]);
+    }
 }

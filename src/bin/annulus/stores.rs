@@ -19,10 +19,10 @@ pub fn existing(dir: &Path) -> Result<(), Failure> {
     }
 }
 
-/// To open a store that exists. How much of the journal its program has kept, for archives and for shards that are away, is not written
-/// down, so none of that is given up.
+/// To open a store that exists. How much its program keeps, of the journal for archives and for shards that are away, and of what is set
+/// aside of shards, is not written down, so none of that is given up.
 fn known() -> Options {
-    Options::new().existing_only(true).journal_retention(u64::MAX)
+    Options::new().existing_only(true).journal_retention(u64::MAX).quarantine_limit(u64::MAX)
 }
 
 /// The same, to only do with it what was asked for.
@@ -207,7 +207,9 @@ mod tests {
     fn no_command_gives_up_what_the_journal_is_kept_for() {
         for options in [known(), unhealed()] {
             let options = serde_json::to_value(&options).unwrap();
-            assert_eq!(options["journal_retention"], json!(u64::MAX), "{options}");
+            for limit in ["journal_retention", "quarantine_limit"] {
+                assert_eq!(options[limit], json!(u64::MAX), "{options}");
+            }
             assert_eq!(options["existing_only"], json!(true));
         }
     }

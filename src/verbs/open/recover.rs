@@ -65,6 +65,10 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let lock = Locked::new(lock, locks.clone());
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
+    if adopted {
+        // What is begun without the shards that are missing they could never come back to.
+        check_covered(&layout)?;
+    }
     let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &seams)?;
     if adopted {
         manifest = take_up(disk, dir, manifest)?;

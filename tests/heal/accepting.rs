@@ -1,0 +1,87 @@
+//! Stores whose own directory, or manifest, is lost: opened from their shards, some of which are behind, ahead or away.
+
+use super::*;
+use annulus::{ErrorKind, Seq};
+
+const MANIFEST: &str = "/store/MANIFEST";
+const JOURNAL: &str = "/store/journal";
+
+fn shard_dir(shard: u32) -> PathBuf {
+    PathBuf::from(format!("/store/shards/{shard:04}"))
+}
+
+impl World {
+    /// The process ends, and with it goes what the store's own directory held beside the shards.
+    fn lose(&mut self, paths: &[&str]) {
+        let blank = open(&SimDisk::new(1), &MemoryFactory::new(), &self.options);
+        drop(std::mem::replace(&mut self.store, blank));
+        self.disk = self.disk.kill();
+        for path in paths {
+            let path = Path::new(path);
+            if path == Path::new(MANIFEST) {
+                self.disk.remove_file(path).unwrap();
+            } else {
+                self.disk.remove_dir_all(path).unwrap();
+            }
+        }
+    }
+
+    fn try_accepted(&self) -> annulus::Result<Store> {
+        let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
+        let options = self.options.clone().accept_journal_loss(true);
+        testing::open(Path::new("/store"), &options, Seams { disk, factory, background: false })
+    }
+
+    fn insert(&mut self, key: &str, value: &str) -> Seq {
+        self.model.insert(key.into(), value.into());
+        self.store.insert(key, value).unwrap()
+    }
+
+    /// From here on a seal of these shards can be replaced so often, and no more.
+    fn fail_seals(&self, shards: &[u32], after: u64) {
+        for shard in shards {
+            let dir = shard_dir(*shard);
+            let seal = move |path: &Path| path.starts_with(&dir) && path.to_string_lossy().contains("SEAL");
+            self.disk.inject(Fault::on(Operation::Rename).at(seal).after(after));
+        }
+    }
+
+    fn is_there(&self, path: &str) -> bool {
+        self.disk.exists(Path::new(path)).unwrap()
+    }
+}
+
+fn compared(store: &Store) {
+    while testing::scrub_step(store).unwrap() || testing::heal_step(store).unwrap() {}
+}
+
+/// Two of four disks are not mounted: the others do not become a store that those can never come back to.
+#[test]
+fn without_enough_shards_nothing_takes_the_place_of_a_lost_journal() {
+    let mut world = World::new(options(4, 2));
+    (0..300).for_each(|n| _ = world.insert(&format!("{n}"), "before"));
+    world.store.flush().unwrap();
+    world.fail_seals(&[0], 0);
+    (300..400).for_each(|n| _ = world.insert(&format!("{n}"), "later"));
+    world.store.flush().unwrap();
+    world.lose(&[JOURNAL, MANIFEST]);
+    let seals = |world: &World| {
+        (0..4).map(|shard| world.disk.read(&shard_dir(shard).join("SEAL")).unwrap()).collect::<Vec<_>>()
+    };
+    let before = seals(&world);
+    world.factory.fail(ShardId(2), EngineOperation::Open);
+    world.factory.fail(ShardId(3), EngineOperation::Open);
+    for _ in 0..2 {
+        let error = world.try_accepted().map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(!world.is_there(MANIFEST) && !world.is_there(JOURNAL));
+        assert!(seals(&world) == before, "a seal has been changed");
+    }
+    world.factory.heal(ShardId(2));
+    world.factory.heal(ShardId(3));
+    world.store = world.try_accepted().unwrap();
+    compared(&world.store);
+    world.check();
+    world.insert("after", "the loss");
+    world.check_copies();
+}

@@ -1,7 +1,7 @@
 //! Stores whose own directory, or manifest, is lost: opened from their shards, some of which are behind, ahead or away.
 
 use super::*;
-use annulus::{ErrorKind, Seq};
+use annulus::{ErrorKind, Seq, ShardOptions};
 
 const MANIFEST: &str = "/store/MANIFEST";
 const JOURNAL: &str = "/store/journal";
@@ -84,4 +84,51 @@ fn without_enough_shards_nothing_takes_the_place_of_a_lost_journal() {
     world.check();
     world.insert("after", "the loss");
     world.check_copies();
+}
+
+/// The manifest is lost while shards are being made that are to join, and the copies of it speak of them: none is opened, since
+/// all of them are cleared.
+#[test]
+fn a_change_that_is_rolled_back_with_a_copy_of_the_manifest_leaves_no_shard_of_it_in_use() {
+    let mut world = World::new(options(3, 2));
+    world.write(500);
+    let dropped = world.store.keyspace("dropped").unwrap();
+    (0..100u32).for_each(|n| _ = dropped.insert(n.to_be_bytes(), b"gone soon").unwrap());
+    world.store.flush().unwrap();
+    drop(dropped);
+    let blank = open(&SimDisk::new(1), &MemoryFactory::new(), &world.options);
+    std::mem::replace(&mut world.store, blank).close().unwrap();
+    let (disk, factory, model) = (world.disk.clone(), world.factory.clone(), world.model.clone());
+    let mut met = 0;
+    for stop in 0.. {
+        world.disk = disk.fork().kill();
+        world.factory = factory.fork();
+        world.store = open(&world.disk, &world.factory, &world.options);
+        let plan = world.store.plan().add_shard(ShardOptions::new("/new")).preview().unwrap();
+        world.disk.stop_after(stop);
+        let applied = world.store.apply(plan).is_ok();
+        world.lose(&[]);
+        let of_copy = world.disk.read(&shard_dir(0).join("IDENTITY")).unwrap().unwrap();
+        if String::from_utf8_lossy(&of_copy).contains("\"step\":\"preparing\"") {
+            met += 1;
+            world.disk.remove_file(Path::new(MANIFEST)).unwrap();
+            world.options = world.options.clone().shards(3);
+            world.store = open(&world.disk, &world.factory, &world.options);
+            let shards = world.store.stats().unwrap().shards;
+            assert_eq!(shards.len(), 3, "stopped at {stop}");
+            world.model.clone_from(&model);
+            world.insert("more", "of it");
+            world.store.drop_keyspace("dropped").unwrap();
+            world.store.flush().unwrap();
+            while testing::purge(&world.store).unwrap() {}
+            world.heal();
+            assert!(world.store.health().unwrap().is_good(), "stopped at {stop}");
+            world.check();
+            world.check_copies();
+        }
+        if applied {
+            break;
+        }
+    }
+    assert!(met > 3, "{met}");
 }

@@ -5,6 +5,7 @@ mod create;
 mod journals;
 mod lock;
 mod recover;
+mod take_up;
 
 pub use create::{Contents, LOCK, RESTORING, SHARDS_DIR};
 pub use lock::locked;

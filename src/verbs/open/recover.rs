@@ -8,6 +8,7 @@ use super::adopt;
 use super::create::{self, Contents};
 use super::journals::{self, Locked, Wanted};
 use super::lock::lock_dir;
+use super::take_up::{rolled_back, take_up};
 use crate::allocator;
 use crate::batch;
 use crate::disk::Disk;
@@ -16,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Journal;
 use crate::journal::mirror::{Found, Mirrors};
-use crate::manifest::{ChangeStep, Manifest, ShardEntry, ShardState};
+use crate::manifest::{Manifest, ShardEntry, ShardState};
 use crate::options::Options;
 use crate::shard::paths::{self, JOURNAL_DIR};
 use crate::shard::{self, Layout, Run, Shard, ShardSpec, Turns, Worker, apply_to_all};
@@ -44,7 +45,8 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let lock = lock(disk, dir, options)?;
     let (found, adopted) = find(disk, dir, options)?;
     let mut manifest = match found {
-        Some(manifest) if adopted => relocated(disk, dir, manifest, options)?,
+        // Its copies may speak of shards that were being made: those are to be cleared, not opened.
+        Some(manifest) if adopted => rolled_back(relocated(disk, dir, manifest, options)?),
         Some(manifest) => {
             let known = manifest.clone();
             let mut manifest = relocated(disk, dir, manifest, options)?;
@@ -290,37 +292,6 @@ fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Opti
         }
     }
     Ok(manifest)
-}
-
-/// Rolls a change back whose shards were still being made, and clears the directories of shards that were given up.
-fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> Result<Manifest> {
-    let mut next = manifest.clone();
-    if next.change.as_ref().is_some_and(|change| change.step == ChangeStep::Preparing) {
-        next.change = None;
-        let joining = next.shards.iter_mut().filter(|entry| entry.state == ShardState::Joining);
-        joining.for_each(|entry| entry.state = ShardState::Abandoned);
-    }
-    next.shards.retain(|entry| {
-        if entry.state != ShardState::Abandoned {
-            return true;
-        }
-        let cleared = Shard::clear(disk, &ShardSpec::of(dir, &manifest, entry, 0));
-        // Its disk may be away: it is tried again at the next opening.
-        cleared
-            .inspect_err(|e| log::warn!("shard {} did not join and is not cleared: {e}", entry.id))
-            .is_err()
-    });
-    for entry in &mut next.shards {
-        let shard = dir.join(&entry.path);
-        // Only a directory that is there says where it lies.
-        if matches!(shard::identify(disk, &shard), Ok(Some(_))) {
-            entry.own_disk = paths::is_on_another_disk(disk, dir, &shard);
-        }
-    }
-    if next != manifest {
-        next.store_next(disk, dir)?;
-    }
-    Ok(next)
 }
 
 /// Opens all shards of the ring, and those that a change under way brings.

@@ -267,6 +267,9 @@ impl Options {
     /// as they are. Name them with [`shard`](Self::shard): each carries a copy of the manifest. What was acknowledged and not
     /// yet flushed is lost, and of a batch that was being flushed a part may be there; a scrub makes replicas equal. Without
     /// this, such an opening is refused and changes nothing. Of no effect while the journal is there.
+    ///
+    /// Numbers of writes go on at least 2^32 later, since those that were given up may still be held somewhere. A shard that is
+    /// away meanwhile is made anew when it comes back, whatever it has; where too few are there, nothing is changed.
     pub fn accept_journal_loss(mut self, accept: bool) -> Self {
         self.accept_journal_loss = accept;
         self

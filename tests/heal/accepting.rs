@@ -1,7 +1,7 @@
 //! Stores whose own directory, or manifest, is lost: opened from their shards, some of which are behind, ahead or away.
 
 use super::*;
-use annulus::{ErrorKind, Seq, ShardOptions};
+use annulus::{ErrorKind, KeyspaceId, Seq, ShardOptions};
 
 const MANIFEST: &str = "/store/MANIFEST";
 const JOURNAL: &str = "/store/journal";
@@ -49,6 +49,11 @@ impl World {
     fn is_there(&self, path: &str) -> bool {
         self.disk.exists(Path::new(path)).unwrap()
     }
+
+    fn held(&self, shard: u32, key: &str) -> Option<Seq> {
+        let held = testing::held_by(&self.store, KeyspaceId(0), ShardId(shard)).unwrap();
+        held.into_iter().find(|(held, _)| held == key.as_bytes()).map(|(_, seq)| seq)
+    }
 }
 
 fn compared(store: &Store) {
@@ -84,6 +89,62 @@ fn without_enough_shards_nothing_takes_the_place_of_a_lost_journal() {
     world.check();
     world.insert("after", "the loss");
     world.check_copies();
+}
+
+/// The engines had what was flushed last when the process ended, and their seals did not say so: the numbers of those writes are not
+/// given to others, which the engines would take for what they have.
+#[test]
+fn writes_after_an_accepted_loss_count_more_than_what_the_seals_do_not_speak_of() {
+    let mut world = World::new(options(2, 2));
+    (1..=50).for_each(|n| _ = world.insert(&format!("{n}"), "sealed"));
+    world.store.flush().unwrap();
+    (51..=54).for_each(|n| _ = world.insert(&format!("{n}"), "not sealed"));
+    assert_eq!(world.insert("k", "given up"), Seq(55));
+    world.fail_seals(&[0, 1], 1);
+    let _ = world.store.flush();
+    world.lose(&[JOURNAL, MANIFEST]);
+    world.store = world.try_accepted().unwrap();
+    let seq = world.insert("k", "new");
+    world.store.flush().unwrap();
+    for shard in 0..2 {
+        assert_eq!(world.held(shard, "k"), Some(seq), "shard {shard}");
+    }
+    compared(&world.store);
+    world.check();
+    world.check_copies();
+    world.reopen();
+    world.check();
+    world.check_copies();
+}
+
+/// A shard that was away when the loss was accepted has writes whose numbers would be others' by now.
+#[test]
+fn a_shard_that_was_away_when_a_loss_was_accepted_is_made_anew() {
+    for at_an_opening in [false, true] {
+        for later in [0, 10, 300] {
+            let mut world = World::new(options(3, 2));
+            (0..100).for_each(|n| _ = world.insert(&format!("{n}"), "before"));
+            world.store.flush().unwrap();
+            let model = world.model.clone();
+            (100..120).for_each(|n| _ = world.insert(&format!("given up {n}"), "on one alone"));
+            world.fail_seals(&[0, 1], 0);
+            let _ = world.store.flush();
+            world.lose(&[JOURNAL, MANIFEST]);
+            world.model = model;
+            world.factory.fail(ShardId(2), EngineOperation::Open);
+            world.store = world.try_accepted().unwrap();
+            (0..later).for_each(|n| _ = world.insert(&format!("after {n}"), "the loss"));
+            world.store.flush().unwrap();
+            world.factory.heal(ShardId(2));
+            if at_an_opening {
+                world.reopen();
+            }
+            world.heal();
+            compared(&world.store);
+            world.check();
+            world.check_copies();
+        }
+    }
 }
 
 /// The manifest is lost while shards are being made that are to join, and the copies of it speak of them: none is opened, since

@@ -1,6 +1,7 @@
 //! Opening a store that exists, or making one that does not.
 
 mod adopt;
+mod anew;
 mod create;
 mod journals;
 mod lock;

@@ -71,7 +71,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         // What is begun without the shards that are missing they could never come back to.
         check_covered(&layout)?;
     }
-    let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &seams)?;
+    let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &archives, &seams)?;
     if adopted {
         manifest = take_up(disk, dir, manifest)?;
         manifest.store_next(disk, dir)?;
@@ -352,7 +352,7 @@ fn replay_from(first: Seq, layout: &Layout) -> Result<Seq> {
 }
 
 /// Errors, naming the shards and their causes, if some virtual node has no serving owner.
-fn check_covered(layout: &Layout) -> Result<()> {
+pub(super) fn check_covered(layout: &Layout) -> Result<()> {
     let Layout { ring, shards, .. } = layout;
     let serves = |i: &u16| shards.get(usize::from(*i)).is_some_and(|s| s.serves());
     let nodes = (0..ring.virtual_nodes()).map(crate::ids::VirtualNode);

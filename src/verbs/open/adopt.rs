@@ -89,7 +89,7 @@ pub fn replace_journal(
     // The new numbers do not tell which archive has more than that.
     archives.log_ends(last);
     // Nothing can tell them any more what they lack: they count as they are, and a scrub makes replicas equal.
-    anew::level(layout, Seq(next.0.saturating_sub(1)), |_| true);
+    anew::level(layout, Seq(next.0.saturating_sub(1)));
     check_covered(layout)?;
     let config = super::create::journal_config(manifest, options);
     Journal::create(seams.disk.clone(), &journal, config, next)?.close()?;

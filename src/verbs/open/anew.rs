@@ -5,7 +5,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
-use crate::shard::{Layout, Shard};
+use crate::shard::Layout;
 
 /// More writes than can be under way between two seals, and than a store that is away can have got ahead.
 const AGE: u64 = 1 << 32;
@@ -25,10 +25,8 @@ pub fn first_after(last: Seq) -> Result<Seq> {
 
 /// Says in the seals that these shards are complete up to here, as the user has accepted. One that cannot be sealed goes offline, and
 /// is made anew from the others.
-pub fn level(layout: &Layout, upto: Seq, which: impl Fn(&Shard) -> bool) {
-    for shard in
-        layout.shards.iter().filter(|shard| shard.is_open() && shard.applied() < upto && which(shard))
-    {
+pub fn level(layout: &Layout, upto: Seq) {
+    for shard in layout.shards.iter().filter(|shard| shard.is_open() && shard.applied() < upto) {
         if let Err(error) = shard.begin_apply().and_then(|_| shard.seal(upto)) {
             shard.fail(&error);
         }

@@ -3,9 +3,11 @@
 mod adopt;
 mod anew;
 mod create;
+mod given_up;
 mod journals;
 mod lock;
 mod recover;
+mod replay;
 mod take_up;
 
 pub use create::{Contents, LOCK, RESTORING, SHARDS_DIR};

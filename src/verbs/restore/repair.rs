@@ -43,6 +43,10 @@ pub fn repair(
         let text = "a change of the topology is under way, and what it has moved is in no checkpoint";
         return Err(Error::new(ErrorKind::Refused, text).at(dir).remedy("restore into a new directory"));
     }
+    if manifest.given_up.is_some() {
+        let text = "a part of the journal is being given up, which decides what the shards lack";
+        return Err(Error::new(ErrorKind::Refused, text).at(dir).remedy("open the store first"));
+    }
     let first = journal_begins(dir, manifest, seams)?;
     let cache = budget / 2 / manifest.shards.len().max(1) as u64;
     let open = |entry: &crate::manifest::ShardEntry| {

@@ -270,6 +270,24 @@ fn given_up() -> (World, World, Vec<(PathBuf, Vec<u8>)>) {
 #[test]
 fn an_acceptance_that_stops_anywhere_is_gone_on_with_or_has_not_begun() {
     let (lost, all, away) = given_up();
+    stopped_anywhere(&lost, &all, &away);
+}
+
+/// The same where what the store's own directory said is lost as well, and the manifest is a shard's copy.
+#[test]
+fn an_acceptance_with_a_shards_manifest_that_stops_anywhere_is_gone_on_with_or_has_not_begun() {
+    let (lost, mut all, away) = given_up();
+    for world in [&lost, &all] {
+        for name in ["/store/MANIFEST", "/store/MIRRORS"] {
+            world.disk.remove_file(Path::new(name)).unwrap();
+        }
+        world.disk.sync_dir(Path::new("/store")).unwrap();
+    }
+    all.disk = all.disk.kill();
+    stopped_anywhere(&lost, &all, &away);
+}
+
+fn stopped_anywhere(lost: &World, all: &World, away: &[(PathBuf, Vec<u8>)]) {
     for moves in [false, true] {
         let accepting = match moves {
             false => lost.accepted(),
@@ -303,7 +321,7 @@ fn an_acceptance_that_stops_anywhere_is_gone_on_with_or_has_not_begun() {
                 twice.options = accepting.clone();
                 let store = twice.open(&accepting).unwrap_or_else(|e| panic!("{when}: twice: {e}"));
                 twice.goes_on(store, &format!("{when}: twice"));
-                if interrupted(&world, &accepting, &all, (!moves).then_some(&away), &when) {
+                if interrupted(&world, &accepting, all, (!moves).then_some(away), &when) {
                     refused += 1;
                 }
             }
@@ -317,7 +335,7 @@ fn interrupted(
     world: &World,
     accepting: &Options,
     all: &World,
-    away: Option<&Vec<(PathBuf, Vec<u8>)>>,
+    away: Option<&[(PathBuf, Vec<u8>)]>,
     when: &str,
 ) -> bool {
     let mut again = world.fork();

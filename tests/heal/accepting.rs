@@ -147,6 +147,33 @@ fn a_shard_that_was_away_when_a_loss_was_accepted_is_made_anew() {
     }
 }
 
+/// An acceptance is interrupted when one shard has been sealed for it, and begun again without that one: it comes back with the seal of
+/// the first, and lacks nothing of what was written since.
+#[test]
+fn an_acceptance_that_is_begun_again_from_other_shards_gives_out_no_number_of_the_first() {
+    let mut world = World::new(options(3, 2));
+    (0..90).for_each(|n| _ = world.insert(&format!("{n}"), "before"));
+    world.store.flush().unwrap();
+    world.fail_seals(&[1, 2], 0);
+    (0..10).for_each(|n| _ = world.insert(&format!("k{n}"), "on one alone"));
+    let _ = world.store.flush();
+    world.lose(&[JOURNAL, MANIFEST]);
+    world.fail_seals(&[1, 2], 0);
+    let error = world.try_accepted().map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(!world.is_there(MANIFEST) && !world.is_there(JOURNAL));
+    world.disk = world.disk.kill();
+    world.factory.fail(ShardId(0), EngineOperation::Open);
+    world.store = world.try_accepted().unwrap();
+    (0..10).for_each(|n| _ = world.insert(&format!("k{n}"), "new"));
+    (0..90).for_each(|n| _ = world.insert(&format!("{n}"), "new"));
+    world.store.flush().unwrap();
+    world.factory.heal(ShardId(0));
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
 /// The manifest is lost while shards are being made that are to join, and the copies of it speak of them: none is opened, since
 /// all of them are cleared.
 #[test]

@@ -4,6 +4,10 @@
 //! change of it goes through [`Manifest::store`], which has made it durable on return; numbers of shards and keyspaces
 //! are never used again.
 
+mod given_up;
+
+pub use given_up::{GivenUp, Kept};
+
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex_bytes, hex128};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +25,7 @@ pub const DEFAULT_KEYSPACE: &str = "default";
 
 pub const KIND: Kind = Kind {
     magic: b"ANNULUSM",
-    version: 3,
+    version: 4,
     oldest: 1,
     name: "manifest",
     remedy: "restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written",
@@ -50,6 +54,10 @@ pub struct Manifest {
     /// The copies of the journal; none: one, in the store's own directory. Since version 3.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub journals: Vec<JournalEntry>,
+    /// A part of the journal that the user has given up, until that has been carried out. Since version 4, which is written only
+    /// then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<GivenUp>,
 }
 
 /// Where a copy of the journal lies.
@@ -170,7 +178,7 @@ impl Manifest {
     /// Makes this the store's manifest, durably.
     pub fn store(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
         let path = dir.join(FILE);
-        let bytes = envelope::encode(KIND, self)?;
+        let bytes = self.encode()?;
         disk.replace(&path, &bytes).map_err(|e| Error::io("replace the manifest", &path, e))
     }
 
@@ -303,7 +311,7 @@ mod tests {
     use crate::ids::Epoch;
     use crate::ring::{Member, Partitioner};
 
-    fn manifest() -> Manifest {
+    pub(super) fn manifest() -> Manifest {
         let member = |id| Member::new(ShardId(id));
         let topology = Topology::first(vec![member(0)], 1, 16, Partitioner::Whole).unwrap();
         let mut next = Topology::first(vec![member(0), member(1)], 1, 16, Partitioner::Whole).unwrap();
@@ -329,11 +337,12 @@ mod tests {
                 planned,
             }),
             journals: vec![JournalEntry { id: 4, path: "/mnt/a/journal".into() }],
+            given_up: None,
         }
     }
 
     fn decoded(manifest: &Manifest) -> Result<Manifest> {
-        Manifest::decode(Path::new("MANIFEST"), &envelope::encode(KIND, manifest)?)
+        Manifest::decode(Path::new("MANIFEST"), &manifest.encode()?)
     }
 
     #[test]

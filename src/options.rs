@@ -248,7 +248,12 @@ impl Options {
     /// Takes the copy of the journal at `path` as it is, if none is known to be complete; without effect otherwise.
     ///
     /// A last resort: what was acknowledged while this copy was left behind is lost for good, even should a later copy turn
-    /// up. Damage within it stays an error. Shards may have applied more than it holds: then opening says so, and fails.
+    /// up; but for what shards have applied of it, which stays, and a scrub makes replicas equal. Damage within the copy stays an
+    /// error, and changes nothing.
+    ///
+    /// Numbers of writes go on at least 2^32 later, since those that were given up may still be held somewhere. A shard that is
+    /// away meanwhile, or has not got as far as the others, is made anew when it comes back. An acceptance that is interrupted is gone on
+    /// with by the next opening, for which this need not be said again.
     pub fn accept_journal(mut self, path: impl Into<PathBuf>) -> Self {
         self.accept_journal = Some(path.into());
         self
@@ -272,6 +277,9 @@ impl Options {
     /// as they are. Name them with [`shard`](Self::shard): each carries a copy of the manifest. What was acknowledged and not
     /// yet flushed is lost, and of a batch that was being flushed a part may be there; a scrub makes replicas equal. Without
     /// this, such an opening is refused and changes nothing. Of no effect while the journal is there.
+    ///
+    /// Numbers of writes go on at least 2^32 later, since those that were given up may still be held somewhere. A shard that is
+    /// away meanwhile is made anew when it comes back, whatever it has; where too few are there, nothing is changed.
     pub fn accept_journal_loss(mut self, accept: bool) -> Self {
         self.accept_journal_loss = accept;
         self

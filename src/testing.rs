@@ -95,7 +95,7 @@ pub mod small_file {
     pub fn rewrite(name: Name, bytes: &[u8]) -> Result<Vec<u8>> {
         let path = Path::new("file");
         match name {
-            Name::Manifest => envelope::encode(manifest::KIND, &Manifest::decode(path, bytes)?),
+            Name::Manifest => Manifest::decode(path, bytes)?.encode(),
             Name::Identity => {
                 let identity: identity::Identity = envelope::decode(identity::KIND, path, bytes)?;
                 envelope::encode(identity::KIND, &identity)

@@ -2,7 +2,7 @@
 //!
 //! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
 //! `writer` (writing), `group` (syncing for many), `freeing` (what nobody needs), `scan` and `recovery` (reading back), `cases` (what to do with
-//! damage), `open` (creating and opening), `replay` (reading while it is written to), `mirror`
+//! damage), `open` (creating and opening), `anew` (in the place of another), `replay` (reading while it is written to), `mirror`
 //! (several copies, on a disk below all this).
 //!
 //! Invariants:
@@ -32,6 +32,7 @@
 //! version: `Unsupported`. A gap wholly below what is asked for: an interrupted trim, cleared away. A temporary:
 //! removed. A spare: kept, up to the limit. Any other file: left alone. docs/FORMAT.md has the bytes.
 
+mod anew;
 mod cases;
 mod chunk;
 mod freeing;

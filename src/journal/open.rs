@@ -281,7 +281,12 @@ fn end_here(journal: &Journal, segment: &Segment, at: u64, end: Seq) -> Result<(
 }
 
 /// Begins a session: everything below `first` is durable.
-fn begin(supply: Supply, generation: u64, first: Seq, mut retained: VecDeque<Retained>) -> Result<Journal> {
+pub(super) fn begin(
+    supply: Supply,
+    generation: u64,
+    first: Seq,
+    mut retained: VecDeque<Retained>,
+) -> Result<Journal> {
     let ready = supply.start(SegmentHeader {
         store_id: supply.config.store_id,
         generation,

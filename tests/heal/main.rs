@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod accepting;
 mod asking;
 mod catching_up;
 mod copies;

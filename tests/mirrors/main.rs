@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod accepting;
 #[path = "../common/mod.rs"]
 mod common;
 mod openings;

@@ -132,7 +132,7 @@ fn with(dirs: &[&str]) -> Options {
 }
 
 /// How many times as many cases as usual.
-fn more() -> u64 {
+pub fn more() -> u64 {
     std::env::var("ANNULUS_OPENINGS").map_or(1, |n| n.parse().unwrap())
 }
 

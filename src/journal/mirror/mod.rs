@@ -2,7 +2,7 @@
 //!
 //! [`Mirrors`] is a disk below the journal that does everything in each of the copies' directories; the journal knows
 //! nothing of it. Rooms: `words` (which copies are complete, durably), `file` (an open file of all copies), `copy` (making
-//! one copy like another), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `rebuild`
+//! one copy like another), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `accepted` (one that is not complete), `rebuild`
 //! and `spot` (while the store serves: all of a copy, and a frame of it).
 //!
 //! Invariants:
@@ -16,6 +16,7 @@
 //! Lock order: the journal's own locks, `gate`, `handles`, a handle's files, `given`. No operation of a disk is called by one that
 //! holds the gate already.
 
+mod accepted;
 mod copy;
 mod file;
 mod locks;

@@ -39,17 +39,20 @@ pub struct Place {
 /// What lies in the places.
 #[derive(Debug)]
 pub struct Found {
-    disk: Arc<dyn Disk>,
+    pub(super) disk: Arc<dyn Disk>,
     locks: Arc<Locks>,
     home: PathBuf,
-    store: u128,
+    pub(super) store: u128,
     /// With why a copy is not believed; none: it is.
-    places: Vec<(Place, Option<Error>)>,
-    epoch: u64,
+    pub(super) places: Vec<(Place, Option<Error>)>,
+    /// After which the words of this opening come.
+    pub(super) epoch: u64,
+    /// The newest of the words that count.
+    pub(super) heard: u64,
     /// The words say of every copy what it is.
-    settled: bool,
+    pub(super) settled: bool,
     /// A copy was accepted that may have been left behind after a failed sync.
-    accepted: bool,
+    pub(super) accepted: bool,
 }
 
 impl Mirrors {
@@ -199,12 +202,13 @@ impl Found {
             store,
             places: judged,
             epoch: given,
+            heard: epoch,
             settled,
             accepted,
         })
     }
 
-    fn believed(&self) -> impl Iterator<Item = (usize, &Place)> {
+    pub(super) fn believed(&self) -> impl Iterator<Item = (usize, &Place)> {
         let all = self.places.iter().enumerate();
         all.filter(|(_, (_, cause))| cause.is_none()).map(|(index, (place, _))| (index, place))
     }
@@ -310,7 +314,7 @@ impl Found {
     }
 
     /// Where the log ends in one copy, and the generation that a replay begins with.
-    fn reach(&self, dir: &Path, from: Seq, at_least: Seq) -> Result<(Seq, u64)> {
+    pub(super) fn reach(&self, dir: &Path, from: Seq, at_least: Seq) -> Result<(Seq, u64)> {
         let survey = Survey::read(self.disk.as_ref(), dir, self.store, from)?;
         let start = recovery::start(&survey.segments, from);
         let mut walker = Walker {
@@ -410,7 +414,7 @@ fn complete(in_home: Option<&Word>, newest: &[&Word]) -> Vec<u32> {
 
 /// The epoch after which one begins that no copy which is away can have got to: what was accepted in its place must not be
 /// taken for older than it.
-fn end_of_age(epoch: u64) -> u64 {
+pub(super) fn end_of_age(epoch: u64) -> u64 {
     epoch | u64::from(u32::MAX)
 }
 

@@ -123,7 +123,7 @@ fn take(state: &State, mover: &mut Mover, layout: &Layout, index: usize, opened:
         let _turn = state.flushing.lock();
         let (first, last) = (state.journal.first(), state.journal.last());
         if applied > last {
-            // A copy of the journal was accepted that lacks them: the numbers have been, or will be, given to other writes.
+            // The store is out of a backup, and the shard is not: the numbers have been, or will be, given to other writes.
             format!("the shard holds writes up to {applied}, the journal none after {last}")
         } else if next < first && next <= state.forgotten_up_to() {
             format!("the shard holds writes up to {applied}, the journal only those from {first} on")

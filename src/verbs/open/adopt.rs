@@ -3,17 +3,20 @@
 //! Invariants: nothing is taken over before the user has accepted what is lost with the journal, if that was in the directory,
 //! too; the manifest comes last, so that an opening that is interrupted can be done again.
 
+use super::anew;
 use super::create::{MARKER, RESTORING};
+use super::recover::check_covered;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::Journal;
 use crate::manifest::Manifest;
 use crate::options::Options;
+use crate::shard::Layout;
 use crate::shard::identity::Identity;
 use crate::shard::paths::JOURNAL_DIR;
-use crate::shard::{Layout, Shard};
 use crate::state::Seams;
+use crate::state::archives::Archives;
 use std::path::{Path, PathBuf};
 
 /// The newest copy of the manifest in the shards that the options name, or that lie in the store's directory; none if there
@@ -69,6 +72,7 @@ pub fn replace_journal(
     manifest: &Manifest,
     options: &Options,
     layout: &Layout,
+    archives: &Archives,
     seams: &Seams,
 ) -> Result<bool> {
     let journal = dir.join(JOURNAL_DIR);
@@ -81,24 +85,18 @@ pub fn replace_journal(
         return Ok(options.accept_journal_loss);
     }
     let last = layout.shards.iter().map(|shard| shard.applied()).max().unwrap_or_default();
+    let next = anew::first_after(last)?;
+    // The new numbers do not tell which archive has more than that.
+    archives.log_ends(last);
     // Nothing can tell them any more what they lack: they count as they are, and a scrub makes replicas equal.
-    for shard in layout.shards.iter().filter(|shard| shard.is_open() && shard.applied() < last) {
-        level(shard, last);
-    }
-    Journal::create(
-        seams.disk.clone(),
-        &journal,
-        super::create::journal_config(manifest, options),
-        last.next(),
-    )?
-    .close()?;
+    anew::level(layout, Seq(next.0.saturating_sub(1)));
+    check_covered(layout)?;
+    let config = super::create::journal_config(manifest, options);
+    Journal::create(seams.disk.clone(), &journal, config, next)?.close()?;
     disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
-    log::warn!("the journal of {} was lost, and is begun anew after {last}", dir.display());
+    log::warn!(
+        "the journal of {} was lost after {last} at the earliest, and is begun anew with {next}",
+        dir.display()
+    );
     Ok(true)
-}
-
-fn level(shard: &Shard, last: Seq) {
-    if let Err(error) = shard.begin_apply().and_then(|_| shard.seal(last)) {
-        shard.fail(&error);
-    }
 }

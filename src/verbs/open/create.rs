@@ -280,6 +280,7 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
         topology: ring.topology().clone(),
         change: None,
         journals,
+        given_up: None,
     })
 }
 

@@ -3,10 +3,11 @@
 //! Invariant: what the manifest lists is what the options of the last opening came to, and the words of the copies say
 //! the same before it is written.
 
+use super::given_up::Way;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
-use crate::journal::mirror::{Locks, Mirrors, Place};
+use crate::journal::mirror::{Found, Locks, Mirrors, Place};
 use crate::journal::{Journal, JournalConfig};
 use crate::manifest::{JournalEntry, Manifest};
 use crate::options::Options;
@@ -134,6 +135,48 @@ pub fn wanted(disk: &dyn Disk, dir: &Path, manifest: &Manifest, options: &Option
     places.sort_by_key(|place| entries.iter().position(|entry| entry.id == place.id).unwrap_or(usize::MAX));
     let accept = options.accept_journal.as_deref().map(|path| paths::resolve(disk, path)).transpose()?;
     Ok(Some(Wanted { places, entries, accept }))
+}
+
+/// The copies of the journal, made alike, with the manifest that lists them; `found` is with what that is to list.
+pub fn serve(
+    found: Option<(Found, Vec<JournalEntry>)>,
+    way: Way,
+    (from, at_least): (Seq, Seq),
+    manifest: &mut Manifest,
+    dir: &Path,
+    seams: &Seams,
+) -> Result<Option<Arc<Mirrors>>> {
+    let disk = seams.disk.as_ref();
+    // Before the words that begin it: one that is interrupted between them must not pass for a journal that is whole.
+    if way != Way::Whole && manifest.given_up != way.mark() {
+        manifest.given_up = way.mark();
+        manifest.store_next(disk, dir)?;
+    }
+    let mut next = manifest.clone();
+    let mut mirrors = None;
+    if let Some((found, entries)) = found {
+        mirrors = Some(found.serve(from, at_least, seams.background)?);
+        next.journals = entries;
+    }
+    // A mark that came to nothing goes when the words say so.
+    next.given_up = way.mark();
+    if *manifest != next {
+        *manifest = next;
+        manifest.store_next(disk, dir)?;
+    }
+    if let Some(mirrors) = &mirrors {
+        mirrors.let_go()?;
+    }
+    Ok(mirrors)
+}
+
+/// The disk and the directory that the journal works on. A single copy is written to as if it were the store's own.
+pub fn below(seams: &Seams, dir: &Path, mirrors: Option<&Arc<Mirrors>>) -> (Arc<dyn Disk>, PathBuf) {
+    match mirrors {
+        None => (seams.disk.clone(), dir.join(JOURNAL_DIR)),
+        Some(mirrors) if mirrors.copies().len() == 1 => (seams.disk.clone(), mirrors.dir().to_path_buf()),
+        Some(mirrors) => (mirrors.clone(), mirrors.dir().to_path_buf()),
+    }
 }
 
 fn relative(base: &Path, path: PathBuf) -> PathBuf {

@@ -1,10 +1,14 @@
 //! Opening a store that exists, or making one that does not.
 
 mod adopt;
+mod anew;
 mod create;
+mod given_up;
 mod journals;
 mod lock;
 mod recover;
+mod replay;
+mod take_up;
 
 pub use create::{Contents, LOCK, RESTORING, SHARDS_DIR};
 pub use lock::locked;

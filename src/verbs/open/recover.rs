@@ -6,20 +6,22 @@
 
 use super::adopt;
 use super::create::{self, Contents};
+use super::given_up::{self, Carrying, Way};
 use super::journals::{self, Locked, Wanted};
 use super::lock::lock_dir;
+use super::replay::Replay;
+use super::take_up::{rolled_back, take_up};
 use crate::allocator;
-use crate::batch;
 use crate::disk::Disk;
 use crate::engine::PowerLoss;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Journal;
-use crate::journal::mirror::{Found, Mirrors};
-use crate::manifest::{ChangeStep, Manifest, ShardEntry, ShardState};
+use crate::journal::mirror::Found;
+use crate::manifest::{Manifest, ShardEntry, ShardState};
 use crate::options::Options;
 use crate::shard::paths::{self, JOURNAL_DIR};
-use crate::shard::{self, Layout, Run, Shard, ShardSpec, Turns, Worker, apply_to_all};
+use crate::shard::{self, Layout, Shard, ShardSpec, Worker};
 use crate::state::archives::Archives;
 use crate::state::scrub::Scrubbing;
 use crate::state::{Memory, Opening, Parts, Seams, Settings, State};
@@ -44,7 +46,8 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let lock = lock(disk, dir, options)?;
     let (found, adopted) = find(disk, dir, options)?;
     let mut manifest = match found {
-        Some(manifest) if adopted => relocated(disk, dir, manifest, options)?,
+        // Its copies may speak of shards that were being made: those are to be cleared, not opened.
+        Some(manifest) if adopted => rolled_back(relocated(disk, dir, manifest, options)?),
         Some(manifest) => {
             let known = manifest.clone();
             let mut manifest = relocated(disk, dir, manifest, options)?;
@@ -65,7 +68,11 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let lock = Locked::new(lock, locks.clone());
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
-    let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &seams)?;
+    if adopted {
+        // What is begun without the shards that are missing they could never come back to.
+        check_covered(&layout)?;
+    }
+    let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &archives, &seams)?;
     if adopted {
         manifest = take_up(disk, dir, manifest)?;
         manifest.store_next(disk, dir)?;
@@ -84,39 +91,43 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         let look = Found::look(seams.disk.clone(), dir, manifest.store, places, accept, adopted, locks)?;
         found = Some((look, entries));
     }
-    let first = match &found {
-        Some((found, _)) => found.first_retained()?,
-        None => Journal::first_retained(disk, &dir.join(JOURNAL_DIR), manifest.store)?,
+    let way = Way::of(found.as_mut().map(|(found, _)| found), &manifest);
+    let oldest = || match &found {
+        Some((found, _)) => found.first_retained(),
+        None => Journal::first_retained(disk, &dir.join(JOURNAL_DIR), manifest.store),
     };
-    let from = replay_from(first, &layout)?;
-    let at_least = layout.shards.iter().map(|s| s.applied()).max().unwrap_or_default();
-    let mirrors = match found {
-        Some((found, entries)) => {
-            let mirrors = found.serve(from, at_least, seams.background)?;
-            if manifest.journals != entries {
-                manifest.journals = entries;
-                manifest.store_next(disk, dir)?;
-            }
-            mirrors.let_go()?;
-            Some(mirrors)
+    let begin = || replay_from(oldest()?, &layout);
+    let (from, at_least) = match &found {
+        Some((found, _)) if way != Way::Whole => {
+            given_up::from_where(way, found, begin).map(|from| (from, from))?
         }
-        None => None,
+        _ => (begin()?, layout.shards.iter().map(|s| s.applied()).max().unwrap_or_default()),
     };
-    let (below, journal_dir) = below(&seams, dir, mirrors.as_ref());
-    let (journal, report) =
-        Journal::open(below, &journal_dir, config, from, at_least, &mut |seq, ops| replay.visit(seq, ops))?;
+    let mirrors = journals::serve(found, way, (from, at_least), &mut manifest, dir, &seams)?;
+    let (below, journal_dir) = journals::below(&seams, dir, mirrors.as_ref());
+    let (journal, frames, bytes) = if way == Way::Whole {
+        let mut visit = |seq: Seq, ops: &[u8]| replay.visit(seq, ops);
+        let (journal, report) = Journal::open(below, &journal_dir, config, from, at_least, &mut visit)?;
+        archives.log_begins(journal.first());
+        archives.log_ends(journal.last());
+        (journal, report.frames, report.bytes)
+    } else {
+        let (layout, archives, journal_dir) = (layout.as_ref(), &archives, journal_dir.as_path());
+        let at = Carrying { dir, disk, below, journal_dir, config, layout, archives };
+        given_up::carry_out(at, way, from, &mut manifest, &mut replay)?
+    };
     if crate::plants::is("replayed-log-given-up") {
         journal.trim(journal.last().next())?;
     }
     let memory = replay.memory;
     memory.resume_after(journal.last());
-    archives.log_begins(journal.first());
-    archives.log_ends(journal.last());
-    let opening =
-        Opening { replayed_frames: report.frames, replayed_bytes: report.bytes, took: started.elapsed() };
+    let opening = Opening { replayed_frames: frames, replayed_bytes: bytes, took: started.elapsed() };
     state_limits(&layout);
     let scrub = Scrubbing::load(seams.disk.as_ref(), dir, manifest.store);
-    if lost && let Some(first) = layout.shards.first() {
+    // Nothing tells the shards any more what they lack of what was given up.
+    if (lost || way != Way::Whole)
+        && let Some(first) = layout.shards.first()
+    {
         scrub.begin(first.id);
     }
     let parts = Parts {
@@ -138,15 +149,6 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     // the manifest and its copies: it is needed most when the store's directory is lost.
     state.complete_copies();
     Ok(state)
-}
-
-/// The disk and the directory that the journal works on. A single copy is written to as if it were the store's own.
-fn below(seams: &Seams, dir: &Path, mirrors: Option<&Arc<Mirrors>>) -> (Arc<dyn Disk>, PathBuf) {
-    match mirrors {
-        None => (seams.disk.clone(), dir.join(JOURNAL_DIR)),
-        Some(mirrors) if mirrors.copies().len() == 1 => (seams.disk.clone(), mirrors.dir().to_path_buf()),
-        Some(mirrors) => (mirrors.clone(), mirrors.dir().to_path_buf()),
-    }
 }
 
 /// The manifest, and whether it was taken from the shards, since there is none, or a damaged one, where it should be.
@@ -289,37 +291,6 @@ fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Opti
     Ok(manifest)
 }
 
-/// Rolls a change back whose shards were still being made, and clears the directories of shards that were given up.
-fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> Result<Manifest> {
-    let mut next = manifest.clone();
-    if next.change.as_ref().is_some_and(|change| change.step == ChangeStep::Preparing) {
-        next.change = None;
-        let joining = next.shards.iter_mut().filter(|entry| entry.state == ShardState::Joining);
-        joining.for_each(|entry| entry.state = ShardState::Abandoned);
-    }
-    next.shards.retain(|entry| {
-        if entry.state != ShardState::Abandoned {
-            return true;
-        }
-        let cleared = Shard::clear(disk, &ShardSpec::of(dir, &manifest, entry, 0));
-        // Its disk may be away: it is tried again at the next opening.
-        cleared
-            .inspect_err(|e| log::warn!("shard {} did not join and is not cleared: {e}", entry.id))
-            .is_err()
-    });
-    for entry in &mut next.shards {
-        let shard = dir.join(&entry.path);
-        // Only a directory that is there says where it lies.
-        if matches!(shard::identify(disk, &shard), Ok(Some(_))) {
-            entry.own_disk = paths::is_on_another_disk(disk, dir, &shard);
-        }
-    }
-    if next != manifest {
-        next.store_next(disk, dir)?;
-    }
-    Ok(next)
-}
-
 /// Opens all shards of the ring, and those that a change under way brings.
 fn open_shards(dir: &Path, manifest: &Manifest, settings: &Settings, seams: &Seams) -> Result<Layout> {
     let here = |entry: &&ShardEntry| matches!(entry.state, ShardState::Member | ShardState::Joining);
@@ -378,7 +349,7 @@ fn replay_from(first: Seq, layout: &Layout) -> Result<Seq> {
 }
 
 /// Errors, naming the shards and their causes, if some virtual node has no serving owner.
-fn check_covered(layout: &Layout) -> Result<()> {
+pub(super) fn check_covered(layout: &Layout) -> Result<()> {
     let Layout { ring, shards, .. } = layout;
     let serves = |i: &u16| shards.get(usize::from(*i)).is_some_and(|s| s.serves());
     let nodes = (0..ring.virtual_nodes()).map(crate::ids::VirtualNode);
@@ -400,46 +371,6 @@ fn check_covered(layout: &Layout) -> Result<()> {
     );
     Err(Error::new(ErrorKind::Unavailable, text)
         .remedy("bring one of these shards back; nothing has been changed"))
-}
-
-/// Takes the journal's frames back into memtables, and into the shards when there are more than fit.
-struct Replay {
-    memory: Memory,
-    limit: u64,
-    keyspaces: HashSet<KeyspaceId>,
-    layout: Arc<Layout>,
-    timeout: Duration,
-}
-
-impl Replay {
-    fn visit(&mut self, seq: Seq, ops: &[u8]) -> Result<()> {
-        let mut tables = self.memory.lock();
-        let most = if crate::plants::is("replay-half-a-batch") { 1 } else { usize::MAX };
-        for op in batch::decode(ops).take(most) {
-            let op = op?;
-            if self.keyspaces.contains(&batch::keyspace_of(op.key)) {
-                tables.insert(op.key, seq, op.value)?;
-            }
-        }
-        tables.last = seq;
-        self.memory.settle(&mut tables, ops.len());
-        drop(tables);
-        let (active, frozen) = self.memory.bytes();
-        // What fitted before the crash fits now; flushing it would keep the caller waiting for what can be done later.
-        if active + frozen >= self.limit { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let Some(table) = self.memory.oldest_frozen() else { return Ok(()) };
-        let run = Run::new(table, self.layout.clone(), Vec::new(), self.keyspaces.clone());
-        let turns = Arc::new(Turns::here(Arc::new(true.into()), self.timeout));
-        for (index, error) in apply_to_all(&Arc::new(run), &turns, self.timeout, |_| |_: u64| ()) {
-            self.layout.shards[index].fail(&error);
-        }
-        check_covered(&self.layout)?;
-        self.memory.pop_frozen();
-        Ok(())
-    }
 }
 
 /// Says loudly what this store does not survive.

@@ -44,6 +44,10 @@ pub fn repair(
         let text = "a change of the topology is under way, and what it has moved is in no checkpoint";
         return Err(Error::new(ErrorKind::Refused, text).at(dir).remedy("restore into a new directory"));
     }
+    if manifest.given_up.is_some() {
+        let text = "a part of the journal is being given up, which decides what the shards lack";
+        return Err(Error::new(ErrorKind::Refused, text).at(dir).remedy("open the store first"));
+    }
     let first = journal_begins(dir, manifest, seams)?;
     let cache = budget / 2 / manifest.shards.len().max(1) as u64;
     let open = |entry: &crate::manifest::ShardEntry| {
@@ -58,8 +62,7 @@ pub fn repair(
     if lost.is_empty() {
         return Ok(Repaired::default());
     }
-    let (body, upto) = covered(dir, manifest, first, repository)?;
-    check_same_history(dir, manifest, seams, &body, repository)?;
+    let (body, upto) = covered(dir, manifest, first, seams, repository)?;
     read_through(&body, manifest, upto, repository)?;
     for entry in manifest.shards.iter().filter(|entry| lost.contains(&entry.id)) {
         let spec = ShardSpec::of(dir, manifest, entry, cache);
@@ -136,11 +139,13 @@ fn lost(layout: &Layout, first: Seq) -> Vec<ShardId> {
     lost
 }
 
-/// The newest checkpoint of the store, and what it and the archive are complete up to; an error unless the journal goes on from there.
+/// The newest checkpoint of the store, and what it and the archive are complete up to; an error unless it is of the same history and the
+/// journal goes on from there.
 fn covered(
     dir: &Path,
     manifest: &Manifest,
     first: Seq,
+    seams: &Seams,
     repository: &BackupRepository,
 ) -> Result<(Body, Seq)> {
     let mut newest: Option<Body> = None;
@@ -155,6 +160,7 @@ fn covered(
     let body = newest.ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "the repository has no checkpoint of the store").at(dir)
     })?;
+    check_same_history(dir, manifest, seams, &body, repository)?;
     let upto = repository.reaches(body.store, body.seq)?;
     if upto.next() < first {
         let text = format!(

@@ -1,0 +1,63 @@
+//! What an opening asks of the copies of a journal that takes one of them as it is, or goes on with that.
+//!
+//! Invariant: what is asked here changes nothing; so a copy that is damaged within is refused before it is given a word.
+
+use super::open::{Found, end_of_age};
+use crate::error::Result;
+use crate::ids::Seq;
+use crate::journal::Journal;
+use crate::journal::recovery::Survey;
+use crate::journal::segment::Origin;
+
+impl Found {
+    /// Whether none was believed, and one was accepted in this opening.
+    pub fn is_accepted(&self) -> bool {
+        self.accepted
+    }
+
+    /// The epoch of the first word that this opening gives.
+    pub fn next_epoch(&self) -> u64 {
+        self.epoch.saturating_add(1)
+    }
+
+    /// Whether the copies that are believed are those of an acceptance that began with this epoch, or of what came after it.
+    pub fn goes_by(&self, epoch: u64) -> bool {
+        !self.accepted && self.heard >= epoch
+    }
+
+    /// An acceptance that began with this epoch does not count: a copy that has got its word, and is away, must not be taken for newer than
+    /// those that go on now.
+    pub fn pass_over(&mut self, epoch: u64) {
+        self.epoch = self.epoch.max(end_of_age(epoch));
+        self.settled = false;
+    }
+
+    /// The last write in the copy that reaches furthest, whatever the shards have.
+    ///
+    /// # Errors
+    /// As [`Journal::open`], if it fails in all copies.
+    pub fn last(&self) -> Result<Seq> {
+        let mut last = None;
+        let mut failed = Ok(Seq::ZERO);
+        for (_, place) in self.believed() {
+            let from = Journal::first_retained(self.disk.as_ref(), &place.dir, self.store)
+                .map(|first| Seq(first.0.saturating_sub(1)));
+            match from.and_then(|from| self.reach(&place.dir, from, Seq::ZERO)) {
+                Ok((end, _)) => last = last.max(Some(Seq(end.0.saturating_sub(1)))),
+                Err(e) => failed = failed.and(Err(e)),
+            }
+        }
+        last.map_or(failed, Ok)
+    }
+
+    /// Whether a session begins with this write in a copy.
+    pub fn begins_with(&self, next: Seq) -> bool {
+        let before = Seq(next.0.saturating_sub(1));
+        self.believed().any(|(_, place)| {
+            Survey::read(self.disk.as_ref(), &place.dir, self.store, before).is_ok_and(|survey| {
+                let origin = Origin::Start { first: next };
+                survey.segments.iter().any(|segment| segment.header.origin == origin)
+            })
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! A copy of the journal that the user takes as it is, in place of one that has more: what that has is given up.
+//!
+//! ```text
+//!   mark --> words --> replay, flush, level --> kept --> level further --> journal anew --> no mark
+//! ```
+//! Invariants:
+//! - The manifest has the mark before a copy has a word of the new epoch, and until a journal has begun whose numbers nothing has that
+//!   was given up: so what interrupts this is gone on with by the next opening, whether or not the user accepts once more.
+//! - A mark counts only if a word is heard of that is as new: before, nothing was given up.
+//! - From `kept` on the journal is not needed. Nothing is acknowledged before the mark is gone.
+
+use super::anew;
+use super::recover::check_covered;
+use super::replay::Replay;
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::ids::Seq;
+use crate::journal::mirror::Found;
+use crate::journal::{Journal, JournalConfig};
+use crate::manifest::{GivenUp, Kept, Manifest};
+use crate::shard::Layout;
+use crate::state::archives::Archives;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How an opening goes on with the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From its end on: nothing was given up.
+    Whole,
+    /// What the copy has is to be put into the shards.
+    Accepted { epoch: u64 },
+    /// They have it.
+    Kept { epoch: u64, kept: Kept },
+}
+
+impl Way {
+    /// What the copies and the manifest come to.
+    pub fn of(found: Option<&mut Found>, manifest: &Manifest) -> Way {
+        let Some(found) = found else { return Way::Whole };
+        match manifest.given_up {
+            Some(GivenUp { epoch, kept: None }) if found.goes_by(epoch) => return Way::Accepted { epoch },
+            Some(GivenUp { epoch, kept: Some(kept) }) if found.goes_by(epoch) => {
+                return Way::Kept { epoch, kept };
+            }
+            Some(other) => found.pass_over(other.epoch),
+            None => {}
+        }
+        match found.is_accepted() {
+            true => Way::Accepted { epoch: found.next_epoch() },
+            false => Way::Whole,
+        }
+    }
+
+    /// What the manifest is to say of it while the copies are given words.
+    pub fn mark(self) -> Option<GivenUp> {
+        match self {
+            Way::Whole => None,
+            Way::Accepted { epoch } => Some(GivenUp { epoch, kept: None }),
+            Way::Kept { epoch, kept } => Some(GivenUp { epoch, kept: Some(kept) }),
+        }
+    }
+}
+
+/// Where a replay begins and what the log reaches at least, where nobody asks for what a copy lacks that the shards have.
+pub fn from_where(way: Way, found: &Found, from: impl FnOnce() -> Result<Seq>) -> Result<Seq> {
+    match way {
+        Way::Kept { kept, .. } if found.begins_with(kept.next) => Ok(Seq(kept.next.0.saturating_sub(1))),
+        Way::Kept { kept, .. } => Ok(kept.end),
+        _ => {
+            let last = found.last()?;
+            Ok(from()?.min(last))
+        }
+    }
+}
+
+/// What giving a part of the journal up works on.
+pub struct Carrying<'a> {
+    pub dir: &'a Path,
+    pub disk: &'a dyn Disk,
+    pub below: Arc<dyn Disk>,
+    pub journal_dir: &'a Path,
+    pub config: JournalConfig,
+    pub layout: &'a Layout,
+    pub archives: &'a Archives,
+}
+
+/// Carries out what the mark says; returns the journal that begins behind it, and what was replayed: frames, and their bytes.
+pub fn carry_out(
+    at: Carrying<'_>,
+    way: Way,
+    from: Seq,
+    manifest: &mut Manifest,
+    replay: &mut Replay,
+) -> Result<(Journal, u64, u64)> {
+    let Carrying { dir, disk, below, journal_dir, config, layout, archives } = at;
+    let (mut frames, mut bytes) = (0, 0);
+    let kept = match way {
+        Way::Kept { kept, .. } => {
+            // One that was away: nothing tells it what it lacks.
+            for shard in layout.shards.iter().filter(|s| s.is_open() && s.applied() < kept.level) {
+                let text = format!(
+                    "the shard holds writes up to {}, and a part of the journal was given up after it",
+                    shard.applied()
+                );
+                let error = Error::corruption(text).at(&shard.dir).on(shard.id);
+                shard.fail(&error.remedy("rebuild it from its replicas"));
+            }
+            kept
+        }
+        _ => {
+            let mut visit = |seq: Seq, ops: &[u8]| replay.visit(seq, ops);
+            let report =
+                Journal::examine(below.as_ref(), journal_dir, config.store_id, from, from, &mut visit)?;
+            (frames, bytes) = (report.frames, report.bytes);
+            replay.flush_all()?;
+            let end = report.last;
+            let open = layout.shards.iter().filter(|shard| shard.is_open());
+            let level = open.map(|shard| shard.applied()).max().unwrap_or_default().max(end);
+            let kept = Kept { end, level, next: anew::first_after(level)? };
+            anew::level(layout, level);
+            check_covered(layout)?;
+            if let Some(mark) = &mut manifest.given_up {
+                mark.kept = Some(kept);
+            }
+            manifest.store_next(disk, dir)?;
+            kept
+        }
+    };
+    // The new numbers do not tell which archive has more than that.
+    archives.log_ends(kept.end);
+    anew::level(layout, Seq(kept.next.0.saturating_sub(1)));
+    check_covered(layout)?;
+    let journal = Journal::begin_anew(below, journal_dir, config, kept.next)?;
+    archives.log_begins(kept.next);
+    manifest.given_up = None;
+    manifest.store_next(disk, dir)?;
+    log::warn!(
+        "what the journal of {} had after {} is given up; writes go on with {}",
+        dir.display(),
+        kept.end,
+        kept.next
+    );
+    Ok((journal, frames, bytes))
+}

@@ -1,0 +1,46 @@
+//! Taking up what an interrupted process has left of a change of the topology.
+//!
+//! Invariant: shards are opened by a manifest of which nothing is rolled back any more; what is to be cleared is not among them.
+
+use crate::disk::Disk;
+use crate::error::Result;
+use crate::manifest::{ChangeStep, Manifest, ShardState};
+use crate::shard::paths;
+use crate::shard::{self, Shard, ShardSpec};
+use std::path::Path;
+
+/// The manifest without a change whose shards were still being made: they are given up. Nothing is changed on the disk.
+pub fn rolled_back(mut manifest: Manifest) -> Manifest {
+    if manifest.change.as_ref().is_some_and(|change| change.step == ChangeStep::Preparing) {
+        manifest.change = None;
+        let joining = manifest.shards.iter_mut().filter(|entry| entry.state == ShardState::Joining);
+        joining.for_each(|entry| entry.state = ShardState::Abandoned);
+    }
+    manifest
+}
+
+/// Rolls back what is to be, and clears the directories of shards that were given up.
+pub fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> Result<Manifest> {
+    let mut next = rolled_back(manifest.clone());
+    next.shards.retain(|entry| {
+        if entry.state != ShardState::Abandoned {
+            return true;
+        }
+        let cleared = Shard::clear(disk, &ShardSpec::of(dir, &manifest, entry, 0));
+        // Its disk may be away: it is tried again at the next opening.
+        cleared
+            .inspect_err(|e| log::warn!("shard {} did not join and is not cleared: {e}", entry.id))
+            .is_err()
+    });
+    for entry in &mut next.shards {
+        let shard = dir.join(&entry.path);
+        // Only a directory that is there says where it lies.
+        if matches!(shard::identify(disk, &shard), Ok(Some(_))) {
+            entry.own_disk = paths::is_on_another_disk(disk, dir, &shard);
+        }
+    }
+    if next != manifest {
+        next.store_next(disk, dir)?;
+    }
+    Ok(next)
+}

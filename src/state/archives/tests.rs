@@ -1,0 +1,134 @@
+use super::*;
+use crate::disk::SimDisk;
+
+const DIR: &str = "/store";
+const STORE: u128 = 7;
+
+fn load(disk: &Arc<dyn Disk>, live: &[u32]) -> Result<Archives> {
+    Archives::load(disk, Path::new(DIR), STORE, &live.iter().map(|id| KeyspaceId(*id)).collect())
+}
+
+/// Two archives, one ahead of the other, and a keyspace that was dropped in between.
+fn filled() -> (Arc<dyn Disk>, Archives) {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    let archives = load(&disk, &[0, 1]).unwrap();
+    assert_eq!(archives.least(Seq::ZERO), Seq::MAX);
+    for (repository, upto) in [(1, 10), (2, 30)] {
+        archives.begin(repository).unwrap();
+        assert_eq!(
+            archives.least(Seq::ZERO),
+            Seq::ZERO,
+            "nothing goes before it is known how far it has got"
+        );
+        archives.reached(repository, Seq(upto)).unwrap();
+    }
+    archives.dropping(Dropped { id: KeyspaceId(1), name: "notes".into(), at: Seq(20) }).unwrap();
+    (disk, archives)
+}
+
+#[test]
+fn an_opening_finds_what_the_one_before_knew() {
+    let (disk, before) = filled();
+    let after = load(&disk, &[0]).unwrap();
+    assert_eq!((after.list(), after.least(Seq::ZERO)), (before.list(), Seq(10)));
+    assert_eq!(
+        [after.least(Seq(11)), after.least(Seq(12)), after.least(Seq(32))],
+        [Seq(10), Seq(30), Seq::MAX]
+    );
+    assert_eq!(after.dropped_since(Seq(20)).len(), 1);
+    assert_eq!(after.dropped_since(Seq(21)), []);
+    // The process ended between the word and the deed.
+    assert_eq!(load(&disk, &[0, 1]).unwrap().dropped_since(Seq(0)), []);
+    // Both archives have told of it; a third one might begin before it.
+    after.log_begins(Seq(21));
+    after.reached(1, Seq(25)).unwrap();
+    assert_eq!((after.dropped_since(Seq(0)).len(), after.least(Seq::ZERO)), (1, Seq(25)));
+    after.log_begins(Seq(22));
+    after.reached(1, Seq(26)).unwrap();
+    assert_eq!((after.dropped_since(Seq(0)).len(), after.least(Seq::ZERO)), (0, Seq(26)));
+    assert!(after.forget(1).unwrap() && !after.forget(1).unwrap());
+    assert_eq!(load(&disk, &[0]).unwrap().least(Seq::ZERO), Seq(30));
+}
+
+#[test]
+fn what_was_given_up_is_known_for_ever_and_held_for_by_nobody() {
+    let (disk, archives) = filled();
+    archives.log_ends(Seq(29));
+    drop(archives);
+    let archives = load(&disk, &[0]).unwrap();
+    archives.log_ends(Seq(50));
+    assert_eq!(archives.list().iter().map(|hold| hold.given_up).collect::<Vec<_>>(), [false, true]);
+    archives.reached(1, Seq(50)).unwrap();
+    assert_eq!(archives.least(Seq::ZERO), Seq(50));
+}
+
+#[test]
+fn what_was_dropped_is_written_down_without_an_archive_as_long_as_the_journal_has_it() {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    let archives = load(&disk, &[0, 1, 2]).unwrap();
+    let gone = |id, at| Dropped { id: KeyspaceId(id), name: "notes".into(), at: Seq(at) };
+    archives.dropping(gone(1, 20)).unwrap();
+    let again = load(&disk, &[0, 2]).unwrap();
+    assert_eq!(again.dropped_since(Seq(0)), [gone(1, 20)]);
+    again.log_begins(Seq(22));
+    again.dropping(gone(2, 30)).unwrap();
+    assert_eq!(again.dropped_since(Seq(0)), [gone(2, 30)]);
+    // The last of the log is lost: whatever gets its numbers comes after the drop.
+    let shorter = load(&disk, &[0]).unwrap();
+    shorter.log_ends(Seq(25));
+    assert_eq!(shorter.dropped_since(Seq(0)), [gone(2, 25)]);
+    assert_eq!(load(&disk, &[0]).unwrap().dropped_since(Seq(0)), [gone(2, 25)]);
+}
+
+#[test]
+fn a_damaged_list_lets_nothing_go() {
+    let (disk, _) = filled();
+    let path = Path::new(DIR).join(FILE);
+    let whole = disk.read(&path).unwrap().unwrap();
+    for at in 0..whole.len() {
+        let mut bad = whole.clone();
+        bad[at] ^= 1 << (at % 8);
+        for bytes in [&bad[..], &whole[..at]] {
+            disk.replace(&path, bytes).unwrap();
+            let archives = load(&disk, &[0]).unwrap();
+            assert_eq!((archives.least(Seq::ZERO), archives.list()), (Seq::ZERO, Vec::new()), "byte {at}");
+        }
+    }
+    // The first that is heard of ends that, and nothing else does.
+    let archives = load(&disk, &[0]).unwrap();
+    archives.dropping(Dropped { id: KeyspaceId(1), name: "notes".into(), at: Seq(45) }).unwrap();
+    archives.begin(3).unwrap();
+    assert_eq!(load(&disk, &[0]).unwrap().least(Seq::ZERO), Seq::ZERO);
+    archives.reached(3, Seq(40)).unwrap();
+    let after = load(&disk, &[0]).unwrap();
+    assert_eq!((after.least(Seq::ZERO), after.dropped_since(Seq(0)).len()), (Seq(40), 1));
+    let other = Archives::load(&disk, Path::new(DIR), STORE + 1, &HashSet::new()).unwrap();
+    assert_eq!(other.least(Seq::ZERO), Seq::ZERO);
+    let newer = envelope::wrap(Kind { version: 2, ..KIND }, b"{}").unwrap();
+    disk.replace(&path, &newer).unwrap();
+    assert_eq!(load(&disk, &[0]).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn what_cannot_be_written_down_is_not_so() {
+    let (disk, archives) = filled();
+    let path = Path::new(DIR).join(FILE);
+    let before = disk.read(&path).unwrap();
+    archives.close();
+    let dropped = Dropped { id: KeyspaceId(2), name: "late".into(), at: Seq(31) };
+    assert_eq!(archives.dropping(dropped).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(archives.dropped_since(Seq(21)), []);
+    assert_eq!(archives.forget(1).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!((archives.list().len(), archives.least(Seq::ZERO)), (2, Seq(10)));
+    assert_eq!(archives.dropped_since(Seq(0)).len(), 1);
+    assert_eq!(disk.read(&path).unwrap(), before);
+}
+
+#[test]
+fn there_are_not_too_many() {
+    let (_, archives) = filled();
+    (3..=MOST as u128).for_each(|repository| archives.begin(repository).unwrap());
+    assert_eq!(archives.begin(0).unwrap_err().kind(), ErrorKind::Refused);
+}

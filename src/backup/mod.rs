@@ -17,7 +17,7 @@
 //! | [`progress`] | how far long work has got |
 //! | [`repository`], [`archive`], [`prune`], [`verify`] | what can be done with a repository |
 //! | [`writer`], [`filling`], [`builder`], [`buffers`] | records to chunks |
-//! | [`reader`] | and back |
+//! | [`layer`], [`reader`] | and back: one layer, and all of them in one order |
 //! | [`leftover`] | what is believed of a chunk that is damaged |
 
 pub mod archive;
@@ -29,6 +29,7 @@ pub mod damage;
 pub mod filling;
 pub mod hash;
 pub mod index;
+pub mod layer;
 pub mod leftover;
 #[cfg(feature = "object-store")]
 pub mod object;

@@ -6,8 +6,8 @@
 use super::checkpoint::{Body, CHECKPOINTS, Checkpoint, CheckpointId};
 use super::hash::{OBJECTS, ObjectId, kind, random};
 use super::index;
+use super::layer::fetch;
 use super::progress::Watch;
-use super::reader::fetch;
 use super::storage::{DirStorage, Storage};
 use crate::disk::{Disk, RealDisk};
 use crate::envelope::{self, Kind, hex128};

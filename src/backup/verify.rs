@@ -3,8 +3,8 @@
 use super::checkpoint::{Body, CheckpointId};
 use super::damage::{Damage, Loss};
 use super::hash::ObjectId;
+use super::layer::{LayerReader, Reading};
 use super::progress::{BackupProgress, Watch};
-use super::reader::{LayerReader, Reading};
 use super::repository::BackupRepository;
 use crate::error::{ErrorKind, Result};
 use bytes::Bytes;

@@ -6,8 +6,9 @@ mod point;
 pub use archiver::Archiver;
 
 use crate::backup::checkpoint::{Body, CheckpointId, Source};
+use crate::backup::layer::Reading;
 use crate::backup::progress::{BackupProgress, Through, Watch};
-use crate::backup::reader::{CheckpointReader, Reading};
+use crate::backup::reader::CheckpointReader;
 use crate::backup::stream::StreamReader;
 use crate::backup::{BackupRepository, CheckpointOptions, Damage, Pour, Versions};
 use crate::error::{Error, ErrorKind, Result};

@@ -7,8 +7,9 @@
 
 use super::{Tail, close, fill_shards, live, replay};
 use crate::backup::checkpoint::Body;
+use crate::backup::layer::Reading;
 use crate::backup::progress::Watch;
-use crate::backup::reader::{CheckpointReader, Reading};
+use crate::backup::reader::CheckpointReader;
 use crate::backup::{BackupRepository, Versions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq, ShardId, VirtualNode};

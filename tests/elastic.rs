@@ -432,6 +432,28 @@ fn the_bytes_of_a_plan_are_those_of_the_virtual_nodes_that_move() {
     }
 }
 
+/// Shards that hold different amounts, each of which leaves: it loses just what it has.
+#[test]
+fn a_shard_that_leaves_loses_by_the_plan_what_it_has() {
+    let world = World::new();
+    let of = |(n, weight)| ShardOptions::new(format!("/disk/{n}")).weight(weight);
+    let shards = [1.0, 3.0, 2.0].into_iter().enumerate().map(of);
+    let options = shards.fold(Options::new(), |options, shard| options.shard(shard));
+    let store = world.open(options.replication_factor(1).virtual_nodes(64)).unwrap();
+    let mut content = Content::new();
+    (0..3000).for_each(|n| put(&store, &mut content, n, &[b'v'; 200]));
+    store.flush().unwrap();
+    for nodes in [64, 128] {
+        for shard in store.stats().unwrap().shards {
+            let plan = store.plan().drain_shard(shard.id).set_virtual_nodes(nodes).preview().unwrap();
+            let lost = plan.shards().iter().find(|planned| planned.id == shard.id).unwrap().bytes_lost;
+            let live = shard.live_bytes;
+            // Of each virtual node whole bytes.
+            assert!(live > 10_000 && lost <= live && live - lost < 200, "{lost} of {live} bytes");
+        }
+    }
+}
+
 /// A change stands or falls by whether a virtual node would have fewer complete copies, each looked at by itself.
 #[test]
 fn an_offline_shard_is_in_the_way_only_where_it_takes_something_or_is_left_alone() {

@@ -297,11 +297,11 @@ fn stopped_anywhere(lost: &World, all: &World, away: &[(PathBuf, Vec<u8>)]) {
         let before = undisturbed.disk.operations();
         drop(undisturbed.open(&accepting).unwrap());
         let all_operations = undisturbed.disk.operations() - before;
-        // All of them are tried with `ANNULUS_OPENINGS`.
-        let step = if moves && openings::more() == 1 { 3 } else { 1 };
-        for end in ["fails", "is killed", "loses its power"] {
+        // Each at one of the three ends; with `ANNULUS_OPENINGS` at all of them.
+        let step = if openings::more() > 1 { 1 } else { 3 + 5 * usize::from(moves) };
+        for (first, end) in (0..).zip(["fails", "is killed", "loses its power"]) {
             let mut refused = 0;
-            for stop in (0..all_operations).step_by(step) {
+            for stop in (first % step as u64..all_operations).step_by(step) {
                 let mut world = lost.fork();
                 match end {
                     "fails" => world.disk.inject(Fault::on_any_change().after(stop).times(1)),

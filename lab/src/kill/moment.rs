@@ -24,6 +24,8 @@ impl Moment {
     pub fn draw(mode: &str, random: &mut Random) -> Moment {
         let (after_opening, longest) = match mode {
             "opening" => (false, 60),
+            // A store of this size is restored in less than that.
+            "restore" => (true, 60),
             // Some are killed before they have opened, or made, the store.
             _ => (random.below(8) > 0, 400),
         };

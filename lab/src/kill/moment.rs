@@ -22,12 +22,12 @@ pub struct Moment {
 
 impl Moment {
     pub fn draw(mode: &str, random: &mut Random) -> Moment {
-        let (after_opening, longest) = match mode {
-            "opening" => (false, 60),
-            // A store of this size is restored in less than that.
-            "restore" => (true, 60),
+        let (after_opening, longest, names) = match mode {
+            "opening" => (false, 60, 40),
+            // A store of this size is restored in less than that, and its shards come first.
+            "restore" => (true, 120, 150),
             // Some are killed before they have opened, or made, the store.
-            _ => (random.below(8) > 0, 400),
+            _ => (random.below(8) > 0, 400, 40),
         };
         let mark = match mode {
             "move" if random.below(2) == 0 => "moving",
@@ -36,7 +36,7 @@ impl Moment {
         };
         let by_name = random.below(2) == 0;
         let after = Duration::from_micros(if by_name { 0 } else { random.below(longest * 1000) });
-        Moment { after_opening, mark, after, changes: if by_name { 1 + random.below(40) } else { 0 } }
+        Moment { after_opening, mark, after, changes: if by_name { 1 + random.below(names) } else { 0 } }
     }
 
     pub fn has_come(&self, passed: Duration, changes: u64) -> bool {

@@ -26,6 +26,7 @@ pub fn restore(store: &Store, task: &Task, random: &mut Random) -> Result<()> {
     let one = &list[random.below(list.len() as u64) as usize];
     let number =
         (0u64..).find(|n| !task.dir.join(format!("{PREFIX}{n}")).exists()).ok_or("no name is free")?;
+    std::fs::write(wanted(&task.dir.join(format!("{PREFIX}{number}"))), one.seq.0.to_string())?;
     say("restoring");
     repository
         .restore(one.id)?
@@ -34,6 +35,12 @@ pub fn restore(store: &Store, task: &Task, random: &mut Random) -> Result<()> {
         .close()?;
     say(&format!("restored {number}"));
     Ok(())
+}
+
+/// Where it says with which write at the least a store ends that is whole: of one without anything nothing else tells it.
+fn wanted(restored: &Path) -> PathBuf {
+    let name = restored.file_name().unwrap_or_default().to_string_lossy();
+    restored.with_file_name(format!("wanted-{name}"))
 }
 
 /// Looks at all that was restored, or was being restored, and removes it.
@@ -53,6 +60,13 @@ pub fn check_restored(task: &Task) -> Result<()> {
             Options::new().memory_budget(8 << 20).journal_segment_bytes(1 << 20).existing_only(true);
         match existing.open(&dir) {
             Ok(store) => {
+                let seq = std::fs::read_to_string(wanted(&dir))?.parse::<u64>()?;
+                let last = store.stats()?.last_seq;
+                if last.0 < seq {
+                    return Err(
+                        format!("half restored: it ends with {last}, the checkpoint with {seq}").into()
+                    );
+                }
                 one_moment(&store, "restored")?;
                 say("restore whole");
             }

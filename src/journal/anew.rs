@@ -26,8 +26,9 @@ impl Journal {
         };
         let newest = names.iter().filter_map(generation).max().unwrap_or(0);
         let supply = Supply::new(disk, dir.to_path_buf(), config, Vec::new());
-        // Before the others go: a directory that has a journal always has a segment.
-        let journal = begin(supply, newest.saturating_add(1), first, VecDeque::new())?;
+        // Before the others go: a directory that has a journal always has a segment. With a gap between them, so that what is left of the others,
+        // in whatever order they go, passes for what an interrupted trim leaves.
+        let journal = begin(supply, newest.saturating_add(2), first, VecDeque::new())?;
         let ours = |name: &&String| !matches!(segment::parse_name(name), Name::Other | Name::Misnamed);
         let mut before: Vec<&String> = names.iter().filter(ours).collect();
         // The oldest first, as they are trimmed; a note of a failed sync is of what goes.

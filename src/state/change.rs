@@ -139,7 +139,8 @@ impl Mover {
         self.left.retain(|(id, _)| *id != shard);
         self.fill.take_if(|fill| fill.shard == shard);
         self.mending.take_if(|mending| mending.shard == shard);
-        self.proof.take_if(|proof| proof.of == shard || proof.whole.contains(&shard));
+        self.proof
+            .take_if(|proof| proof.of == shard || proof.at == Some(shard) || proof.whole.contains(&shard));
         // How much was flushed since it was given the journal last says nothing of now.
         self.caught.take_if(|(id, _)| *id == shard);
     }
@@ -194,13 +195,14 @@ pub struct Proof {
     pub of: ShardId,
     /// They have been verified.
     pub whole: Vec<ShardId>,
-    /// Where to go on in the next one.
+    /// The one that is being verified, and where to go on in it.
+    pub at: Option<ShardId>,
     pub position: Vec<u8>,
 }
 
 impl Proof {
     pub fn of(shard: ShardId) -> Proof {
-        Proof { of: shard, whole: Vec::new(), position: Vec::new() }
+        Proof { of: shard, whole: Vec::new(), at: None, position: Vec::new() }
     }
 }
 

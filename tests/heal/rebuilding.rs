@@ -50,6 +50,49 @@ fn a_shard_is_not_given_up_while_it_has_what_the_others_lack() {
     }
 }
 
+/// The shard that it is to be filled from goes offline when it has been verified in part: of the other one nothing has been.
+#[test]
+fn what_is_known_of_one_source_is_not_taken_for_known_of_another() {
+    let mut world = World::new(options(3, 3));
+    world.write_large(0..200, 64 << 10);
+    world.store.flush().unwrap();
+    let early = 3u32.to_be_bytes();
+    for (away, damaged) in [(1, 2), (2, 1)] {
+        world.factory.corrupt(ShardId(damaged), &internal(&early));
+        world.store.rebuild(ShardId(0)).unwrap();
+        world.steps(3);
+        world.factory.fail(ShardId(away), EngineOperation::Open);
+        testing::fail_shard(&world.store, ShardId(away));
+        for _ in 0..300 {
+            testing::heal_step(&world.store).unwrap();
+        }
+        world.check();
+        assert!(world.saw_rebuilding());
+        world.factory.heal(ShardId(away));
+        world.heal();
+        world.check();
+        world.check_copies();
+    }
+}
+
+/// A shard that serves is to be rebuilt, for which the others are read through: another one that is back is not kept waiting.
+#[test]
+fn a_shard_that_is_back_is_not_kept_waiting_by_one_that_is_to_be_rebuilt() {
+    let mut world = World::new(options(4, 2));
+    world.write_large(0..400, 64 << 10);
+    world.store.flush().unwrap();
+    testing::fail_shard(&world.store, ShardId(3));
+    world.write(20);
+    world.store.rebuild(ShardId(0)).unwrap();
+    world.steps(4);
+    assert_eq!(world.health(3), Health::Online);
+    assert!(!world.saw_rebuilding());
+    world.heal();
+    assert!(world.saw_rebuilding());
+    world.check();
+    world.check_copies();
+}
+
 /// Both copies have damage, in different places or in the same: what the shard has that is good is not given up for that.
 #[test]
 fn a_shard_is_not_rebuilt_from_one_that_cannot_be_put_right() {

@@ -239,6 +239,37 @@ fn a_damaged_copy_is_refused_and_not_taken_for_the_newest() {
     world.check(&store, "the better one");
 }
 
+/// Of what is written to a copy whose disk fails, a part may be missing before another that is there: that is why it was left behind, and no
+/// damage.
+#[test]
+fn a_copy_that_was_left_behind_with_a_hole_is_accepted_up_to_it() {
+    let (mut world, store) = World::new(2);
+    world.fill(&store, 0..50, "before");
+    let value = |n: u32| format!("{n}-").repeat(1500);
+    for n in 50..60 {
+        store.insert_with(n.to_string(), value(n), Durability::Process).unwrap();
+    }
+    world.leave_b_behind();
+    let model = world.model.clone();
+    world.fill(&store, 60..80, "later");
+    world.kill(store);
+    world.take_a_away();
+    let hole = value(53).into_bytes();
+    let holds = |bytes: &[u8]| bytes.windows(hole.len()).position(|window| window == hole);
+    let files = world.disk.files();
+    let (segment, at) = files
+        .iter()
+        .filter(|(path, _)| path.starts_with("/b"))
+        .find_map(|(path, bytes)| Some((path, holds(bytes)?)))
+        .unwrap();
+    world.disk.damage(segment, |bytes| bytes[at..at + 2000].fill(0)).unwrap();
+    world.model = model;
+    world.model.extend((50..53).map(|n| (n.to_string(), value(n))));
+    let store = world.open(&world.accepted()).unwrap();
+    world.check(&store, "up to the hole");
+    world.goes_on(store, "on");
+}
+
 fn put_back(disk: &SimDisk, files: &[(PathBuf, Vec<u8>)]) {
     disk.create_dir_all(Path::new("/a")).unwrap();
     files.iter().for_each(|(path, bytes)| disk.replace(path, bytes).unwrap());
@@ -251,6 +282,8 @@ fn given_up() -> (World, World, Vec<(PathBuf, Vec<u8>)>) {
     world.fill(&store, 0..20, "before");
     store.flush().unwrap();
     world.fill(&store, 20..60, "in the journal alone");
+    // The next segment is ready, and has no frame yet.
+    testing::tick(&store).unwrap();
     world.leave_b_behind();
     world.fill(&store, 60..80, "given up by the journal alone");
     testing::freeze(&store);

@@ -321,7 +321,8 @@ impl Found {
             disk: self.disk.as_ref(),
             segments: &survey.segments,
             boot_id: self.disk.boot_id(),
-            poisoned: survey.poisoned,
+            // One that was left behind had a failed write or sync; the note of it is made when it serves.
+            poisoned: survey.poisoned || self.accepted,
             from,
             at_least: at_least.max(from),
             visit: &mut |_, _| Ok(()),

@@ -123,7 +123,11 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
             mover.fill = None;
             // What is being removed from it may be in the new engine where it has been gone through already; and that it is being
             // changed its seal no longer says.
-            mover.sweeps.retain(|sweep| sweep.shard != shard.id);
+            if ended.is_ok() {
+                mover.sweeps.retain(|sweep| sweep.shard != shard.id);
+            } else if let Some(sweep) = mover.sweep_of(shard.id) {
+                sweep.position.clear();
+            }
             ended.map(|()| Step::Worked(0))
         }
         Err(error) => {

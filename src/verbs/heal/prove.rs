@@ -35,8 +35,18 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         return Ok(None);
     };
     let (from, id) = (&layout.shards[source], layout.shards[source].id);
-    let mended = verify_and_mend(state, layout, source, &proof.position);
-    let mended = mended.inspect_err(|error| state.read_failed(from, error))?;
+    // Of another one that was begun, and does not serve any more, nothing is known.
+    if proof.at.replace(id) != Some(id) {
+        proof.position.clear();
+    }
+    let mended = match verify_and_mend(state, layout, source, &proof.position) {
+        Ok(mended) => mended,
+        Err(error) => {
+            mover.proof = None;
+            state.read_failed(from, &error);
+            return Err(error);
+        }
+    };
     if mended.repaired > 0 {
         state.events.tell(Some(id), EventKind::Repaired { pages: mended.repaired });
     }
@@ -50,9 +60,12 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
             "bring the shards back that hold the same, or repair this one, which keeps what is good in it",
         ));
     }
-    proof.position = mended.end.unwrap_or_else(|| {
-        proof.whole.push(id);
-        Vec::new()
-    });
+    match mended.end {
+        Some(end) => proof.position = end,
+        None => {
+            proof.whole.push(id);
+            proof.at = None;
+        }
+    }
     Ok(Some(Step::Worked(mended.bytes)))
 }

@@ -42,7 +42,9 @@ pub fn step(state: &State) -> Result<Step> {
     for filling in [false, true] {
         for index in 0..layout.shards.len() {
             let shard = &layout.shards[index];
-            if filling != (shard.is_filling() && !is_asked_anew(state, shard)) {
+            // So does one that serves, and is to be filled anew: what it would be filled from is verified first.
+            let takes_long = if is_asked_anew(state, shard) { shard.serves() } else { shard.is_filling() };
+            if filling != takes_long {
                 continue;
             }
             match attend(state, &mut mover, &layout, index) {

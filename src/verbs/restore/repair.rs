@@ -47,7 +47,9 @@ pub fn repair(
     }
     if manifest.given_up.is_some() {
         let text = "a part of the journal is being given up, which decides what the shards lack";
-        return Err(Error::new(ErrorKind::Refused, text).at(dir).remedy("open the store first"));
+        return Err(Error::new(ErrorKind::Refused, text).at(dir).remedy(
+            "open the store first; where that fails for the shards that are lost, restore into a new directory",
+        ));
     }
     let first = journal_begins(dir, manifest, seams)?;
     let cache = budget / 2 / manifest.shards.len().max(1) as u64;

@@ -85,6 +85,14 @@ impl Place {
         }
     }
 
+    /// Every moment that was noted comes back.
+    fn check_moments(&self, when: &str) {
+        for (number, (seq, _, expected)) in self.moments.iter().enumerate() {
+            let store = self.restored(At::Seq(*seq), &number.to_string()).unwrap();
+            assert_eq!(&content(&store), expected, "moment {number}, sequence {seq}, {when}");
+        }
+    }
+
     fn restored(&self, at: At, name: &str) -> annulus::Result<Store> {
         self.repo.restore_latest()?.options(options().shards(2)).until(at).open(self.path(name))
     }

@@ -26,10 +26,7 @@ fn a_keyspace_dropped_since_the_checkpoint_is_passed_over() {
             place.moment();
             place.store.archive(&place.repo).unwrap();
         }
-        for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
-            let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
-            assert_eq!(&content(&store), expected, "moment {number}, made again: {again}");
-        }
+        place.check_moments(&format!("made again: {again}"));
     }
 }
 
@@ -238,10 +235,7 @@ fn a_keyspace_dropped_before_anything_was_archived_comes_back_at_the_moments_bef
             reopen(&mut place);
         }
         place.store.archive(&place.repo).unwrap();
-        for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
-            let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
-            assert_eq!(&content(&store), expected, "moment {number}, reopened: {reopened}");
-        }
+        place.check_moments(&format!("reopened: {reopened}"));
     }
 }
 
@@ -264,10 +258,7 @@ fn a_keyspace_dropped_while_the_archive_was_forgotten_comes_back_at_the_moments_
         place.write(1);
         place.moment();
         place.store.archive(&place.repo).unwrap();
-        for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
-            let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
-            assert_eq!(&content(&store), expected, "moment {number}, reopened: {reopened}");
-        }
+        place.check_moments(&format!("reopened: {reopened}"));
     }
 }
 

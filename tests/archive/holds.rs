@@ -33,10 +33,7 @@ fn the_journal_waits_for_the_archive_after_an_opening_as_before() {
     reopen(&mut place);
     more(&mut place);
     place.store.archive(&place.repo).unwrap();
-    for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
-        let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
-        assert_eq!(&content(&store), expected, "moment {number}");
-    }
+    place.check_moments("");
 }
 
 #[test]
@@ -135,8 +132,5 @@ fn with_a_damaged_list_of_archives_the_store_opens_and_keeps_its_journal() {
     place.store.archive(&place.repo).unwrap();
     reopen(&mut place);
     assert_eq!(place.store.archives().unwrap().len(), 1);
-    for (number, (seq, _, expected)) in place.moments.iter().enumerate() {
-        let store = place.restored(At::Seq(*seq), &number.to_string()).unwrap();
-        assert_eq!(&content(&store), expected, "moment {number}");
-    }
+    place.check_moments("");
 }

@@ -131,22 +131,27 @@ fn of_shards_that_were_full_those_come_back_first_without_which_nothing_is_lost(
     world.check_copies();
 }
 
-/// What a shard lacks is damaged in the journal: its replicas have it.
-#[test]
-fn a_shard_whose_part_of_the_journal_is_damaged_is_filled_from_its_replicas() {
-    let mut world = World::new(options(3, 2).journal_retention(1 << 30));
+/// A shard that lacks a part of the journal, and the segment where that begins.
+fn lacking(retention: u64) -> (World, PathBuf) {
+    let mut world = World::new(options(3, 2).journal_retention(retention));
     world.write(300);
     world.store.flush().unwrap();
     world.factory.fail(ShardId(1), EngineOperation::Apply);
     world.write(500);
     world.store.flush().unwrap();
     assert!(matches!(world.health(1), Health::Offline(_)));
-    // Frames in the middle of what it lacks.
     let journal = Path::new("/store/journal");
-    let mut names = world.disk.list(journal).unwrap();
-    names.retain(|name| name.ends_with(".seg"));
-    names.sort();
-    world.disk.damage(&journal.join(&names[0]), |bytes| bytes[20_000..28_000].fill(7)).unwrap();
+    let names = world.disk.list(journal).unwrap().into_iter().filter(|name| name.ends_with(".seg"));
+    let oldest = journal.join(names.min().unwrap());
+    (world, oldest)
+}
+
+/// What a shard lacks is damaged in the journal: its replicas have it.
+#[test]
+fn a_shard_whose_part_of_the_journal_is_damaged_is_filled_from_its_replicas() {
+    let (world, oldest) = lacking(1 << 30);
+    // Frames in the middle of what it lacks.
+    world.disk.damage(&oldest, |bytes| bytes[20_000..28_000].fill(7)).unwrap();
     world.factory.heal(ShardId(1));
     // One step fails by the journal's error; the next ones begin the shard anew.
     for _ in 0..10_000 {
@@ -165,16 +170,8 @@ fn a_shard_whose_part_of_the_journal_is_damaged_is_filled_from_its_replicas() {
 /// The journal lies on a disk of which a part cannot be read any more: what a shard lacks of it its replicas have.
 #[test]
 fn a_shard_whose_part_of_the_journal_cannot_be_read_is_filled_from_its_replicas() {
-    let mut world = World::new(options(3, 2).journal_retention(1 << 20));
-    world.write(300);
-    world.store.flush().unwrap();
-    world.factory.fail(ShardId(1), EngineOperation::Apply);
-    world.write(500);
-    world.store.flush().unwrap();
-    assert!(matches!(world.health(1), Health::Offline(_)));
-    let oldest = world.disk.list(Path::new("/store/journal")).unwrap();
-    let oldest = oldest.into_iter().filter(|name| name.ends_with(".seg")).min().unwrap();
-    world.disk.inject(Fault::on(Operation::Read).at(move |path| path.ends_with(&oldest)));
+    let (world, oldest) = lacking(1 << 20);
+    world.disk.inject(Fault::on(Operation::Read).at(move |path| path == oldest));
     world.factory.heal(ShardId(1));
     for _ in 0..200 {
         testing::heal_step(&world.store).unwrap();

@@ -7,7 +7,7 @@ use crate::engine::{Figures, Recounted};
 use crate::error::Result;
 
 impl Core {
-    /// Counts about `pages` pages on; returns whether the pass is over.
+    /// Counts about `pages` pages on.
     pub fn recount(&self, pages: usize) -> Result<Recounted> {
         self.check()?;
         let mut writer = self.writer.lock();

@@ -174,3 +174,29 @@ fn a_directory_that_cannot_be_listed_is_not_taken_for_one_without_a_journal() {
     disk.inject(Fault::on(Operation::Look));
     assert_eq!(Journal::is_in(&disk, dir()).unwrap_err().kind(), ErrorKind::Io);
 }
+
+/// The old segments go one by one, the last of them without a frame yet: whatever is left of them, the new one is found.
+#[test]
+fn a_journal_that_is_begun_anew_in_part_opens_at_the_old_end_or_at_the_new_beginning() {
+    let before = new_disk();
+    let journal = create(&before).unwrap();
+    (0..20).for_each(|_| _ = append(&journal, Handoff::Os).unwrap());
+    journal.sync_to(Seq(20)).unwrap();
+    journal.provision().unwrap();
+    let next = Seq(1 << 32);
+    let opens = |disk: &SimDisk, at: Seq| {
+        let disk = Arc::new(disk.fork().kill());
+        Journal::open(disk, dir(), CONFIG, at, at, &mut |_, _| Ok(())).is_ok_and(|(j, _)| j.last() == at)
+    };
+    for stop in 0.. {
+        let disk = before.fork().kill();
+        disk.stop_after(stop);
+        let begun = Journal::begin_anew(Arc::new(disk.clone()), dir(), CONFIG, next);
+        let (old, new) = (opens(&disk, Seq(20)), opens(&disk, Seq(next.0 - 1)));
+        assert!(old || new, "stopped after {stop}");
+        if begun.is_ok() {
+            assert!(new && stop > 6);
+            break;
+        }
+    }
+}

@@ -6,7 +6,8 @@
 //! sequentially consistent, a wait with a limit may end at once, and the clock shows how often it was asked.
 //!
 //! Invariant: whoever may hold a lock while another thread of the store waits for it takes the lock from here. A lock that
-//! the scheduler does not know, held over one that it does, stops all of its threads.
+//! the scheduler does not know, held over one that it does, stops all of its threads. Statics are never of these: shuttle's belong to
+//! one thread of the system, on which all of its threads take turns.
 
 #[cfg(not(annulus_schedules))]
 mod real {

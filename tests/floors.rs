@@ -136,6 +136,23 @@ fn no_room_is_too_large() {
     }
 }
 
+/// Shuttle's atomics and locks belong to one thread of the system: two tests that shared one broke it.
+#[test]
+fn statics_are_of_the_standard_library() {
+    for (path, text) in sources() {
+        let code = code(&text);
+        let shared = code.lines().map(str::trim_start).filter(|line| line.contains("static "));
+        let mut kinds =
+            shared.filter_map(|line| line.split_once("static ")?.1.split_once(": ")).map(|(_, kind)| kind);
+        // A kind that is named without its path is of the module that the file takes all of its locks and atomics from.
+        let own = |kind: &str| match kind {
+            _ if kind.starts_with("Atomic") => !code.contains("crate::sync::atomic"),
+            _ => !["Mutex", "RwLock", "Condvar"].iter().any(|name| kind.starts_with(name)),
+        };
+        assert!(kinds.all(own), "{} has a static of crate::sync", path.display());
+    }
+}
+
 #[test]
 fn only_the_allocator_is_unsafe() {
     for (path, text) in sources() {

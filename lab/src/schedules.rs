@@ -5,6 +5,7 @@ use crate::Result;
 use annulus::testing::PLANTS;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 #[derive(Debug, Clone)]
@@ -38,17 +39,56 @@ fn build() -> Result<PathBuf> {
     Ok(root.join(path.ok_or("cargo names no binary of the tests")?))
 }
 
-fn run_tests(binary: &Path, config: &Config, plant: Option<&str>) -> Result<Output> {
-    let mut command = Command::new(binary);
-    command.args(["--nocapture", "--test-threads", "2"]);
-    command.env("ANNULUS_SCHEDULES_SECONDS", config.seconds.to_string()).env("RUST_BACKTRACE", "0");
-    if let Some(seed) = config.seed {
-        command.env("ANNULUS_SEED", seed.to_string());
+/// What the tests printed, and whether all passed.
+struct Ran {
+    passed: bool,
+    stdout: String,
+    stderr: String,
+}
+
+/// Each test in a process of its own, two at a time: what one of them does must not depend on what another left in a static.
+fn run_tests(binary: &Path, config: &Config, plant: Option<&str>) -> Result<Ran> {
+    let listed = Command::new(binary).args(["--list", "--format", "terse"]).output()?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let names: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    if names.is_empty() {
+        return Err("the tests' binary has no tests".into());
     }
-    if let Some(plant) = plant {
-        command.env("ANNULUS_PLANT", plant);
+    let run = |name: &str| -> std::io::Result<Output> {
+        let mut command = Command::new(binary);
+        command.args(["--exact", name, "--nocapture", "--test-threads", "1"]);
+        command.env("ANNULUS_SCHEDULES_SECONDS", config.seconds.to_string()).env("RUST_BACKTRACE", "0");
+        if let Some(seed) = config.seed {
+            command.env("ANNULUS_SEED", seed.to_string());
+        }
+        if let Some(plant) = plant {
+            command.env("ANNULUS_PLANT", plant);
+        }
+        command.output()
+    };
+    let next = AtomicUsize::new(0);
+    let lane = || -> std::io::Result<Vec<Output>> {
+        let mut outputs = Vec::new();
+        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            outputs.push(run(name)?);
+        }
+        Ok(outputs)
+    };
+    let mut ran = Ran { passed: true, stdout: String::new(), stderr: String::new() };
+    let lanes = std::thread::scope(|scope| {
+        let other = scope.spawn(lane);
+        [lane(), other.join().unwrap_or_else(|_| Err(std::io::Error::other("a lane of tests panicked")))]
+    });
+    for outputs in lanes {
+        for output in outputs? {
+            ran.passed &= output.status.success();
+            ran.stdout += &String::from_utf8_lossy(&output.stdout);
+            if !output.status.success() {
+                ran.stderr += &String::from_utf8_lossy(&output.stderr);
+            }
+        }
     }
-    Ok(command.output()?)
+    Ok(ran)
 }
 
 /// Runs the tests; whether all passed, and all plants were caught.
@@ -58,20 +98,19 @@ pub fn run(config: &Config) -> Result<bool> {
         return run_plants(&binary, config);
     }
     println!("| what | random schedules | of PCT | s |\n|---|---:|---:|---:|");
-    let output = run_tests(&binary, config, None)?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    // Tests print side by side: a row may follow the name of another test on one line.
-    for line in text.lines() {
+    let ran = run_tests(&binary, config, None)?;
+    // A row may follow the name of its test on one line.
+    for line in ran.stdout.lines() {
         match line.find("| ") {
             Some(at) => println!("{}", &line[at..]),
             None if line.contains("broken; again") => println!("{line}"),
             None => {}
         }
     }
-    if !output.status.success() {
-        println!("{}", String::from_utf8_lossy(&output.stderr));
+    if !ran.passed {
+        println!("{}", ran.stderr);
     }
-    Ok(output.status.success())
+    Ok(ran.passed)
 }
 
 fn run_plants(binary: &Path, config: &Config) -> Result<bool> {
@@ -83,15 +122,15 @@ fn run_plants(binary: &Path, config: &Config) -> Result<bool> {
             continue;
         }
         let begin = Instant::now();
-        let output = run_tests(binary, config, Some(plant.name))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let failed: Vec<&str> = text
+        let ran = run_tests(binary, config, Some(plant.name))?;
+        let failed: Vec<&str> = ran
+            .stdout
             .lines()
             .filter_map(|line| Some(&line[..line.find(": broken; again")?]))
             .map(|name| name.rsplit("... ").next().unwrap_or(name))
             .collect();
-        let verdict = if output.status.success() { "**missed**".to_owned() } else { failed.join("; ") };
-        all &= !output.status.success();
+        let verdict = if ran.passed { "**missed**".to_owned() } else { failed.join("; ") };
+        all &= !ran.passed;
         println!("| `{}` | {} | {verdict} | {:.1} |", plant.name, plant.what, begin.elapsed().as_secs_f64());
     }
     Ok(all)

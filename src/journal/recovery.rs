@@ -140,7 +140,8 @@ fn read_header(
         return Err(damaged(format!(
             "the segment's name says generation {generation:016x}, its header {:016x}",
             header.generation
-        )));
+        ))
+        .offset(0));
     }
     let len = file.len().map_err(io)?;
     if len < header.len && !crate::plants::is("short-segment-believed") {

@@ -11,6 +11,8 @@ pub enum Target {
     Shard,
     /// One of two copies.
     JournalCopy,
+    /// The same, and after it the other copy is lost.
+    LastCopy,
     /// The only copy.
     Journal,
     /// MANIFEST, SCRUB and what else is small in the store's own directory.
@@ -25,12 +27,13 @@ pub enum Target {
 const SHARD: &str = "store/shards/0001/";
 
 impl Target {
-    pub const ALL: [Target; 9] = [
+    pub const ALL: [Target; 10] = [
         Target::Pages,
         Target::Index,
         Target::Seal,
         Target::Shard,
         Target::JournalCopy,
+        Target::LastCopy,
         Target::Journal,
         Target::Small,
         Target::ShardDevice,
@@ -44,6 +47,7 @@ impl Target {
             Target::Seal => "SEAL, IDENTITY",
             Target::Shard => "a shard's directory, all of it",
             Target::JournalCopy => "journal, one of two copies",
+            Target::LastCopy => "journal, one of two copies, then the other is lost",
             Target::Journal => "journal, the only copy",
             Target::Small => "MANIFEST, SCRUB, MIRRORS",
             Target::ShardDevice => "a shard's ext4",
@@ -60,7 +64,7 @@ impl Target {
             Target::Index => in_shard && path.contains("/index"),
             Target::Seal => in_shard && (name.starts_with("SEAL") || name.starts_with("IDENTITY")),
             Target::Shard => path.starts_with(SHARD) || path == SHARD.trim_end_matches('/'),
-            Target::JournalCopy => path.starts_with("store/journal-a"),
+            Target::JournalCopy | Target::LastCopy => path.starts_with("store/journal-a"),
             Target::Journal => path.starts_with("store/journal"),
             Target::Small => {
                 let small = ["MANIFEST", "SCRUB", "MIRRORS"].iter().any(|small| name.starts_with(small));
@@ -190,7 +194,7 @@ impl Armed {
             fault if fault.is_silent() => 1 + random.below(3),
             _ => 1 + random.below(20),
         };
-        let is_busy = matches!(target, Target::Pages | Target::Shard | Target::JournalCopy | Target::Journal);
+        let is_busy = !matches!(target, Target::Index | Target::Seal | Target::Small);
         let skip = random.below(match (is_busy, fault) {
             (true, Fault::Dead) => 200,
             (true, _) => 12,
@@ -239,5 +243,6 @@ mod tests {
         assert_eq!(of("store/shards/0002/SEAL"), []);
         assert_eq!(of("store/journal/0000000000000001.seg"), [Target::Journal]);
         assert_eq!(of("store/MANIFEST.tmp"), [Target::Small]);
+        assert_eq!(of("store/journal-a/MIRRORS"), [Target::JournalCopy, Target::LastCopy, Target::Journal]);
     }
 }

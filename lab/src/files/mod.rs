@@ -71,7 +71,10 @@ pub fn run(settings: Settings) -> Result<bool> {
         // A store that is open reads pages, and of its index what is not in memory.
         .filter(|(target, fault)| {
             let is_read = matches!(target, Target::Pages | Target::Index | Target::Shard);
-            target.is_device() == (*fault == Fault::Shutdown) && (*fault != Fault::ReadError || is_read)
+            let can_be =
+                target.is_device() == (*fault == Fault::Shutdown) && (*fault != Fault::ReadError || is_read);
+            // What nobody was told of one copy, when the other is lost, nobody can know.
+            can_be && !(*target == Target::LastCopy && fault.is_silent())
         })
         .collect();
     let trial = |number: usize, random: Random| {
@@ -197,12 +200,17 @@ fn try_one(
     let session = serve::mount(backing.clone(), &mnt)?;
     let device = if target.is_device() { Some(Device::new(place)?) } else { None };
     let trouble = Trouble { backing: backing.clone(), device, died: Cell::new(false) };
-    let killed = random.below(3) == 0;
+    let killed = random.below(3) == 0 || target == Target::LastCopy;
     let (heard, complaint) = live(place, (target, fault), killed, &trouble, &mut random)?;
     let mut broken = heard.broken(target, killed).map(|text| format!("{text}: {complaint}"));
     let mut stopped = heard.poisoned;
+    if target == Target::LastCopy {
+        std::fs::remove_dir_all(behind.join("store/journal-b"))?;
+    }
     if broken.is_none() {
         (broken, stopped) = match look(place, &behind, &heard)? {
+            // The copy that is left has all of it, or is known to be incomplete.
+            Some(text) if target == Target::LastCopy && is_left_out(&text) => (None, true),
             // Of the only copy: it says what is damaged, and where.
             Some(text) if target.may_refuse() && fault.is_silent() && is_told(&text) => (None, true),
             found => (found, stopped),
@@ -227,6 +235,11 @@ fn try_one(
 /// Whether it is a refusal to open that names the place of the damage in the journal.
 fn is_told(text: &str) -> bool {
     text.starts_with("does not open: Corruption") && text.contains("/journal") && text.contains(", byte ")
+}
+
+/// Whether it is a refusal to open with a copy of the journal that was left out.
+fn is_left_out(text: &str) -> bool {
+    text.starts_with("does not open: Refused") && text.contains("no copy of the journal is known to be complete")
 }
 
 /// Lets a store live through a fault.

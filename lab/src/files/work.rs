@@ -40,7 +40,7 @@ fn open(task: &Task) -> annulus::Result<Store> {
         .journal_retention(32 << 20)
         .quarantine_limit(1);
     match task.target {
-        Target::JournalCopy | Target::Small => {
+        Target::JournalCopy | Target::LastCopy | Target::Small => {
             options.journal_dirs([task.store.join("journal-a"), task.store.join("journal-b")])
         }
         Target::JournalDevice => options.journal_dir(device.join("journal")),

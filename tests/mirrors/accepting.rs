@@ -363,6 +363,39 @@ fn stopped_anywhere(lost: &World, all: &World, away: &[(PathBuf, Vec<u8>)]) {
     }
 }
 
+/// The store's own directory is lost in the middle of an acceptance: it is gone on with from what the shards say, or begun again.
+#[test]
+fn an_acceptance_that_stops_and_loses_its_manifest_is_gone_on_with() {
+    let (lost, _, _) = given_up();
+    let accepting = lost.accepted();
+    let undisturbed = lost.fork();
+    let before = undisturbed.disk.operations();
+    drop(undisturbed.open(&accepting).unwrap());
+    for stop in 0..undisturbed.disk.operations() - before {
+        let mut world = lost.fork();
+        world.options = accepting.clone();
+        world.disk.stop_after(stop);
+        let opened = world.open(&accepting);
+        world.cut(opened, stop);
+        for name in ["/store/MANIFEST", "/store/MIRRORS"] {
+            world.disk.remove_file(Path::new(name)).unwrap();
+        }
+        world.disk.sync_dir(Path::new("/store")).unwrap();
+        let when = format!("stopped at {stop}");
+        // Not accepted again: it is whole, or says that it is not.
+        let alone = world.fork();
+        match alone.open(&Options::new().memory_budget(8 << 20).journal_segment_bytes(64 << 10)) {
+            Ok(store) => alone.check(&store, &format!("{when}: alone")),
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::Refused | ErrorKind::Corruption), "{when}: {error}")
+            }
+        }
+        let store = world.open(&accepting).unwrap_or_else(|e| panic!("{when}: {e}"));
+        world.check(&store, &when);
+        world.goes_on(store, &format!("{when}: on"));
+    }
+}
+
 /// Opens what an acceptance has left in all ways; returns whether it is refused unless accepted once more.
 fn interrupted(
     world: &World,

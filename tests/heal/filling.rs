@@ -59,6 +59,34 @@ fn a_shard_that_is_begun_anew_while_it_is_filled_is_filled_from_the_beginning() 
     world.check();
 }
 
+/// What an engine is given at once ends between keys, wherever that falls: given a removal alone it forgets it, and would take the
+/// older version that comes next for the newest.
+#[test]
+fn a_removal_is_not_parted_from_what_it_removes() {
+    for more in 0..2 {
+        let mut world = World::new(options(2, 2));
+        for n in 0..3000u32 {
+            world.store.insert((n + 1).to_be_bytes(), b"removed").unwrap();
+        }
+        for n in 0..more {
+            world.store.insert([0, 0, 0, 0, n], b"stays").unwrap();
+            world.model.insert(vec![0, 0, 0, 0, n], b"stays".to_vec());
+        }
+        world.store.flush().unwrap();
+        let before = world.store.iter();
+        for n in 0..3000u32 {
+            world.store.remove((n + 1).to_be_bytes()).unwrap();
+        }
+        // The pages keep both versions of each until they are written again.
+        world.store.flush().unwrap();
+        assert_eq!(before.count(), 3000 + usize::from(more));
+        world.rebuild(ShardId(1));
+        world.heal();
+        world.check();
+        world.check_copies();
+    }
+}
+
 /// One that is being filled has every write, and not yet what was there before: it is no reason to go on without another.
 #[test]
 fn a_shard_that_is_being_filled_does_not_stand_in_for_one_that_is_full() {

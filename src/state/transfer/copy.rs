@@ -138,21 +138,27 @@ pub fn apply(
     Ok(written)
 }
 
-/// Applies a run to one shard in parts: an engine merges what it is given with what it has, so one may end between the versions
-/// of a key.
+/// Applies a run to one shard in parts that keep the versions of a key together: a removal that comes alone is forgotten by the
+/// engine, and the older version after it would be the key's newest.
 pub fn write(
     state: &State,
     layout: &Arc<Layout>,
     purpose: Purpose,
     target: usize,
-    run: &[RunRecord<'_>],
+    mut run: &[RunRecord<'_>],
     live: &[Seq],
 ) -> Result<()> {
     let shard = &layout.shards[target];
-    for part in run.chunks(RUN_RECORDS) {
+    while !run.is_empty() {
+        let mut end = run.len().min(RUN_RECORDS);
+        while end < run.len() && run[end].key == run[end - 1].key {
+            end += 1;
+        }
+        let (part, rest) = run.split_at(end);
         let (part, live) = (RunBuffer::of(part), live.to_vec());
         let apply = move |shard: &Shard| purpose.apply(shard, &part.run(), &live);
         state.beside(layout, target, apply).inspect_err(|error| purpose.failed(state, shard, error))?;
+        run = rest;
     }
     Ok(())
 }

@@ -168,7 +168,7 @@ impl Options {
     }
 
     /// Sets the memory for memtables and for caches (pages and the index over them) of all shards together, in bytes; at
-    /// least 8 MiB, 256 MiB unless set.
+    /// least 8 MiB, at most 1 PiB; 256 MiB unless set.
     /// The process's resident size stays within 1.3 times this, 64 MiB, and 2 MiB for each shard; values in flight, and pages that a scan
     /// that rests has at hand, are not counted.
     pub fn memory_budget(mut self, bytes: u64) -> Self {

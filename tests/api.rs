@@ -82,6 +82,19 @@ fn the_largest_records_are_kept() {
     assert_eq!(store.len().unwrap(), 1);
 }
 
+/// Who means "no limit" names a number of bytes that no machine has.
+#[test]
+fn a_budget_beyond_all_memory_takes_none_before_it_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = small().memory_budget(1 << 50).open(dir.path().join("store")).unwrap();
+    store.insert("key", b"value").unwrap();
+    store.flush().unwrap();
+    assert_eq!(store.get("key").unwrap().as_deref(), Some(&b"value"[..]));
+    store.close().unwrap();
+    let error = small().memory_budget(u64::MAX).open(dir.path().join("other")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
 #[test]
 fn bad_options_are_refused_and_create_nothing() {
     let dir = tempfile::tempdir().unwrap();

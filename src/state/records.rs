@@ -31,6 +31,8 @@ const OVERHEAD: u64 = 96;
 /// The doorkeeper remembers a key for so many bytes of the budget.
 const BYTES_A_MARK: u64 = 2048;
 const LEAST_MARKS: u64 = 1 << 12;
+/// They are there from the beginning, 32 MiB of them, however large a budget somebody names who means none.
+const MOST_MARKS: u64 = 1 << 24;
 /// Sequence and length of the key before a kept record's key and value.
 const HEADER: usize = 12;
 
@@ -82,7 +84,9 @@ impl Records {
         Records {
             kept: Cache::with(items, bytes, Weigh, hasher.clone(), DefaultLifecycle::default()),
             hasher,
-            seen: (0..(budget / BYTES_A_MARK).max(LEAST_MARKS)).map(|_| AtomicU16::new(0)).collect(),
+            seen: (0..(budget / BYTES_A_MARK).clamp(LEAST_MARKS, MOST_MARKS))
+                .map(|_| AtomicU16::new(0))
+                .collect(),
             turn: AtomicU64::new(0),
             counts: Counts::default(),
             climb: Mutex::new(climb),

@@ -29,6 +29,8 @@ const MOST_USED: u8 = 3;
 /// The doorkeeper remembers a page for each so many that fit.
 const PAGES_A_MARK: u64 = 16;
 const LEAST_MARKS: u64 = 1024;
+/// They are there from the beginning, however large a cache may become.
+const MOST_MARKS: u64 = 1 << 22;
 
 pub(super) struct PageCache {
     slots: Slots,
@@ -52,7 +54,7 @@ struct Free {
 
 impl PageCache {
     pub fn new(bytes: u64, pool: Arc<Pool>) -> PageCache {
-        let marks = (bytes / USUAL / PAGES_A_MARK).max(LEAST_MARKS);
+        let marks = (bytes / USUAL / PAGES_A_MARK).clamp(LEAST_MARKS, MOST_MARKS);
         PageCache {
             slots: Slots::default(),
             maps: std::array::from_fn(|_| RwLock::default()),

@@ -5,6 +5,8 @@
 //!   taken down before their table is forgotten. Others may be there as well.
 //! - It is kept in memory alone, for this opening of the store, and up to a bound: what does not fit is forgotten from the
 //!   oldest on, and the next checkpoint reads everything. Nothing is kept before the first checkpoint.
+//! - No key says what shards come to give out otherwise than by a write. Whoever makes them do so forgets the checkpoints that there
+//!   are, and those under way are none to build upon: the next one reads everything.
 
 use crate::ids::Seq;
 use crate::memtable::Table;
@@ -55,6 +57,8 @@ struct Known {
     runs: VecDeque<Arc<KeyRun>>,
     bytes: u64,
     bases: VecDeque<(u128, Base)>,
+    /// How often shards have come to give out something else without a write.
+    corrections: u64,
 }
 
 /// The keys written since a checkpoint.
@@ -69,9 +73,12 @@ impl Changed {
         Changed { known: Mutex::default(), most: (budget / SHARE).min(MOST) }
     }
 
-    /// Begins to take keys down, if that has not begun.
-    pub fn begin(&self) {
-        self.known.lock().begun = true;
+    /// Begins to take keys down, if that has not begun. Returns what [`took`](Changed::took) is to be told of the checkpoint that
+    /// begins here.
+    pub fn begin(&self) -> u64 {
+        let mut known = self.known.lock();
+        known.begun = true;
+        known.corrections
     }
 
     /// Says that it had begun when the last commit was `at`.
@@ -103,11 +110,22 @@ impl Changed {
         complete.then(|| known.runs.iter().filter(|run| run.upto > base).cloned().collect())
     }
 
-    /// Says that this opening of the store has taken that checkpoint of that repository.
-    pub fn took(&self, repository: u128, checkpoint: Base) {
+    /// Says that this opening of the store has taken that checkpoint of that repository, and when it had begun.
+    pub fn took(&self, repository: u128, checkpoint: Base, begun: u64) {
         let mut known = self.known.lock();
-        known.bases.push_front((repository, checkpoint));
-        known.bases.truncate(BASES);
+        // It may have read what has been put right since.
+        if known.corrections == begun {
+            known.bases.push_front((repository, checkpoint));
+            known.bases.truncate(BASES);
+        }
+    }
+
+    /// Says that shards give out something else from here on, though nobody has written it: what checkpoints have read before is not
+    /// built upon.
+    pub fn corrected(&self) {
+        let mut known = self.known.lock();
+        known.corrections += 1;
+        known.bases.clear();
     }
 
     /// The last checkpoint that this opening of the store has put into that repository.
@@ -229,8 +247,22 @@ mod tests {
     fn bases_are_those_of_one_repository() {
         let changed = Changed::new(1 << 20);
         let base = |number| Base { number, hash: [number as u8; 32] };
-        (0..20).for_each(|n| changed.took(u128::from(n % 2), base(n)));
+        (0..20).for_each(|n| changed.took(u128::from(n % 2), base(n), changed.begin()));
         let found = [0, 1, 2].map(|repository| changed.base(repository));
         assert_eq!(found, [Some(base(18)), Some(base(19)), None]);
+    }
+
+    #[test]
+    fn what_was_read_before_a_correction_is_no_base() {
+        let changed = Changed::new(1 << 20);
+        let base = |number| Base { number, hash: [number as u8; 32] };
+        changed.took(0, base(1), changed.begin());
+        let under_way = changed.begin();
+        changed.corrected();
+        assert_eq!(changed.base(0), None);
+        changed.took(0, base(2), under_way);
+        assert_eq!(changed.base(0), None, "it may have read what was wrong");
+        changed.took(0, base(3), changed.begin());
+        assert_eq!(changed.base(0), Some(base(3)));
     }
 }

@@ -14,7 +14,7 @@ mod rebuilding;
 mod scrubbing;
 
 use annulus::testing::{self, Disk, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk};
-use annulus::{EventKind, Heal, Health, Options, ShardId, Store};
+use annulus::{BackupRepository, CheckpointId, EventKind, Heal, Health, Options, ShardId, Store};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -245,5 +245,50 @@ impl World {
         self.store.flush().unwrap();
         self.factory.heal(ShardId(shard));
         self.reopen();
+    }
+}
+
+type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn content(store: &Store) -> Content {
+    let records = store.iter().map(|r| r.unwrap());
+    records.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
+
+impl World {
+    /// Where this store's checkpoints lie.
+    fn repository(&self) -> BackupRepository {
+        testing::repository(Arc::new(self.disk.clone()), Path::new("/backup")).unwrap()
+    }
+
+    /// What a checkpoint comes back as.
+    fn restored(&self, id: CheckpointId) -> Content {
+        let restore = self.repository().restore(id).unwrap().options(options(2, 1));
+        let (disk, factory) = (SimDisk::new(2), MemoryFactory::new());
+        let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory), background: false };
+        content(&testing::restore(restore, Path::new("/restored"), seams).unwrap())
+    }
+
+    /// What a checkpoint that is taken now comes back as.
+    fn checkpointed(&self) -> Content {
+        self.restored(self.store.checkpoint(&self.repository()).unwrap())
+    }
+
+    /// A shard loses one record of three, goes back to an older version of another, and back to the third, which has been
+    /// removed, without a word.
+    fn make_wrong(&mut self, shard: u32) {
+        let keys = ["lost", "old", "removed"].map(|key| key.as_bytes().to_vec());
+        for value in ["older", "newer"] {
+            for key in &keys {
+                self.store.insert(key, value).unwrap();
+                self.model.insert(key.clone(), value.as_bytes().to_vec());
+            }
+            self.store.flush().unwrap();
+        }
+        self.store.remove(&keys[2]).unwrap();
+        self.model.remove(&keys[2]);
+        self.store.flush().unwrap();
+        self.factory.forge(ShardId(shard), &internal(&keys[0]), &[]);
+        assert!(keys[1..].iter().all(|key| self.factory.turn_back(ShardId(shard), &internal(key))));
     }
 }

@@ -138,6 +138,46 @@ fn what_a_wrong_shard_has_given_out_is_forgotten_with_it() {
     world.check_copies();
 }
 
+/// What it gave to a checkpoint neither.
+#[test]
+fn what_a_rebuild_puts_right_is_in_the_next_checkpoint() {
+    let mut wrong = 0;
+    for shard in 0..2 {
+        let mut world = World::new(options(2, 2));
+        world.write(300);
+        world.make_wrong(shard);
+        wrong += u32::from(world.checkpointed() != world.model);
+        world.store.rebuild(ShardId(shard)).unwrap();
+        world.heal();
+        world.check();
+        assert_eq!(world.checkpointed(), world.model, "shard {shard} was wrong");
+    }
+    assert!(wrong > 0, "no checkpoint has read the shard that was wrong");
+}
+
+/// After a change of the topology others answer for a record: a checkpoint has what they say, as the store does.
+#[test]
+fn what_a_wrong_shard_does_not_own_any_more_is_right_in_the_next_checkpoint() {
+    let mut wrong = 0;
+    for shard in 0..2 {
+        let mut world = World::new(options(2, 2));
+        world.write(1000);
+        world.store.flush().unwrap();
+        for key in world.model.keys() {
+            world.factory.forge(ShardId(shard), &internal(key), &[]);
+        }
+        let before = world.checkpointed();
+        let plan = world.store.plan().set_replication_factor(1).preview().unwrap();
+        world.store.apply(plan).unwrap();
+        while testing::change_step(&world.store).unwrap() {}
+        let after = content(&world.store);
+        assert!(!after.is_empty() && after.len() < world.model.len());
+        wrong += u32::from(before != after);
+        assert_eq!(world.checkpointed(), after, "shard {shard} was wrong");
+    }
+    assert!(wrong > 0, "the same shards answer as before");
+}
+
 #[test]
 fn a_shard_that_the_journal_has_outrun_is_rebuilt_from_its_replicas() {
     let mut world = World::new(options(4, 2).journal_retention(0));

@@ -1,6 +1,10 @@
 //! Scrubs: every page is verified, and replicas are compared with each other.
 
 use super::*;
+use annulus::CheckpointOptions;
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+use std::sync::mpsc::sync_channel;
 
 #[test]
 fn a_scrub_finds_what_nobody_has_asked_for_and_puts_it_right() {
@@ -348,4 +352,59 @@ fn where_no_owner_is_believed_the_record_stays_and_that_is_told() {
     world.check_copies();
     let report = scrub(&world.store);
     assert_eq!((report.records_reconciled, report.records_unsettled), (0, 0), "{report:?}");
+}
+
+/// A checkpoint has read a shard that was wrong without a word: what a scrub puts right is in those after it.
+#[test]
+fn what_a_scrub_puts_right_is_in_the_next_checkpoint() {
+    let mut wrong = 0;
+    for shard in 0..2 {
+        let mut world = World::new(options(2, 2));
+        world.write(300);
+        world.make_wrong(shard);
+        wrong += u32::from(world.checkpointed() != world.model);
+        let report = scrub(&world.store);
+        assert_eq!((report.records_reconciled, report.records_unsettled), (3, 0), "{report:?}");
+        world.check();
+        assert_eq!(world.checkpointed(), world.model, "shard {shard} was wrong");
+        // From there on it is built upon as before, also after a scrub that finds nothing.
+        assert_eq!(scrub(&world.store).records_reconciled, 0);
+        let id = world.store.checkpoint(&world.repository()).unwrap();
+        assert_eq!(world.repository().get(id).unwrap().bytes_written, 0);
+        assert_eq!(world.restored(id), world.model);
+    }
+    assert!(wrong > 0, "no checkpoint has read the shard that was wrong");
+}
+
+/// The same while the checkpoint is under way: it has read what is put right before it ends.
+#[test]
+fn a_checkpoint_beside_which_a_scrub_puts_something_right_is_not_built_upon() {
+    let mut wrong = 0;
+    for shard in 0..2 {
+        let mut world = World::new(options(2, 2));
+        world.write(300);
+        world.make_wrong(shard);
+        let (read, has_read) = sync_channel(0);
+        let (go_on, goes_on) = sync_channel(0);
+        let goes_on = Mutex::new(goes_on);
+        // It tells when it has read everything, and waits for the scrub; later calls find nobody there.
+        let beside = CheckpointOptions::new().progress(move |_| {
+            if read.send(()).is_ok() {
+                goes_on.lock().unwrap().recv().unwrap();
+            }
+            ControlFlow::Continue(())
+        });
+        let repository = world.repository();
+        let id = std::thread::scope(|scope| {
+            let taking = scope.spawn(|| world.store.checkpoint_with(&repository, beside).unwrap());
+            has_read.recv().unwrap();
+            drop(has_read);
+            assert_eq!(scrub(&world.store).records_reconciled, 3);
+            go_on.send(()).unwrap();
+            taking.join().unwrap()
+        });
+        wrong += u32::from(world.restored(id) != world.model);
+        assert_eq!(world.checkpointed(), world.model, "shard {shard} was wrong");
+    }
+    assert!(wrong > 0, "no checkpoint has read the shard that was wrong");
 }

@@ -166,7 +166,7 @@ fn write(state: &State, layout: &Arc<Layout>, corrections: Corrections<'_>) -> R
         let range = |key: &[u8]| KeyRange { lo: key.to_vec(), hi: Some([key, &[0][..]].concat()) };
         let right: Vec<_> =
             keys.iter().map(|(key, versions)| (range(key), RunBuffer::of(versions))).collect();
-        state.beside(layout, index, move |shard| {
+        let written = state.beside(layout, index, move |shard| {
             let session = shard.begin_apply()?;
             // In one step for readers: a key is never seen without its value on the way.
             let replace = |(range, versions): &(KeyRange, RunBuffer)| {
@@ -174,9 +174,12 @@ fn write(state: &State, layout: &Arc<Layout>, corrections: Corrections<'_>) -> R
             };
             let written = right.iter().try_for_each(replace).and_then(|()| shard.seal(shard.applied()));
             written.inspect_err(|_| session.leave())
-        })?;
-        // What a reader was given before that is not given to another.
+        });
+        // What a reader or a checkpoint was given before that is not given to another. Some of it may be right now also where the rest
+        // has failed.
         state.records.forget(keys.iter().map(|(key, _)| *key));
+        state.changed.corrected();
+        written?;
     }
     Ok(())
 }

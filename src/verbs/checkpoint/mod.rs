@@ -6,7 +6,8 @@
 //! - What the checkpoint says is durable in the source as well: a power cut never makes the source older than its backup.
 //! - It lies beside no archive of another history of the store, as far as anybody can tell.
 //! - It builds upon an earlier checkpoint only if this opening of the store took that one and knows every key that was
-//!   written since; what those keys are now is laid over it as one more layer. Else it reads everything.
+//!   written since, and no shard has been put right since it began; what those keys are now is laid over it as one more layer. Else
+//!   it reads everything.
 
 pub mod archive;
 mod delta;
@@ -73,7 +74,7 @@ pub fn checkpoint(
     let session = repository.begin()?;
     let id = session.next_id()?;
     // Before the snapshot: what is written after it is then known to the next checkpoint.
-    state.changed.begin();
+    let begun = state.changed.begin();
     let (snapshot, taken) = snapshot(state);
     state.changed.begun_before(snapshot.at);
     let manifest = state.manifest.lock().clone();
@@ -108,7 +109,7 @@ pub fn checkpoint(
     let bytes = envelope::encode(crate::backup::checkpoint::KIND, &body)?;
     repository.storage.write(&id.name(), &bytes)?;
     session.end()?;
-    state.changed.took(repository.id, Base { number: id.0, hash: ObjectId::of(&bytes).0 });
+    state.changed.took(repository.id, Base { number: id.0, hash: ObjectId::of(&bytes).0 }, begun);
     Ok(id)
 }
 

@@ -44,6 +44,8 @@ pub fn flip(state: &State, mover: &mut Mover) -> Result<bool> {
     }
     state.replace_manifest(&mut manifest, next)?;
     install(state, &manifest, mover)?;
+    // Who answered for a record until now need not have had what those have who answer from here on.
+    state.changed.corrected();
     state.change.clean(0.0);
     Ok(true)
 }

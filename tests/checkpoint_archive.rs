@@ -15,7 +15,7 @@ mod late;
 
 mod common;
 
-use annulus::{At, BackupRepository, ErrorKind, Options, Retention, Seq, Store, WriteBatch};
+use annulus::{At, BackupRepository, ErrorKind, Heal, Options, Retention, Seq, Store, WriteBatch};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -50,8 +50,12 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
+        Place::with(&options())
+    }
+
+    fn with(options: &Options) -> Place {
         let dir = tempfile::tempdir().unwrap();
-        let store = options().open(dir.path().join("live")).unwrap();
+        let store = options.open(dir.path().join("live")).unwrap();
         let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
         Place { dir, store, repo, moments: Vec::new(), n: 0 }
     }
@@ -277,7 +281,8 @@ fn shards_without_a_replica_come_back_from_checkpoint_archive_and_journal() {
 
 #[test]
 fn a_store_that_loses_shards_while_it_is_open_takes_them_back() {
-    let mut place = Place::new();
+    // It is not to make anything in the directories while they are deleted.
+    let mut place = Place::with(&options().heal(Heal::Manual));
     place.write(300);
     place.store.checkpoint(&place.repo).unwrap();
     place.store.archive(&place.repo).unwrap();

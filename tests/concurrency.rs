@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 const KEYS: u64 = 400;
 const BATCH: usize = 32;
 
+/// So much longer it may take until enough has happened.
+const LONGER: Duration = Duration::from_secs(60);
+
 fn length() -> Duration {
     let seconds = std::env::var("ANNULUS_CONCURRENCY_SECONDS").map_or(6, |s| s.parse().unwrap());
     Duration::from_secs(seconds)
@@ -47,9 +50,8 @@ fn writer(store: &Store, stop: &AtomicBool, newest: &AtomicU64, batches: bool) {
 }
 
 /// A reader never sees an older value of a key after a newer one, nor one older than an acknowledged write.
-fn reader(store: &Store, stop: &AtomicBool, newest: &AtomicU64) -> u64 {
+fn reader(store: &Store, stop: &AtomicBool, newest: &AtomicU64, reads: &AtomicU64) {
     let mut seen: HashMap<u64, u64> = HashMap::new();
-    let mut reads = 0;
     while !stop.load(Ordering::Relaxed) {
         let acknowledged = newest.load(Ordering::Acquire);
         for back in 0..20.min(acknowledged) {
@@ -59,17 +61,18 @@ fn reader(store: &Store, stop: &AtomicBool, newest: &AtomicU64) -> u64 {
             assert!(found >= n, "key {key}: {found} was read, {n} was acknowledged before");
             let before = seen.insert(key, found).unwrap_or(0);
             assert!(found >= before, "key {key}: {found} was read after {before}");
-            reads += 1;
+            reads.fetch_add(1, Ordering::Relaxed);
         }
     }
-    reads
 }
 
 /// A scan, in either direction, sees every batch whole and at one moment.
-fn scanner(store: &Store, stop: &AtomicBool) -> u64 {
-    let mut scans = 0;
+fn scanner(store: &Store, stop: &AtomicBool, done: &AtomicU64) {
     let mut newest = 0;
-    while !stop.load(Ordering::Relaxed) {
+    for scans in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
         let numbers = |items: &mut dyn Iterator<Item = annulus::Result<(annulus::Bytes, annulus::Bytes)>>| {
             let mut numbers = Vec::new();
             for item in items {
@@ -96,36 +99,39 @@ fn scanner(store: &Store, stop: &AtomicBool) -> u64 {
             store.get_many(&keys).unwrap().iter().map(|v| v.as_deref().map_or(0, number)).collect();
         assert!(many.windows(2).all(|w| w[0] == w[1]), "half a batch in get_many: {many:?}");
         assert!(many[0] >= now, "get_many saw {} after a scan that saw {now}", many[0]);
-        scans += 1;
+        done.fetch_add(1, Ordering::Relaxed);
     }
-    scans
 }
 
 fn run(options: Options) {
     let dir = tempfile::tempdir().unwrap();
     let store = options.open(dir.path().join("data")).unwrap();
     let (stop, newest) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (mut reads, mut scans) = (0, 0);
+    let (reads, scans) = (AtomicU64::new(0), AtomicU64::new(0));
+    let figures =
+        || (store.stats().unwrap().flushes, reads.load(Ordering::Relaxed), scans.load(Ordering::Relaxed));
+    let is_enough = |(flushes, reads, scans)| flushes > 5 && reads > 100 && scans > 5;
     std::thread::scope(|scope| {
         scope.spawn(|| writer(&store, &stop, &newest, false));
         scope.spawn(|| writer(&store, &stop, &newest, true));
-        let reader = scope.spawn(|| reader(&store, &stop, &newest));
-        let scanner = scope.spawn(|| scanner(&store, &stop));
-        let end = Instant::now() + length();
-        while Instant::now() < end && !reader.is_finished() && !scanner.is_finished() {
+        let reader = scope.spawn(|| reader(&store, &stop, &newest, &reads));
+        let scanner = scope.spawn(|| scanner(&store, &stop, &scans));
+        let begun = Instant::now();
+        // Longer where the machine is slow, so that something has been tried.
+        let goes_on = || {
+            let passed = begun.elapsed();
+            passed < length() || passed < length() + LONGER && !is_enough(figures())
+        };
+        while goes_on() && !reader.is_finished() && !scanner.is_finished() {
             store.flush().unwrap();
             std::thread::sleep(Duration::from_millis(5));
         }
         stop.store(true, Ordering::Relaxed);
-        reads = reader.join().unwrap();
-        scans = scanner.join().unwrap();
+        reader.join().unwrap();
+        scanner.join().unwrap();
     });
     let stats = store.stats().unwrap();
-    assert!(
-        stats.flushes > 5 && reads > 100 && scans > 5,
-        "{} flushes {reads} reads {scans} scans",
-        stats.flushes
-    );
+    assert!(is_enough(figures()), "{:?} flushes, reads and scans", figures());
     assert_eq!(stats.snapshots, 0);
     // Where the directory for temporary files is in memory, a store of one replica says what that means.
     assert!(stats.warnings.iter().all(|warning| warning.contains("power cut")), "{:?}", stats.warnings);

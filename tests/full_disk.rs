@@ -11,6 +11,7 @@ use annulus::{ErrorKind, EventKind, Health, Options, ShardId, Store};
 use live::Live;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 struct Mounted {
     dir: tempfile::TempDir,
@@ -230,8 +231,20 @@ impl Mounted {
             let output = command.output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         };
-        run(Command::new("umount").arg("-l").arg(self.path()));
-        run(Command::new("mount").args(["-o", "loop"]).arg(self.dir.path().join("image")).arg(self.path()));
+        let begun = Instant::now();
+        loop {
+            run(Command::new("umount").arg("-l").arg(self.path()));
+            run(Command::new("mount")
+                .args(["-o", "loop"])
+                .arg(self.dir.path().join("image"))
+                .arg(self.path()));
+            // As long as somebody has a file of the dead one open, what is mounted is that again.
+            match std::fs::write(self.path().join("alive"), "") {
+                Ok(()) => break std::fs::remove_file(self.path().join("alive")).unwrap(),
+                Err(error) => assert!(begun.elapsed() < live::LIMIT, "it stays dead: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

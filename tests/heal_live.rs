@@ -191,11 +191,10 @@ fn two_replicas_of_eight_shards() {
     run("R = 2, 8 shards", 8, 2, number("ANNULUS_HEAL_ROUNDS", 20));
 }
 
+/// At once, so that nobody finds neither in between.
 fn swap(a: &Path, b: &Path) {
-    let aside = a.with_extension("aside");
-    std::fs::rename(a, &aside).unwrap();
-    std::fs::rename(b, a).unwrap();
-    std::fs::rename(aside, b).unwrap();
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).unwrap();
 }
 
 fn is_offline(live: &Live, shard: usize) -> bool {
@@ -367,8 +366,6 @@ fn files_that_are_deleted_are_missed_while_the_store_is_open() {
     for what in ["", "engine", "pages", "db", "conf"] {
         for shard in 0..3 {
             live.operations(500);
-            delete(&shard_dir(&live.dir, shard), what);
-            live.figures.faults += 1;
             let seen = |live: &Live| {
                 let mut events = live.with(|store| store.events());
                 std::iter::from_fn(|| events.try_next())
@@ -379,6 +376,8 @@ fn files_that_are_deleted_are_missed_while_the_store_is_open() {
                     .count()
             };
             let before = seen(&live);
+            delete(&shard_dir(&live.dir, shard), what);
+            live.figures.faults += 1;
             live.operations(200);
             live.with(|store| store.flush().unwrap());
             live.wait_for("not missed", |_| seen(&live) > before);

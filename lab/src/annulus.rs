@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a store may take to make itself whole.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 fn open(task: &Task) -> annulus::Result<Store> {
     // Little memory, so that flushes, rotations and trims run all the time.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// A life of the workload is this long at most.
 const LIFE: Duration = Duration::from_secs(12);
 /// Nothing that looks at a store takes longer, or it hangs.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(400);
 /// Failures that are kept.
 const KEPT: usize = 4;
 

@@ -102,8 +102,11 @@ impl<'a> Mounted<'a> {
         let (number, file) = rack.plug(disk);
         let attach = || run(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(&file));
         // Another process may take the device that was found free.
-        let device =
-            attach().or_else(|_| attach()).or_else(|_| attach()).inspect_err(|_| rack.unplug(number))?;
+        let again = |_| {
+            std::thread::sleep(Duration::from_millis(200));
+            attach()
+        };
+        let device = attach().or_else(again).or_else(again).inspect_err(|_| rack.unplug(number))?;
         let mut mounted = Mounted { rack, number, device, point: PathBuf::new() };
         let mut mount = Command::new("mount");
         run(mount.args(["-t", kind.name(), "-o", kind.options(), &mounted.device]).arg(point))?;

@@ -27,6 +27,8 @@ pub struct Archiver {
 impl Archiver {
     pub(super) fn start(handle: Arc<Handle>, repository: BackupRepository) -> Result<Archiver> {
         let mut marks = Vec::new();
+        // What is written while a piece is being written counts for the next one: not all of it may be in this one.
+        let mut bytes = handle.state.journal.stats().bytes_written;
         match archive::archive(&handle.state, &repository, &mut marks) {
             // What is missing is missing for good; what comes now is archived all the same.
             Err(error) if error.kind() == ErrorKind::Gap => {}
@@ -35,7 +37,7 @@ impl Archiver {
         let (stop, stopped) = channel();
         let work = move || {
             let state = &handle.state;
-            let (mut begun, mut bytes) = (Instant::now(), state.journal.stats().bytes_written);
+            let mut begun = Instant::now();
             let mut noted: Option<Mark> = None;
             loop {
                 let waited = stopped.recv_timeout(MARK);
@@ -54,11 +56,9 @@ impl Archiver {
                     return outcome;
                 }
                 match outcome {
-                    Ok(_) => (begun, bytes) = (Instant::now(), state.journal.stats().bytes_written),
+                    Ok(_) => (begun, bytes) = (Instant::now(), now),
                     // The log has said so; nothing is left to be tried again.
-                    Err(error) if error.kind() == ErrorKind::Gap => {
-                        (begun, bytes) = (Instant::now(), state.journal.stats().bytes_written);
-                    }
+                    Err(error) if error.kind() == ErrorKind::Gap => (begun, bytes) = (Instant::now(), now),
                     Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
                     // It is tried again in a second, since nothing was noted of it.
                     Err(error) => {

@@ -88,22 +88,43 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match file.try_lock() {
-            Ok(()) => {
-                // For people alone: a disk that is full or broken must not keep the lock from being taken.
-                let file = RealFile(file);
-                let _ = file.write_at(0, super::holder_text(std::process::id()).as_bytes());
-                Ok(Box::new(file))
-            }
-            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(TryLockError::Error(e)) => Err(e),
-        }
+        Ok(Box::new(hold(path)?))
     }
 
     fn boot_id(&self) -> u128 {
         static BOOT: OnceLock<u128> = OnceLock::new();
         *BOOT.get_or_init(read_boot_id)
+    }
+}
+
+/// A lock that is held.
+#[derive(Debug)]
+struct Held {
+    file: RealFile,
+    process: u32,
+}
+
+impl Drop for Held {
+    /// Given back in so many words: closing the file would not do, while a process that is just being started has a copy of it. A copy
+    /// of this in a process that was forked off gives back nothing.
+    fn drop(&mut self) {
+        if self.process == std::process::id() {
+            let _ = self.file.0.unlock();
+        }
+    }
+}
+
+fn hold(path: &Path) -> io::Result<Held> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    match file.try_lock() {
+        Ok(()) => {
+            let held = Held { file: RealFile(file), process: std::process::id() };
+            // For people alone: a disk that is full or broken must not keep the lock from being taken.
+            let _ = held.file.write_at(0, super::holder_text(held.process).as_bytes());
+            Ok(held)
+        }
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(TryLockError::Error(e)) => Err(e),
     }
 }
 
@@ -293,6 +314,20 @@ mod tests {
             assert_eq!(RealDisk.holder(&path), None, "{other:?}");
         }
         assert_eq!(RealDisk.holder(dir.path()), None);
+        Ok(())
+    }
+
+    /// As a process has it that another thread is just starting.
+    #[test]
+    fn a_lock_is_given_back_while_somebody_has_a_copy_of_its_file() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("lock");
+        let held = hold(&path)?;
+        let copy = held.file.0.try_clone()?;
+        assert_eq!(RealDisk.lock(&path).err().map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
+        drop(held);
+        RealDisk.lock(&path).map(drop)?;
+        drop(copy);
         Ok(())
     }
 

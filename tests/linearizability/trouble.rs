@@ -7,7 +7,7 @@ use annulus::{ErrorKind, Planner, ShardId, ShardOptions, Store};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(150);
 const OPERATIONS: [Op; 8] =
     [Op::Get, Op::Cursor, Op::Versions, Op::Apply, Op::Apply, Op::Sync, Op::Replace, Op::Close];
 

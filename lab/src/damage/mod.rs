@@ -19,7 +19,7 @@ use store::State;
 
 pub const TRIALS: usize = 350;
 /// Nothing that looks at a store takes longer, or it hangs.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(400);
 /// Tests' plants that this must catch as well.
 const ALSO: [&str; 2] = ["page-checksum-not-checked", "journal-payload-not-checked"];
 

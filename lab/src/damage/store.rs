@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 const SHARDS: usize = 3;
 /// How long a store may take to make itself whole.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 /// What is in the journal alone, in a store that did not close.
 const UNFLUSHED: u32 = RECORDS / 3;
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const BYTES: u64 = 64 << 20;
 /// How long a store may go on using a dead one.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Device {
     image: PathBuf,

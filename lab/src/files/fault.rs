@@ -203,6 +203,10 @@ impl Armed {
         Armed { fault, skip, left }
     }
 
+    pub fn is_spent(&self) -> bool {
+        self.left == 0
+    }
+
     /// Whether this operation is one that it befalls.
     pub fn strikes(&mut self, operation: Operation) -> bool {
         if !self.fault.befalls(operation) || self.left == 0 {
@@ -228,7 +232,7 @@ mod tests {
         let struck: Vec<bool> =
             [Operation::Sync, write, write, write, write].map(|op| armed.strikes(op)).to_vec();
         assert_eq!(struck, [false, false, false, true, false]);
-        assert_eq!(armed.left, 0);
+        assert!(armed.is_spent());
         let mut full = Armed { fault: Fault::NoSpace, skip: 0, left: u64::MAX };
         assert!(!full.strikes(write), "what is there already has its space");
         assert!((0..9).all(|_| full.strikes(Operation::Make)));

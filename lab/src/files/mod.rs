@@ -22,7 +22,7 @@ use through::Backing;
 
 pub const FAULTS: usize = 200;
 /// Nothing that looks at a store takes longer, or it hangs.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(400);
 /// How long a fault may wait for an operation that it befalls.
 const WAIT: Duration = Duration::from_millis(1500);
 /// Tests' plants that this must catch as well.
@@ -56,11 +56,12 @@ pub fn run(settings: Settings) -> Result<bool> {
         std::fs::create_dir_all(place.join("mnt"))?;
         let backing = Backing::new(&place.join("behind"), Target::Shard, false, Random::new(1));
         drop(serve::mount(Arc::new(backing), &place.join("mnt"))?);
+        drop(Device::new(&place)?);
         Ok(())
     });
     match able {
         Err(error) if !settings.require => {
-            println!("skipped: faults of files need root and /dev/fuse ({error})");
+            println!("skipped: faults of files need root, /dev/fuse and loop devices ({error})");
             return Ok(true);
         }
         able => able?,
@@ -116,6 +117,11 @@ impl Trouble {
         self.backing.struck() + u64::from(self.died.get())
     }
 
+    /// Whether it befalls nothing any more.
+    fn is_spent(&self) -> bool {
+        self.backing.is_spent()
+    }
+
     fn lift(&self) -> Result<()> {
         self.backing.lift();
         self.device.as_ref().map_or(Ok(()), Device::come_back)
@@ -126,6 +132,8 @@ impl Trouble {
 #[derive(Default)]
 struct Heard {
     last: BTreeMap<String, u64>,
+    /// How often it said that something was written.
+    wrote: u64,
     full: u64,
     refused: Vec<String>,
     wrong: Vec<String>,
@@ -141,6 +149,7 @@ impl Heard {
             "wrote" => {
                 let (writer, n) = rest.split_once(' ').unwrap_or_default();
                 self.last.insert(writer.to_owned(), n.parse().unwrap_or(0));
+                self.wrote += 1;
             }
             "full" => self.full += 1,
             "refused" => self.refused.push(rest.to_owned()),
@@ -239,7 +248,8 @@ fn is_told(text: &str) -> bool {
 
 /// Whether it is a refusal to open with a copy of the journal that was left out.
 fn is_left_out(text: &str) -> bool {
-    text.starts_with("does not open: Refused") && text.contains("no copy of the journal is known to be complete")
+    text.starts_with("does not open: Refused")
+        && text.contains("no copy of the journal is known to be complete")
 }
 
 /// Lets a store live through a fault.
@@ -274,6 +284,14 @@ fn live(
     pause(&mut heard, LIMIT, &|heard| heard.acknowledged() > warm)?;
     trouble.arm(target, fault, random)?;
     pause(&mut heard, WAIT, &|_| trouble.struck() > 0)?;
+    if killed && fault.is_silent() && target.may_refuse() {
+        // Of the only copy nobody can miss its end: something must follow what was lost. What a writer had begun by then does not count.
+        let refuses = |heard: &Heard| !heard.refused.is_empty();
+        pause(&mut heard, LIMIT, &|heard| trouble.is_spent() || refuses(heard))?;
+        lines.try_iter().for_each(|line| heard.hear(&line));
+        let enough = heard.wrote + crate::model::WRITERS + 1;
+        pause(&mut heard, LIMIT, &|heard| heard.wrote >= enough || refuses(heard))?;
+    }
     let rest = Duration::from_millis(50 + random.below(300));
     pause(&mut heard, rest, &|_| false)?;
     if killed {

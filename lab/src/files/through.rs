@@ -5,6 +5,7 @@
 //! - What a failed sync was for is gone: the file is as it was after the last sync that succeeded. So is all that was not synced on a
 //!   device that dies.
 //! - A name is durable as soon as it is there.
+//! - What is read, written and synced is so under the lock under which it was judged: no other operation comes between.
 
 use super::fault::{Armed, Fault, Operation, Target};
 use crate::Random;
@@ -63,11 +64,27 @@ struct State {
     random: Random,
 }
 
+impl State {
+    /// The path of an open file; one that was deleted has none, and nothing befalls it.
+    fn name(&self, open: &Open) -> String {
+        self.nodes.get(&open.ino).and_then(|node| node.path.clone()).unwrap_or_default()
+    }
+}
+
 /// What is done with an operation.
 pub enum Verdict {
     Pass,
     Fail(Errno),
     Silently(Fault),
+}
+
+impl Verdict {
+    fn passed(self) -> Result<(), Errno> {
+        match self {
+            Verdict::Fail(error) => Err(error),
+            Verdict::Pass | Verdict::Silently(_) => Ok(()),
+        }
+    }
 }
 
 /// What the file system hands on to, and what goes wrong.
@@ -106,6 +123,11 @@ impl Backing {
     /// How many operations it has befallen.
     pub fn struck(&self) -> u64 {
         lock(&self.state).struck
+    }
+
+    /// Whether it befalls nothing any more.
+    pub fn is_spent(&self) -> bool {
+        lock(&self.state).armed.as_ref().is_none_or(Armed::is_spent)
     }
 
     /// Whether the file system looks full to who asks for what is free at this path.
@@ -165,12 +187,11 @@ impl Backing {
         }
     }
 
-    /// What is to become of an operation on this path.
-    pub fn judge(&self, path: &str, operation: Operation) -> Verdict {
+    /// What is to become of an operation on this path. What is done by it follows under the same lock where a device must not die in between.
+    fn judge(&self, state: &mut State, path: &str, operation: Operation) -> Verdict {
         if !self.target.has(path) {
             return Verdict::Pass;
         }
-        let mut state = lock(&self.state);
         let Some(armed) = &mut state.armed else { return Verdict::Pass };
         if !armed.strikes(operation) {
             return Verdict::Pass;
@@ -178,7 +199,7 @@ impl Backing {
         let fault = armed.fault;
         state.struck += 1;
         if fault == Fault::Dead && state.struck == 1 {
-            self.lose_all(&mut state);
+            self.lose_all(state);
         }
         match fault {
             Fault::NoSpace => Verdict::Fail(Errno::ENOSPC),
@@ -188,12 +209,9 @@ impl Backing {
         }
     }
 
-    /// The same, where it either goes on or fails.
+    /// The same, where it either goes on or fails, and no matter when.
     pub fn pass(&self, path: &str, operation: Operation) -> Result<(), Errno> {
-        match self.judge(path, operation) {
-            Verdict::Fail(error) => Err(error),
-            Verdict::Pass | Verdict::Silently(_) => Ok(()),
-        }
+        self.judge(&mut lock(&self.state), path, operation).passed()
     }
 
     pub fn open(&self, path: &str, flags: i32, create: Option<u32>) -> Result<(u64, u64), Errno> {
@@ -223,13 +241,10 @@ impl Backing {
         lock(&self.state).open.remove(&u64::from(handle));
     }
 
-    /// The path of an open file; one that was deleted has none, and nothing befalls it.
-    fn name(&self, open: &Open) -> String {
-        lock(&self.state).nodes.get(&open.ino).and_then(|node| node.path.clone()).unwrap_or_default()
-    }
-
     pub fn read(&self, open: &Open, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
-        self.pass(&self.name(open), Operation::Read)?;
+        let mut state = lock(&self.state);
+        let path = state.name(open);
+        self.judge(&mut state, &path, Operation::Read).passed()?;
         let mut out = vec![0; length];
         let mut done = 0;
         while done < length {
@@ -243,16 +258,17 @@ impl Backing {
     }
 
     pub fn write(&self, open: &Open, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
-        let path = self.name(open);
+        let mut state = lock(&self.state);
+        let path = state.name(open);
         let length = open.file.metadata().map_err(Errno::from)?.len();
         let grows = offset + bytes.len() as u64 > length;
-        let verdict = self.judge(&path, Operation::Write { grows, through: open.through });
+        let operation = Operation::Write { grows, through: open.through };
+        let verdict = self.judge(&mut state, &path, operation);
         if let Verdict::Fail(error) = verdict {
             return Err(error);
         }
         let (mut bytes, mut offset) = (bytes.to_vec(), offset);
         if let Verdict::Silently(fault) = verdict {
-            let mut state = lock(&self.state);
             match fault {
                 Fault::Lost => return Ok(()),
                 Fault::Flipped => {
@@ -269,13 +285,11 @@ impl Backing {
             let mut before = vec![0; bytes.len()];
             let read = open.file.read_at(&mut before, offset).map_err(Errno::from)?;
             before.truncate(read);
-            let mut state = lock(&self.state);
             if let Some(node) = state.nodes.get_mut(&open.ino) {
                 node.unsynced.push(Undo { offset, before, length });
             }
         }
         if open.through {
-            let mut state = lock(&self.state);
             let unsynced = state.nodes.get_mut(&open.ino).map(|node| &mut node.unsynced);
             unsynced.into_iter().flatten().for_each(|undo| undo.settle(offset, &bytes));
         }
@@ -283,9 +297,10 @@ impl Backing {
     }
 
     pub fn sync(&self, open: &Open) -> Result<(), Errno> {
-        let verdict = self.pass(&self.name(open), Operation::Sync);
-        let unsynced =
-            lock(&self.state).nodes.get_mut(&open.ino).map(|node| std::mem::take(&mut node.unsynced));
+        let mut state = lock(&self.state);
+        let path = state.name(open);
+        let verdict = self.judge(&mut state, &path, Operation::Sync).passed();
+        let unsynced = state.nodes.get_mut(&open.ino).map(|node| std::mem::take(&mut node.unsynced));
         if verdict.is_err() {
             undo(&open.file, unsynced.unwrap_or_default());
         }

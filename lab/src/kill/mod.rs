@@ -26,7 +26,7 @@ const MODES: [&str; 6] = ["write", "opening", "move", "checkpoint", "restore", "
 /// At most so many openings are killed in a row before somebody looks.
 const IN_A_ROW: u64 = 4;
 /// Nothing that looks at a store takes longer, or it hangs.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(400);
 /// How long a child may take before it does what it is to be killed in.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Tests' plants that this must catch as well.
@@ -171,7 +171,7 @@ impl<'a> Line<'a> {
         // Which pages a store has follows from this, and must be the same in all its lives.
         let seed = (self.settings.seed ^ (self.number as u64) << 32) & !1 | (self.number / 3 % 2) as u64;
         let moment = Moment::draw(mode, random);
-        let mut watched = Watched::new(&self.place())?;
+        let mut watched = Watched::new(&self.place());
         let mut child = self.child("work", workload, replicas, seed ^ random.below(1 << 30) << 1)?;
         let (sender, lines) = channel();
         let out = child.lines()?;

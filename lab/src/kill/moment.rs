@@ -46,17 +46,18 @@ impl Moment {
 
 /// Counts the changes of names below a directory.
 pub struct Watched {
-    inotify: Inotify,
+    /// None where the system has no more to give: then every kill comes by the time.
+    inotify: Option<Inotify>,
     dirs: HashMap<WatchDescriptor, PathBuf>,
     pub changes: u64,
 }
 
 impl Watched {
-    pub fn new(dir: &Path) -> Result<Watched> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    pub fn new(dir: &Path) -> Watched {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).ok();
         let mut watched = Watched { inotify, dirs: HashMap::new(), changes: 0 };
         watched.add(dir);
-        Ok(watched)
+        watched
     }
 
     /// A directory may go while this is at it.
@@ -65,7 +66,8 @@ impl Watched {
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_ONLYDIR;
-        let Ok(descriptor) = self.inotify.add_watch(dir, what) else { return };
+        let Some(inotify) = &self.inotify else { return };
+        let Ok(descriptor) = inotify.add_watch(dir, what) else { return };
         self.dirs.insert(descriptor, dir.to_owned());
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             if entry.path().is_dir() {
@@ -75,7 +77,8 @@ impl Watched {
     }
 
     pub fn look(&mut self) -> Result<()> {
-        let events = match self.inotify.read_events() {
+        let Some(inotify) = &self.inotify else { return Ok(()) };
+        let events = match inotify.read_events() {
             Err(Errno::EAGAIN) => return Ok(()),
             events => events?,
         };

@@ -263,8 +263,10 @@ fn wait_until_free(dir: &Path) -> bool {
 #[cfg(unix)]
 pub(super) fn is_free(path: &Path) -> io::Result<bool> {
     use rustix::fs::{FlockOperation, flock};
-    match flock(File::open(path)?, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
+    let file = File::open(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        // Closing it would not do, while a process that is just being started has a copy of it.
+        Ok(()) => flock(&file, FlockOperation::Unlock).map(|()| true).map_err(io::Error::from),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
     }

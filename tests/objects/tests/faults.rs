@@ -224,7 +224,7 @@ fn a_prune_that_lost_its_lock_deletes_no_more() {
 #[test]
 fn a_request_of_one_that_lost_its_lock_goes_no_further() {
     let store = Unreliable::new();
-    let first = storage(&store).lease(Duration::from_secs(3)).unwrap();
+    let first = storage(&store).lease(Duration::from_secs(6)).unwrap();
     let second = storage(&store);
     let lock = first.lock().unwrap();
     first.write("TOP", b"before").unwrap();
@@ -251,10 +251,10 @@ fn a_request_of_one_that_lost_its_lock_goes_no_further() {
 #[test]
 fn a_lock_is_renewed_while_it_is_held() {
     let store = Unreliable::new();
-    let first = storage(&store).lease(Duration::from_secs(3)).unwrap();
+    let first = storage(&store).lease(Duration::from_secs(6)).unwrap();
     let lock = first.lock().unwrap();
     store.wait_for_puts("orders/lock/0000000000000001", 3);
-    store.advance(Duration::from_secs(4));
+    store.advance(Duration::from_secs(8));
     // By the storage's clock it was written now.
     store.wait_for_puts("orders/lock/0000000000000001", 4);
     assert_eq!(storage(&store).lock().err().unwrap().kind(), ErrorKind::Locked);
@@ -267,7 +267,7 @@ fn a_lock_is_renewed_while_it_is_held() {
 fn a_lock_that_is_renewed_is_kept_from_one_whose_requests_are_slow() {
     const LOCK: &str = "orders/lock/0000000000000001";
     let store = Unreliable::new();
-    let first = storage(&store).lease(Duration::from_secs(3)).unwrap();
+    let first = storage(&store).lease(Duration::from_secs(6)).unwrap();
     let lock = first.lock().unwrap();
     let slow = store.clone();
     store.on_get(move |place| {

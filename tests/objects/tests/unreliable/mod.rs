@@ -12,6 +12,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime};
 
+/// Longer than anything is waited for here.
+const LONG: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing is done, though nobody is told so.
@@ -153,8 +156,7 @@ impl Unreliable {
     }
 
     pub fn wait_for_held(&self) {
-        let state = self.state.lock().unwrap();
-        drop(self.changed.wait_while(state, |state| !state.is_held).unwrap());
+        self.wait_while("nothing is held", |state| !state.is_held);
     }
 
     pub fn puts(&self, place: &str) -> u32 {
@@ -162,9 +164,14 @@ impl Unreliable {
     }
 
     pub fn wait_for_puts(&self, place: &str, count: u32) {
-        let state = self.state.lock().unwrap();
         let few = |state: &mut State| state.puts.get(place).is_none_or(|puts| *puts < count);
-        drop(self.changed.wait_while(state, few).unwrap());
+        self.wait_while("too few puts", few);
+    }
+
+    fn wait_while(&self, what: &str, so: impl FnMut(&mut State) -> bool) {
+        let (state, waited) = self.changed.wait_timeout_while(self.state.lock().unwrap(), LONG, so).unwrap();
+        drop(state);
+        assert!(!waited.timed_out(), "{what}, for {LONG:?}");
     }
 
     fn note(&self, place: &Path) {

@@ -52,6 +52,8 @@ struct Node {
     /// None once it has been deleted.
     path: Option<String>,
     unsynced: Vec<Undo>,
+    /// Something that was not synced is gone, and nobody has been told: as with a real system, the next who waits for the disk is.
+    lost: bool,
 }
 
 struct State {
@@ -68,6 +70,11 @@ impl State {
     /// The path of an open file; one that was deleted has none, and nothing befalls it.
     fn name(&self, open: &Open) -> String {
         self.nodes.get(&open.ino).and_then(|node| node.path.clone()).unwrap_or_default()
+    }
+
+    /// Whether something of it is gone that nobody has been told of; whoever asks tells it.
+    fn has_lost(&mut self, open: &Open) -> bool {
+        self.nodes.get_mut(&open.ino).is_some_and(|node| std::mem::take(&mut node.lost))
     }
 }
 
@@ -107,7 +114,7 @@ impl Backing {
             struck: 0,
             random,
         };
-        state.nodes.insert(1, Node { path: Some(String::new()), unsynced: Vec::new() });
+        state.nodes.insert(1, Node { path: Some(String::new()), ..Node::default() });
         state.numbers.insert(String::new(), 1);
         Backing { root: root.to_owned(), target, cached, state: Mutex::new(state) }
     }
@@ -160,7 +167,7 @@ impl Backing {
         let number = state.next;
         state.next += 1;
         state.numbers.insert(path.to_owned(), number);
-        state.nodes.insert(number, Node { path: Some(path.to_owned()), unsynced: Vec::new() });
+        state.nodes.insert(number, Node { path: Some(path.to_owned()), ..Node::default() });
         number
     }
 
@@ -267,6 +274,9 @@ impl Backing {
         if let Verdict::Fail(error) = verdict {
             return Err(error);
         }
+        if open.through && state.has_lost(open) {
+            return Err(Errno::EIO);
+        }
         let (mut bytes, mut offset) = (bytes.to_vec(), offset);
         if let Verdict::Silently(fault) = verdict {
             match fault {
@@ -299,7 +309,8 @@ impl Backing {
     pub fn sync(&self, open: &Open) -> Result<(), Errno> {
         let mut state = lock(&self.state);
         let path = state.name(open);
-        let verdict = self.judge(&mut state, &path, Operation::Sync).passed();
+        let told = if state.has_lost(open) { Err(Errno::EIO) } else { Ok(()) };
+        let verdict = self.judge(&mut state, &path, Operation::Sync).passed().and(told);
         let unsynced = state.nodes.get_mut(&open.ino).map(|node| std::mem::take(&mut node.unsynced));
         if verdict.is_err() {
             undo(&open.file, unsynced.unwrap_or_default());
@@ -311,6 +322,7 @@ impl Backing {
     fn lose_all(&self, state: &mut State) {
         for node in state.nodes.values_mut() {
             let unsynced = std::mem::take(&mut node.unsynced);
+            node.lost |= !unsynced.is_empty();
             let Some(path) = node.path.as_ref().filter(|_| !unsynced.is_empty()) else { continue };
             if let Ok(file) = std::fs::OpenOptions::new().read(true).write(true).open(self.root.join(path)) {
                 undo(&file, unsynced);

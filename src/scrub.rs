@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::state::scrub::{ScrubProgress, ScrubReport};
+use crate::verbs;
 use std::sync::Arc;
 
 /// A scrub that is under way, or was. Dropping it changes nothing.
@@ -31,12 +32,13 @@ impl Scrub {
         self.handle.state.scrub.wait(self.number)
     }
 
-    /// Ends it. What it has repaired stays so.
+    /// Ends it. What it has repaired stays so; what the step that is under way finds is in no report.
     ///
     /// # Errors
-    /// `NotFound` if it is over.
+    /// `NotFound` if it is over; `Closed` after a close; `Io` if that cannot be saved: it has ended, and goes on at the next opening
+    /// unless closing the store can save it.
     pub fn cancel(&self) -> Result<()> {
-        self.handle.state.scrub.cancel(self.number)
+        verbs::scrub::cancel(&self.handle.state, self.number)
     }
 
     /// Makes it rest until it is [resumed](Self::resume), or the store is opened again.

@@ -19,7 +19,9 @@
 //!    enter the memtable in the order of the journal while the next frame is written.
 //! 7. the turn to look whether some virtual node has no shard left (`gaps`): what was looked at first must not be noted last. Under it only
 //!    `layout` and the shards' own are taken.
-//! 8. leaves, under which nothing else is taken: `archives` (held over the writing of its file, since the file must follow the same order), `pace`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, `purged`, the gate of
+//! 8. the turn to write the scrub's file (`scrub.saving`), held over the writing of it, so that the newest is written last. Under it only
+//!    `scrub` is taken.
+//! 9. leaves, under which nothing else is taken: `archives` (held over the writing of its file, since the file must follow the same order), `pace`, `scrub`, `signals`, `keyspaces`, `layout`, `cover`, `change`, `changed`, `purged`, the gate of
 //!    `records`, and each shard's own.
 
 pub mod archives;

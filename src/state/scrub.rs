@@ -1,7 +1,8 @@
 //! The scrub that is under way, or was last: how far it has got, what it found, what is asked of it.
 //!
 //! Invariants: one scrub at a time; it goes on where it was after an opening, from a small file in the store's directory that is
-//! only ever ahead of nothing: what lies behind the saved place has been gone through.
+//! only ever ahead of nothing: what lies behind the saved place has been gone through. What a step came to counts for the scrub that
+//! it was taken for, and for no other: a step that was under way when that was cancelled counts for none.
 
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex_bytes, hex128};
@@ -99,6 +100,8 @@ struct Saved {
 /// The scrub that is under way, or was last.
 #[derive(Debug)]
 pub struct Scrubbing {
+    /// The turn to write the file, so that the newest is written last; whether the store has been closed, and the file is another's.
+    saving: Mutex<bool>,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -116,6 +119,8 @@ struct Inner {
     rate: Option<u64>,
     error: Option<Error>,
     saved: Instant,
+    /// One was cancelled, and the file does not say so yet.
+    unsaved: bool,
     closed: bool,
 }
 
@@ -147,9 +152,10 @@ impl Scrubbing {
             rate: None,
             error: None,
             saved: Instant::now(),
+            unsaved: false,
             closed: false,
         };
-        Scrubbing { inner: Mutex::new(inner), changed: Condvar::new() }
+        Scrubbing { saving: Mutex::new(false), inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
     /// Begins one, unless one is under way; returns its number.
@@ -164,10 +170,10 @@ impl Scrubbing {
         inner.number
     }
 
-    /// What is to be done next; none if there is nothing, or it is paused.
-    pub fn stage(&self) -> Option<Stage> {
+    /// What is to be done next, and the number of the scrub that it is done for; none if there is nothing, or it is paused.
+    pub fn stage(&self) -> Option<(u64, Stage)> {
         let inner = self.inner.lock();
-        inner.stage.clone().filter(|_| !inner.paused)
+        inner.stage.clone().filter(|_| !inner.paused).map(|stage| (inner.number, stage))
     }
 
     /// The number of the one that is under way.
@@ -176,15 +182,21 @@ impl Scrubbing {
         inner.stage.is_some().then_some(inner.number)
     }
 
-    /// A step was taken: what was found, and what is next; none at the end. Saves it now and then, and at the end.
+    /// A step was taken for the scrub of that number: what was found, and what is next; none at the end. Saves it now and then, and
+    /// at the end.
     pub fn advance(
         &self,
         disk: &dyn Disk,
         dir: &Path,
+        number: u64,
         stage: Option<Stage>,
         found: impl FnOnce(&mut ScrubReport),
     ) -> Option<ScrubReport> {
         let mut inner = self.inner.lock();
+        // Cancelled meanwhile: it is not to come back, and one that has begun since has not been where this was.
+        if !inner.is_at(number) {
+            return None;
+        }
         found(&mut inner.report);
         inner.error = None;
         let ended = stage.is_none();
@@ -205,21 +217,46 @@ impl Scrubbing {
 
     /// Saves how far it has got, if one is under way or has ended.
     pub fn save(&self, disk: &dyn Disk, dir: &Path) {
+        let over = self.saving.lock();
+        if !*over {
+            self.write_or_warn(disk, dir);
+        }
+    }
+
+    /// The same for the last time, where there is something to be saved: whoever comes later must not write the file any more.
+    pub fn save_last(&self, disk: &dyn Disk, dir: &Path) {
+        let mut over = self.saving.lock();
+        let due = {
+            let inner = self.inner.lock();
+            inner.stage.is_some() || inner.unsaved
+        };
+        if due && !*over {
+            self.write_or_warn(disk, dir);
+        }
+        *over = true;
+    }
+
+    fn write_or_warn(&self, disk: &dyn Disk, dir: &Path) {
+        // It is then gone through again.
+        if let Err(error) = self.write(disk, dir) {
+            log::warn!("{error}");
+        }
+    }
+
+    /// Under the lock of those who write.
+    fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
         let saved = {
             let mut inner = self.inner.lock();
             if inner.number == 0 {
-                return;
+                return Ok(());
             }
             inner.save()
         };
-        let stored = envelope::encode(KIND, &saved).and_then(|bytes| {
-            let path = dir.join(FILE);
-            disk.replace(&path, &bytes).map_err(|e| Error::io("save how far the scrub has got", path, e))
-        });
-        // It is then gone through again.
-        if let Err(error) = stored {
-            log::warn!("{error}");
-        }
+        let bytes = envelope::encode(KIND, &saved)?;
+        let path = dir.join(FILE);
+        disk.replace(&path, &bytes).map_err(|e| Error::io("save how far the scrub has got", path, e))?;
+        self.inner.lock().unsaved = false;
+        Ok(())
     }
 
     /// A shard holds other pages than it should. That is saved at once: nothing else tells after the next opening.
@@ -233,14 +270,21 @@ impl Scrubbing {
         self.inner.lock().disbelieved.clone()
     }
 
-    pub fn failed(&self, error: &Error) {
-        self.inner.lock().error = Some(error.clone());
-        self.changed.notify_all();
+    /// A step that was taken for the scrub of that number failed.
+    pub fn failed(&self, number: u64, error: &Error) {
+        // Whoever waits for another one has nothing to do with it.
+        let _ = self.with(number, |inner| inner.error = Some(error.clone()));
     }
 
-    /// Ends one before it is through.
-    pub fn cancel(&self, number: u64) -> Result<()> {
-        self.with(number, |inner| inner.stage = None)
+    /// Ends one before it is through. That is saved at once: the next opening would go on with it.
+    pub fn cancel(&self, disk: &dyn Disk, dir: &Path, number: u64) -> Result<()> {
+        let over = self.saving.lock();
+        if *over {
+            return Err(closed());
+        }
+        self.with(number, |inner| (inner.stage, inner.unsaved) = (None, true))?;
+        let remedy = "it has ended, and goes on at the next opening unless closing the store can save that";
+        self.write(disk, dir).map_err(|error| error.remedy(remedy))
     }
 
     pub fn pause(&self, number: u64, paused: bool) -> Result<()> {
@@ -259,7 +303,7 @@ impl Scrubbing {
 
     fn with(&self, number: u64, f: impl FnOnce(&mut Inner)) -> Result<()> {
         let mut inner = self.inner.lock();
-        if inner.number != number || inner.stage.is_none() {
+        if !inner.is_at(number) {
             return Err(Error::new(ErrorKind::NotFound, "the scrub is over"));
         }
         f(&mut inner);
@@ -288,8 +332,7 @@ impl Scrubbing {
         let mut inner = self.inner.lock();
         while inner.number == number && inner.stage.is_some() {
             if inner.closed {
-                return Err(Error::new(ErrorKind::Closed, "the store has been closed")
-                    .remedy("open it again: the scrub goes on where it was"));
+                return Err(closed());
             }
             if let Some(error) = &inner.error {
                 return Err(error.clone());
@@ -314,6 +357,11 @@ impl Scrubbing {
 }
 
 impl Inner {
+    /// Whether the scrub of that number is under way.
+    fn is_at(&self, number: u64) -> bool {
+        self.number == number && self.stage.is_some()
+    }
+
     fn save(&mut self) -> Saved {
         self.saved = Instant::now();
         Saved {
@@ -326,6 +374,81 @@ impl Inner {
     }
 }
 
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the store has been closed")
+        .remedy("open it again: the scrub goes on where it was")
+}
+
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Fault, Operation, SimDisk};
+
+    const DIR: &str = "/store";
+
+    fn new(disk: &SimDisk) -> Scrubbing {
+        disk.create_dir_all(Path::new(DIR)).unwrap();
+        Scrubbing::load(disk, Path::new(DIR), 1)
+    }
+
+    fn end(scrub: &Scrubbing, disk: &SimDisk, number: u64) -> Option<ScrubReport> {
+        scrub.advance(disk, Path::new(DIR), number, None, |report| report.pages_left += 1)
+    }
+
+    #[test]
+    fn a_step_of_a_scrub_that_was_cancelled_brings_it_neither_back_nor_another_to_its_end() {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let scrub = new(&disk);
+        let first = scrub.begin(ShardId(0));
+        let (number, stage) = scrub.stage().unwrap();
+        assert_eq!(number, first);
+        scrub.disbelieve(&disk, dir, ShardId(2));
+        scrub.cancel(&disk, dir, first).unwrap();
+        let error = Error::new(ErrorKind::Io, "a page");
+        for again in [false, true] {
+            let begun = again.then(|| scrub.begin(ShardId(0)));
+            let before = scrub.progress();
+            assert_eq!(scrub.advance(&disk, dir, number, Some(stage.clone()), |r| r.pages_left += 1), None);
+            assert_eq!(end(&scrub, &disk, number), None);
+            scrub.failed(number, &error);
+            assert_eq!(scrub.current(), begun);
+            assert_eq!(scrub.progress(), before);
+            assert_eq!(scrub.wait(number).unwrap(), None);
+            assert_eq!(scrub.disbelieved().len(), 1);
+        }
+        let (second, _) = scrub.stage().unwrap();
+        scrub.failed(second, &error);
+        assert_eq!(scrub.wait(second).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(end(&scrub, &disk, second).map(|report| report.pages_left), Some(1));
+        assert!(scrub.disbelieved().is_empty());
+    }
+
+    #[test]
+    fn what_was_cancelled_is_saved_when_it_can_be_and_not_after_the_last_time() {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let scrub = new(&disk);
+        let first = scrub.begin(ShardId(0));
+        scrub.save(&disk, dir);
+        assert_eq!(new(&disk).current(), Some(first));
+        scrub.cancel(&disk, dir, first).unwrap();
+        assert_eq!(new(&disk).current(), None);
+        // It cannot be at first: that is told, and made good by closing.
+        let second = scrub.begin(ShardId(0));
+        scrub.save(&disk, dir);
+        disk.inject(Fault::on(Operation::Write).error(std::io::ErrorKind::StorageFull));
+        assert!(scrub.cancel(&disk, dir, second).is_err());
+        assert_eq!((scrub.current(), new(&disk).current()), (None, Some(second)));
+        disk.heal();
+        scrub.save_last(&disk, dir);
+        assert_eq!(new(&disk).current(), None);
+        // The file is that of the next opening from here on.
+        let third = scrub.begin(ShardId(0));
+        scrub.save(&disk, dir);
+        assert_eq!(scrub.cancel(&disk, dir, third).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(new(&disk).inner.lock().number, second);
+    }
 }

@@ -28,9 +28,7 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
             outcome = result;
         }
     };
-    if state.scrub.current().is_some() {
-        state.scrub.save(state.seams.disk.as_ref(), &state.dir);
-    }
+    state.scrub.save_last(state.seams.disk.as_ref(), &state.dir);
     note(state.journal.close());
     // Each on its worker, side by side: one whose disk hangs holds up neither the others nor the caller.
     // A change that is being begun, and whoever writes the manifest, has ended before, or does not begin any more: what they make

@@ -41,10 +41,15 @@ pub fn begin(state: &State) -> Result<u64> {
     Ok(number)
 }
 
+/// Ends a scrub before it is through.
+pub fn cancel(state: &State, number: u64) -> Result<()> {
+    state.scrub.cancel(state.seams.disk.as_ref(), &state.dir, number)
+}
+
 /// Takes one step.
 pub fn step(state: &State) -> Result<Step> {
     state.check_open()?;
-    let Some(stage) = state.scrub.stage() else {
+    let Some((number, stage)) = state.scrub.stage() else {
         let Some(period) = state.settings.scrub_every else { return Ok(Step::Idle) };
         let left = state.scrub.due_in(period);
         if state.scrub.current().is_some() || !left.is_zero() {
@@ -53,6 +58,11 @@ pub fn step(state: &State) -> Result<Step> {
         begin(state)?;
         return Ok(Step::Worked(0));
     };
+    step_of(state, number, stage)
+}
+
+/// One step of the scrub of that number, which may be cancelled, and be followed by another, at any time.
+fn step_of(state: &State, number: u64, stage: Stage) -> Result<Step> {
     // What is on its way between shards would pass for a difference.
     let mut mover = state.change.mover.lock();
     if state.manifest.lock().change.is_some() {
@@ -72,23 +82,28 @@ pub fn step(state: &State) -> Result<Step> {
         Stage::Verify { shard, position } => {
             // What an earlier scrub counted is of then.
             mover.counted = Counted::default();
-            verify(state, &layout, shard, &position)
+            verify(state, &layout, number, (shard, &position))
         }
         Stage::Compare { position } => {
             // A shard that was found to hold too little counts as what it holds since, and what it lacks has not been given to
             // it where the scrub that found it was cancelled, or has come up to here before an opening.
             mover.counted.wrong = state.scrub.disbelieved();
             mover.counted.all.extend(state.scrub.disbelieved());
-            compare(state, &layout, &position, &mut mover.counted)
+            compare(state, &layout, number, &position, &mut mover.counted)
         }
     };
     if let Err(error) = &stepped {
-        state.scrub.failed(error);
+        state.scrub.failed(number, error);
     }
     stepped
 }
 
-fn verify(state: &State, layout: &Arc<Layout>, id: ShardId, position: &[u8]) -> Result<Step> {
+fn verify(
+    state: &State,
+    layout: &Arc<Layout>,
+    number: u64,
+    (id, position): (ShardId, &[u8]),
+) -> Result<Step> {
     let next = |after: ShardId| {
         let later = layout.shards.iter().map(|shard| shard.id).filter(|id| *id > after).min();
         later.map_or(Stage::Compare { position: Vec::new() }, |shard| Stage::Verify {
@@ -98,7 +113,7 @@ fn verify(state: &State, layout: &Arc<Layout>, id: ShardId, position: &[u8]) -> 
     };
     let Some(index) = layout.index_of(id).filter(|index| layout.shards[*index].is_complete()) else {
         // One that is being healed is verified by that.
-        advance(state, Some(next(id)), |_| ());
+        advance(state, number, Some(next(id)), |_| ());
         return Ok(Step::Worked(0));
     };
     let shard = &layout.shards[index];
@@ -136,7 +151,7 @@ fn verify(state: &State, layout: &Arc<Layout>, id: ShardId, position: &[u8]) -> 
         Some(position) => Stage::Verify { shard: id, position },
         None => next(id),
     };
-    advance(state, Some(stage), |report| {
+    advance(state, number, Some(stage), |report| {
         report.pages_repaired += mended.repaired;
         report.pages_left += mended.left;
         report.shards_verified += u64::from(through);
@@ -144,7 +159,13 @@ fn verify(state: &State, layout: &Arc<Layout>, id: ShardId, position: &[u8]) -> 
     Ok(Step::Worked(mended.bytes))
 }
 
-fn compare(state: &State, layout: &Arc<Layout>, position: &[u8], counted: &mut Counted) -> Result<Step> {
+fn compare(
+    state: &State,
+    layout: &Arc<Layout>,
+    number: u64,
+    position: &[u8],
+    counted: &mut Counted,
+) -> Result<Step> {
     let compared = {
         // Nothing is half flushed, and nothing begins to be.
         let _turn = state.flushing.lock();
@@ -163,7 +184,7 @@ fn compare(state: &State, layout: &Arc<Layout>, position: &[u8], counted: &mut C
         state.events.tell(None, EventKind::Reconciled { records: compared.reconciled });
     }
     let stage = compared.end.map(|position| Stage::Compare { position });
-    let ended = advance(state, stage, |report| {
+    let ended = advance(state, number, stage, |report| {
         report.records_compared += compared.records;
         report.records_reconciled += compared.reconciled;
         report.records_unsettled += compared.unsettled;
@@ -182,8 +203,13 @@ fn compare(state: &State, layout: &Arc<Layout>, position: &[u8], counted: &mut C
     Ok(Step::Worked(compared.bytes))
 }
 
-fn advance(state: &State, stage: Option<Stage>, found: impl FnOnce(&mut ScrubReport)) -> Option<ScrubReport> {
-    state.scrub.advance(state.seams.disk.as_ref(), &state.dir, stage, found)
+fn advance(
+    state: &State,
+    number: u64,
+    stage: Option<Stage>,
+    found: impl FnOnce(&mut ScrubReport),
+) -> Option<ScrubReport> {
+    state.scrub.advance(state.seams.disk.as_ref(), &state.dir, number, stage, found)
 }
 
 /// Counts what a shard holds, and compares that with what it should hold.
@@ -213,6 +239,55 @@ fn count(state: &State, layout: &Arc<Layout>, id: ShardId, counted: &mut Counted
                 return Ok(());
             }
             Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::engine::MemoryFactory;
+    use crate::options::Options;
+    use crate::state::Seams;
+    use std::path::Path;
+
+    /// Whoever cancels it does so while a step is taken, and may begin another one before that step is over.
+    #[test]
+    fn a_scrub_that_is_cancelled_in_a_step_stays_so_and_the_next_one_reads_everything() {
+        for again in [false, true] {
+            // In the step of each shard, and of what comes after them.
+            for steps in 0..3 {
+                let (disk, factory) = (SimDisk::new(1), MemoryFactory::new());
+                let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory), background: false };
+                let options = Options::new().shards(2).replication_factor(2).memory_budget(8 << 20);
+                let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
+                for n in 0..100_u32 {
+                    store.insert(n.to_be_bytes(), [7; 100]).unwrap();
+                }
+                store.flush().unwrap();
+                let state = &store.handle.state;
+                let first = store.scrub().unwrap();
+                for _ in 0..steps {
+                    step(state).unwrap();
+                }
+                let (number, stage) = state.scrub.stage().unwrap();
+                first.cancel().unwrap();
+                let next = again.then(|| store.scrub().unwrap());
+                assert!(matches!(step_of(state, number, stage).unwrap(), Step::Worked(1..)));
+                let current = next.is_some().then_some(number + 1);
+                assert_eq!(state.scrub.current(), current, "the first one is back");
+                assert_eq!(first.wait().unwrap(), None);
+                let Some(next) = next else {
+                    assert_eq!(step(state).unwrap(), Step::Idle);
+                    continue;
+                };
+                while next.progress().running {
+                    step(state).unwrap();
+                }
+                let report = next.wait().unwrap().unwrap();
+                assert_eq!((report.shards_verified, report.records_compared), (2, 100), "{steps}");
+            }
         }
     }
 }

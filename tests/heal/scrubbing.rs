@@ -165,6 +165,33 @@ fn a_scrub_rests_when_it_is_told_to_and_goes_on_after_an_opening() {
     assert_eq!(cancelled.pause().unwrap_err().kind(), annulus::ErrorKind::NotFound);
 }
 
+/// How far it has got lies in a file, and the next opening goes on from there.
+#[test]
+fn a_scrub_that_was_cancelled_does_not_go_on_at_an_opening() {
+    for killed in [true, false] {
+        let mut world = World::new(options(3, 2));
+        world.write(800);
+        world.store.flush().unwrap();
+        world.store.scrub().unwrap();
+        testing::scrub_step(&world.store).unwrap();
+        world.reopen();
+        let begun = world.store.scrub().unwrap();
+        assert_eq!(begun.progress().report.shards_verified, 1, "it goes on until it is cancelled");
+        begun.cancel().unwrap();
+        if killed {
+            world.disk = world.disk.kill();
+            world.factory.crash(1);
+            world.store = open(&world.disk, &world.factory, &world.options);
+        } else {
+            world.reopen();
+            assert_eq!(begun.cancel().unwrap_err().kind(), annulus::ErrorKind::Closed);
+        }
+        assert!(!testing::scrub_step(&world.store).unwrap());
+        assert_eq!(scrub(&world.store).shards_verified, 3);
+        world.check();
+    }
+}
+
 #[test]
 fn a_scrub_gives_the_newest_version_to_all() {
     let mut world = World::new(options(3, 2));

@@ -122,13 +122,17 @@ fn mender(state: &State) {
 
 fn mover(state: &State) {
     // An opening may find a change to go on with, or old copies to be removed.
-    let mut limit = Some(Duration::ZERO);
-    let mut effort = Effort::default();
-    while state.signals.next_change(limit) {
+    let mut limit = Duration::ZERO;
+    let mut turns = Turns::default();
+    while let Some(wished) = state.signals.next_change(Some(limit)) {
         let foreground = &state.change.foreground;
         let begun = Instant::now();
+        if wished {
+            turns.begin_anew();
+        }
+        let held = turns.left(begun).is_some();
         foreground.set_working(true);
-        let outcome = catch_unwind(AssertUnwindSafe(|| move_round(state))).unwrap_or_else(|_| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| move_round(state, held))).unwrap_or_else(|_| {
             let error = Error::new(ErrorKind::Io, "a step of a change of the topology panicked")
                 .remedy("see the log; cancel the change, or reopen the store");
             state.change.failed(&error);
@@ -136,18 +140,13 @@ fn mover(state: &State) {
         });
         foreground.set_working(false);
         limit = match outcome {
-            Ok(Round::Worked(bytes, rate)) => Some(effort.after(state, rate, bytes, begun.elapsed())),
-            Ok(Round::Waiting) => Some(LOOK_AGAIN),
-            Ok(Round::Idle(rest)) => {
-                effort = Effort::default();
-                Some(rest)
-            }
-            Err(error) if error.kind() == ErrorKind::Closed => Some(RETRY),
+            Ok(round) => turns.after(state, &round, begun, Instant::now()),
+            Err(error) if error.kind() == ErrorKind::Closed => RETRY,
             Err(error) => {
                 log::error!(
                     "a step of healing, or of a change of the topology, failed, and is tried again: {error}"
                 );
-                Some(RETRY)
+                RETRY
             }
         };
     }
@@ -156,30 +155,37 @@ fn mover(state: &State) {
 /// What a round of the mover came to.
 #[derive(Debug)]
 enum Round {
-    /// So many bytes were gone through, and are to be paid for at the rate that was asked for, if one was.
-    Worked(u64, Option<u64>),
+    /// Healing went through so many bytes.
+    Healed(u64),
+    /// A change or a scrub went through so many, to be paid for at the rate that was asked for, if one was. Healing has its turn in
+    /// `heal`, however long that takes.
+    Worked { bytes: u64, rate: Option<u64>, heal: Duration },
+    /// There was nothing to heal, and nothing else had its turn; healing has its next one in so long.
+    Held(Duration),
     /// Something else must come first, and is looked for again soon.
     Waiting,
     /// How soon to look again.
     Idle(Duration),
 }
 
-/// One step of healing, or, where there is none to be taken, of a change of the topology, or of a scrub. A rate is for what it
-/// was asked for alone: a shard that is slow to be healed is one that is missing.
-fn move_round(state: &State) -> Result<Round> {
-    let mut later = None;
-    match verbs::heal::step(state)? {
-        Healed::Idle => {}
-        Healed::Later(rest) => later = Some(rest),
-        Healed::Worked(bytes) => return Ok(Round::Worked(bytes, None)),
+/// One step of healing, or, where there is none to be taken, and they are not `held` back, of a change of the topology, or of a
+/// scrub. A rate is for what it was asked for alone: a shard that is slow to be healed is one that is missing.
+fn move_round(state: &State, held: bool) -> Result<Round> {
+    let heal = match verbs::heal::step(state)? {
+        Healed::Idle => LOOK_AT_SHARDS,
+        Healed::Later(rest) => rest,
+        Healed::Worked(bytes) => return Ok(Round::Healed(bytes)),
         Healed::NeedsFlush => {
             verbs::flush::flush(state)?;
             return Ok(Round::Waiting);
         }
+    };
+    if held {
+        return Ok(Round::Held(heal));
     }
     match verbs::reshard::step(state)? {
         Step::Idle => {}
-        Step::Worked(bytes) => return Ok(Round::Worked(bytes, state.change.rate())),
+        Step::Worked(bytes) => return Ok(Round::Worked { bytes, rate: state.change.rate(), heal }),
         Step::Waiting => return Ok(Round::Waiting),
         Step::NeedsFlush => {
             verbs::flush::flush(state)?;
@@ -187,13 +193,53 @@ fn move_round(state: &State) -> Result<Round> {
         }
     }
     match verbs::scrub::step(state)? {
-        verbs::scrub::Step::Worked(bytes) => Ok(Round::Worked(bytes, state.scrub.rate())),
+        verbs::scrub::Step::Worked(bytes) => Ok(Round::Worked { bytes, rate: state.scrub.rate(), heal }),
         verbs::scrub::Step::NeedsFlush => {
             verbs::flush::flush(state)?;
             Ok(Round::Waiting)
         }
-        verbs::scrub::Step::Idle => Ok(Round::Idle(later.unwrap_or(LOOK_AT_SHARDS))),
-        verbs::scrub::Step::Later(rest) => Ok(Round::Idle(later.map_or(rest, |l| l.min(rest)))),
+        verbs::scrub::Step::Idle => Ok(Round::Idle(heal)),
+        verbs::scrub::Step::Later(rest) => Ok(Round::Idle(heal.min(rest))),
+    }
+}
+
+/// When the mover works again, and whether at more than healing.
+#[derive(Default)]
+struct Turns {
+    effort: Effort,
+    /// Since when, and for how long, a change or a scrub rests from its last step.
+    held: Option<(Instant, Duration)>,
+}
+
+impl Turns {
+    /// Something was asked for, as may be another rate: nobody is held back any more for what was asked before.
+    fn begin_anew(&mut self) {
+        self.held = None;
+    }
+
+    /// How long a change or a scrub is still held back; none if it is not.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        let (since, rest) = self.held?;
+        rest.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
+    }
+
+    /// How long to rest after a round.
+    fn after(&mut self, state: &State, round: &Round, begun: Instant, now: Instant) -> Duration {
+        let worked = now.saturating_duration_since(begun);
+        match *round {
+            Round::Healed(bytes) => self.effort.after(state, None, bytes, worked),
+            Round::Worked { bytes, rate, heal } => {
+                let rest = self.effort.after(state, rate, bytes, worked);
+                self.held = Some((now, rest));
+                heal.min(rest)
+            }
+            Round::Held(heal) => heal.min(self.left(now).unwrap_or_default()),
+            Round::Waiting => LOOK_AGAIN,
+            Round::Idle(rest) => {
+                self.effort = Effort::default();
+                rest
+            }
+        }
     }
 }
 
@@ -229,7 +275,7 @@ impl Effort {
 mod tests {
     use super::*;
     use crate::disk::SimDisk;
-    use crate::engine::MemoryFactory;
+    use crate::engine::{MemoryFactory, MemoryOperation};
     use crate::options::Options;
     use crate::state::Seams;
     use std::path::Path;
@@ -250,8 +296,9 @@ mod tests {
         assert_eq!(rest(None, 1 << 20, 100), 300, "nobody has asked for a rate");
         let rate = Some(1 << 20);
         assert_eq!([rest(rate, 2 << 20, 500), rest(rate, 1 << 20, 1500), rest(rate, 0, 10)], [1500, 0, 0]);
-        let rate = || match move_round(state).unwrap() {
-            Round::Worked(_, rate) => rate,
+        let rate = || match move_round(state, false).unwrap() {
+            Round::Worked { rate, .. } => rate,
+            Round::Healed(_) => None,
             other => panic!("{other:?}"),
         };
         for n in 0..100_u32 {
@@ -274,5 +321,62 @@ mod tests {
         assert_eq!(state.scrub.rate(), None);
         store.scrub().unwrap();
         assert_eq!(rate(), None, "it was asked of another scrub");
+    }
+
+    /// Whether a scrub is slow, as it is asked to be, or is due in a year: a disk that is back is not left waiting for that.
+    #[test]
+    fn a_slow_rate_holds_back_what_it_was_asked_for_and_not_healing() {
+        let (disk, factory) = (SimDisk::new(1), MemoryFactory::new());
+        let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory.clone()), background: false };
+        let options = Options::new().shards(3).replication_factor(2).memory_budget(8 << 20);
+        let options = options.scrub_every(crate::limits::MAX_SCRUB_PERIOD);
+        let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
+        let state = &store.handle.state;
+        for n in 0..1000_u32 {
+            store.insert(n.to_be_bytes(), [7; 100]).unwrap();
+        }
+        store.flush().unwrap();
+        let scrub = store.scrub().unwrap();
+        scrub.set_rate(1).unwrap();
+        let mut turns = Turns::default();
+        let begun = Instant::now();
+        // All is well: shards' directories are looked at as often as ever.
+        let round = move_round(state, false).unwrap();
+        assert!(matches!(round, Round::Worked { bytes: 10_000.., rate: Some(1), .. }), "{round:?}");
+        assert_eq!(turns.after(state, &round, begun, begun), LOOK_AT_SHARDS);
+        // One cannot be opened for now, and is soon tried again.
+        let away = crate::ids::ShardId(2);
+        factory.fail(away, MemoryOperation::Open);
+        crate::testing::fail_shard(&store, away);
+        let soon = |round| matches!(round, Round::Held(rest) if rest < LOOK_AT_SHARDS);
+        assert!((0..100).any(|_| soon(move_round(state, true).unwrap())));
+        turns.begin_anew();
+        let before = scrub.progress().report;
+        let round = move_round(state, false).unwrap();
+        assert!(matches!(round, Round::Worked { bytes: 10_000.., rate: Some(1), .. }), "{round:?}");
+        let rest = turns.after(state, &round, begun, begun);
+        assert!(rest < LOOK_AT_SHARDS, "{rest:?}");
+        let after = scrub.progress().report;
+        assert_ne!(after, before);
+        // The disk is back: healing goes on step by step, and the scrub not at all.
+        factory.heal(away);
+        state.healing.forget_rests();
+        let mut now = begun + rest;
+        while !store.health().unwrap().is_good() {
+            assert!(turns.left(now).is_some());
+            let round = move_round(state, true).unwrap();
+            let rest = turns.after(state, &round, now, now);
+            assert!(rest < LOOK_AT_SHARDS, "{round:?} {rest:?}");
+            now += rest;
+        }
+        let left = turns.left(now).unwrap();
+        assert_eq!(turns.after(state, &Round::Held(left * 2), now, now), left, "then it is the scrub's turn");
+        assert_eq!(scrub.progress().report, after);
+        assert_eq!(turns.left(now + left), None);
+        turns.begin_anew();
+        assert_eq!(turns.left(now), None, "somebody asked for something");
+        assert!((0..100).any(|_| matches!(move_round(state, false).unwrap(), Round::Idle(_))));
+        let round = move_round(state, false).unwrap();
+        assert_eq!(turns.after(state, &round, now, now), LOOK_AT_SHARDS, "the next scrub is due in years");
     }
 }

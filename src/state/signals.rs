@@ -75,20 +75,27 @@ impl Signals {
 
     /// Waits for a wish to flush, or for `limit`; false once the threads are to end.
     pub fn next_flush(&self, limit: Option<Duration>) -> bool {
-        self.next(&self.flush, |wishes| &mut wishes.flush, limit)
+        self.next(&self.flush, |wishes| &mut wishes.flush, limit).is_some()
     }
 
-    /// Waits for a wish that concerns a change of the topology, or for `limit`; false once the threads are to end.
-    pub fn next_change(&self, limit: Option<Duration>) -> bool {
+    /// Waits for a wish that concerns a change of the topology, or for `limit`; whether there was one, and none once the threads are
+    /// to end.
+    pub fn next_change(&self, limit: Option<Duration>) -> Option<bool> {
         self.next(&self.change, |wishes| &mut wishes.change, limit)
     }
 
     /// Waits for a wish for a segment of the journal; false once the threads are to end.
     pub fn next_segment(&self) -> bool {
-        self.next(&self.segment, |wishes| &mut wishes.segment, None)
+        self.next(&self.segment, |wishes| &mut wishes.segment, None).is_some()
     }
 
-    fn next(&self, waker: &Condvar, wish: fn(&mut Wishes) -> &mut bool, limit: Option<Duration>) -> bool {
+    /// Whether there was a wish; none once the threads are to end.
+    fn next(
+        &self,
+        waker: &Condvar,
+        wish: fn(&mut Wishes) -> &mut bool,
+        limit: Option<Duration>,
+    ) -> Option<bool> {
         let mut wishes = self.wishes.lock();
         while !*wish(&mut wishes) && !wishes.stop {
             match limit {
@@ -100,8 +107,8 @@ impl Signals {
                 None => waker.wait(&mut wishes),
             }
         }
-        *wish(&mut wishes) = false;
-        !wishes.stop
+        let wished = std::mem::take(wish(&mut wishes));
+        (!wishes.stop).then_some(wished)
     }
 
     /// Waits for a wish to tick; false once the threads are to end.

@@ -220,12 +220,12 @@ impl Turns {
     /// How long a change or a scrub is still held back; none if it is not.
     fn left(&self, now: Instant) -> Option<Duration> {
         let (since, rest) = self.held?;
-        rest.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
+        rest.checked_sub(now - since).filter(|left| !left.is_zero())
     }
 
     /// How long to rest after a round.
     fn after(&mut self, state: &State, round: &Round, begun: Instant, now: Instant) -> Duration {
-        let worked = now.saturating_duration_since(begun);
+        let worked = now - begun;
         match *round {
             Round::Healed(bytes) => self.effort.after(state, None, bytes, worked),
             Round::Worked { bytes, rate, heal } => {

@@ -110,13 +110,22 @@ struct World {
     /// One that is listed and that nobody was told of, since the process ended at the last moment: a power cut may take it, as long
     /// as nothing else was done in the repository.
     untold: Option<CheckpointId>,
+    /// Those that a killed prune has deleted, which may come back in the same way.
+    undeleted: BTreeMap<CheckpointId, Content>,
 }
 
 impl World {
     fn new(seed: u64) -> World {
         let (disk, factory) = (SimDisk::new(seed), MemoryFactory::new());
-        let mut world =
-            World { disk, factory, store: None, model: Content::new(), taken: BTreeMap::new(), untold: None };
+        let mut world = World {
+            disk,
+            factory,
+            store: None,
+            model: Content::new(),
+            taken: BTreeMap::new(),
+            untold: None,
+            undeleted: BTreeMap::new(),
+        };
         world.open();
         world
     }
@@ -183,6 +192,17 @@ impl World {
         {
             self.taken.remove(&id);
         }
+        if cut.is_some() {
+            let listed = self.listed();
+            let back = std::mem::take(&mut self.undeleted).into_iter().filter(|(id, _)| listed.contains(id));
+            self.taken.extend(back);
+        }
+    }
+
+    /// What names there are is durable.
+    fn told(&mut self) {
+        self.untold = None;
+        self.undeleted.clear();
     }
 
     fn listed(&self) -> Vec<CheckpointId> {
@@ -193,7 +213,7 @@ impl World {
         let id = self.store().checkpoint_with(&self.repo(), CheckpointOptions::new().full(full)).unwrap();
         assert!(self.taken.keys().all(|before| *before < id));
         self.taken.insert(id, self.model.clone());
-        self.untold = None;
+        self.told();
     }
 
     /// Whether the disk stopped in the middle.
@@ -210,7 +230,11 @@ impl World {
         if prune {
             // Those that were to go may have gone or not; the last is there.
             let last = self.taken.keys().next_back().copied();
-            self.taken.retain(|id, _| found.contains(id) || Some(*id) == last);
+            let there = |id: &CheckpointId| found.contains(id) || Some(*id) == last;
+            let taken = std::mem::take(&mut self.taken).into_iter();
+            let (left, gone): (_, BTreeMap<_, _>) = taken.partition(|(id, _)| there(id));
+            self.taken = left;
+            self.undeleted = if cut.is_none() { gone } else { BTreeMap::new() };
             assert!(!done || found.len() <= 1, "a prune that was acknowledged is done");
         } else if let Some(id) = found.iter().find(|id| !self.taken.contains_key(id)) {
             self.taken.insert(*id, self.model.clone());
@@ -246,12 +270,12 @@ impl World {
                 if let Some(id) = ids.get(usize::from(*n) % ids.len().max(1)) {
                     self.repo().delete(*id).unwrap();
                     self.taken.remove(id);
-                    self.untold = None;
+                    self.told();
                 }
             }
             Step::Prune(keep) => {
                 self.repo().prune(Retention::keep_last(usize::from(*keep))).unwrap();
-                self.untold = None;
+                self.told();
                 let gone = self.taken.len().saturating_sub(usize::from(*keep));
                 (0..gone).for_each(|_| drop(self.taken.pop_first()));
             }
@@ -418,6 +442,29 @@ fn a_checkpoint_that_nobody_was_told_of_is_durable_before_others_go() {
         }
     }
     assert!(gone > 0 && stops > 50, "{gone} gone with the power, {stops} stops");
+}
+
+/// The process ended in a prune, and then the power fails: what had been deleted and not yet durably comes back, whole.
+#[test]
+fn what_a_killed_prune_has_deleted_is_gone_or_comes_back_whole() {
+    let shape = Shape { shards: 1, replicas: 1, nodes: 16, partitioner: Partitioner::Whole };
+    let mut back = 0;
+    for after in 0.. {
+        let mut stopped = false;
+        for seed in 0..6 {
+            let mut world = filled();
+            (0..3).for_each(|_| world.checkpoint(false));
+            stopped = world.interrupted(true, after, None);
+            let left = world.taken.len();
+            world.ended(Some(seed));
+            back += world.taken.len() - left;
+            world.check(std::slice::from_ref(&shape));
+        }
+        if !stopped {
+            break;
+        }
+    }
+    assert!(back > 0, "nothing came back");
 }
 
 #[test]

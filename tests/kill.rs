@@ -298,7 +298,7 @@ fn run(rounds: u64, longest: u64, changing: bool) {
         if round + 1 == rounds && changing {
             let epoch = store.topology().epoch.0;
             // On a slow machine a life is over before much has been changed.
-            assert!(epoch > 3, "{epoch} epochs in {rounds} rounds");
+            assert!(epoch > 3 + rounds / 8, "{epoch} epochs in {rounds} rounds");
         }
     }
     assert!(acked.values().sum::<u64>() > rounds, "hardly anything was written");

@@ -397,6 +397,8 @@ impl State {
         let news = shard.fail(error);
         self.health_changed();
         if news {
+            // Others answer for it, who may know better.
+            self.changed.corrected();
             self.tell_fault(shard);
             self.signals.want_change();
         }

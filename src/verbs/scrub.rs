@@ -43,7 +43,10 @@ pub fn begin(state: &State) -> Result<u64> {
 
 /// Ends a scrub before it is through.
 pub fn cancel(state: &State, number: u64) -> Result<()> {
-    state.scrub.cancel(state.seams.disk.as_ref(), &state.dir, number)
+    let cancelled = state.scrub.cancel(state.seams.disk.as_ref(), &state.dir, number);
+    // What else there is to do need not wait for the rest that its rate asked for.
+    state.signals.want_change();
+    cancelled
 }
 
 /// Takes one step.

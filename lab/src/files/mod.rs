@@ -219,7 +219,9 @@ fn try_one(
     if broken.is_none() {
         (broken, stopped) = match look(place, &behind, &heard)? {
             // The copy that is left has all of it, or is known to be incomplete.
-            Some(text) if target == Target::LastCopy && is_left_out(&text) => (None, true),
+            Some(text) if target == Target::LastCopy && trouble.struck() > 0 && is_left_out(&text) => {
+                (None, true)
+            }
             // Of the only copy: it says what is damaged, and where.
             Some(text) if target.may_refuse() && fault.is_silent() && is_told(&text) => (None, true),
             found => (found, stopped),

@@ -93,5 +93,7 @@ fn mend(state: &State, layout: &Arc<Layout>, index: usize, range: &KeyRange) -> 
             state.shard_failed(shard, error);
         }
     })?;
+    // What the page gave out before it was damaged need not be what the others have.
+    state.changed.corrected();
     Ok(true)
 }

@@ -50,9 +50,9 @@ pub fn begin_anew(
         worker.wait(&worker.run(begin), state.settings.shard_timeout, &AtomicU64::new(0))
     };
     state.health_changed();
+    let kept = begun.inspect_err(|error| state.shard_failed(shard, error))?;
     // What it had need not be what the others have.
     state.changed.corrected();
-    let kept = begun.inspect_err(|error| state.shard_failed(shard, error))?;
     let copy = manifest.clone();
     if let Err(error) = state.beside(layout, index, move |shard| shard.write_identity(&copy)) {
         log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);

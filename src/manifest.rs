@@ -178,6 +178,12 @@ impl Manifest {
     /// Makes this the store's manifest, durably.
     pub fn store(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
         let path = dir.join(FILE);
+        // Nobody could read it.
+        self.check().map_err(|what| {
+            Error::invalid(format!("the manifest would contradict itself: {what}"))
+                .at(&path)
+                .remedy("nothing was changed")
+        })?;
         let bytes = self.encode()?;
         disk.replace(&path, &bytes).map_err(|e| Error::io("replace the manifest", &path, e))
     }
@@ -339,6 +345,22 @@ mod tests {
             journals: vec![JournalEntry { id: 4, path: "/mnt/a/journal".into() }],
             given_up: None,
         }
+    }
+
+    #[test]
+    fn what_nobody_could_read_is_not_written() {
+        let disk = crate::disk::SimDisk::new(1);
+        let dir = Path::new("/store");
+        disk.create_dir_all(dir).unwrap();
+        let mut manifest = manifest();
+        manifest.store(&disk, dir).unwrap();
+        manifest.change = None;
+        let error = manifest.store_next(&disk, dir).unwrap_err();
+        assert!(
+            error.to_string().contains("the manifest would contradict itself: shard 1 is Joining"),
+            "{error}"
+        );
+        assert!(Manifest::load(&disk, dir).unwrap().is_some_and(|found| found.change.is_some()));
     }
 
     fn decoded(manifest: &Manifest) -> Result<Manifest> {

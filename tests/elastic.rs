@@ -281,6 +281,8 @@ fn the_directory_of_a_shard_that_did_not_join_is_cleared_before_the_next_change(
     let error = store.apply(plan()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
     assert!(error.path().is_some_and(under), "{error}");
+    // Nothing else waits for that.
+    assert!(!testing::change_step(&store).unwrap());
     world.disk.heal();
     world.factory.heal(ShardId(4));
     // Its directory is cleared in the background.
@@ -541,6 +543,28 @@ fn one_change_at_a_time_and_no_stale_plan() {
     let (foreign, _) = other.filled();
     let plan = store.plan().set_replication_factor(3).preview().unwrap().accept_problems();
     assert_eq!(foreign.apply(plan).unwrap_err().kind(), ErrorKind::Mismatch);
+    check_placed(&store, &content);
+}
+
+/// It would be a member that is not in the ring, and the manifest one that nobody can read.
+#[test]
+fn a_shard_that_joins_by_a_plan_does_not_leave_by_the_same_one() {
+    let world = World::new();
+    let (store, content) = world.filled();
+    let new = || ShardOptions::new("/mnt/new");
+    let plans = [
+        store.plan().add_shard(new()).drain_shard(ShardId(4)),
+        store.plan().add_shard(new()).replace_shard(ShardId(4), ShardOptions::new("/mnt/newer")),
+        store.plan().replace_shard(ShardId(1), new()).drain_shard(ShardId(4)),
+    ];
+    for plan in plans {
+        let error = plan.preview().unwrap_err();
+        assert_eq!((error.kind(), error.shard()), (ErrorKind::NotFound, Some(ShardId(4))), "{error}");
+    }
+    // One that only joins may be given another weight by it.
+    let plan = store.plan().add_shard(new()).set_weight(ShardId(4), 2.0).preview().unwrap();
+    store.apply(plan).unwrap();
+    settle(&store);
     check_placed(&store, &content);
 }
 

@@ -39,7 +39,11 @@ pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
     for spec in &specs {
         let (disk, of) = (state.seams.disk.clone(), spec.clone());
         let worker = mover.worker_beside(spec.id, state.seams.background)?;
-        retire::wait(state, &worker, move || Shard::check_joinable(disk.as_ref(), &of))?;
+        if let Err(error) = retire::wait(state, &worker, move || Shard::check_joinable(disk.as_ref(), &of)) {
+            // It may hang, and the number is another's next time.
+            mover.beside.retain(|(id, _)| *id != spec.id);
+            return Err(error);
+        }
     }
     let topology = worked.ring.topology().clone();
     let planned = worked.plan.bytes;

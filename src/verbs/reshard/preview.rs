@@ -98,6 +98,11 @@ pub fn work_out(state: &State, manifest: &Manifest, requests: &[Request]) -> Res
     Ok(Worked { plan, ring: next, joining: wanted.joining })
 }
 
+fn no_member(id: ShardId) -> Error {
+    let text = "the plan names a shard that is no member of the ring, or leaves by it";
+    Error::new(ErrorKind::NotFound, text).on(id).remedy("see stats() for the members")
+}
+
 impl Wanted {
     fn take(&mut self, request: &Request, next_shard: &mut u32) -> Result<()> {
         match request {
@@ -107,11 +112,11 @@ impl Wanted {
             Request::SetWeight(id, weight) => self.member(*id)?.weight = *weight,
             Request::SetZone(id, zone) => self.member(*id)?.zone.clone_from(zone),
             Request::DrainShard(id) => {
-                self.member(*id)?;
+                self.leaving(*id)?;
                 self.members.retain(|member| member.id != *id);
             }
             Request::ReplaceShard(id, options) => {
-                let old = self.member(*id)?.clone();
+                let old = self.leaving(*id)?.clone();
                 let new = self.join(options, next_shard)?;
                 self.members.retain(|member| member.id != *id);
                 self.replaced.push((*id, new));
@@ -137,15 +142,16 @@ impl Wanted {
         Ok(id)
     }
 
+    /// A member that there is already: one that joins by the same plan has nothing to leave, and must not stay behind in `joining`.
+    fn leaving(&mut self, id: ShardId) -> Result<&mut Member> {
+        match self.joining.iter().any(|(joins, _)| *joins == id) {
+            true => Err(no_member(id)),
+            false => self.member(id),
+        }
+    }
+
     fn member(&mut self, id: ShardId) -> Result<&mut Member> {
-        self.members.iter_mut().find(|member| member.id == id).ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                "the plan names a shard that is no member of the ring, or leaves by it",
-            )
-            .on(id)
-            .remedy("see stats() for the members")
-        })
+        self.members.iter_mut().find(|member| member.id == id).ok_or_else(|| no_member(id))
     }
 }
 

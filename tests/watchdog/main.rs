@@ -18,7 +18,7 @@ const SHARD: ShardId = ShardId(1);
 /// Longer than anything here takes that does not hang.
 const LONG: Duration = Duration::from_secs(60);
 /// Longer than a busy machine keeps a shard waiting that does not hang.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 struct World {
     disk: SimDisk,

@@ -141,34 +141,16 @@ fn what_a_wrong_shard_has_given_out_is_forgotten_with_it() {
 /// What it gave to a checkpoint neither.
 #[test]
 fn what_a_rebuild_puts_right_is_in_the_next_checkpoint() {
-    let mut wrong = 0;
-    for shard in 0..2 {
-        let mut world = World::new(options(2, 2));
-        world.write(300);
-        world.make_wrong(shard);
-        wrong += u32::from(world.checkpointed() != world.model);
-        world.store.rebuild(ShardId(shard)).unwrap();
+    right_in_the_next_checkpoint(|world, shard| {
+        world.store.rebuild(shard).unwrap();
         world.heal();
-        world.check();
-        assert_eq!(world.checkpointed(), world.model, "shard {shard} was wrong");
-    }
-    assert!(wrong > 0, "no checkpoint has read the shard that was wrong");
+    });
 }
 
 /// Nor what it gave to one before it failed: from then on the others answer, whether or not it is ever healed.
 #[test]
 fn what_a_wrong_shard_gave_out_before_it_failed_is_right_in_the_next_checkpoint() {
-    let mut wrong = 0;
-    for shard in 0..2 {
-        let mut world = World::new(options(2, 2));
-        world.write(300);
-        world.make_wrong(shard);
-        wrong += u32::from(world.checkpointed() != world.model);
-        testing::fail_shard(&world.store, ShardId(shard));
-        world.check();
-        assert_eq!(world.checkpointed(), world.model, "shard {shard} was wrong");
-    }
-    assert!(wrong > 0, "no checkpoint has read the shard that was wrong");
+    right_in_the_next_checkpoint(|world, shard| testing::fail_shard(&world.store, shard));
 }
 
 /// After a change of the topology others answer for a record: a checkpoint has what they say, as the store does.

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Seq, ShardId};
 use crate::manifest::{ChangeEntry, ChangeStep};
 use crate::shard::{Layout, Shard, Worker};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Instant, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -118,6 +118,8 @@ pub struct Mover {
     pub swept: Vec<ShardId>,
     /// The shard that was given a piece of the journal last, and up to where the others had it then.
     pub caught: Option<(ShardId, Seq)>,
+    /// When the directories of shards that were given up could not be cleared last.
+    pub unsettled: Option<Instant>,
     /// The workers of shards that are in no layout yet, or any more: what hangs on one is known from it.
     pub beside: Vec<(ShardId, Arc<Worker>)>,
 }

@@ -14,7 +14,12 @@ use crate::record::{RunBuffer, RunRecord};
 use crate::shard::{Layout, Shard};
 use crate::state::change::{Grace, Mover, Phase, Sweep};
 use crate::state::{Asked, State};
+use crate::sync::Instant;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How soon a directory that could not be cleared is tried again: the steps of a scrub follow each other faster.
+const UNSETTLED: Duration = Duration::from_secs(10);
 
 /// How much is read at once, in bytes of pages.
 const CHUNK: usize = 2 << 20;
@@ -65,8 +70,12 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
             state.change.end(Phase::Completed);
         }
         // Where that failed before; what cannot be cleared for now keeps nothing else from its turn.
-        if let Err(error) = retire::settle(state, mover) {
-            log::warn!("what a change of the topology has left behind cannot be cleared yet: {error}");
+        let rests = mover.unsettled.is_some_and(|since| since.elapsed() < UNSETTLED);
+        if !(rests && state.seams.background) {
+            mover.unsettled = retire::settle(state, mover).err().map(|error| {
+                log::warn!("what a change of the topology has left behind cannot be cleared yet: {error}");
+                Instant::now()
+            });
         }
         return Ok(Swept::Nothing);
     }

@@ -100,7 +100,8 @@ impl Planner {
     /// milliseconds with many shards.
     ///
     /// # Errors
-    /// `InvalidInput` for a number outside its limits. `NotFound` for a shard that is no member. `Busy` while a change is
+    /// `InvalidInput` for a number outside its limits. `NotFound` for a shard that is no member, or that leaves by the plan that it
+    /// joins by. `Busy` while a change is
     /// under way. What merely cannot be had in full is no error: see [`Plan::problems`].
     pub fn preview(&self) -> Result<Plan> {
         Ok(verbs::reshard::preview(&self.handle.state, &self.requests)?.0)

@@ -168,9 +168,11 @@ impl Store {
     ///
     /// # Errors
     /// `Busy` while another change is under way, while copies of an earlier one are still being removed from a shard that
-    /// gains some, or while a shard is compacted. `Stale` if the topology has changed since the plan was made, `Mismatch` if the plan is of another
+    /// gains some, while a shard is compacted, or where a shard is to be made in a directory that a change which was given up has left
+    /// and that cannot be cleared. `Stale` if the topology has changed since the plan was made, `Mismatch` if the plan is of another
     /// store. `Refused` if the plan has [problems](Plan::problems) that were not accepted, a shard among them that is to give or take copies and is
     /// offline; `Unavailable` if that was accepted, and for as long as it is so. `Foreign` or `InvalidInput` for the directory of a new shard.
+    /// `Unavailable` as well if that directory's file system does not answer within [`shard_timeout`](crate::Options::shard_timeout).
     /// `Io`, `Unavailable` or `Poisoned` for the flush that it begins with. None of them has changed anything.
     pub fn apply(&self, plan: Plan) -> Result<TopologyChange> {
         TopologyChange::begin(&self.default.handle, &plan)

@@ -18,7 +18,8 @@ use std::sync::Arc;
 
 pub use crate::disk::power_loss::mark_synchronous;
 pub use crate::disk::{
-    Disk, DiskFile, Fault, OpenEnds, OpenFile, OpenMode, OpenNames, Operation, PowerCut, RealDisk, SimDisk,
+    Disk, DiskFile, Fault, FreeSpace, OpenEnds, OpenFile, OpenMode, OpenNames, Operation, PowerCut, RealDisk,
+    SimDisk,
 };
 pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation, SledFactory};
 pub use crate::frame::{HEADER_BYTES, Header, Kind, Payload, Salt, encode, find, frame_bytes};

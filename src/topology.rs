@@ -97,10 +97,11 @@ impl Planner {
     }
 
     /// Works out what the changes come to, with the least data moved. Nothing is changed. Costs up to some tens of
-    /// milliseconds with many shards.
+    /// milliseconds with many shards; where a file system does not answer up to a second, or `shard_timeout` for that of a shard that is to
+    /// join, and what is free there is not known.
     ///
     /// # Errors
-    /// `InvalidInput` for a number outside its limits. `NotFound` for a shard that is no member, or that leaves by the plan that it
+    /// `InvalidInput` for a number outside its limits, also one of copies above 16 where there are fewer shards. `NotFound` for a shard that is no member, or that leaves by the plan that it
     /// joins by. `Busy` while a change is
     /// under way. What merely cannot be had in full is no error: see [`Plan::problems`].
     pub fn preview(&self) -> Result<Plan> {

@@ -281,15 +281,23 @@ fn the_directory_of_a_shard_that_did_not_join_is_cleared_before_the_next_change(
     let error = store.apply(plan()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
     assert!(error.path().is_some_and(under), "{error}");
-    // Nothing else waits for that.
+    // Nothing else waits for that, nor a change that makes no shard there.
     assert!(!testing::change_step(&store).unwrap());
+    for plan in
+        [store.plan().set_replication_factor(3), store.plan().add_shard(ShardOptions::new("/mnt/other"))]
+    {
+        store.apply(plan.preview().unwrap()).unwrap();
+        settle(&store);
+    }
+    let error = store.apply(plan()).unwrap_err();
+    assert_eq!((error.kind(), error.shard()), (ErrorKind::Busy, Some(ShardId(4))), "{error}");
     world.disk.heal();
     world.factory.heal(ShardId(4));
-    // Its directory is cleared in the background.
-    testing::change_step(&store).unwrap();
-    assert!(store.change().is_none());
+    // It is cleared when somebody wants it, if not before.
     store.apply(plan()).unwrap();
     settle(&store);
+    let ids: Vec<u32> = store.topology().shards.iter().map(|shard| shard.id.0).collect();
+    assert_eq!(ids, [0, 1, 2, 3, 5, 6]);
     check_reads(&store, &content);
     check_placed(&store, &content);
 }
@@ -321,6 +329,10 @@ fn what_cannot_be_had_in_full_is_said_and_refused_unless_accepted() {
     store.apply(plan.accept_problems()).unwrap();
     settle(&store);
     assert_eq!(store.ring().replication_factor(), 4);
+    for factor in [0, 17, usize::MAX] {
+        let error = store.plan().set_replication_factor(factor).preview().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{factor}: {error}");
+    }
     check_placed(&store, &content);
 
     let plan = store.plan().set_replication_factor(2).preview().unwrap();

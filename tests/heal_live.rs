@@ -164,7 +164,7 @@ fn run(name: &str, shards: usize, replicas: usize, rounds: usize) {
         live.wait_until_good();
         let healed = begun.elapsed();
         live.healed(healed);
-        live.check_copies();
+        live.check_copies_in_time();
         // What only an opening reads may be damaged still.
         live.reopen(|| ());
         live.wait_until_good();

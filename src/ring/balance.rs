@@ -57,5 +57,7 @@ fn spread(shards: &[ShardBalance], load: impl Fn(&ShardBalance) -> u32) -> f64 {
     let mean = total / shards.iter().map(|shard| shard.weight / heaviest).sum::<f64>();
     let relative = |shard: &ShardBalance| f64::from(load(shard)) / (shard.weight / heaviest) / mean;
     // A load of one may be far above the share of a minute weight; it is what rounding needs, not imbalance.
-    shards.iter().filter(|shard| load(shard) > 1).map(relative).fold(0.0, f64::max)
+    let most = shards.iter().filter(|shard| load(shard) > 1).map(relative).fold(0.0, f64::max);
+    // What is written as text has no infinity.
+    most.min(f64::MAX)
 }

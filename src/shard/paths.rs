@@ -10,35 +10,43 @@ use std::path::{Path, PathBuf};
 pub const JOURNAL_DIR: &str = "journal";
 
 /// The directories of new shards as the manifest keeps them: absolute, or relative to the store's where they lie inside
-/// it. `taken` are those of shards that exist, as the manifest keeps them.
+/// it.
 pub fn resolve_all<'a>(
     disk: &dyn Disk,
     dir: &Path,
-    taken: impl IntoIterator<Item = &'a Path>,
     paths: impl IntoIterator<Item = &'a Path>,
 ) -> Result<Vec<PathBuf>> {
-    let base = resolve(disk, dir)?;
-    let mut all: Vec<PathBuf> =
-        taken.into_iter().map(|path| resolve(disk, &dir.join(path))).collect::<Result<_>>()?;
-    let mut resolved: Vec<PathBuf> = Vec::new();
-    for asked in paths {
-        let path = resolve(disk, asked)?;
-        if path == base || path.starts_with(base.join(JOURNAL_DIR)) || base.starts_with(&path) {
+    let asked: Vec<(&Path, PathBuf)> =
+        paths.into_iter().map(|path| Ok((path, resolve(disk, path)?))).collect::<Result<_>>()?;
+    place(&resolve(disk, dir)?, Vec::new(), &asked)
+}
+
+/// The same of paths that are resolved already, each beside what was asked for, in a store whose directory is `base`. `taken` are
+/// the directories of shards that exist.
+pub fn place(base: &Path, mut taken: Vec<PathBuf>, asked: &[(&Path, PathBuf)]) -> Result<Vec<PathBuf>> {
+    let mut placed: Vec<PathBuf> = Vec::new();
+    for (asked, path) in asked {
+        if path == base || path.starts_with(base.join(JOURNAL_DIR)) || base.starts_with(path) {
             let text = "a shard's directory cannot be, or hold, the store's own";
-            return Err(Error::invalid(text).at(asked).remedy("name a directory beside it, or below it"));
+            return Err(Error::invalid(text).at(*asked).remedy("name a directory beside it, or below it"));
         }
-        if let Some(other) = all.iter().find(|o| path.starts_with(o) || o.starts_with(&path)) {
-            let text = if *other == path {
+        if let Some(other) = taken.iter().find(|other| overlap(path, other)) {
+            let text = if other == path {
                 "the same directory is named for two shards".to_owned()
             } else {
                 format!("one shard's directory lies inside another's, {}", other.display())
             };
-            return Err(Error::invalid(text).at(asked).remedy("give each shard a directory of its own"));
+            return Err(Error::invalid(text).at(*asked).remedy("give each shard a directory of its own"));
         }
-        all.push(path.clone());
-        resolved.push(path.strip_prefix(&base).map(Path::to_path_buf).unwrap_or(path));
+        taken.push(path.clone());
+        placed.push(path.strip_prefix(base).map_or_else(|_| path.clone(), Path::to_path_buf));
     }
-    Ok(resolved)
+    Ok(placed)
+}
+
+/// Whether one is, or lies inside, the other.
+pub fn overlap(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
 }
 
 /// Whether a shard's directory lies on another file system than the store's; false where that cannot be told.

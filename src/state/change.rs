@@ -8,7 +8,7 @@ use super::transfer::Counted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Seq, ShardId};
 use crate::manifest::{ChangeEntry, ChangeStep};
-use crate::shard::{Layout, Shard, Worker};
+use crate::shard::{Layout, Places, Shard, Worker};
 use crate::sync::{Condvar, Instant, Mutex};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,6 +67,7 @@ pub struct Control {
     /// The turn to take a step: the first lock of all. Held over its I/O.
     pub mover: Mutex<Mover>,
     pub foreground: Foreground,
+    pub places: Places,
 }
 
 #[derive(Debug, Default)]
@@ -232,6 +233,7 @@ impl Control {
             changed: Condvar::new(),
             mover: Mutex::new(Mover { replayed, ..Mover::default() }),
             foreground: Foreground::default(),
+            places: Places::default(),
         };
         if let Some(change) = found {
             control.begin(change.next.epoch, (change.records, change.bytes), change.planned);

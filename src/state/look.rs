@@ -13,9 +13,14 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl State {
+    /// How long who only asks waits for the disks.
+    pub fn patience(&self) -> Duration {
+        PATIENCE.min(self.settings.shard_timeout)
+    }
+
     /// Looks at all shards at once; of each in turn, whether it has answered.
     pub fn look(&self, layout: &Layout, look: fn(&Shard) -> Result<()>) -> Vec<bool> {
-        let end = Instant::now() + PATIENCE.min(self.settings.shard_timeout);
+        let end = Instant::now() + self.patience();
         let begin = |index: usize| {
             let shard = layout.shards[index].clone();
             layout.workers[index].look(move || look(&shard))

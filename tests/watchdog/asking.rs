@@ -1,8 +1,8 @@
 //! Who asks how the store is hears it in time, whatever the disks do: who asks with a disk that hangs needs it most.
 
 use super::*;
-use annulus::testing::{DiskFile, OpenMode};
-use annulus::{Stats, StoreHealth};
+use annulus::testing::{DiskFile, FreeSpace, OpenMode};
+use annulus::{ErrorKind, ShardOptions, Stats, StoreHealth};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex};
@@ -39,6 +39,10 @@ impl HangingDisk {
         (gate.dir, gate.renamed) = (None, None);
         drop(gate);
         self.gate.1.notify_all();
+    }
+
+    fn waiting(&self) -> usize {
+        self.gate.0.lock().unwrap().waiting
     }
 
     pub fn wait_until_it_hangs(&self) {
@@ -107,6 +111,10 @@ impl Disk for HangingDisk {
 
     fn boot_id(&self) -> u128 {
         self.disk.boot_id()
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
+        self.at(path).space(path)
     }
 }
 
@@ -231,4 +239,55 @@ fn figures_are_told_while_the_journals_disk_hangs() {
     writing.join().unwrap();
     flushing.join().unwrap().unwrap();
     store.close().unwrap();
+}
+
+/// The network that a shard's directory, or that of one that is to join, is mounted over is away: a change is planned and begun all the
+/// same, or refused, and flushes go on meanwhile.
+#[test]
+fn a_change_is_planned_and_begun_while_a_file_system_does_not_answer() {
+    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+    disk.disk.set_capacity(Some(1 << 40));
+    let store = open_on(Arc::new(disk.clone()), &factory, 2);
+    let plan = |path: &str| {
+        let (store, new) = (store.clone(), ShardOptions::new(path));
+        in_time("planning", move || store.plan().add_shard(new).preview()).unwrap()
+    };
+    let free = |plan: &annulus::Plan| plan.shards().iter().map(|s| s.free.is_some()).collect::<Vec<_>>();
+    assert_eq!(free(&plan("/mnt/new")), [true; 4]);
+
+    disk.hang(Path::new("/mnt"));
+    let refused = plan("/mnt/new");
+    assert_eq!(free(&refused), [true, true, true, false]);
+    let applying = store.clone();
+    let begun = std::thread::spawn(move || applying.apply(refused).map(drop));
+    disk.wait_until_it_hangs();
+    // Nothing is locked while it is asked.
+    while !begun.is_finished() {
+        store.insert(b"key", b"value").unwrap();
+        let flushes = store.clone();
+        in_time("a flush", move || flushes.flush()).unwrap();
+    }
+    let error = begun.join().unwrap().unwrap_err();
+    assert_eq!(
+        (error.kind(), error.path()),
+        (ErrorKind::Unavailable, Some(Path::new("/mnt/new"))),
+        "{error}"
+    );
+    assert_eq!(disk.waiting(), 1, "it is not asked again while it hangs");
+    disk.release();
+
+    let dir = stats(&store).shards[SHARD.0 as usize].path.clone();
+    disk.hang(&dir);
+    let plan = loop {
+        let plan = plan("/mnt/new");
+        if free(&plan)[3] {
+            break plan;
+        }
+    };
+    assert_eq!(free(&plan), [true, false, true, true]);
+    // Its shard holds up the flush that a change begins with: what is done to it there is left behind.
+    let applying = store.clone();
+    let _ = in_time("beginning", move || applying.apply(plan).map(drop));
+    disk.release();
+    let _ = store.close();
 }

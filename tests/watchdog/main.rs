@@ -498,14 +498,17 @@ fn a_shard_that_hangs_while_it_is_made_holds_up_nobody_for_long() {
     world.go_on();
     let store = world.store.clone();
     in_time("making a keyspace", move || drop(store.keyspace("another").unwrap()));
-    // What is left of it is in the way of another change until it answers.
+    // What is left of it is in the way of who wants to make a shard there until it answers, and of nobody else.
+    let again = || world.store.plan().add_shard(annulus::ShardOptions::new("/mnt/new")).preview().unwrap();
+    assert_eq!(world.store.apply(again()).unwrap_err().kind(), annulus::ErrorKind::Busy);
     let plan = world.store.plan().set_replication_factor(3).preview().unwrap();
-    assert_eq!(world.store.apply(plan.clone()).unwrap_err().kind(), annulus::ErrorKind::Busy);
+    let change = world.store.apply(plan).unwrap();
+    assert_eq!(change.wait_for(LONG).unwrap(), Some(annulus::Phase::Completed));
     gate.release();
     world.factory.heal(new);
     let change = (0..600).find_map(|_| {
         std::thread::sleep(Duration::from_millis(100));
-        world.store.apply(plan.clone()).ok()
+        world.store.apply(again()).ok()
     });
     assert_eq!(change.unwrap().wait_for(LONG).unwrap(), Some(annulus::Phase::Completed));
     world.check();

@@ -21,6 +21,18 @@ fn the_most_loaded_shard_is_compared_with_its_share_by_weight() {
     }
 }
 
+/// With replicas a shard of next to no weight holds more than its share: how much more is a number however light it is, since a plan is
+/// written as text.
+#[test]
+fn how_uneven_a_ring_is_has_a_number_for_any_weights() {
+    for light in [1e-300, f64::MIN_POSITIVE, f64::from_bits(1)] {
+        let balance = plan(weighted(&[1e300, f64::MAX, light]), 3, 64).balance();
+        assert!(balance.max_over_mean.is_finite() && balance.max_over_mean > 1e300, "{light}: {balance:?}");
+        let text = serde_json::to_string(&balance).unwrap();
+        assert_eq!(serde_json::from_str::<crate::ring::Balance>(&text).unwrap(), balance);
+    }
+}
+
 #[test]
 fn equal_shards_differ_by_at_most_one_virtual_node() {
     for shards in 3..=32 {

@@ -249,7 +249,7 @@ fn plan(disk: &dyn Disk, dir: &Path, options: &Options, store: u128) -> Result<M
     } else {
         options.shard.clone()
     };
-    let paths = paths::resolve_all(disk, dir, [], shards.iter().map(|s| s.path.as_path()))?;
+    let paths = paths::resolve_all(disk, dir, shards.iter().map(|s| s.path.as_path()))?;
     let journals = journals::of_new(disk, dir, options, &paths)?;
     let factor = options.replication_factor.unwrap_or(DEFAULT_REPLICATION_FACTOR.min(shards.len()));
     if factor > shards.len() {

@@ -1,5 +1,6 @@
 //! The beginning of a change: shards that join are made, and from then on writes go to old and new owners.
 
+use super::explore::{Explored, explore};
 use super::finish::not_open;
 use super::preview::{busy, check_ready, work_out};
 use super::retire;
@@ -7,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Seq};
 use crate::manifest::{ChangeEntry, ChangeStep, Manifest, ShardEntry, ShardState};
 use crate::plan::{Plan, Problem, refused};
-use crate::shard::{Layout, Shard, ShardSpec, Worker, paths};
+use crate::shard::{Layout, Shard, ShardSpec, Worker};
 use crate::state::State;
 use crate::state::change::Mover;
 use crate::state::transfer::{level, uneven};
@@ -16,22 +17,26 @@ use std::sync::Arc;
 /// Begins the change that a plan shows; returns the epoch that it leads to. Nothing has been changed after an error.
 pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
     state.check_open()?;
+    let explored = explore(state, &plan.requests)?;
     let mut mover = state.change.mover.lock();
+    let left = explored.left_behind(state, &state.manifest.lock()).is_some();
+    // While somebody reads by a layout that names it the shard is open.
+    if left && mover.grace.is_empty() {
+        let cleared = retire::settle(state, &mut mover);
+        cleared.unwrap_or_else(|e| log::warn!("a shard that did not join cannot be cleared yet: {e}"));
+    }
     // Held while the turn to flush is waited for: keyspaces are made or dropped before the change or after.
     let mut manifest = state.manifest.lock();
-    let worked = recheck(state, &manifest, plan)?;
+    let worked = recheck(state, &manifest, plan, &explored)?;
     check_ready(&state.layout(), &worked.ring)?;
     let _turn = state.flushing.lock();
     let _chunk = state.moving.lock();
     let applied = level(state)?.ok_or_else(uneven)?;
 
     let mut next = manifest.clone();
-    let disk = state.seams.disk.as_ref();
-    let taken: Vec<_> = next.shards.iter().map(|entry| entry.path.clone()).collect();
-    let asked = worked.joining.iter().map(|(_, path)| path.as_path());
-    let resolved = paths::resolve_all(disk, &state.dir, taken.iter().map(|p| p.as_path()), asked)?;
-    for ((id, _), path) in worked.joining.iter().zip(resolved) {
-        let own_disk = paths::is_on_another_disk(disk, &state.dir, &state.dir.join(&path));
+    let taken = next.shards.iter().map(|entry| explored.real(&state.dir.join(&entry.path), &entry.path));
+    let placed = explored.place(taken.collect(), &worked.joining)?;
+    for ((id, _), (path, own_disk)) in worked.joining.iter().zip(placed) {
         next.shards.push(ShardEntry { state: ShardState::Joining, own_disk, ..ShardEntry::new(*id, path) });
         next.next_shard = next.next_shard.max(id.0.saturating_add(1));
     }
@@ -84,7 +89,12 @@ pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
 }
 
 /// The plan worked out again, unless what it was made for has changed or stands in its way.
-fn recheck(state: &State, manifest: &Manifest, plan: &Plan) -> Result<super::preview::Worked> {
+fn recheck(
+    state: &State,
+    manifest: &Manifest,
+    plan: &Plan,
+    explored: &Explored,
+) -> Result<super::preview::Worked> {
     if let Some(epoch) = manifest.change.as_ref().map(|c| c.next.epoch).or(state.change.current()) {
         return Err(busy(epoch.0));
     }
@@ -99,7 +109,7 @@ fn recheck(state: &State, manifest: &Manifest, plan: &Plan) -> Result<super::pre
             plan.epoch, manifest.topology.epoch
         )));
     }
-    let worked = work_out(state, manifest, &plan.requests)?;
+    let worked = work_out(state, manifest, &plan.requests, explored)?;
     if (&worked.plan.moves, worked.plan.next_epoch) != (&plan.moves, plan.next_epoch) {
         return Err(stale("it now comes to other moves"));
     }
@@ -107,12 +117,12 @@ fn recheck(state: &State, manifest: &Manifest, plan: &Plan) -> Result<super::pre
     if let Some(problem) = worked.plan.problems.iter().find(new) {
         return Err(refused(problem));
     }
-    if let Some(entry) = manifest.shards.iter().find(|entry| entry.state == ShardState::Abandoned) {
-        let text = "the directory of a shard of a change that was cancelled is being cleared";
+    if let Some(entry) = explored.left_behind(state, manifest) {
+        let text = "a shard is to be made where one was to join by a change that was given up, which is not cleared yet";
         return Err(Error::new(ErrorKind::Busy, text)
             .at(state.dir.join(&entry.path))
             .on(entry.id)
-            .remedy("try again when that is over"));
+            .remedy("name another directory, or try again when its disk answers, lets files be removed, or is unmounted"));
     }
     // Its new engine is given what the change brings, and would keep it if the change were given up.
     let compacts = |shard: &&Arc<Shard>| shard.is_filling() && shard.serves();

@@ -25,6 +25,7 @@
 mod begin;
 mod compare;
 mod copy;
+mod explore;
 mod finish;
 mod preview;
 mod retire;

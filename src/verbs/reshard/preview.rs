@@ -1,8 +1,9 @@
 //! What a change of the topology would do: members, placement, bytes, and what stands in the way.
 
-use crate::disk::Disk;
+use super::explore::{Explored, explore};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{ShardId, VirtualNode};
+use crate::limits::MAX_REPLICATION_FACTOR;
 use crate::manifest::Manifest;
 use crate::options::ShardOptions;
 use crate::plan::{Plan, PlannedShard, Problem, Request, Role};
@@ -27,7 +28,7 @@ pub fn preview(state: &State, requests: &[Request]) -> Result<(Plan, Ring)> {
     if let Some(change) = &manifest.change {
         return Err(busy(change.next.epoch.0));
     }
-    let worked = work_out(state, &manifest, requests)?;
+    let worked = work_out(state, &manifest, requests, &explore(state, requests)?)?;
     Ok((worked.plan, worked.ring))
 }
 
@@ -46,7 +47,12 @@ struct Wanted {
     replaced: Vec<(ShardId, ShardId)>,
 }
 
-pub fn work_out(state: &State, manifest: &Manifest, requests: &[Request]) -> Result<Worked> {
+pub fn work_out(
+    state: &State,
+    manifest: &Manifest,
+    requests: &[Request],
+    explored: &Explored,
+) -> Result<Worked> {
     let layout = state.layout();
     let ring = &layout.ring;
     let mut wanted = Wanted {
@@ -62,6 +68,11 @@ pub fn work_out(state: &State, manifest: &Manifest, requests: &[Request]) -> Res
         wanted.take(request, &mut next_shard)?;
     }
     let asked = wanted.replicas;
+    if asked > MAX_REPLICATION_FACTOR {
+        return Err(Error::invalid(format!(
+            "the replication factor is {asked}, but must be 1 to {MAX_REPLICATION_FACTOR}"
+        )));
+    }
     wanted.replicas = asked.min(wanted.members.len());
     let next = ring.replan_with(Next {
         members: wanted.members.clone(),
@@ -71,7 +82,7 @@ pub fn work_out(state: &State, manifest: &Manifest, requests: &[Request]) -> Res
         tolerance: wanted.tolerance,
     })?;
     let moves = ring.moves_to(&next)?;
-    let shards = planned_shards(state, manifest, &layout, &next, &moves, &wanted.joining);
+    let shards = planned_shards(state, manifest, &layout, &next, &moves, &wanted.joining, explored);
     let mut problems = Vec::new();
     if asked > wanted.replicas {
         problems.push(Problem::TooFewShards { replicas: asked, shards: wanted.members.len() });
@@ -79,7 +90,7 @@ pub fn work_out(state: &State, manifest: &Manifest, requests: &[Request]) -> Res
     problems.extend(too_few_zones(ring, &next));
     problems.extend(unbalanced(ring, &next));
     problems.extend(in_the_way(&layout, &next)?.into_iter().map(|shard| Problem::Offline { shard }));
-    problems.extend(too_small(state.seams.disk.as_ref(), &shards));
+    problems.extend(too_small(explored, &shards));
     let plan = Plan {
         store: manifest.store,
         epoch: ring.epoch(),
@@ -162,6 +173,7 @@ fn planned_shards(
     next: &Ring,
     moves: &[Move],
     joining: &[(ShardId, PathBuf)],
+    explored: &Explored,
 ) -> Vec<PlannedShard> {
     let ring = &layout.ring;
     let (before, after) = (ring.balance(), next.balance());
@@ -209,7 +221,7 @@ fn planned_shards(
             lost: lost.clone().count() as u32,
             bytes_gained: gained.map(|m| size_of(m.virtual_node)).sum(),
             bytes_lost: lost.map(|m| size_of(m.virtual_node)).sum(),
-            free: state.seams.disk.space(&path).ok().flatten().map(|space| space.free),
+            free: explored.space(&path).map(|space| space.free),
             path,
         }
     };
@@ -275,10 +287,10 @@ pub fn check_ready(layout: &Layout, next: &Ring) -> Result<()> {
 }
 
 /// File systems with less space than what would land on them, and a quarter of it for what writing needs meanwhile.
-fn too_small(disk: &dyn Disk, shards: &[PlannedShard]) -> Vec<Problem> {
+fn too_small(explored: &Explored, shards: &[PlannedShard]) -> Vec<Problem> {
     let mut by_system: BTreeMap<u64, (u64, u64, Vec<ShardId>)> = BTreeMap::new();
     for shard in shards.iter().filter(|shard| shard.gained > 0) {
-        if let Ok(Some(space)) = disk.space(&shard.path) {
+        if let Some(space) = explored.space(&shard.path) {
             let (free, needed, ids) = by_system.entry(space.device).or_default();
             *free = space.free;
             *needed += shard.bytes_gained + shard.bytes_gained / 4;

@@ -48,7 +48,7 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
                 log::warn!("shard {}, which has left, did not close in order: {error}", shard.id);
             }
         }
-        retire::settle(state, mover)?;
+        settle(state, mover);
         return Ok(Swept::Some(0));
     }
     let layout = state.layout();
@@ -72,10 +72,7 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
         // Where that failed before; what cannot be cleared for now keeps nothing else from its turn.
         let rests = mover.unsettled.is_some_and(|since| since.elapsed() < UNSETTLED);
         if !(rests && state.seams.background) {
-            mover.unsettled = retire::settle(state, mover).err().map(|error| {
-                log::warn!("what a change of the topology has left behind cannot be cleared yet: {error}");
-                Instant::now()
-            });
+            settle(state, mover);
         }
         return Ok(Swept::Nothing);
     }
@@ -86,6 +83,14 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     serving.sort_by_key(|index| mover.sweep_of(layout.shards[*index].id).is_none());
     serving.truncate(state.abreast());
     sweep_chunks(state, &layout, &serving, mover).map(Swept::Some)
+}
+
+/// Clears what was given up. Nothing else waits for what cannot be.
+fn settle(state: &State, mover: &mut Mover) {
+    mover.unsettled = retire::settle(state, mover).err().map(|error| {
+        log::warn!("what a change of the topology has left behind cannot be cleared yet: {error}");
+        Instant::now()
+    });
 }
 
 /// Where a sweep goes on, if it does, and what was gone through.

@@ -1,6 +1,9 @@
 //! Shards that are begun anew and filled, in the place of what is gone or beside what serves.
 
 use super::*;
+use annulus::CheckpointOptions;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The sector under a small file of a shard cannot be read at an opening, and never again, on a disk that is there otherwise.
 #[test]
@@ -151,6 +154,62 @@ fn what_a_rebuild_puts_right_is_in_the_next_checkpoint() {
 #[test]
 fn what_a_wrong_shard_gave_out_before_it_failed_is_right_in_the_next_checkpoint() {
     right_in_the_next_checkpoint(|world, shard| testing::fail_shard(&world.store, shard));
+}
+
+/// Nor what it gave to one while the others were away: from the moment on that they are back they answer.
+#[test]
+fn what_a_wrong_shard_gave_out_while_another_was_away_is_right_in_the_next_checkpoint() {
+    let mut tried = 0;
+    for wrong in 0..2 {
+        for rebuilt in [false, true] {
+            let mut world = World::new(options(2, 2));
+            world.write(300);
+            world.make_wrong(wrong);
+            if world.checkpointed() != world.model {
+                // It is the one that checkpoints read.
+                continue;
+            }
+            tried += 1;
+            let other = ShardId(1 - wrong);
+            testing::fail_shard(&world.store, other);
+            assert_ne!(world.checkpointed(), world.model);
+            world.heal();
+            assert_eq!(world.health(other.0), Health::Online);
+            if rebuilt {
+                world.store.rebuild(ShardId(wrong)).unwrap();
+                world.heal();
+            }
+            assert_eq!(world.checkpointed(), world.model, "shard {wrong} was wrong");
+        }
+    }
+    assert!(tried > 0);
+}
+
+/// Nor while another was being filled: when it is whole it is asked again, for everything.
+#[test]
+fn a_checkpoint_after_a_rebuild_builds_upon_none_that_was_taken_during_it() {
+    let mut world = World::new(options(3, 2));
+    world.write(300);
+    world.store.flush().unwrap();
+    world.store.rebuild(ShardId(0)).unwrap();
+    while world.health(0) == Health::Online {
+        assert!(testing::heal_step(&world.store).unwrap());
+    }
+    let read = || {
+        let (count, told) = (Arc::new(AtomicU64::new(0)), CheckpointOptions::new());
+        let seen = count.clone();
+        let told = told.progress(move |progress| {
+            seen.store(progress.records, Ordering::SeqCst);
+            ControlFlow::Continue(())
+        });
+        world.store.checkpoint_with(&world.repository(), told).unwrap();
+        count.load(Ordering::SeqCst)
+    };
+    let all = world.model.len() as u64;
+    assert_eq!([read(), read()], [all, 0]);
+    world.heal();
+    assert_eq!(world.health(0), Health::Online);
+    assert_eq!([read(), read()], [all, 0]);
 }
 
 /// After a change of the topology others answer for a record: a checkpoint has what they say, as the store does.

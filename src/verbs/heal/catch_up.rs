@@ -42,6 +42,8 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     if from > until {
         shard.caught_up();
         mover.level = false;
+        // It answers again, and may know better than those that did meanwhile.
+        state.changed.corrected();
         let copy = state.manifest_copy();
         if let Err(error) = state.beside(layout, index, move |shard| shard.write_identity(&copy)) {
             log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);

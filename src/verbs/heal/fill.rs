@@ -221,6 +221,7 @@ fn end(state: &State, layout: &Arc<Layout>, index: usize, fill: &Fill) -> Result
         state.healing.granted(shard.id, Ok(()));
         return Ok(());
     }
+    state.changed.corrected();
     let limit = state.settings.quarantine_limit;
     if let Err(error) = state.beside(layout, index, move |shard| shard.drop_quarantined(limit)) {
         log::warn!("what was set aside of shard {} could not be removed: {error}", shard.id);

@@ -76,6 +76,7 @@ pub fn restart(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: us
         shard.shut();
     }
     state.health_changed();
+    state.changed.corrected();
     let opened = let_go(state, layout, index).and_then(|()| open_again(state, layout, index, &spec));
     let opened = match opened {
         Ok(opened) => opened,

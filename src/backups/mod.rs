@@ -327,8 +327,8 @@ impl Restore {
         self.watch.expect(taken.flat_map(|keyspace| &keyspace.layers).map(|layer| layer.bytes).sum());
         let reading = Reading::new(repository.storage.clone(), body.id, salvage).watched(&self.watch);
         let mut reader = CheckpointReader::new(reading, &body, &wanted);
-        let tail =
-            until.map(|until| Tail { repository, store: body.store, until, watch: self.watch.clone() });
+        let (store, watch) = (body.store, self.watch.clone());
+        let tail = until.map(|until| Tail { repository, store, until, keyspaces: &wanted, watch });
         let store = restore(dir, &options, seams, &body, keyspaces, &mut reader, tail.as_ref())?;
         Ok((store, reader.reading.damage))
     }

@@ -102,8 +102,9 @@ fn fill(
 ) -> Result<()> {
     fill_shards(layout, manifest, body.seq, &mut records(body, manifest, repository))?;
     if upto > body.seq {
-        let tail = Tail { repository, store: body.store, until: upto, watch: Watch::default() };
-        replay(layout, manifest, body.seq, &tail)?;
+        let (store, keyspaces) = (body.store, &live(manifest));
+        let tail = Tail { repository, store, until: upto, keyspaces, watch: Watch::default() };
+        replay(layout, body.seq, &tail)?;
     }
     Ok(())
 }

@@ -172,6 +172,11 @@ impl Piece {
         Ok(Piece { head, tells_drops: version > 1, bytes, at: HEADER + head_len })
     }
 
+    /// How many bytes it has in its storage.
+    pub fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
     /// Its commits, with their sequences.
     pub fn commits(&self) -> impl Iterator<Item = Result<(Seq, &[u8])>> {
         let (mut at, mut seq) = (self.at, self.head.first);

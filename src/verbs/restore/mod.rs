@@ -92,7 +92,7 @@ pub struct Tail<'a> {
     pub until: Seq,
     /// The keyspaces that are wanted: of those that there are to be, one may be to stay empty.
     pub keyspaces: &'a HashSet<KeyspaceId>,
-    /// Who is told that it goes on.
+    /// Who is told of what is read of it.
     pub watch: Watch,
 }
 
@@ -125,7 +125,7 @@ fn live(manifest: &Manifest) -> HashSet<KeyspaceId> {
 /// Carries archived commits out, as a recovery does: through memtables, so that of each key the newest version reaches the shards.
 fn replay(layout: &Arc<Layout>, from: Seq, tail: &Tail<'_>) -> Result<()> {
     let mut table = Table::new();
-    tail.repository.replay(tail.store, from, tail.until, &mut |seq, ops| {
+    tail.repository.replay(tail.store, from, tail.until, &tail.watch, &mut |seq, ops| {
         for op in batch::decode(ops) {
             let op = op?;
             if tail.keyspaces.contains(&batch::keyspace_of(op.key)) {
@@ -135,7 +135,6 @@ fn replay(layout: &Arc<Layout>, from: Seq, tail: &Tail<'_>) -> Result<()> {
         if table.bytes() < TABLE {
             return Ok(());
         }
-        tail.watch.more(0, 0)?;
         flush(layout, std::mem::take(&mut table), tail.keyspaces)
     })?;
     flush(layout, table, tail.keyspaces)?;

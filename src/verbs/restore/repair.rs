@@ -122,7 +122,7 @@ fn read_through(body: &Body, manifest: &Manifest, upto: Seq, repository: &Backup
         record?;
     }
     match upto > body.seq {
-        true => repository.replay(body.store, body.seq, upto, &mut |_, _| Ok(())),
+        true => repository.replay(body.store, body.seq, upto, &Watch::default(), &mut |_, _| Ok(())),
         false => Ok(()),
     }
 }

@@ -12,6 +12,8 @@ mod holds;
 mod hooked;
 #[path = "archive/late.rs"]
 mod late;
+#[path = "archive/lengths.rs"]
+mod lengths;
 #[path = "archive/replays.rs"]
 mod replays;
 

@@ -3,10 +3,10 @@
 //! Invariants: a piece is written whole and never changed: its name says what it has, so one that arrives late takes nothing away; it holds
 //! consecutive sequences, all durable in the source when it was written. Of pieces that overlap those count that reach further.
 
-use super::piece::{Head, Listed, Piece, prefix};
+use super::piece::{self, Head, Listed, Piece, prefix};
 use super::progress::Watch;
 use super::repository::BackupRepository;
-use super::storage::Object;
+use super::storage::{Object, advised};
 use super::sweep::Swept;
 use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
@@ -71,10 +71,10 @@ impl BackupRepository {
     pub(crate) fn piece(&self, store: u128, listed: &Listed) -> Result<Piece> {
         let name = listed.name(store);
         let path = self.storage.describe(&name);
-        let bytes = self
-            .storage
-            .read(&name)?
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "a piece of the archive is missing").at(&path))?;
+        let bytes =
+            self.storage.read(&name).map_err(|error| advised(error, piece::REMEDY))?.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "a piece of the archive is missing").at(&path)
+            })?;
         Piece::decode(&path, bytes, store, listed)
     }
 

@@ -159,7 +159,7 @@ fn a_checkpoint_of_many_small_keyspaces_tells_of_each_and_may_be_ended() {
     let put = |n: u32, round: u8| {
         let keyspace = store.keyspace(&format!("{n:03}")).unwrap();
         (0..8u32).for_each(|key| {
-            drop(keyspace.insert([n, key].map(u32::to_be_bytes).concat(), [round; 100]).unwrap())
+            _ = keyspace.insert([n, key].map(u32::to_be_bytes).concat(), [round; 100]).unwrap()
         });
     };
     (0..KEYSPACES).for_each(|n| put(n, 0));
@@ -208,7 +208,7 @@ fn the_end_of_a_checkpoint_is_heard_while_its_keyspace_is_dropped() {
         let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
         let large = store.keyspace("large").unwrap();
         let put = |keys: u32, bytes: usize| {
-            (0..keys).for_each(|n| drop(large.insert(n.to_be_bytes(), vec![n as u8; bytes]).unwrap()));
+            (0..keys).for_each(|n| _ = large.insert(n.to_be_bytes(), vec![n as u8; bytes]).unwrap());
         };
         put(10_000, 10);
         let before = store.checkpoint(&repo).unwrap();

@@ -12,6 +12,10 @@ mod holds;
 mod hooked;
 #[path = "archive/late.rs"]
 mod late;
+#[path = "archive/lengths.rs"]
+mod lengths;
+#[path = "archive/replays.rs"]
+mod replays;
 
 mod common;
 

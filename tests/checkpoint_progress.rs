@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::{BackupProgress, BackupRepository, CheckpointOptions, ErrorKind, Options, Retention, Store};
+use annulus::{
+    BackupProgress, BackupRepository, CheckpointOptions, CheckpointProgress, ErrorKind, Options, Retention,
+    Store,
+};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -144,4 +147,87 @@ fn streams_are_told_of_and_may_be_ended() {
     let store = Options::new().import_with(&stream[..], &new, callback).unwrap();
     assert_eq!(store.len().unwrap(), 6_000);
     assert_eq!(told(&notes).last().unwrap().bytes, stream.len() as u64);
+}
+
+/// As many callbacks as there are keyspaces, of which none fills a chunk.
+#[test]
+fn a_checkpoint_of_many_small_keyspaces_tells_of_each_and_may_be_ended() {
+    const KEYSPACES: u32 = 200;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().shards(2).memory_budget(8 << 20).open(dir.path().join("live")).unwrap();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    let put = |n: u32, round: u8| {
+        let keyspace = store.keyspace(&format!("{n:03}")).unwrap();
+        (0..8u32).for_each(|key| {
+            _ = keyspace.insert([n, key].map(u32::to_be_bytes).concat(), [round; 100]).unwrap()
+        });
+    };
+    (0..KEYSPACES).for_each(|n| put(n, 0));
+    let ended = |calls: usize, full: bool| {
+        let left = Mutex::new(calls);
+        let options = CheckpointOptions::new().full(full).progress(move |_| {
+            let mut left = left.lock().unwrap();
+            *left -= 1;
+            if *left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        store.checkpoint_with(&repo, options)
+    };
+    let told = |full: bool| {
+        let told = Arc::new(Mutex::new(Vec::<CheckpointProgress>::new()));
+        let notes = told.clone();
+        let options = CheckpointOptions::new().full(full).progress(move |at| {
+            notes.lock().unwrap().push(at);
+            ControlFlow::Continue(())
+        });
+        let id = store.checkpoint_with(&repo, options).unwrap();
+        (repo.get(id).unwrap(), std::mem::take(&mut *told.lock().unwrap()))
+    };
+    assert_eq!(ended(3, true).unwrap_err().kind(), ErrorKind::Cancelled);
+    // A chunk and an index of each of those that came first.
+    let left = objects(&dir.path().join("backup"));
+    assert!(left <= 2 * 3, "{left} objects have been written");
+    let (info, notes) = told(true);
+    assert!((200..=202).contains(&notes.len()), "{}", notes.len());
+    let (first, last) = (notes[5], *notes.last().unwrap());
+    assert!(first.records > 0 && first.records < last.records && first.bytes_written < last.bytes_written);
+    assert_eq!((last.records, last.bytes_written), (info.records, info.bytes));
+    // The same on top of another.
+    (0..KEYSPACES).step_by(7).for_each(|n| put(n, 1));
+    assert_eq!(ended(3, false).unwrap_err().kind(), ErrorKind::Cancelled);
+    let (info, notes) = told(false);
+    assert_eq!(info.layers, 2);
+    assert!((200..=202).contains(&notes.len()), "{}", notes.len());
+    assert!(notes[100].records > 0 && notes[100].records < notes.last().unwrap().records);
+}
+
+#[test]
+fn the_end_of_a_checkpoint_is_heard_while_its_keyspace_is_dropped() {
+    for full in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Options::new().memory_budget(8 << 20).open(dir.path().join("live")).unwrap();
+        let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+        let large = store.keyspace("large").unwrap();
+        let put = |keys: u32, bytes: usize| {
+            (0..keys).for_each(|n| _ = large.insert(n.to_be_bytes(), vec![n as u8; bytes]).unwrap());
+        };
+        put(10_000, 10);
+        let before = store.checkpoint(&repo).unwrap();
+        put(2_000, 2_000);
+        let (asked, dropping) = (Mutex::new(0), store.clone());
+        let options = CheckpointOptions::new().full(full).progress(move |at| {
+            let mut asked = asked.lock().unwrap();
+            // Before all of it has been read.
+            if *asked > 0 || at.bytes == 0 {
+                return ControlFlow::Continue(());
+            }
+            assert!(at.bytes < 4_000_000, "{at:?}");
+            *asked += 1;
+            dropping.drop_keyspace("large").unwrap();
+            ControlFlow::Break(())
+        });
+        let ended = store.checkpoint_with(&repo, options);
+        assert_eq!(ended.unwrap_err().kind(), ErrorKind::Cancelled, "full: {full}");
+        let left: Vec<_> = repo.list().unwrap().iter().map(|checkpoint| checkpoint.id).collect();
+        assert_eq!(left, [before]);
+    }
 }

@@ -218,6 +218,9 @@ fn a_restore_goes_on_to_a_sequence_or_a_time() {
     assert_eq!(done(&["restore", &repo, &after, "--until", "now"])["seq"], good.0 + 1);
     let error = json(1, &["restore", &repo, &early, "--until", "2001-01-01T00:00:00Z"]).error();
     assert_eq!(error["kind"], "NotFound");
+    let alone = place.text("alone");
+    let restored = done(&["restore", &repo, &alone, "--until", &good.to_string(), "--keyspace", "notes"]);
+    assert_eq!((restored["seq"].as_u64(), place.open("alone").len().unwrap()), (Some(good.0), 0));
     let (before, after) = (place.open("before"), place.open("after"));
     assert_eq!(before.get("late").unwrap().as_deref(), Some(&b"good"[..]));
     assert!(before.contains_key("user/00001").unwrap() && !after.contains_key("user/00001").unwrap());

@@ -3,13 +3,15 @@
 //! Invariants: a piece is written whole and never changed: its name says what it has, so one that arrives late takes nothing away; it holds
 //! consecutive sequences, all durable in the source when it was written. Of pieces that overlap those count that reach further.
 
-use super::piece::{Head, Listed, Piece, prefix};
+use super::piece::{self, Head, Listed, Piece, prefix};
 use super::progress::Watch;
 use super::repository::BackupRepository;
+use super::storage::{Object, advised};
 use super::sweep::Swept;
 use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
+use std::collections::HashSet;
 
 /// The pieces of a store's log that something can be had of, in order: both their first and their last commits ascend.
 #[derive(Debug, Default)]
@@ -29,6 +31,11 @@ impl Chain {
             }
         }
         chain
+    }
+
+    /// Of the objects under the prefix of a store.
+    fn of(store: u128, objects: &[Object]) -> Chain {
+        Chain::new(objects.iter().filter_map(|object| Listed::of(store, &object.name)).collect())
     }
 
     /// How many of the pieces begin at or before a sequence. The last of these is the one that has it, if any does.
@@ -58,17 +65,16 @@ impl BackupRepository {
 
     /// The pieces of a store's log.
     pub(crate) fn chain(&self, store: u128) -> Result<Chain> {
-        let objects = self.storage.list(&prefix(store))?;
-        Ok(Chain::new(objects.iter().filter_map(|object| Listed::of(store, &object.name)).collect()))
+        Ok(Chain::of(store, &self.storage.list(&prefix(store))?))
     }
 
     pub(crate) fn piece(&self, store: u128, listed: &Listed) -> Result<Piece> {
         let name = listed.name(store);
         let path = self.storage.describe(&name);
-        let bytes = self
-            .storage
-            .read(&name)?
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "a piece of the archive is missing").at(&path))?;
+        let bytes =
+            self.storage.read(&name).map_err(|error| advised(error, piece::REMEDY))?.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "a piece of the archive is missing").at(&path)
+            })?;
         Piece::decode(&path, bytes, store, listed)
     }
 
@@ -112,7 +118,7 @@ impl BackupRepository {
             swept.bytes += object.bytes;
             watch.more(1, object.bytes)?;
         }
-        let chain = Chain::new(objects.iter().filter_map(|object| Listed::of(store, &object.name)).collect());
+        let chain = Chain::of(store, &objects);
         // The piece that the checkpoint's next write lies in stays.
         if let Some(needed) = oldest.and_then(|oldest| chain.from(oldest.next()).first().copied()) {
             for piece in chain.pieces.iter().chain(&chain.spare).filter(|piece| piece.first < needed.first) {
@@ -123,12 +129,23 @@ impl BackupRepository {
         Ok(swept)
     }
 
-    /// Hands the commits of a store after `from`, up to `until`, to `visit`; an error if one is not there.
+    /// How many bytes the pieces have that a replay reads.
+    pub(crate) fn replayed_bytes(&self, store: u128, from: Seq, until: Seq) -> Result<u64> {
+        let objects = self.storage.list(&prefix(store))?;
+        let chain = Chain::of(store, &objects);
+        let pieces = chain.from(from.next());
+        let read = pieces.partition_point(|piece| piece.last < until) + 1;
+        let names: HashSet<String> = pieces.iter().take(read).map(|piece| piece.name(store)).collect();
+        Ok(objects.iter().filter(|object| names.contains(&object.name)).map(|object| object.bytes).sum())
+    }
+
+    /// Hands the commits of a store after `from`, up to `until`, to `visit`; an error if one is not there. `watch` is told of every piece.
     pub(crate) fn replay(
         &self,
         store: u128,
         from: Seq,
         until: Seq,
+        watch: &Watch,
         visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let mut until = until;
@@ -141,6 +158,7 @@ impl BackupRepository {
                 break;
             }
             let piece = self.piece(store, listed)?;
+            watch.more(1, piece.size())?;
             for commit in piece.commits() {
                 let (seq, ops) = commit?;
                 if seq == next && seq <= until {

@@ -11,7 +11,7 @@ use super::hash::ObjectId;
 use super::index::{self, ChunkRef};
 use super::leftover;
 use super::progress::Watch;
-use super::storage::Storage;
+use super::storage::{Storage, advised};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use bytes::Bytes;
@@ -24,7 +24,7 @@ pub fn fetch(storage: &dyn Storage, id: &ObjectId) -> Result<Vec<u8>> {
     let name = id.name();
     let at = || storage.describe(&name);
     let remedy = "restore another checkpoint, or salvage what is left of this one";
-    let Some(bytes) = storage.read(&name)? else {
+    let Some(bytes) = storage.read(&name).map_err(|error| advised(error, remedy))? else {
         return Err(Error::corruption("an object of the checkpoint is missing").at(at()).remedy(remedy));
     };
     let found = ObjectId::of(&bytes);
@@ -260,7 +260,11 @@ impl LayerReader {
         if error.kind() != ErrorKind::Corruption || !reading.salvage {
             return self.gap(reading, &id, error, bounds, None);
         }
-        let mut bytes = reading.storage.read(&id.name())?.unwrap_or_default();
+        let mut bytes = match reading.storage.read(&id.name()) {
+            // Longer than any object: nothing of it can be had.
+            Err(error) if error.kind() == ErrorKind::Corruption => Vec::new(),
+            read => read?.unwrap_or_default(),
+        };
         let more = bytes.len() > entry.bytes as usize;
         let (broken, passed) =
             if bytes.get(..entry.bytes as usize).is_some_and(|whole| ObjectId::of(whole) == id) {

@@ -73,7 +73,7 @@ impl CheckpointOptions {
         self
     }
 
-    /// Sets what is called after every chunk, on the thread that takes the checkpoint. When it answers `Break`, the checkpoint ends
+    /// Sets what is called after every chunk and every keyspace, on the thread that takes the checkpoint. When it answers `Break`, the checkpoint ends
     /// with [`Cancelled`](crate::ErrorKind::Cancelled), and nothing of it counts.
     pub fn progress(
         mut self,

@@ -13,6 +13,8 @@ const MAGIC: &[u8; 8] = b"ANNULUSA";
 /// The version that is written; version 1 is read as well.
 const VERSION: u32 = 2;
 const HEADER: usize = 24;
+/// What to do about one that is damaged.
+pub const REMEDY: &str = "restore up to a write before it, or another checkpoint";
 
 /// At this moment, and not before, the log had come to this sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,10 +146,8 @@ impl Piece {
     }
 
     pub fn decode(path: &Path, bytes: Vec<u8>, store: u128, listed: &Listed) -> Result<Piece> {
-        let damaged = |what: &str| {
-            let remedy = "restore up to a write before it, or another checkpoint";
-            Error::corruption(format!("a piece of the archive {what}")).at(path).remedy(remedy)
-        };
+        let damaged =
+            |what: &str| Error::corruption(format!("a piece of the archive {what}")).at(path).remedy(REMEDY);
         if !bytes.starts_with(MAGIC) {
             return Err(damaged("does not begin with its magic bytes"));
         }
@@ -170,6 +170,11 @@ impl Piece {
             return Err(Error::new(ErrorKind::Foreign, text).at(path).remedy("put it back where it was"));
         }
         Ok(Piece { head, tells_drops: version > 1, bytes, at: HEADER + head_len })
+    }
+
+    /// How many bytes it has in its storage.
+    pub fn size(&self) -> u64 {
+        self.bytes.len() as u64
     }
 
     /// Its commits, with their sequences.

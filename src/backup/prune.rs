@@ -13,7 +13,7 @@ use std::time::UNIX_EPOCH;
 /// by itself where a repository has checkpoints of several.
 ///
 /// Days, weeks and months are those of UTC, a month having 30 days from 1970 on; of each the last checkpoint is kept, and only days
-/// with a checkpoint count.
+/// with a checkpoint count. The default has no rule yet, as `keep_last(0)`: a prune refuses it, until a rule is added.
 ///
 /// ```
 /// use annulus::Retention;
@@ -22,40 +22,42 @@ use std::time::UNIX_EPOCH;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
     last: usize,
-    /// So many of these many seconds.
-    periods: [(u64, usize); 4],
+    /// Of each of the [`PERIODS`] so many.
+    counts: [usize; PERIODS.len()],
 }
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
+/// In seconds. They are no part of a rule, so that there is none in which a day is anything else.
+const PERIODS: [u64; 4] = [HOUR, DAY, 7 * DAY, 30 * DAY];
 
 impl Retention {
     /// Keeps the last `count` checkpoints.
     pub fn keep_last(count: usize) -> Retention {
-        Retention { last: count, periods: [(HOUR, 0), (DAY, 0), (7 * DAY, 0), (30 * DAY, 0)] }
+        Retention { last: count, ..Retention::default() }
     }
 
     /// Keeps one for each of the last `count` hours that have one as well.
     pub fn hourly(mut self, count: usize) -> Retention {
-        self.periods[0].1 = count;
+        self.counts[0] = count;
         self
     }
 
     /// Keeps one for each of the last `count` days that have one as well.
     pub fn daily(mut self, count: usize) -> Retention {
-        self.periods[1].1 = count;
+        self.counts[1] = count;
         self
     }
 
     /// Keeps one for each of the last `count` weeks that have one as well.
     pub fn weekly(mut self, count: usize) -> Retention {
-        self.periods[2].1 = count;
+        self.counts[2] = count;
         self
     }
 
     /// Keeps one for each of the last `count` months (of 30 days) that have one as well.
     pub fn monthly(mut self, count: usize) -> Retention {
-        self.periods[3].1 = count;
+        self.counts[3] = count;
         self
     }
 
@@ -66,11 +68,11 @@ impl Retention {
         for store in stores {
             let newest_first = || all.iter().rev().filter(|checkpoint| checkpoint.store == store);
             kept.extend(newest_first().take(self.last).map(|checkpoint| checkpoint.id));
-            for (seconds, count) in self.periods {
+            for (seconds, count) in PERIODS.into_iter().zip(self.counts) {
                 let mut seen = BTreeSet::new();
                 for checkpoint in newest_first() {
                     let taken = checkpoint.taken.duration_since(UNIX_EPOCH).unwrap_or_default();
-                    if seen.len() < count && seen.insert(taken.as_secs() / seconds.max(1)) {
+                    if seen.len() < count && seen.insert(taken.as_secs() / seconds) {
                         kept.insert(checkpoint.id);
                     }
                 }
@@ -120,7 +122,7 @@ impl BackupRepository {
     }
 
     fn prune_watched(&self, retention: Retention, watch: &Watch) -> Result<Pruned> {
-        if retention.last == 0 && retention.periods.iter().all(|(_, count)| *count == 0) {
+        if retention.last == 0 && retention.counts == [0; PERIODS.len()] {
             return Err(Error::invalid("a retention that keeps nothing would delete every checkpoint")
                 .remedy("keep one at least; delete() deletes single ones"));
         }
@@ -188,4 +190,69 @@ impl BackupRepository {
 
 fn pruned(checkpoints: Vec<CheckpointId>, Swept { objects, bytes }: Swept) -> Pruned {
     Pruned { checkpoints, objects, bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::checkpoint::{Body, KIND, KeyspaceLayers, Source};
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::envelope;
+    use crate::ids::{KeyspaceId, Seq};
+    use crate::ring::Partitioner;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// A repository with a checkpoint of nothing for each of these moments, in seconds since 1970.
+    fn taken_at(moments: &[u64]) -> BackupRepository {
+        let repo = BackupRepository::on_disk(Arc::new(SimDisk::new(1)), Path::new("/backup")).unwrap();
+        for (number, seconds) in (1..).zip(moments) {
+            let keyspace =
+                KeyspaceLayers { id: KeyspaceId(0), name: "default".to_owned(), layers: Vec::new() };
+            let partitioner = Partitioner::default();
+            let body = Body {
+                repository: repo.id,
+                id: CheckpointId(number),
+                store: 7,
+                seq: Seq(number),
+                taken: seconds * 1000,
+                label: String::new(),
+                next_keyspace: 1,
+                keyspaces: vec![keyspace],
+                source: Source {
+                    shards: 1,
+                    replication_factor: 1,
+                    virtual_nodes: 8,
+                    partitioner,
+                    page_bytes: 4096,
+                },
+                written: 0,
+            };
+            repo.storage.write(&body.id.name(), &envelope::encode(KIND, &body).unwrap()).unwrap();
+        }
+        repo
+    }
+
+    fn left(rule: Retention, moments: &[u64]) -> Vec<u64> {
+        let repo = taken_at(moments);
+        repo.prune(rule).unwrap();
+        repo.list().unwrap().iter().map(|checkpoint| checkpoint.id.0).collect()
+    }
+
+    #[test]
+    fn a_rule_that_begins_with_the_default_keeps_whole_periods() {
+        // Five days, with three in each: in its first hour two, and one in the next.
+        let moments: Vec<u64> =
+            (0..5).flat_map(|day| [0, 60, HOUR].map(|second| (20_000 + day) * DAY + second)).collect();
+        let last_of_days = vec![9, 12, 15];
+        assert_eq!(left(Retention::keep_last(0).daily(3), &moments), last_of_days);
+        assert_eq!(left(Retention::default().daily(3), &moments), last_of_days);
+        let every: [fn(Retention) -> Retention; 4] =
+            [|rule| rule.hourly(3), |rule| rule.daily(2), |rule| rule.weekly(2), |rule| rule.monthly(1)];
+        for set in every {
+            let (default, begun) = (set(Retention::default()), set(Retention::keep_last(0)));
+            assert_eq!(left(default, &moments), left(begun, &moments), "{default:?}");
+        }
+        assert_eq!(Retention::default(), Retention::keep_last(0));
+    }
 }

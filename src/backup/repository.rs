@@ -3,12 +3,12 @@
 //! Invariants: everything that changes it holds its lock; a number that a checkpoint had is never given out again; `WORKING`
 //! stands from before the first object of a checkpoint, or the first deletion, until after the last.
 
-use super::checkpoint::{Body, CHECKPOINTS, Checkpoint, CheckpointId};
+use super::checkpoint::{self, Body, CHECKPOINTS, Checkpoint, CheckpointId};
 use super::hash::{OBJECTS, ObjectId, kind, random};
 use super::index;
 use super::layer::fetch;
 use super::progress::Watch;
-use super::storage::{DirStorage, Storage};
+use super::storage::{DirStorage, Storage, advised};
 use crate::disk::{Disk, RealDisk};
 use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
@@ -176,8 +176,8 @@ impl BackupRepository {
                 .at(&path)
                 .remedy("list() tells which there are")
         };
-        let bytes = self.storage.read(&name)?.ok_or_else(missing)?;
-        Body::decode(&path, &bytes, self.id, id)
+        let read = self.storage.read(&name).map_err(|error| advised(error, checkpoint::KIND.remedy));
+        Body::decode(&path, &read?.ok_or_else(missing)?, self.id, id)
     }
 
     /// The same, if the manifest is the one of that hash.
@@ -217,7 +217,12 @@ impl BackupRepository {
     pub(crate) fn begin(&self) -> Result<Session<'_>> {
         let lock = self.storage.lock()?;
         let session = Session { repository: self, lock: Some(lock) };
-        if self.storage.read(WORKING)?.is_some() {
+        let is_there = match self.storage.read(WORKING) {
+            // What it says does not matter, only that it is there.
+            Err(error) if error.kind() == ErrorKind::Corruption => true,
+            read => read?.is_some(),
+        };
+        if is_there {
             // A manifest that cannot be read keeps leftovers from being told; it need not keep anything else from being done.
             if let Err(error) = session.sweep(&Watch::default()) {
                 log::warn!("leftovers in the backup repository cannot be swept: {error}");
@@ -255,7 +260,7 @@ fn is_address(path: &Path) -> bool {
 }
 
 fn load(storage: &dyn Storage) -> Result<Option<Marker>> {
-    match storage.read(MARKER)? {
+    match storage.read(MARKER).map_err(|error| advised(error, KIND.remedy))? {
         Some(bytes) => envelope::decode(KIND, &storage.describe(MARKER), &bytes).map(Some),
         None => Ok(None),
     }

@@ -43,7 +43,7 @@ pub trait Storage: Send + Sync + Debug {
     /// All bytes of an object; none if there is none of that name.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Io`; `Corruption` for one that is longer than any can be, if that is found before it is read.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>>;
 
     /// Puts an object there, in the place of one of that name.
@@ -73,6 +73,11 @@ pub trait Storage: Send + Sync + Debug {
 
     /// What to call an object in an error: a path or an address.
     fn describe(&self, name: &str) -> PathBuf;
+}
+
+/// Says of an object that was found to be damaged before it was read what is to be done about it.
+pub fn advised(error: Error, remedy: &str) -> Error {
+    if error.kind() == ErrorKind::Corruption { error.remedy(remedy) } else { error }
 }
 
 const LOCK: &str = "LOCK";
@@ -171,7 +176,13 @@ impl Storage for DirStorage {
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path(name);
-        self.disk.read(&path).map_err(|e| Error::io("read the file", path, e))
+        self.disk.read(&path).map_err(|e| match e.kind() {
+            // The disk has nothing to do with it: asked again it says the same.
+            io::ErrorKind::InvalidData => {
+                Error::corruption(format!("a file of the repository is damaged: {e}")).at(path)
+            }
+            _ => Error::io("read the file", path, e),
+        })
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {

@@ -259,7 +259,7 @@ impl Restore {
         self
     }
 
-    /// Sets what is called after every object that has been read, on the thread that restores. When it answers `Break`, the restore ends with
+    /// Sets what is called after every object that has been read, pieces of the archive as well, on the thread that restores. When it answers `Break`, the restore ends with
     /// [`Cancelled`](ErrorKind::Cancelled), and leaves what it leaves after any error.
     ///
     /// ```
@@ -323,12 +323,16 @@ impl Restore {
         // Those that were dropped since the checkpoint are not read.
         let wanted: HashSet<KeyspaceId> = keyspaces.iter().map(|keyspace| keyspace.id).collect();
         let options = completed(self.options, &body.source);
-        let taken = body.keyspaces.iter().filter(|keyspace| wanted.contains(&keyspace.id));
-        self.watch.expect(taken.flat_map(|keyspace| &keyspace.layers).map(|layer| layer.bytes).sum());
+        if self.watch.is_on() {
+            let taken = body.keyspaces.iter().filter(|keyspace| wanted.contains(&keyspace.id));
+            let taken: u64 = taken.flat_map(|keyspace| &keyspace.layers).map(|layer| layer.bytes).sum();
+            let replayed = until.map(|until| repository.replayed_bytes(body.store, body.seq, until));
+            self.watch.expect(taken + replayed.transpose()?.unwrap_or_default());
+        }
         let reading = Reading::new(repository.storage.clone(), body.id, salvage).watched(&self.watch);
         let mut reader = CheckpointReader::new(reading, &body, &wanted);
-        let tail =
-            until.map(|until| Tail { repository, store: body.store, until, watch: self.watch.clone() });
+        let (store, watch) = (body.store, self.watch.clone());
+        let tail = until.map(|until| Tail { repository, store, until, keyspaces: &wanted, watch });
         let store = restore(dir, &options, seams, &body, keyspaces, &mut reader, tail.as_ref())?;
         Ok((store, reader.reading.damage))
     }

@@ -98,7 +98,7 @@ impl Taking<'_> {
                 if batch::keyspace_of(next) == entry.id && !gone {
                     match self.put_newest(next, base.body.seq) {
                         Ok(()) => {}
-                        Err(_) if self.state.check_keyspace(entry.id).is_err() => gone = true,
+                        Err(error) if self.is_for_a_drop(entry.id, &error) => gone = true,
                         Err(error) => return Err(error),
                     }
                 }
@@ -122,6 +122,7 @@ impl Taking<'_> {
                     taken.push(KeyspaceLayers { id: entry.id, name: entry.name, layers });
                 }
             }
+            self.pace.after(&self.writer.written)?;
         }
         Ok(taken)
     }

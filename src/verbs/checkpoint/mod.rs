@@ -23,7 +23,7 @@ use crate::backup::repository::BackupRepository;
 use crate::backup::writer::LayerWriter;
 use crate::backup::{CheckpointOptions, Pour, Versions};
 use crate::envelope;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::manifest::{KeyspaceEntry, Manifest};
 use crate::record::KeyRange;
@@ -90,8 +90,7 @@ pub fn checkpoint(
         Some(base) => taking.on(&base, keyspaces(&manifest))?,
         None => taking.all(keyspaces(&manifest))?,
     };
-    let Taking { writer, pace, .. } = taking;
-    pace.report(&writer.written)?;
+    let Taking { writer, .. } = taking;
     let written = writer.written.written;
     drop(writer);
     let at = snapshot.at;
@@ -172,11 +171,17 @@ impl Taking<'_> {
                     taken.push(KeyspaceLayers { id, name, layers });
                 }
                 // Dropped meanwhile: it is as if it had been dropped before.
-                Err(_) if self.state.check_keyspace(id).is_err() => self.writer.drop_layer()?,
+                Err(error) if self.is_for_a_drop(id, &error) => self.writer.drop_layer()?,
                 Err(error) => return Err(error),
             }
+            self.pace.after(&self.writer.written)?;
         }
         Ok(taken)
+    }
+
+    /// Whether a keyspace could not be read since it is gone. Who asked for an end is to have it all the same.
+    fn is_for_a_drop(&self, id: KeyspaceId, error: &Error) -> bool {
+        error.kind() != ErrorKind::Cancelled && self.state.check_keyspace(id).is_err()
     }
 
     fn scan_whole(&mut self, id: KeyspaceId) -> Result<()> {

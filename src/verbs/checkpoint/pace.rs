@@ -17,7 +17,7 @@ impl<'a> Pace<'a> {
         Pace { options, begun: Instant::now() }
     }
 
-    /// After a chunk: tells, and rests as long as the rate asks for.
+    /// After a chunk, and after a keyspace, which may be less: tells, and rests as long as the rate asks for.
     pub fn after(&self, written: &Written) -> Result<()> {
         self.report(written)?;
         if let Some(rate) = self.options.rate {
@@ -31,7 +31,7 @@ impl<'a> Pace<'a> {
     }
 
     /// Tells how far it is; an error if that is to be all.
-    pub fn report(&self, written: &Written) -> Result<()> {
+    fn report(&self, written: &Written) -> Result<()> {
         let Some(callback) = &self.options.progress else { return Ok(()) };
         let progress = CheckpointProgress {
             records: written.records,

@@ -90,7 +90,9 @@ pub struct Tail<'a> {
     pub store: u128,
     /// The last sequence that is wanted.
     pub until: Seq,
-    /// Who is told that it goes on.
+    /// The keyspaces that are wanted: of those that there are to be, one may be to stay empty.
+    pub keyspaces: &'a HashSet<KeyspaceId>,
+    /// Who is told of what is read of it.
     pub watch: Watch,
 }
 
@@ -109,9 +111,8 @@ pub fn fill(
     tail: Option<&Tail<'_>>,
 ) -> Result<u64> {
     let layout = Arc::new(layout(dir, manifest, seams, budget)?);
-    let filled = fill_shards(&layout, manifest, upto, source).and_then(|records| {
-        tail.map_or(Ok(()), |tail| replay(&layout, manifest, upto, tail)).map(|()| records)
-    });
+    let filled = fill_shards(&layout, manifest, upto, source)
+        .and_then(|records| tail.map_or(Ok(()), |tail| replay(&layout, upto, tail)).map(|()| records));
     close(&layout);
     filled
 }
@@ -122,23 +123,21 @@ fn live(manifest: &Manifest) -> HashSet<KeyspaceId> {
 }
 
 /// Carries archived commits out, as a recovery does: through memtables, so that of each key the newest version reaches the shards.
-fn replay(layout: &Arc<Layout>, manifest: &Manifest, from: Seq, tail: &Tail<'_>) -> Result<()> {
-    let keyspaces = live(manifest);
+fn replay(layout: &Arc<Layout>, from: Seq, tail: &Tail<'_>) -> Result<()> {
     let mut table = Table::new();
-    tail.repository.replay(tail.store, from, tail.until, &mut |seq, ops| {
+    tail.repository.replay(tail.store, from, tail.until, &tail.watch, &mut |seq, ops| {
         for op in batch::decode(ops) {
             let op = op?;
-            if keyspaces.contains(&batch::keyspace_of(op.key)) {
+            if tail.keyspaces.contains(&batch::keyspace_of(op.key)) {
                 table.insert(op.key, seq, op.value, &[])?;
             }
         }
         if table.bytes() < TABLE {
             return Ok(());
         }
-        tail.watch.more(0, 0)?;
-        flush(layout, std::mem::take(&mut table), &keyspaces)
+        flush(layout, std::mem::take(&mut table), tail.keyspaces)
     })?;
-    flush(layout, table, &keyspaces)?;
+    flush(layout, table, tail.keyspaces)?;
     for shard in layout.shards.iter().filter(|shard| shard.serves()) {
         shard.begin_apply()?;
         shard.seal(tail.until)?;

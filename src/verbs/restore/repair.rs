@@ -102,8 +102,9 @@ fn fill(
 ) -> Result<()> {
     fill_shards(layout, manifest, body.seq, &mut records(body, manifest, repository))?;
     if upto > body.seq {
-        let tail = Tail { repository, store: body.store, until: upto, watch: Watch::default() };
-        replay(layout, manifest, body.seq, &tail)?;
+        let (store, keyspaces) = (body.store, &live(manifest));
+        let tail = Tail { repository, store, until: upto, keyspaces, watch: Watch::default() };
+        replay(layout, body.seq, &tail)?;
     }
     Ok(())
 }
@@ -121,7 +122,7 @@ fn read_through(body: &Body, manifest: &Manifest, upto: Seq, repository: &Backup
         record?;
     }
     match upto > body.seq {
-        true => repository.replay(body.store, body.seq, upto, &mut |_, _| Ok(())),
+        true => repository.replay(body.store, body.seq, upto, &Watch::default(), &mut |_, _| Ok(())),
         false => Ok(()),
     }
 }

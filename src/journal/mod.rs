@@ -50,13 +50,14 @@ mod writer;
 pub use log::{Appender, Handoff};
 pub use replay::Cursor;
 
-use crate::disk::OpenMode;
+use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Payload;
 use crate::ids::Seq;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::OnceLock;
 
 /// How a journal is laid out.
@@ -194,6 +195,8 @@ impl Counters {
 #[derive(Debug, Default)]
 struct Health {
     cause: OnceLock<Error>,
+    /// The note of it could not be left.
+    unnoted: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -202,8 +205,12 @@ impl Health {
         if let Some(cause) = self.cause.get()
             && !crate::plants::is("journal-poison-forgotten")
         {
+            let remedy = match self.unnoted.load(Ordering::Acquire) {
+                false => "remove the cause, then reopen the store",
+                true => UNNOTED,
+            };
             return Err(Error::new(ErrorKind::Poisoned, "an earlier write or sync of the journal failed")
-                .remedy("remove the cause, then reopen the store")
+                .remedy(remedy)
                 .caused_by(cause.clone()));
         }
         if self.closed.load(Ordering::Acquire) {
@@ -295,14 +302,27 @@ impl Journal {
     pub fn poison(&self, cause: Error) -> Error {
         if self.health.cause.set(cause.clone()).is_ok() {
             log_failure(&cause);
-            let note = self.supply.path(segment::POISONED);
-            // Nothing more can be done if the note cannot be written either.
-            if self.supply.disk.open(&note, OpenMode::CreateNew).is_ok() {
-                let _ = self.supply.disk.sync_dir(&self.supply.dir);
-            }
+            let noted = note_failure(self.supply.disk.as_ref(), &self.supply.dir);
+            self.health.unnoted.store(!noted, Ordering::Release);
         }
         self.health.check().err().unwrap_or(cause)
     }
+}
+
+/// What to do after a failure of which no note could be left: with the machine's start its memory goes, and with it what the next opening
+/// would take for what is on the disk.
+const UNNOTED: &str = "no note of it could be left in the journal's directory: remove the cause, and start the machine anew before the store is opened again";
+
+/// Leaves the note of a failed write or sync for whoever opens the journal next; false where that failed, too.
+fn note_failure(disk: &dyn Disk, dir: &Path) -> bool {
+    let noted = match disk.open(&dir.join(segment::POISONED), OpenMode::CreateNew) {
+        Ok(_) => disk.sync_dir(dir),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e),
+    };
+    noted
+        .inspect_err(|e| ::log::error!("the note of a failure of the journal could not be left: {e}"))
+        .is_ok()
 }
 
 fn log_failure(cause: &Error) {

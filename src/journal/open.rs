@@ -11,7 +11,7 @@ use super::scan::Item;
 use super::segment::{self, BODY, Origin, SegmentHeader};
 use super::supply::Supply;
 use super::writer::Writer;
-use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, Shown};
+use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, Shown, UNNOTED, note_failure};
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Kind;
@@ -97,7 +97,7 @@ impl Journal {
         let config = config.checked()?;
         let survey = Survey::read(disk.as_ref(), dir, config.store_id, from)?;
         if !crate::plants::is("journal-read-before-it-is-durable") {
-            settle(disk.as_ref(), &survey, recovery::start(&survey.segments, from))?;
+            settle(disk.as_ref(), dir, &survey, recovery::start(&survey.segments, from))?;
         }
         let (walk, report) = read(disk.as_ref(), &survey, from, at_least, visit)?;
         if report.lost > 0 {
@@ -163,7 +163,7 @@ fn read(
 
 /// Makes what will be read durable, before anyone acts on it. Whatever the boot ids say: the files may have been copied
 /// here a moment ago.
-fn settle(disk: &dyn Disk, survey: &Survey, start: usize) -> Result<()> {
+fn settle(disk: &dyn Disk, dir: &Path, survey: &Survey, start: usize) -> Result<()> {
     for Segment { path, header, .. } in survey.segments.get(start..).unwrap_or_default() {
         let io = |e| Error::io("sync the journal", path, e);
         let file = disk.open(path, OpenMode::Write).map_err(io)?;
@@ -181,9 +181,18 @@ fn settle(disk: &dyn Disk, survey: &Survey, start: usize) -> Result<()> {
                 at += want as u64;
             }
         }
-        file.sync_data().map_err(io)?;
+        noted(disk, dir, survey.poisoned, file.sync_data().map_err(io))?;
     }
     Ok(())
+}
+
+/// Where a write or a sync has failed, the next opening must not trust what the system holds in memory: leaves the note of that, unless
+/// there is one.
+fn noted(disk: &dyn Disk, dir: &Path, poisoned: bool, outcome: Result<()>) -> Result<()> {
+    outcome.map_err(|e| match poisoned || note_failure(disk, dir) || e.is_refusal_to_write() {
+        true => e,
+        false => e.remedy(UNNOTED),
+    })
 }
 
 /// Clears away what is not part of the log, and begins the new session behind its end.
@@ -235,7 +244,7 @@ fn go_on(
     }
     let journal = begin(supply, generation, walk.end, retained)?;
     if let (Some(at), Some(segment)) = (anchor, segments.last()) {
-        end_here(&journal, segment, at, walk.end)?;
+        end_here(&journal, segment, at, walk.end, poisoned)?;
     }
     if poisoned {
         journal.supply.remove(&journal.supply.path(segment::POISONED))?;
@@ -269,15 +278,16 @@ fn anchor(supply: &Supply, segments: &[Segment], walk: &Walk, keep: usize) -> Re
 }
 
 /// Writes the end marker that says that the next segment exists, so that its loss is noticed.
-fn end_here(journal: &Journal, segment: &Segment, at: u64, end: Seq) -> Result<()> {
+fn end_here(journal: &Journal, segment: &Segment, at: u64, end: Seq, poisoned: bool) -> Result<()> {
     let io = |e| Error::io("end a journal segment", &segment.path, e);
     let header = segment.header;
     let mut bytes = Vec::new();
     let durable = Seq(end.0.saturating_sub(1));
     segment::push_trailer(&mut bytes, header.salt(), header.generation, Kind::End, end, durable);
-    let file = journal.supply.disk.open(&segment.path, OpenMode::Write).map_err(io)?;
-    file.write_at(at, &bytes).map_err(io)?;
-    file.sync_data().map_err(io)
+    let Supply { disk, dir, .. } = &journal.supply;
+    let file = disk.open(&segment.path, OpenMode::Write).map_err(io)?;
+    let written = file.write_at(at, &bytes).and_then(|()| file.sync_data());
+    noted(disk.as_ref(), dir, poisoned, written.map_err(io))
 }
 
 /// Begins a session: everything below `first` is durable.

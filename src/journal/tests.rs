@@ -201,3 +201,22 @@ fn a_failed_sync_poisons_for_good_and_the_next_opening_writes_again() {
         assert_eq!(report.last, Seq(20), "what an opening replayed was lost afterwards");
     }
 }
+
+/// The system has given up the bytes by the next opening, and its cache still has them.
+#[test]
+fn a_sync_that_fails_in_an_opening_is_made_good_by_the_next_one() {
+    for seed in 0..40 {
+        let disk = new_disk();
+        let journal = create(&disk).unwrap();
+        (0..20).for_each(|_| assert!(append(&journal, Handoff::Os).is_ok()));
+        let disk = disk.kill();
+        disk.inject(Fault::on(Operation::Sync).times(1));
+        assert_eq!(reopen(&disk).map(drop).unwrap_err().kind(), ErrorKind::Io);
+        disk.heal();
+        let (journal, report) = reopen(&disk).unwrap();
+        assert_eq!(report.last, Seq(20));
+        journal.sync_to(Seq(20)).unwrap();
+        let (_, report) = reopen(&disk.crash(PowerCut { seed })).unwrap();
+        assert_eq!(report.last, Seq(20), "what was called durable was lost");
+    }
+}

@@ -140,7 +140,8 @@ impl Found {
         locks: Arc<Locks>,
     ) -> Result<Found> {
         let word_in_home = match Word::load(disk.as_ref(), home, store) {
-            Err(e) if e.kind() == ErrorKind::Corruption => {
+            // What cannot be read is not absent for that; but nor is what is damaged: both ask for every copy's word.
+            Err(e) if matches!(e.kind(), ErrorKind::Corruption | ErrorKind::Io) => {
                 log::warn!("{e}");
                 None
             }

@@ -125,11 +125,7 @@ fn a_damaged_word_in_the_store_counts_as_none_and_one_of_another_store_is_refuse
     let alone = disk.fork();
     absent(&alone, 1);
     assert_eq!(model.clone().open(&alone, None).map(|_| ()).unwrap_err().kind(), ErrorKind::Refused);
-    // What cannot be read is no word that there is none.
     disk.damage(&home, |bytes| *bytes = kept).unwrap();
-    disk.inject(Fault::on(Operation::Look).at(move |path| path == Path::new("/store/MIRRORS")));
-    assert_eq!(model.clone().open(&disk, None).map(|_| ()).unwrap_err().kind(), ErrorKind::Io);
-    disk.heal();
     // The second directory has become another store's; the first would do.
     let other = dirs_disk(17);
     let shared: Arc<dyn Disk> = Arc::new(other.clone());
@@ -139,6 +135,31 @@ fn a_damaged_word_in_the_store_counts_as_none_and_one_of_another_store_is_refuse
     disk.damage(&Path::new(DIRS[1]).join("MIRRORS"), |bytes| *bytes = word).unwrap();
     let error = model.open(&disk, None).map(|_| ()).unwrap_err();
     assert_eq!((error.kind(), error.path()), (ErrorKind::Foreign, Some(Path::new(DIRS[1]))), "{error}");
+}
+
+/// What cannot be read is no word that there is none: a copy that is absent may have gone on alone.
+#[test]
+fn a_word_in_the_store_that_cannot_be_read_is_taken_for_a_damaged_one() {
+    for operation in [Operation::Look, Operation::Read] {
+        let (mut model, disk) = (Model::default(), dirs_disk(19));
+        let (_, journal) = model.create(&disk);
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        let disk = disk.kill();
+        disk.inject(Fault::on(operation).at(|path| path == Path::new("/store/MIRRORS")));
+        let alone = disk.fork();
+        absent(&alone, 1);
+        assert_eq!(model.clone().open(&alone, None).map(|_| ()).unwrap_err().kind(), ErrorKind::Refused);
+        let before = word_of_both(&disk);
+        let (mirrors, _, report) = model.open(&disk, None).unwrap();
+        assert_eq!((report.last, good(&mirrors)), (Seq(1), [true; 2]), "{operation:?}");
+        disk.heal();
+        assert_ne!(word_of_both(&disk), before, "it was not written again");
+    }
+}
+
+fn word_of_both(disk: &SimDisk) -> [Option<Vec<u8>>; 2] {
+    DIRS.map(|dir| disk.read(&Path::new(dir).join("MIRRORS")).unwrap())
 }
 
 /// A copy is mended, and at the last moment refuses the word that it is complete: the other goes on without it.

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves |
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
+//! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |
+//! | the copy that serves cannot be read in some place | another that reaches as far serves; if there is none, what cannot be compared stays believed |
 //! | a copy of an older epoch, without a word, or absent | left out, and made anew while the store serves |
 //! | a directory that the manifest does not list, whatever its word | never believed, nor heard: a move that was not finished may have left it |
 //! | words of the newest epoch that differ, and none of that epoch in the store's directory | none is believed: each may have gone on alone |
@@ -11,15 +13,16 @@
 //! | no word in the store's directory, and a copy is absent | refused likewise: the absent one may have gone on alone |
 //! | all believed copies damaged | the error that the journal has with one directory |
 
+use super::copy::{Copying, Failed};
 use super::words::{Given, Word};
-use super::{Locks, Mirrors, copy, locks};
+use super::{Locks, Mirrors, align, copy, locks};
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::Journal;
 use crate::journal::recovery::{self, Survey, Walker};
 use crate::journal::segment;
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,6 +56,24 @@ pub struct Found {
     pub(super) settled: bool,
     /// A copy was accepted that may have been left behind after a failed sync.
     pub(super) accepted: bool,
+}
+
+/// How far one copy goes.
+#[derive(Debug, Clone, Copy)]
+struct Reach {
+    index: usize,
+    /// Where the log ends.
+    end: Seq,
+    /// That a replay begins with.
+    generation: u64,
+    listed: bool,
+}
+
+impl Reach {
+    /// Of those that reach as far, one that is kept.
+    fn key(&self) -> (Seq, bool) {
+        (self.end, self.listed)
+    }
 }
 
 impl Mirrors {
@@ -232,7 +253,8 @@ impl Found {
     /// As [`Journal::open`], if it fails in all copies.
     pub fn serve(self, from: Seq, at_least: Seq, parallel: bool) -> Result<Arc<Mirrors>> {
         let disk = self.disk.clone();
-        let (best, generation) = self.best(from, at_least)?;
+        let ranked = self.ranked(from, at_least)?;
+        let (Reach { index: best, generation, .. }, compared) = self.choose(&ranked)?;
         let Some((source, _)) = self.places.get(best).cloned() else { return Err(nothing_left(&self.home)) };
         let suspect = self.suspect(&source.dir)?;
         let (mut good, mut mend, mut places) = (Vec::new(), Vec::new(), Vec::new());
@@ -244,14 +266,11 @@ impl Found {
             } else if cause.is_none() && suspect {
                 mend.push((at, true));
                 cause = Some(Error::corruption("a sync of the journal has failed").at(&place.dir));
+            } else if cause.is_none() && compared.contains(&index) {
+                good.push(at);
             } else if cause.is_none() {
-                match copy::align(disk.as_ref(), &source.dir, &place.dir, generation, false) {
-                    Ok(false) => good.push(at),
-                    _ => {
-                        mend.push((at, false));
-                        cause = Some(Error::corruption("it differs from another copy").at(&place.dir));
-                    }
-                }
+                mend.push((at, false));
+                cause = Some(Error::corruption("it differs from another copy").at(&place.dir));
             } else if !source.listed {
                 mend.push((at, true));
             }
@@ -282,35 +301,71 @@ impl Found {
         Ok(true)
     }
 
-    /// The undamaged copy that reaches furthest, and the generation that a replay begins with there.
-    fn best(&self, from: Seq, at_least: Seq) -> Result<(usize, u64)> {
-        // A single one is read by the journal itself, which says what is wrong with it.
-        if let [(index, _)] = self.believed().collect::<Vec<_>>().as_slice() {
-            return Ok((*index, 0));
+    /// Of the copies that reach as far as any, the first one that can be read wherever the others are compared with it; and which of those
+    /// stay believed as they are.
+    fn choose(&self, ranked: &[Reach]) -> Result<(Reach, Vec<usize>)> {
+        let mut first = None;
+        let as_far = |reach: &&Reach| ranked.first().is_some_and(|best| reach.key() == best.key());
+        for reach in ranked.iter().filter(as_far) {
+            let (same, unread) = self.compare(reach, ranked);
+            if unread.is_none() {
+                return Ok((*reach, same));
+            }
+            first = first.or(Some((*reach, same)));
         }
-        // Of those that reach as far, one that is kept.
-        let mut best: Option<((Seq, bool), usize, u64)> = None;
-        let mut first_error = None;
+        first.ok_or_else(|| nothing_left(&self.home))
+    }
+
+    /// Which copies are as the one that would serve, or cannot be held against it, since that cannot be read somewhere: why, is the
+    /// other that is returned.
+    fn compare(&self, source: &Reach, ranked: &[Reach]) -> (Vec<usize>, Option<Error>) {
+        let (mut same, mut unread) = (Vec::new(), None);
+        let Some((from, _)) = self.places.get(source.index) else { return (same, unread) };
+        for (index, place) in self.believed().filter(|(index, _)| *index != source.index) {
+            let stop = AtomicBool::new(false);
+            let copying = Copying { disk: self.disk.as_ref(), from: &from.dir, to: &place.dir, stop: &stop };
+            match align::compare(&copying, source.generation) {
+                Ok(false) => same.push(index),
+                Ok(true) | Err(Failed::Target(_)) => {}
+                Err(Failed::Source(e)) => {
+                    log::warn!("copies of the journal cannot be compared: {e}");
+                    unread = Some(e);
+                    if ranked.iter().any(|reach| reach.index == index && reach.end == source.end) {
+                        same.push(index);
+                    }
+                }
+            }
+        }
+        (same, unread)
+    }
+
+    /// The undamaged copies, those first that reach furthest.
+    fn ranked(&self, from: Seq, at_least: Seq) -> Result<Vec<Reach>> {
+        // A single one is read by the journal itself, which says what is wrong with it.
+        if let [(index, place)] = self.believed().collect::<Vec<_>>().as_slice() {
+            let listed = place.listed;
+            return Ok(vec![Reach { index: *index, end: Seq::ZERO, generation: 0, listed }]);
+        }
+        let (mut ranked, mut first_error) = (Vec::new(), None);
         for (index, place) in self.believed() {
             match self.reach(&place.dir, from, at_least) {
-                Ok((end, generation))
-                    if best.is_none_or(|(most, ..)| {
-                        ((end, place.listed) > most) != crate::plants::is("shortest-copy-wins")
-                    }) =>
-                {
-                    best = Some(((end, place.listed), index, generation));
+                Ok((end, generation)) => {
+                    ranked.push(Reach { index, end, generation, listed: place.listed });
                 }
-                Ok(_) => {}
                 Err(e) => {
                     log::warn!("a copy of the journal cannot be used: {e}");
                     first_error = first_error.or(Some(e));
                 }
             }
         }
-        match best {
-            Some((_, index, generation)) => Ok((index, generation)),
-            None => Err(first_error.unwrap_or_else(|| nothing_left(&self.home))),
+        if ranked.is_empty() {
+            return Err(first_error.unwrap_or_else(|| nothing_left(&self.home)));
         }
+        ranked.sort_by_key(|reach| std::cmp::Reverse(reach.key()));
+        if crate::plants::is("shortest-copy-wins") {
+            ranked.reverse();
+        }
+        Ok(ranked)
     }
 
     /// Where the log ends in one copy, and the generation that a replay begins with.
@@ -396,12 +451,13 @@ impl Mirrors {
 
     fn mend_one(&self, from: &Path, to: &Path, generation: u64, anew: bool) -> Result<()> {
         let disk = self.disk.as_ref();
-        if anew {
-            disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
-            self.locks.take(disk, to)?;
-            copy::clear(disk, to)?;
+        let copying = Copying { disk, from, to, stop: &self.stop };
+        if !anew {
+            return align::mend(&copying, generation);
         }
-        copy::align(disk, from, to, generation, true).map(drop)
+        disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
+        self.locks.take(disk, to)?;
+        Ok(copying.all()?)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Mirrors`] is a disk below the journal that does everything in each of the copies' directories; the journal knows
 //! nothing of it. Rooms: `words` (which copies are complete, durably), `file` (an open file of all copies), `copy` (making
-//! one copy like another), `align` (comparing two that are both believed), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `accepted` (one that is not complete), `rebuild`
+//! one copy like another), `align` (comparing two that are both believed), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `choose` (which of them serves), `accepted` (one that is not complete), `rebuild`
 //! and `spot` (while the store serves: all of a copy, and a frame of it).
 //!
 //! Invariants:
@@ -18,6 +18,7 @@
 
 mod accepted;
 mod align;
+mod choose;
 mod copy;
 mod file;
 mod locks;

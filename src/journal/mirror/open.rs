@@ -13,7 +13,8 @@
 //! | no word in the store's directory, and a copy is absent | refused likewise: the absent one may have gone on alone |
 //! | all believed copies damaged | the error that the journal has with one directory |
 
-use super::copy::{Copying, Failed};
+use super::choose::Reach;
+use super::copy::Copying;
 use super::words::{Given, Word};
 use super::{Locks, Mirrors, align, copy, locks};
 use crate::disk::{Disk, OpenMode};
@@ -22,7 +23,7 @@ use crate::ids::Seq;
 use crate::journal::Journal;
 use crate::journal::recovery::{self, Survey, Walker};
 use crate::journal::segment;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ pub struct Place {
 pub struct Found {
     pub(super) disk: Arc<dyn Disk>,
     locks: Arc<Locks>,
-    home: PathBuf,
+    pub(super) home: PathBuf,
     pub(super) store: u128,
     /// With why a copy is not believed; none: it is.
     pub(super) places: Vec<(Place, Option<Error>)>,
@@ -56,24 +57,6 @@ pub struct Found {
     pub(super) settled: bool,
     /// A copy was accepted that may have been left behind after a failed sync.
     pub(super) accepted: bool,
-}
-
-/// How far one copy goes.
-#[derive(Debug, Clone, Copy)]
-struct Reach {
-    index: usize,
-    /// Where the log ends.
-    end: Seq,
-    /// That a replay begins with.
-    generation: u64,
-    listed: bool,
-}
-
-impl Reach {
-    /// Of those that reach as far, one that is kept.
-    fn key(&self) -> (Seq, bool) {
-        (self.end, self.listed)
-    }
 }
 
 impl Mirrors {
@@ -301,73 +284,6 @@ impl Found {
         Ok(true)
     }
 
-    /// Of the copies that reach as far as any, the first one that can be read wherever the others are compared with it; and which of those
-    /// stay believed as they are.
-    fn choose(&self, ranked: &[Reach]) -> Result<(Reach, Vec<usize>)> {
-        let mut first = None;
-        let as_far = |reach: &&Reach| ranked.first().is_some_and(|best| reach.key() == best.key());
-        for reach in ranked.iter().filter(as_far) {
-            let (same, unread) = self.compare(reach, ranked);
-            if unread.is_none() {
-                return Ok((*reach, same));
-            }
-            first = first.or(Some((*reach, same)));
-        }
-        first.ok_or_else(|| nothing_left(&self.home))
-    }
-
-    /// Which copies are as the one that would serve, or cannot be held against it, since that cannot be read somewhere: why, is the
-    /// other that is returned.
-    fn compare(&self, source: &Reach, ranked: &[Reach]) -> (Vec<usize>, Option<Error>) {
-        let (mut same, mut unread) = (Vec::new(), None);
-        let Some((from, _)) = self.places.get(source.index) else { return (same, unread) };
-        for (index, place) in self.believed().filter(|(index, _)| *index != source.index) {
-            let stop = AtomicBool::new(false);
-            let copying = Copying { disk: self.disk.as_ref(), from: &from.dir, to: &place.dir, stop: &stop };
-            match align::compare(&copying, source.generation) {
-                Ok(false) => same.push(index),
-                Ok(true) | Err(Failed::Target(_)) => {}
-                Err(Failed::Source(e)) => {
-                    log::warn!("copies of the journal cannot be compared: {e}");
-                    unread = Some(e);
-                    if ranked.iter().any(|reach| reach.index == index && reach.end == source.end) {
-                        same.push(index);
-                    }
-                }
-            }
-        }
-        (same, unread)
-    }
-
-    /// The undamaged copies, those first that reach furthest.
-    fn ranked(&self, from: Seq, at_least: Seq) -> Result<Vec<Reach>> {
-        // A single one is read by the journal itself, which says what is wrong with it.
-        if let [(index, place)] = self.believed().collect::<Vec<_>>().as_slice() {
-            let listed = place.listed;
-            return Ok(vec![Reach { index: *index, end: Seq::ZERO, generation: 0, listed }]);
-        }
-        let (mut ranked, mut first_error) = (Vec::new(), None);
-        for (index, place) in self.believed() {
-            match self.reach(&place.dir, from, at_least) {
-                Ok((end, generation)) => {
-                    ranked.push(Reach { index, end, generation, listed: place.listed });
-                }
-                Err(e) => {
-                    log::warn!("a copy of the journal cannot be used: {e}");
-                    first_error = first_error.or(Some(e));
-                }
-            }
-        }
-        if ranked.is_empty() {
-            return Err(first_error.unwrap_or_else(|| nothing_left(&self.home)));
-        }
-        ranked.sort_by_key(|reach| std::cmp::Reverse(reach.key()));
-        if crate::plants::is("shortest-copy-wins") {
-            ranked.reverse();
-        }
-        Ok(ranked)
-    }
-
     /// Where the log ends in one copy, and the generation that a replay begins with.
     pub(super) fn reach(&self, dir: &Path, from: Seq, at_least: Seq) -> Result<(Seq, u64)> {
         let survey = Survey::read(self.disk.as_ref(), dir, self.store, from)?;
@@ -531,6 +447,6 @@ fn accept_one(disk: &dyn Disk, places: &mut [(Place, Option<Error>)], accept: Op
     ))
 }
 
-fn nothing_left(home: &Path) -> Error {
+pub(super) fn nothing_left(home: &Path) -> Error {
     Error::corruption("no copy of the journal is there").at(home).remedy("bring one of them back")
 }

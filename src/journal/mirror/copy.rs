@@ -1,19 +1,41 @@
 //! Making one copy's directory like another's.
 //!
-//! Invariants: the copy that is changed is not counted complete while this goes on; on return all of it is durable. After
-//! a failed sync the system may hold bytes in memory that it no longer means to write, so what is copied from scratch is
-//! copied into new files.
+//! Invariants:
+//! - The copy that is changed is not counted complete while this goes on; on return all of it is durable. After a failed sync the
+//!   system may hold bytes in memory that it no longer means to write, so what is copied from scratch is copied into new files.
+//! - A file of the target is replaced only when all of the source's has been read: the target may be all that is left.
+//! - What an error says of the source is not held against the target.
 
-use crate::disk::{Disk, OpenMode};
-use crate::error::{Error, Result};
-use crate::journal::segment::{self, BODY, Name};
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::segment::{self, Name};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 /// How much is copied at a time.
 const STEP: usize = 256 << 10;
 /// How the name of a file ends that is being copied.
 const UNFINISHED: &str = ".copy";
+
+/// Which of the two directories has not done its part.
+#[derive(Debug)]
+pub enum Failed {
+    Source(Error),
+    Target(Error),
+}
+
+pub type Outcome<T> = std::result::Result<T, Failed>;
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Error {
+        match failed {
+            Failed::Source(e) | Failed::Target(e) => e,
+        }
+    }
+}
 
 /// The journal's own files in a directory.
 pub fn names(disk: &dyn Disk, dir: &Path) -> Result<BTreeSet<String>> {
@@ -25,20 +47,14 @@ fn is_ours(name: &str) -> bool {
     !matches!(segment::parse_name(name), Name::Other | Name::Misnamed)
 }
 
-/// Removes the journal's files from a directory.
-pub fn clear(disk: &dyn Disk, dir: &Path) -> Result<()> {
-    // Files of a name that is no segment's would keep the journal from opening.
-    let listed = disk.list(dir).map_err(|e| Error::io("list a copy of the journal", dir, e))?;
-    let ours = |name: &&String| segment::parse_name(name) != Name::Other || name.ends_with(UNFINISHED);
-    for name in listed.iter().filter(ours) {
-        remove(disk, &dir.join(name))?;
-    }
-    sync_dir(disk, dir)
+/// Whether the bytes of such a file mean nothing to whoever finds it: only he knows them who has it open.
+pub fn is_blank(name: &str) -> bool {
+    matches!(segment::parse_name(name), Name::Spare(_) | Name::Temporary)
 }
 
 pub fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
     match disk.remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(Error::io("remove a file from a copy of the journal", path, e))
         }
         _ => Ok(()),
@@ -49,99 +65,163 @@ pub fn sync_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
     disk.sync_dir(dir).map_err(|e| Error::io("sync a copy of the journal", dir, e))
 }
 
-/// Copies one file into a new one. False if the source is not there (any more).
-pub fn anew(disk: &dyn Disk, name: &str, from: &Path, to: &Path) -> Result<bool> {
-    let (source, target) = (from.join(name), to.join(name));
-    let read = |e| Error::io("read a copy of the journal", &source, e);
-    let write = |e| Error::io("make a copy of the journal", &target, e);
-    let file = match disk.open(&source, OpenMode::Read) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(read(e)),
-    };
-    let temporary = to.join(format!("{name}{UNFINISHED}"));
-    remove(disk, &temporary)?;
-    let copy = disk.open(&temporary, OpenMode::CreateNew).map_err(write)?;
-    let mut buf = vec![0; STEP];
-    let mut at = 0;
-    loop {
-        let count = file.read_at(at, &mut buf).map_err(read)?;
-        copy.write_at(at, buf.get(..count).unwrap_or_default()).map_err(write)?;
-        at += count as u64;
-        if count < buf.len() {
-            break;
-        }
-    }
-    copy.sync_all().map_err(write)?;
-    disk.rename(&temporary, &target).map_err(write)?;
-    Ok(true)
+/// From one directory into the other.
+pub struct Copying<'a> {
+    pub disk: &'a dyn Disk,
+    pub from: &'a Path,
+    pub to: &'a Path,
+    /// Set where it is to end as soon as it can.
+    pub stop: &'a AtomicBool,
 }
 
-/// Makes the file in `to` like the one in `from`, up to `limit` bytes, where they differ; says whether they did. With
-/// `change` unset it only looks.
-pub fn level(disk: &dyn Disk, name: &str, from: &Path, to: &Path, limit: u64, change: bool) -> Result<bool> {
-    let (source, target) = (from.join(name), to.join(name));
-    let read = |e| Error::io("read a copy of the journal", &source, e);
-    let write = |e| Error::io("mend a copy of the journal", &target, e);
-    let file = disk.open(&source, OpenMode::Read).map_err(read)?;
-    let mode = if change { OpenMode::Write } else { OpenMode::Read };
-    let copy = disk.open(&target, mode).map_err(write)?;
-    let len = file.len().map_err(read)?;
-    if copy.len().map_err(write)? != len {
-        return if change { anew(disk, name, from, to) } else { Ok(true) };
+impl Copying<'_> {
+    pub fn source(&self, e: io::Error, name: &str) -> Failed {
+        Failed::Source(Error::io("read a copy of the journal", self.from.join(name), e))
     }
-    let (mut ours, mut theirs) = (vec![0; STEP], vec![0; STEP]);
-    let (mut at, mut differs) = (0, false);
-    while at < len.min(limit) {
-        let count = file.read_at(at, &mut ours).map_err(read)?;
-        let bytes = ours.get(..count).unwrap_or_default();
-        // What cannot be read is written again.
-        let found = copy.read_at(at, &mut theirs).unwrap_or(0);
-        if theirs.get(..found) != Some(bytes) {
-            differs = true;
-            if !change {
-                return Ok(true);
+
+    pub fn target(&self, e: io::Error, name: &str) -> Failed {
+        Failed::Target(Error::io("make a copy of the journal", self.to.join(name), e))
+    }
+
+    pub fn go_on(&self) -> Outcome<()> {
+        match self.stop.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => {
+                Err(Failed::Target(Error::new(ErrorKind::Closed, "the store is being closed").at(self.to)))
             }
-            copy.write_at(at, bytes).map_err(write)?;
         }
-        if count == 0 {
-            break;
-        }
-        at += count as u64;
     }
-    if change {
-        copy.sync_all().map_err(write)?;
-    }
-    Ok(differs)
-}
 
-/// Whether the files of two copies differ in what the journal goes by: segments from the generation `from_generation` on
-/// wholly, older ones in their headers, the rest in what there is. With `change` they are made alike.
-pub fn align(disk: &dyn Disk, from: &Path, to: &Path, from_generation: u64, change: bool) -> Result<bool> {
-    let (wanted, found) = (names(disk, from)?, names(disk, to)?);
-    let mut differs = wanted != found;
-    if change {
-        for name in found.difference(&wanted) {
-            remove(disk, &to.join(name))?;
+    /// The names in both.
+    pub fn names(&self) -> Outcome<(BTreeSet<String>, BTreeSet<String>)> {
+        let wanted = names(self.disk, self.from).map_err(Failed::Source)?;
+        Ok((wanted, names(self.disk, self.to).map_err(Failed::Target)?))
+    }
+
+    /// Removes from the target what an interrupted copying has left, and files of a name that is no segment's: they would keep the
+    /// journal from opening.
+    pub fn sweep(&self) -> Outcome<()> {
+        let failed = |e| Failed::Target(Error::io("list a copy of the journal", self.to, e));
+        let listed = self.disk.list(self.to).map_err(failed)?;
+        let left = |name: &&String| segment::parse_name(name) == Name::Misnamed || name.ends_with(UNFINISHED);
+        for name in listed.iter().filter(left) {
+            remove(self.disk, &self.to.join(name)).map_err(Failed::Target)?;
+        }
+        self.sync()
+    }
+
+    pub fn remove(&self, name: &str) -> Outcome<()> {
+        remove(self.disk, &self.to.join(name)).map_err(Failed::Target)
+    }
+
+    pub fn sync(&self) -> Outcome<()> {
+        sync_dir(self.disk, self.to).map_err(Failed::Target)
+    }
+
+    /// Opens a file of the source; none if it is not there (any more).
+    pub fn open(&self, name: &str) -> Outcome<Option<Arc<dyn DiskFile>>> {
+        match self.disk.open(&self.from.join(name), OpenMode::Read) {
+            Ok(file) => Ok(Some(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.source(e, name)),
         }
     }
-    for name in &wanted {
-        if differs && !change {
-            break;
+
+    /// Puts a new file in the place of the target's, like the source's. False if that is not there (any more). `is_open`: somebody may be
+    /// writing to it.
+    pub fn renew(&self, name: &str, is_open: bool) -> Outcome<bool> {
+        let Some(file) = self.open(name)? else { return Ok(false) };
+        if is_blank(name) && !is_open {
+            let len = file.len().map_err(|e| self.source(e, name))?;
+            self.put(name, |copy| self.zero(copy, name, len))?;
+        } else {
+            self.put(name, |copy| self.copy(&*file, copy, name, 0))?;
         }
-        if !found.contains(name) {
-            anew(disk, name, from, to)?;
-            continue;
+        Ok(true)
+    }
+
+    /// Makes a new file, and gives it its name when it is whole. What comes to nothing takes no room.
+    fn put(&self, name: &str, fill: impl FnOnce(&dyn DiskFile) -> Outcome<()>) -> Outcome<()> {
+        let temporary = self.to.join(format!("{name}{UNFINISHED}"));
+        remove(self.disk, &temporary).map_err(Failed::Target)?;
+        let failed = |e| self.target(e, name);
+        let copy = self.disk.open(&temporary, OpenMode::CreateNew).map_err(failed)?;
+        let made = fill(copy.as_ref())
+            .and_then(|()| copy.sync_all().map_err(failed))
+            .and_then(|()| self.disk.rename(&temporary, &self.to.join(name)).map_err(failed));
+        made.inspect_err(|_| drop(self.disk.remove_file(&temporary)))
+    }
+
+    fn zero(&self, copy: &dyn DiskFile, name: &str, len: u64) -> Outcome<()> {
+        let zeros = vec![0; STEP];
+        let mut at = 0;
+        while at < len {
+            self.go_on()?;
+            let count = usize::try_from(len - at).unwrap_or(STEP).min(STEP);
+            copy.write_at(at, zeros.get(..count).unwrap_or(&zeros)).map_err(|e| self.target(e, name))?;
+            at += count as u64;
         }
-        let limit = match segment::parse_name(name) {
-            Name::Segment(generation) if generation >= from_generation => u64::MAX,
-            Name::Segment(_) => BODY,
-            _ => 0,
-        };
-        differs |= level(disk, name, from, to, limit, change)?;
+        Ok(())
     }
-    if change {
-        sync_dir(disk, to)?;
+
+    /// Copies what there is from `at` on.
+    pub fn copy(&self, file: &dyn DiskFile, copy: &dyn DiskFile, name: &str, mut at: u64) -> Outcome<()> {
+        let mut buf = vec![0; STEP];
+        loop {
+            self.go_on()?;
+            let count = file.read_at(at, &mut buf).map_err(|e| self.source(e, name))?;
+            copy.write_at(at, buf.get(..count).unwrap_or_default()).map_err(|e| self.target(e, name))?;
+            at += count as u64;
+            if count < buf.len() {
+                return Ok(());
+            }
+        }
     }
-    Ok(differs)
+
+    /// Makes the target's file like the source's where they differ; says whether they did. With `change` unset it only looks.
+    pub fn level(&self, name: &str, change: bool) -> Outcome<bool> {
+        let (source, target) = (|e| self.source(e, name), |e| self.target(e, name));
+        let file = self.disk.open(&self.from.join(name), OpenMode::Read).map_err(source)?;
+        let mode = if change { OpenMode::Write } else { OpenMode::Read };
+        let copy = self.disk.open(&self.to.join(name), mode).map_err(target)?;
+        let len = file.len().map_err(source)?;
+        if copy.len().map_err(target)? != len {
+            return if change { self.renew(name, true) } else { Ok(true) };
+        }
+        let (mut ours, mut theirs) = (vec![0; STEP], vec![0; STEP]);
+        let (mut at, mut differs) = (0, false);
+        while at < len {
+            self.go_on()?;
+            let count = file.read_at(at, &mut ours).map_err(source)?;
+            let bytes = ours.get(..count).unwrap_or_default();
+            // What cannot be read is written again.
+            let found = copy.read_at(at, &mut theirs).unwrap_or(0);
+            if theirs.get(..found) != Some(bytes) {
+                differs = true;
+                if !change {
+                    return Ok(true);
+                }
+                copy.write_at(at, bytes).map_err(target)?;
+            }
+            if count == 0 {
+                break;
+            }
+            at += count as u64;
+        }
+        if change {
+            copy.sync_all().map_err(target)?;
+        }
+        Ok(differs)
+    }
+
+    /// Makes all of the target anew.
+    pub fn all(&self) -> Outcome<()> {
+        self.sweep()?;
+        let (wanted, found) = self.names()?;
+        found.difference(&wanted).try_for_each(|name| self.remove(name))?;
+        for name in &wanted {
+            self.renew(name, false)?;
+        }
+        self.sync()
+    }
 }

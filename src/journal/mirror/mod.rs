@@ -2,7 +2,7 @@
 //!
 //! [`Mirrors`] is a disk below the journal that does everything in each of the copies' directories; the journal knows
 //! nothing of it. Rooms: `words` (which copies are complete, durably), `file` (an open file of all copies), `copy` (making
-//! one copy like another), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `accepted` (one that is not complete), `rebuild`
+//! one copy like another), `align` (comparing two that are both believed), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `choose` (which of them serves), `accepted` (one that is not complete), `rebuild`
 //! and `spot` (while the store serves: all of a copy, and a frame of it).
 //!
 //! Invariants:
@@ -17,6 +17,8 @@
 //! holds the gate already.
 
 mod accepted;
+mod align;
+mod choose;
 mod copy;
 mod file;
 mod locks;
@@ -84,6 +86,8 @@ pub struct Mirrors {
     /// While a copy is made: the files that have changed since it was begun.
     touched: Mutex<Option<BTreeSet<PathBuf>>>,
     rebuild: Mutex<()>,
+    /// No copy is made any more.
+    stop: AtomicBool,
     listener: OnceLock<Listener>,
 }
 
@@ -130,6 +134,7 @@ impl Mirrors {
             handles: Mutex::new(Vec::new()),
             touched: Mutex::new(None),
             rebuild: Mutex::new(()),
+            stop: AtomicBool::new(false),
             listener: OnceLock::new(),
         })
     }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves |
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
+//! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |
+//! | the copy that serves cannot be read in some place | another that reaches as far serves; if there is none, what cannot be compared stays believed |
 //! | a copy of an older epoch, without a word, or absent | left out, and made anew while the store serves |
 //! | a directory that the manifest does not list, whatever its word | never believed, nor heard: a move that was not finished may have left it |
 //! | words of the newest epoch that differ, and none of that epoch in the store's directory | none is believed: each may have gone on alone |
@@ -11,8 +13,10 @@
 //! | no word in the store's directory, and a copy is absent | refused likewise: the absent one may have gone on alone |
 //! | all believed copies damaged | the error that the journal has with one directory |
 
+use super::choose::Reach;
+use super::copy::Copying;
 use super::words::{Given, Word};
-use super::{Locks, Mirrors, copy, locks};
+use super::{Locks, Mirrors, align, copy, locks};
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -41,7 +45,7 @@ pub struct Place {
 pub struct Found {
     pub(super) disk: Arc<dyn Disk>,
     locks: Arc<Locks>,
-    home: PathBuf,
+    pub(super) home: PathBuf,
     pub(super) store: u128,
     /// With why a copy is not believed; none: it is.
     pub(super) places: Vec<(Place, Option<Error>)>,
@@ -233,7 +237,8 @@ impl Found {
     /// As [`Journal::open`], if it fails in all copies.
     pub fn serve(self, from: Seq, at_least: Seq, parallel: bool) -> Result<Arc<Mirrors>> {
         let disk = self.disk.clone();
-        let (best, generation) = self.best(from, at_least)?;
+        let ranked = self.ranked(from, at_least)?;
+        let (Reach { index: best, generation, .. }, compared) = self.choose(&ranked)?;
         let Some((source, _)) = self.places.get(best).cloned() else { return Err(nothing_left(&self.home)) };
         let suspect = self.suspect(&source.dir)?;
         let (mut good, mut mend, mut places) = (Vec::new(), Vec::new(), Vec::new());
@@ -245,14 +250,11 @@ impl Found {
             } else if cause.is_none() && suspect {
                 mend.push((at, true));
                 cause = Some(Error::corruption("a sync of the journal has failed").at(&place.dir));
+            } else if cause.is_none() && compared.contains(&index) {
+                good.push(at);
             } else if cause.is_none() {
-                match copy::align(disk.as_ref(), &source.dir, &place.dir, generation, false) {
-                    Ok(false) => good.push(at),
-                    _ => {
-                        mend.push((at, false));
-                        cause = Some(Error::corruption("it differs from another copy").at(&place.dir));
-                    }
-                }
+                mend.push((at, false));
+                cause = Some(Error::corruption("it differs from another copy").at(&place.dir));
             } else if !source.listed {
                 mend.push((at, true));
             }
@@ -281,37 +283,6 @@ impl Found {
             copy::sync_dir(self.disk.as_ref(), serves)?;
         }
         Ok(true)
-    }
-
-    /// The undamaged copy that reaches furthest, and the generation that a replay begins with there.
-    fn best(&self, from: Seq, at_least: Seq) -> Result<(usize, u64)> {
-        // A single one is read by the journal itself, which says what is wrong with it.
-        if let [(index, _)] = self.believed().collect::<Vec<_>>().as_slice() {
-            return Ok((*index, 0));
-        }
-        // Of those that reach as far, one that is kept.
-        let mut best: Option<((Seq, bool), usize, u64)> = None;
-        let mut first_error = None;
-        for (index, place) in self.believed() {
-            match self.reach(&place.dir, from, at_least) {
-                Ok((end, generation))
-                    if best.is_none_or(|(most, ..)| {
-                        ((end, place.listed) > most) != crate::plants::is("shortest-copy-wins")
-                    }) =>
-                {
-                    best = Some(((end, place.listed), index, generation));
-                }
-                Ok(_) => {}
-                Err(e) => {
-                    log::warn!("a copy of the journal cannot be used: {e}");
-                    first_error = first_error.or(Some(e));
-                }
-            }
-        }
-        match best {
-            Some((_, index, generation)) => Ok((index, generation)),
-            None => Err(first_error.unwrap_or_else(|| nothing_left(&self.home))),
-        }
     }
 
     /// Where the log ends in one copy, and the generation that a replay begins with.
@@ -397,12 +368,13 @@ impl Mirrors {
 
     fn mend_one(&self, from: &Path, to: &Path, generation: u64, anew: bool) -> Result<()> {
         let disk = self.disk.as_ref();
-        if anew {
-            disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
-            self.locks.take(disk, to)?;
-            copy::clear(disk, to)?;
+        let copying = Copying { disk, from, to, stop: &self.stop };
+        if !anew {
+            return align::mend(&copying, generation);
         }
-        copy::align(disk, from, to, generation, true).map(drop)
+        disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
+        self.locks.take(disk, to)?;
+        Ok(copying.all()?)
     }
 }
 
@@ -476,6 +448,6 @@ fn accept_one(disk: &dyn Disk, places: &mut [(Place, Option<Error>)], accept: Op
     ))
 }
 
-fn nothing_left(home: &Path) -> Error {
+pub(super) fn nothing_left(home: &Path) -> Error {
     Error::corruption("no copy of the journal is there").at(home).remedy("bring one of them back")
 }

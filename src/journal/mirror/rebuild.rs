@@ -1,14 +1,17 @@
 //! Making a copy complete again while the journal is written to.
 //!
 //! Everything is copied beside the writers first, then, again beside them, what has changed meanwhile; what is still different after
-//! that is little, and copied while they wait.
+//! that is little, and copied while they wait. File by file: what the copy has had so far is gone only when all that takes its place has been
+//! read, from whichever complete copy can be read.
 
+use super::copy::{Copying, Failed, Outcome};
 use super::{Mirrors, copy};
 use crate::disk::{DiskFile, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::RwLockWriteGuard;
 use crate::sync::atomic::Ordering;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 /// So often what has changed is copied beside the writers.
@@ -41,28 +44,48 @@ impl Mirrors {
     }
 
     fn rebuild(&self, index: usize) -> Result<()> {
-        let nothing = || Error::new(ErrorKind::Io, "no complete copy of the journal is left");
-        let (Some(mirror), disk) = (self.copies.get(index), self.disk.as_ref()) else {
-            return Err(nothing());
-        };
-        let source = self.good().next().and_then(|source| self.copies.get(source)).ok_or_else(nothing)?;
-        let (from, to) = (&source.dir, &mirror.dir);
+        let (Some(mirror), disk) = (self.copies.get(index), self.disk.as_ref()) else { return Ok(()) };
+        let to = &mirror.dir;
         disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
         self.locks.take(disk, to)?;
+        let mut first = None;
+        for source in self.good().collect::<Vec<_>>() {
+            match self.rebuild_from(source, index) {
+                // Another one may be whole where this one is not.
+                Err(Failed::Source(e)) => first = first.or(Some(e)),
+                outcome => return Ok(outcome?),
+            }
+        }
+        Err(first.unwrap_or_else(nothing))
+    }
+
+    fn rebuild_from(&self, source: usize, index: usize) -> Outcome<()> {
+        let (Some(source), Some(mirror)) = (self.copies.get(source), self.copies.get(index)) else {
+            return Ok(());
+        };
+        let (disk, stop) = (self.disk.as_ref(), &self.stop);
+        let copying = Copying { disk, from: &source.dir, to: &mirror.dir, stop };
+        let _gate = self.copy_all(&copying)?;
+        self.check().map_err(Failed::Target)?;
+        if !source.good.load(Ordering::Acquire) {
+            return Err(Failed::Source(nothing()));
+        }
+        self.join(index).map_err(Failed::Target)
+    }
+
+    /// Makes all of the target like the source; nobody writes until what is returned is dropped.
+    fn copy_all(&self, copying: &Copying<'_>) -> Outcome<RwLockWriteGuard<'_, ()>> {
         self.take_touched();
-        copy::clear(disk, to)?;
+        copying.sweep()?;
+        let mut made = BTreeSet::new();
         for _ in 0..ROUNDS {
             let touched = self.take_touched();
-            self.pass(from, to, &touched)?;
+            self.pass(copying, &touched, &mut made)?;
         }
-        let _gate = self.gate.write();
+        let gate = self.gate.write();
         let touched = self.touched.lock().replace(BTreeSet::new()).unwrap_or_default();
-        self.pass(from, to, &touched)?;
-        self.check()?;
-        if !source.good.load(Ordering::Acquire) {
-            return Err(nothing());
-        }
-        self.join(index)
+        self.pass(copying, &touched, &mut made)?;
+        Ok(gate)
     }
 
     /// What has changed since the last call. No operation is half done at that moment.
@@ -71,25 +94,41 @@ impl Mirrors {
         self.touched.lock().replace(BTreeSet::new()).unwrap_or_default()
     }
 
-    /// Copies what the target lacks, and what has changed; removes what is gone.
-    fn pass(&self, from: &Path, to: &Path, touched: &BTreeSet<PathBuf>) -> Result<()> {
-        let disk = self.disk.as_ref();
-        let (wanted, found) = (copy::names(disk, from)?, copy::names(disk, to)?);
+    /// Which files are open for writing.
+    fn open_files(&self) -> BTreeSet<PathBuf> {
+        self.handles.lock().iter().filter_map(Weak::upgrade).map(|handle| handle.path()).collect()
+    }
+
+    /// Copies what has not been `made`, and what has changed; removes what is gone.
+    fn pass(
+        &self,
+        copying: &Copying<'_>,
+        touched: &BTreeSet<PathBuf>,
+        made: &mut BTreeSet<String>,
+    ) -> Outcome<()> {
+        let (wanted, found) = copying.names()?;
         for name in found.difference(&wanted) {
-            copy::remove(disk, &to.join(name))?;
+            copying.remove(name)?;
+            made.remove(name);
         }
-        for name in &wanted {
-            if !found.contains(name) {
-                copy::anew(disk, name, from, to)?;
-            } else if touched.contains(&self.dir().join(name)) {
-                match copy::level(disk, name, from, to, u64::MAX, true) {
+        let open = self.open_files();
+        for name in wanted {
+            copying.go_on()?;
+            let path = self.dir().join(&name);
+            let is_open = open.contains(&path);
+            if !made.contains(&name) {
+                if copying.renew(&name, is_open)? {
+                    made.insert(name);
+                }
+            } else if touched.contains(&path) && (is_open || !copy::is_blank(&name)) {
+                match copying.level(&name, true) {
                     // It was freed a moment ago.
-                    Err(_) if !disk.exists(&from.join(name)).unwrap_or(true) => {}
+                    Err(_) if !self.disk.exists(&copying.from.join(&name)).unwrap_or(true) => {}
                     outcome => drop(outcome?),
                 }
             }
         }
-        copy::sync_dir(disk, to)
+        copying.sync()
     }
 
     /// Counts a copy complete that is; nobody writes meanwhile.
@@ -131,4 +170,8 @@ impl Mirrors {
         mirror.good.store(true, Ordering::Release);
         Ok(())
     }
+}
+
+fn nothing() -> Error {
+    Error::new(ErrorKind::Io, "no complete copy of the journal is left")
 }

@@ -4,6 +4,7 @@ mod faults;
 mod histories;
 mod hooked;
 mod mending;
+mod older;
 mod opening;
 mod reading;
 mod walks;
@@ -101,9 +102,16 @@ impl Model {
         disk: &SimDisk,
         accept: Option<&str>,
     ) -> Result<(Arc<Mirrors>, Journal, ReplayReport)> {
-        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        self.open_on(Arc::new(disk.clone()), accept)
+    }
+
+    fn open_on(
+        &mut self,
+        shared: Arc<dyn Disk>,
+        accept: Option<&str>,
+    ) -> Result<(Arc<Mirrors>, Journal, ReplayReport)> {
         let (home, store) = (Path::new(HOME), CONFIG.store_id);
-        let locks = Found::lock(disk, &places())?;
+        let locks = Found::lock(shared.as_ref(), &places())?;
         let found = Found::look(shared, home, store, places(), accept.map(Path::new), false, locks)?;
         let from = Seq(self.applied.max(found.first_retained()?.0.saturating_sub(1)));
         let mirrors = found.serve(from, from, false)?;

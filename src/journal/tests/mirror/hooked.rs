@@ -1,7 +1,7 @@
 //! A disk that is shown every operation first: what shall happen in the middle of another thing happens there.
 
 use super::*;
-use crate::disk::DiskFile;
+use crate::disk::{DiskFile, FreeSpace};
 use std::fmt;
 use std::io;
 
@@ -12,6 +12,8 @@ type Hook = dyn Fn(Operation, &Path) -> io::Result<()> + Send + Sync;
 pub struct Hooked {
     disk: SimDisk,
     before: Arc<Hook>,
+    /// Bytes that cannot be read, until they are written.
+    bad: Arc<Mutex<Vec<(PathBuf, u64)>>>,
 }
 
 #[derive(Debug)]
@@ -26,7 +28,11 @@ impl Hooked {
         disk: &SimDisk,
         before: impl Fn(Operation, &Path) -> io::Result<()> + Send + Sync + 'static,
     ) -> Hooked {
-        Hooked { disk: disk.clone(), before: Arc::new(before) }
+        Hooked { disk: disk.clone(), before: Arc::new(before), bad: Arc::default() }
+    }
+
+    pub fn spoil(&self, path: &Path, at: u64) {
+        self.bad.lock().push((path.to_path_buf(), at));
     }
 
     fn at(&self, operation: Operation, path: &Path) -> io::Result<&SimDisk> {
@@ -86,6 +92,10 @@ impl Disk for Hooked {
     fn boot_id(&self) -> u128 {
         self.disk.boot_id()
     }
+
+    fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
+        self.disk.space(path)
+    }
 }
 
 impl HookedFile {
@@ -96,11 +106,18 @@ impl HookedFile {
 
 impl DiskFile for HookedFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let read = offset..offset + buf.len() as u64;
+        if self.disk.bad.lock().iter().any(|(path, at)| *path == self.path && read.contains(at)) {
+            return Err(io::Error::other("a sector cannot be read"));
+        }
         self.at(Operation::Read)?.read_at(offset, buf)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.at(Operation::Write)?.write_at(offset, bytes)
+        let written = offset..offset + bytes.len() as u64;
+        let file = self.at(Operation::Write)?;
+        self.disk.bad.lock().retain(|(path, at)| *path != self.path || !written.contains(at));
+        file.write_at(offset, bytes)
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -89,11 +89,12 @@ impl Keyspace {
 
     fn write(&self, key: &[u8], value: Option<&[u8]>, durability: Durability) -> Result<Seq> {
         let state = &self.handle.state;
+        let drops = state.drops();
         state.check_keyspace(self.id)?;
         let mut ops =
             Vec::with_capacity(key.len().saturating_add(value.map_or(0, <[u8]>::len)).min(1 << 20) + 16);
         batch::encode(&mut ops, self.id, key, value)?;
-        verbs::write::commit(state, &ops, durability)
+        verbs::write::commit(state, &ops, drops, durability)
     }
 
     /// The newest value of a key.

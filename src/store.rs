@@ -66,8 +66,8 @@ impl Store {
     ///
     /// # Errors
     /// `InvalidInput` for a name outside the limits, or if there are 65,536 keyspaces. `Busy` if as many have been dropped whose records
-    /// are yet to leave a shard that is away. `Io` if the manifest cannot be written: then the keyspace was not made; `Poisoned` if it cannot
-    /// be put back as it was either: whether it was made shows after reopening.
+    /// are yet to leave a shard that is away. `Io` if the manifest, or what is left to be said of one that was dropped, cannot be
+    /// written: then the keyspace was not made; `Poisoned` if the manifest cannot be put back as it was either: whether it was made shows after reopening.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         let id = verbs::keyspaces::open(&self.handle().state, name)?;
         Ok(Keyspace::new(self.default.handle.clone(), id, name))
@@ -108,6 +108,7 @@ impl Store {
     /// As [`commit`](Self::commit).
     pub fn commit_with(&self, batch: WriteBatch, durability: Durability) -> Result<Seq> {
         let state = &self.handle().state;
+        let drops = state.drops();
         for (instance, keyspace) in &batch.keyspaces {
             if *instance != state.instance {
                 return Err(Error::invalid(
@@ -117,7 +118,7 @@ impl Store {
             }
             state.check_keyspace(*keyspace)?;
         }
-        verbs::write::commit(state, batch.finish()?, durability)
+        verbs::write::commit(state, batch.finish()?, drops, durability)
     }
 
     /// Makes every commit so far survive a power cut.

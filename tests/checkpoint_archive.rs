@@ -4,6 +4,8 @@
 
 #[path = "archive/dropped.rs"]
 mod dropped;
+#[path = "archive/dropping.rs"]
+mod dropping;
 #[path = "archive/histories.rs"]
 mod histories;
 #[path = "archive/holds.rs"]

@@ -50,7 +50,7 @@ pub struct ArchiveHold {
 pub struct Dropped {
     pub id: KeyspaceId,
     pub name: String,
-    /// What the log had come to.
+    /// What the log had come to; [`Seq::MAX`] until that is known.
     pub at: Seq,
 }
 
@@ -85,6 +85,8 @@ struct Inner {
     unknown: bool,
     /// There is one that the file does not have.
     unsaved: bool,
+    /// Of something that was dropped the file does not have up to which write it was there.
+    drops_unsaved: bool,
     /// Those whose last commits have been seen to be this store's, in this opening.
     compared: HashSet<u128>,
     /// Up to where what they lack has been seen to lie before a checkpoint.
@@ -147,6 +149,7 @@ impl Archives {
             saved,
             unknown,
             unsaved: false,
+            drops_unsaved: false,
             compared: HashSet::new(),
             bridged: HashMap::new(),
             closed: false,
@@ -187,6 +190,7 @@ impl Archives {
         for dropped in inner.saved.dropped.iter_mut().filter(|dropped| dropped.at > last) {
             (dropped.at, news) = (last, true);
         }
+        inner.drops_unsaved |= news;
         for hold in inner.saved.archives.iter_mut().filter(|hold| hold.upto > last && !hold.given_up) {
             (hold.given_up, news) = (true, true);
             log::error!(
@@ -301,6 +305,28 @@ impl Archives {
         }
     }
 
+    /// It was dropped, and this is what the log had come to. What cannot be written down of it takes the drop back no more: the file says that it
+    /// was there up to the log's end at the next opening.
+    pub fn dropped(&self, id: KeyspaceId, at: Seq) {
+        let mut inner = self.inner.lock();
+        for dropped in inner.saved.dropped.iter_mut().filter(|dropped| dropped.id == id) {
+            dropped.at = at;
+        }
+        inner.drops_unsaved = true;
+        if let Err(error) = self.save(&mut inner) {
+            log::warn!("{error}");
+        }
+    }
+
+    /// Writes down what could not be: of two keyspaces of one name the file is to say up to which write the first was there.
+    ///
+    /// # Errors
+    /// `Io`, `Closed`.
+    pub fn write_drops(&self) -> Result<()> {
+        let mut inner = self.inner.lock();
+        if inner.drops_unsaved { self.save(&mut inner) } else { Ok(()) }
+    }
+
     /// The keyspaces that were dropped at this sequence or later.
     pub fn dropped_since(&self, seq: Seq) -> Vec<Dropped> {
         let inner = self.inner.lock();
@@ -334,7 +360,7 @@ impl Archives {
         self.disk
             .replace(&self.path, &bytes)
             .map_err(|e| Error::io("write the list of archives", &self.path, e))?;
-        (inner.saved, inner.unsaved) = (next, false);
+        (inner.saved, inner.unsaved, inner.drops_unsaved) = (next, false, false);
         Ok(())
     }
 }

@@ -166,6 +166,8 @@ pub struct State {
     // The share of single records as of then.
     shared_records: AtomicU64,
     keyspaces: RwLock<HashSet<KeyspaceId>>,
+    // Counts the keyspaces that were dropped, so that who looked before a drop knows it.
+    drops: AtomicU64,
     // The manifest as it was last written, for those who copy it.
     written: RwLock<Arc<Manifest>>,
     layout: RwLock<Arc<Layout>>,
@@ -243,6 +245,7 @@ impl State {
             shared_records: AtomicU64::new(0),
             written: RwLock::new(Arc::new(parts.manifest.clone())),
             keyspaces: RwLock::new(live),
+            drops: AtomicU64::new(0),
             layout: RwLock::new(parts.layout),
             cover: Mutex::new(Cover::default()),
             health_version: AtomicU64::new(1),
@@ -325,8 +328,18 @@ impl State {
         self.keyspaces.write().insert(id);
     }
 
-    pub fn keyspace_dropped(&self, id: KeyspaceId) {
+    /// Nothing is committed to the keyspace from here on. Returns what the log has come to: nothing behind that is of it.
+    pub fn keyspace_dropped(&self, id: KeyspaceId) -> Seq {
+        // Who has looked, and not committed yet, looks again once it has the appender.
+        let _appender = self.journal.lock();
         self.keyspaces.write().remove(&id);
+        self.drops.fetch_add(1, Ordering::Release);
+        self.memory.last()
+    }
+
+    /// Asked for before it is looked whether a keyspace is there: while it stays the same, all that were there still are.
+    pub fn drops(&self) -> u64 {
+        self.drops.load(Ordering::Acquire)
     }
 
     /// The numbers of the keyspaces that exist.

@@ -1,9 +1,10 @@
 //! Making, listing and dropping keyspaces.
 //!
-//! Invariant: a keyspace exists from the moment its manifest is durable until the moment the manifest that drops it is.
+//! Invariants: a keyspace exists from the moment its manifest is durable until after the one that drops it is; up to which write it was there is
+//! written down before there is another of its name.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::KeyspaceId;
+use crate::ids::{KeyspaceId, Seq};
 use crate::manifest::{DEFAULT_KEYSPACE, check_keyspace_name};
 use crate::state::State;
 use crate::state::archives::Dropped;
@@ -16,6 +17,7 @@ pub fn open(state: &State, name: &str) -> Result<KeyspaceId> {
     if let Some(entry) = manifest.keyspace(name) {
         return Ok(entry.id);
     }
+    state.archives.write_drops()?;
     let mut next = manifest.clone();
     let id = next.add_keyspace(name)?;
     state.replace_manifest(&mut manifest, next)?;
@@ -49,9 +51,11 @@ pub fn drop(state: &State, name: &str) -> Result<()> {
     };
     entry.dropped = true;
     let id = entry.id;
-    state.archives.dropping(Dropped { id, name: name.to_owned(), at: state.memory.last() })?;
+    // Writers go on until the manifest has it, since it may not come to have it: nobody knows before what the log will have come to.
+    state.archives.dropping(Dropped { id, name: name.to_owned(), at: Seq::MAX })?;
     state.replace_manifest(&mut manifest, next).inspect_err(|_| state.archives.not_dropped(id))?;
-    state.keyspace_dropped(id);
+    // Still under the manifest's lock: whoever tells an archive what was dropped waits for that.
+    state.archives.dropped(id, state.keyspace_dropped(id));
     state.signals.want_flush();
     Ok(())
 }

@@ -12,8 +12,8 @@ use crate::state::foreground::Operation;
 use crate::state::{State, Tables};
 
 /// Commits encoded operations as one, and returns their version. No operations: nothing is written, and the newest
-/// version is returned.
-pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> {
+/// version is returned. `drops`: [`State::drops`] from before it was seen that their keyspaces are there.
+pub fn commit(state: &State, ops: &[u8], drops: u64, durability: Durability) -> Result<Seq> {
     state.check_open()?;
     if ops.is_empty() {
         if durability == Durability::Sync {
@@ -35,6 +35,12 @@ pub fn commit(state: &State, ops: &[u8], durability: Durability) -> Result<Seq> 
     let payload = Payload::new(ops);
 
     let mut appender = state.journal.lock();
+    // No drop comes in between from here on: the log had come to where a drop says, and nothing behind that is of what it dropped.
+    if state.drops() != drops {
+        for op in batch::decode(ops) {
+            state.check_keyspace(batch::keyspace_of(op?.key))?;
+        }
+    }
     let seq = appender.append(&payload)?;
     let crowded = appender.crowded();
     // Hand over hand: the next commit may be appended while this one enters the memtable, but not overtake it.
@@ -85,4 +91,41 @@ fn enter(tables: &mut Tables, seq: Seq, ops: &[u8]) -> Result<()> {
         tables.insert(op.key, seq, op.value)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::engine::MemoryFactory;
+    use crate::error::ErrorKind;
+    use crate::options::Options;
+    use crate::state::Seams;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// Whoever waited for room, or for the appender, while the keyspace was being dropped comes too late: the drop has said up to which write
+    /// it was there.
+    #[test]
+    fn nothing_is_committed_to_a_keyspace_that_was_dropped_since_it_was_looked_for() {
+        let factory = Arc::new(MemoryFactory::new());
+        let seams = Seams { disk: Arc::new(SimDisk::new(1)), factory, background: false };
+        let options = Options::new().shards(1).memory_budget(8 << 20);
+        let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
+        let state = &store.handle.state;
+        let notes = store.keyspace("notes").unwrap();
+        let (others, mut ops) = (store.keyspace("others").unwrap(), Vec::new());
+        batch::encode(&mut ops, notes.id(), b"key", Some(b"value")).unwrap();
+        let drops = state.drops();
+        commit(state, &ops, drops, Durability::Process).unwrap();
+        store.drop_keyspace("others").unwrap();
+        let last = commit(state, &ops, drops, Durability::Process).unwrap();
+        store.drop_keyspace("notes").unwrap();
+        let error = commit(state, &ops, drops, Durability::Process).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        let dropped: Vec<_> =
+            state.archives.dropped_since(Seq::ZERO).iter().map(|gone| (gone.id, gone.at)).collect();
+        assert_eq!(dropped, [(others.id(), Seq(1)), (notes.id(), last)]);
+        store.insert("another", "keyspace").unwrap();
+    }
 }

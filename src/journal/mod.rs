@@ -27,6 +27,8 @@
 //! | H | none | no frame `e` | later writes, machine started since, none says `e` was synced | a hole: cut |
 //! | I | none | no frame `e` | no word of `e`, but the shards have applied it | damage |
 //!
+//! Damage to a segment that is entered for its end marker alone, since the next one begins with what is asked for, is passed over.
+//!
 //! The files themselves: no segment at all, a gap above what is asked for, both headers damaged, a name that does not
 //! fit, a file shorter than its header says: damage. One header damaged: the copy. Another store: `Foreign`. Another
 //! version: `Unsupported`. A gap wholly below what is asked for: an interrupted trim, cleared away. A temporary:

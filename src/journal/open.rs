@@ -146,7 +146,7 @@ fn read(
         visited: (0, 0),
         buf: Vec::new(),
     };
-    let walk = walker.walk()?;
+    let walk = walker.walk_to_what_is_asked()?;
     let (frames, bytes) = walker.visited;
     let report = ReplayReport {
         first: survey.segments.first().and_then(|s| s.first).unwrap_or(walk.end),

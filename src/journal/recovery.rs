@@ -183,11 +183,17 @@ pub struct Walk {
 /// alone leads to the first frame that is asked for. All before is durable, and the marker may not be: without it the log ends
 /// there, now and for whoever asks for older frames later.
 pub fn start(segments: &[Segment], from: Seq) -> usize {
+    let asked = asked(segments, from);
+    let is_led_to = segments
+        .get(asked)
+        .is_some_and(|s| s.header.origin == Origin::Continuation && s.first == Some(from.next()));
+    asked.saturating_sub(usize::from(is_led_to))
+}
+
+/// The last segment that begins at or below `from` + 1.
+fn asked(segments: &[Segment], from: Seq) -> usize {
     let next = from.next();
-    let last = segments.iter().rposition(|s| s.first.is_some_and(|first| first <= next)).unwrap_or(0);
-    let is_led_to =
-        segments.get(last).is_some_and(|s| s.header.origin == Origin::Continuation && s.first == Some(next));
-    last.saturating_sub(usize::from(is_led_to))
+    segments.iter().rposition(|s| s.first.is_some_and(|first| first <= next)).unwrap_or(0)
 }
 
 /// Finds the end of the log, and hands the frames above `from` to `visit` on the way.
@@ -206,10 +212,32 @@ pub struct Walker<'a> {
 }
 
 impl Walker<'_> {
-    /// Walks from the segment at [`start`].
+    /// Walks from the segment at [`start`]. Damage that it meets refuses, even where nobody asks for what is damaged: another copy
+    /// may be without it.
     pub fn walk(&mut self) -> Result<Walk> {
+        self.go(false)
+    }
+
+    /// As [`walk`](Self::walk), but passes over damage to a segment that it enters for its end marker alone, where the log is known
+    /// to go on behind it.
+    pub fn walk_to_what_is_asked(&mut self) -> Result<Walk> {
+        self.go(true)
+    }
+
+    fn go(&mut self, lenient: bool) -> Result<Walk> {
+        let (next, asked) = (self.from.next(), asked(self.segments, self.from));
         let mut index = start(self.segments, self.from);
-        let mut expected = self.segments.get(index).and_then(|s| s.first).unwrap_or_default();
+        let first = self.segments.get(index).and_then(|s| s.first);
+        let mut expected = match first {
+            Some(first) => first,
+            // It held frames up to `from`, which are durable: that the first one cannot be read is damage and no cut.
+            None if lenient && index < asked => {
+                log::warn!("{}, which is passed over", self.unreadable(index));
+                index = asked;
+                next
+            }
+            None => return Err(self.unreadable(index).remedy(WAY_OUT)),
+        };
         let mut seen = Evidence::default();
         let mut parts = Vec::new();
         loop {
@@ -243,7 +271,21 @@ impl Walker<'_> {
                 (Case::A, Some((next, _))) => next,
                 (Case::C, _) => index + 1,
                 (Case::E | Case::H, _) => return Ok(Walk { parts, end: expected, case, reach }),
-                _ => return Err(self.damage(case, &part, expected, reach, limit)),
+                // Frames up to `from` are durable, so below `next` this is damage and never a cut; at `next` itself these rows
+                // say that the frame was part of the log. Above it one was visited, and none may be twice.
+                (Case::B | Case::F | Case::G | Case::I, _)
+                    if lenient && index < asked && expected <= next =>
+                {
+                    let damage = self.damage(&o, &part, expected, reach, limit);
+                    log::warn!("{damage}: passed over, since nothing from there is asked for");
+                    // What is kept of the way would have an end marker put where the damage is.
+                    parts.clear();
+                    (expected, seen) = (next, Evidence::default());
+                    asked
+                }
+                _ => {
+                    return Err(self.damage(&o, &part, expected, reach, limit).remedy(WAY_OUT));
+                }
             };
         }
     }
@@ -329,14 +371,23 @@ impl Walker<'_> {
         Ok(sum)
     }
 
+    fn unreadable(&self, index: usize) -> Error {
+        let path = self.segments.get(index).map(|s| s.path.clone()).unwrap_or_default();
+        let next = self.from.next();
+        Error::corruption(format!("the first frame of the segment that leads to sequence {next} is damaged"))
+            .at(path)
+            .offset(BODY)
+    }
+
     fn damage(
         &self,
-        case: Case,
+        o: &Observation,
         part: &Part,
         expected: Seq,
         reach: Seq,
         limit: Option<(usize, Seq)>,
     ) -> Error {
+        let case = Case::of(o);
         let to =
             |end: Seq| if end.0 > expected.next().0 { format!(" to {}", end.0 - 1) } else { String::new() };
         let what = match (case, limit) {
@@ -359,6 +410,5 @@ impl Walker<'_> {
         Error::corruption(format!("{what} (case {case:?} of the journal's recovery)"))
             .at(path)
             .offset(part.end)
-            .remedy(WAY_OUT)
     }
 }

@@ -230,6 +230,48 @@ fn a_hole_that_a_failed_sync_left_does_not_keep_the_store_from_opening() {
     assert_eq!(store.get("behind").unwrap(), None);
 }
 
+/// As above, but not even the note could be left: it looks like damage until the machine is started anew, and the error says so.
+#[test]
+fn a_hole_that_a_failed_sync_left_without_a_note_is_the_end_of_the_log_once_the_machine_was_started_anew() {
+    let dir = Path::new("/store");
+    for seed in 0..20 {
+        let (disk, factory) = (SimDisk::new(7), MemoryFactory::new());
+        let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+        let marked = |n: u8| [&[n; 40][..], b"a value to be found by"].concat();
+        store.insert_with("synced", marked(1), Durability::Sync).unwrap();
+        store.insert_with("lost", marked(2), Durability::Process).unwrap();
+        store.insert_with("behind", marked(3), Durability::Process).unwrap();
+        disk.inject(Fault::on(Operation::Create).at(|p| p.ends_with("poisoned")));
+        disk.inject(Fault::on(Operation::Sync).at(|p| p.starts_with("/store/journal")).times(1));
+        assert_eq!(store.sync().unwrap_err().kind(), ErrorKind::Poisoned);
+        drop(store);
+        let disk = disk.kill();
+        disk.heal();
+        let names = testing::Disk::list(&disk, Path::new("/store/journal")).unwrap();
+        assert!(!names.iter().any(|name| name == "poisoned"), "{names:?}");
+        let lost = marked(2);
+        for name in names.iter().filter(|name| name.ends_with(".seg")) {
+            disk.damage(&Path::new("/store/journal").join(name), |bytes| {
+                let at = bytes.windows(lost.len()).position(|window| window == lost);
+                at.into_iter().for_each(|at| bytes[at - 16..at + 16].fill(0));
+            })
+            .unwrap();
+        }
+        let refused = testing::open(dir, &options(), seams(&disk, &factory)).map(drop).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Corruption, "{refused}");
+        let advice = refused.advice().unwrap();
+        for text in
+            ["nothing shows that a synced write is missing", "start the machine anew", "from a checkpoint"]
+        {
+            assert!(advice.contains(text), "{refused}");
+        }
+        let disk = disk.crash(PowerCut { seed });
+        let store = testing::open(dir, &options(), seams(&disk, &factory)).unwrap();
+        assert_eq!(store.get("synced").unwrap().as_deref(), Some(&marked(1)[..]));
+        assert_eq!(store.get("behind").unwrap(), None);
+    }
+}
+
 /// "Never" is a time that some give.
 #[test]
 fn the_longest_durations_there_are_are_no_surprise() {

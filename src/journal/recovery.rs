@@ -284,7 +284,8 @@ impl Walker<'_> {
                     asked
                 }
                 _ => {
-                    return Err(self.damage(&o, &part, expected, reach, limit).remedy(WAY_OUT));
+                    let damage = self.damage(&o, &part, expected, reach, limit);
+                    return Err(damage.remedy(way_out(&o, expected)));
                 }
             };
         }
@@ -411,4 +412,17 @@ impl Walker<'_> {
             .at(path)
             .offset(part.end)
     }
+}
+
+/// What to do about damage. A failed write or sync of which no note could be left looks like it until the machine is started anew;
+/// only who knows of one may take that way, since it gives up writes.
+fn way_out(o: &Observation, expected: Seq) -> String {
+    if Case::of(o) != Case::F || o.proven || o.applied {
+        return WAY_OUT.into();
+    }
+    format!(
+        "nothing shows that a synced write is missing: if a write or sync of the journal failed in this run of the machine, \
+         and only then, start the machine anew and open the store again, which gives up the writes from sequence {expected} on; \
+         if none failed, {WAY_OUT}"
+    )
 }

@@ -411,6 +411,32 @@ fn the_error_of_a_hole_names_what_was_there() {
     }
 }
 
+/// A start of the machine may give up writes, so it is named only where nothing says that one of them was synced.
+#[test]
+fn a_new_start_of_the_machine_is_advised_only_where_no_synced_write_may_be_missing() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    (0..6).for_each(|_| assert!(append(&journal, Handoff::Os).is_ok()));
+    let unsynced = disk.fork().kill();
+    journal.sync_to(Seq(6)).unwrap();
+    append(&journal, Handoff::Os).unwrap();
+    let proven = disk.kill();
+    let place = third_frame();
+    for (disk, applied, named) in
+        [(&unsynced, 0, true), (&unsynced, 2, true), (&unsynced, 3, false), (&proven, 0, false)]
+    {
+        let disk = disk.fork();
+        let path = dir().join(&segments(&disk)[0]);
+        disk.damage(&path, |bytes| bytes[place + 16] ^= 1).unwrap();
+        let error = reopen_from(&disk, Seq(0), Seq(applied)).map(drop).unwrap_err();
+        assert!(error.to_string().contains("case F"), "{error}");
+        let advice = error.advice().unwrap();
+        assert_eq!(advice.contains("start the machine anew"), named, "{applied}: {error}");
+        assert_eq!(advice.contains("gives up the writes from sequence 3 on"), named, "{applied}: {error}");
+        assert!(advice.contains("put the journal's files back from a copy"), "{error}");
+    }
+}
+
 /// The next session says where this one ended: what is missing below that was acknowledged.
 #[test]
 fn the_error_of_a_lost_end_says_up_to_where_it_was_acknowledged() {

@@ -8,6 +8,7 @@ use crate::verbs;
 use crate::verbs::heal::Step as Healed;
 use crate::verbs::reshard::Step;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,10 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(50);
 /// How long a failed flush rests before it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// How long a copy of the journal that is behind rests before it is tried again.
+/// How often the journal's copies are looked at, and how long one that is behind rests before it is tried again, at first.
 const MEND: Duration = Duration::from_secs(5);
+/// The longest rest of such a copy: each try may have to read the whole journal to come to nothing.
+const MEND_AT_MOST: Duration = Duration::from_secs(160);
 /// How soon readers of before a change are looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often the latency of reads and writes decides anew how much a change of the topology rests.
@@ -110,13 +113,42 @@ fn ticker(state: &State) {
 
 /// Not the ticker: making a copy of the journal takes as long as it is large.
 fn mender(state: &State) {
+    let Some(mirrors) = &state.mirrors else { return };
+    let behind = || mirrors.copies().into_iter().filter(|copy| !copy.good).map(|copy| copy.dir).collect();
+    let mut tries = Tries::default();
     loop {
-        if let Some(mirrors) = &state.mirrors {
+        if tries.is_due(behind(), Instant::now()) {
             mirrors.mend();
+            tries.after(behind(), Instant::now());
         }
         if !state.signals.next_mend(MEND) {
             return;
         }
+    }
+}
+
+/// When copies of the journal that are behind are tried again.
+#[derive(Debug, Default)]
+struct Tries {
+    /// Which were behind after the last try.
+    behind: Vec<PathBuf>,
+    /// When the next one is due, and how long the rest before it is.
+    rest: Option<(Instant, Duration)>,
+}
+
+impl Tries {
+    /// At once where other copies are behind than were: what became of those says nothing of these.
+    fn is_due(&self, behind: Vec<PathBuf>, now: Instant) -> bool {
+        behind != self.behind || self.rest.is_none_or(|(due, _)| now >= due)
+    }
+
+    /// After a try that has left these behind.
+    fn after(&mut self, behind: Vec<PathBuf>, now: Instant) {
+        let rest = match self.rest {
+            Some((_, rest)) if behind == self.behind && !behind.is_empty() => (rest * 2).min(MEND_AT_MOST),
+            _ => MEND,
+        };
+        (self.behind, self.rest) = (behind, Some((now + rest, rest)));
     }
 }
 
@@ -279,6 +311,29 @@ mod tests {
     use crate::options::Options;
     use crate::state::Seams;
     use std::path::Path;
+
+    /// A copy that cannot be made costs less and less, and one that has only just been left behind is tried at once, whatever the rest of
+    /// another.
+    #[test]
+    fn copies_that_stay_behind_are_tried_less_and_less_often() {
+        let behind = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let mut now = Instant::now();
+        let mut tries = Tries::default();
+        let mut next = |which: &[&str]| {
+            assert!(tries.is_due(behind(which), now));
+            tries.after(behind(which), now);
+            let begun = now;
+            while !tries.is_due(behind(which), now) {
+                assert!(tries.is_due(behind(&["/other"]), now));
+                now += MEND;
+            }
+            (now - begun).as_secs()
+        };
+        let rests: Vec<u64> = (0..8).map(|_| next(&["/b"])).collect();
+        assert_eq!(rests, [5, 10, 20, 40, 80, 160, 160, 160]);
+        assert_eq!([next(&["/b", "/c"]), next(&["/b", "/c"]), next(&["/c"])], [5, 10, 5]);
+        assert_eq!([next(&[]), next(&[]), next(&["/c"]), next(&["/c"])], [5, 5, 5, 10]);
+    }
 
     /// A step that brought so much rests for as long as that takes at the rate that was asked for, less what it took. What was
     /// asked of one thing is not asked of another, nor of what comes after it.

@@ -1,7 +1,7 @@
 //! Freeing what nobody needs any more, and how much is kept for those who do.
 //!
-//! Invariant: once a journal is closed, and nobody frees any more, no file of it is touched: they are the next opening's. Whoever must not
-//! be followed by one before that leaves its lock here.
+//! Invariant: once a journal is closed, and nobody frees or mends any more, no file of it is touched: they are the next opening's. Whoever
+//! must not be followed by one before that leaves its lock here.
 
 use super::{Journal, Retained, Shown};
 use crate::error::{Error, ErrorKind, Result};
@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::time::Duration;
 
-/// Who is about to free segments. Not `retained`: that is waited for as long as a disk hangs.
+/// Who is about to free segments, or to mend one. Not `retained`: that is waited for as long as a disk hangs.
 #[derive(Debug, Default)]
 pub struct Freeing {
     inner: Mutex<Inner>,
@@ -25,7 +25,7 @@ struct Inner {
     left: Option<Box<dyn Debug + Send + Sync>>,
 }
 
-/// One who frees, as long as that lasts.
+/// One who frees or mends, as long as that lasts.
 struct Turn<'a>(&'a Freeing);
 
 impl Freeing {
@@ -89,6 +89,16 @@ impl Journal {
         outcome.map(|()| freed)
     }
 
+    /// Does something to the journal's files that a reader has found to be necessary. A close waits for it, or leaves its lock.
+    ///
+    /// # Errors
+    /// `Poisoned`, `Closed`: nothing was done; the files may be the next opening's.
+    pub(super) fn in_turn<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let _turn = self.freeing.begin();
+        self.health.check()?;
+        Ok(work())
+    }
+
     /// From where on the journal can be kept for somebody, so that no more than `most` bytes are which `trim(below)` would free: for
     /// who needs an older sequence it cannot.
     pub fn reach(&self, below: Seq, most: u64) -> Seq {
@@ -107,7 +117,7 @@ impl Journal {
         Seq::ZERO
     }
 
-    /// Waits until nobody frees segments of a journal that is closed, for `limit`.
+    /// Waits until nobody frees or mends segments of a journal that is closed, for `limit`.
     ///
     /// # Errors
     /// `Unavailable`: somebody still does: the disk has not answered.
@@ -123,7 +133,7 @@ impl Journal {
             .remedy("look at it and the kernel log; the store can be opened again when it has answered"))
     }
 
-    /// Drops a lock on the journal's files when nobody frees any of them.
+    /// Drops a lock on the journal's files when nobody frees or mends any of them.
     pub fn leave(&self, lock: Box<dyn Debug + Send + Sync>) {
         let mut inner = self.freeing.inner.lock();
         if inner.at_it > 0 {

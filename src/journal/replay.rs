@@ -3,7 +3,8 @@
 //! Invariants:
 //! - What is visited was verified against its checksums, and is consecutive: a cursor never passes over a sequence.
 //! - Where one copy of the journal does not have what it should, another is asked at the same place; so what is visited is visited
-//!   once, whichever copies it comes from. A copy that lacks something gets it again, or counts no more.
+//!   once, whichever copies it comes from. A copy that lacks something gets it again, or counts no more, unless the journal
+//!   has been closed under the reader.
 //! - What was freed, or used again, under the reader is told from damage: a segment leaves the list of those that are
 //!   retained before a byte of it is changed, and the list is looked at again after every read that came to nothing.
 
@@ -104,8 +105,7 @@ impl Journal {
         let store_id = self.supply.config.store_id;
         let header = SegmentHeader { store_id, generation, boot_id: 0, len, origin: Origin::Continuation };
         let path = self.supply.path(&segment::name(generation));
-        let mut copies =
-            Copies::open(self.supply.disk.as_ref(), &path, header, std::mem::take(&mut cursor.buf));
+        let mut copies = Copies::open(self, &path, header, std::mem::take(&mut cursor.buf));
         let (mut at, mut expected) = match cursor.place {
             Some((held, at)) if held == generation => (at, cursor.next),
             _ => (BODY, first),
@@ -149,6 +149,7 @@ impl Journal {
 
 /// A segment as it is read: in one copy of the journal after the other, where the one before does not have what it should.
 struct Copies<'a> {
+    journal: &'a Journal,
     disk: &'a dyn Disk,
     path: &'a Path,
     header: SegmentHeader,
@@ -158,10 +159,11 @@ struct Copies<'a> {
 }
 
 impl<'a> Copies<'a> {
-    fn open(disk: &'a dyn Disk, path: &'a Path, header: SegmentHeader, buf: Vec<u8>) -> Copies<'a> {
+    fn open(journal: &'a Journal, path: &'a Path, header: SegmentHeader, buf: Vec<u8>) -> Copies<'a> {
+        let disk = journal.supply.disk.as_ref();
         let numbers = disk.copies();
         let first = numbers.first().copied().unwrap_or_default();
-        Copies { disk, path, header, numbers, reader: reader(disk, path, header, first, buf) }
+        Copies { journal, disk, path, header, numbers, reader: reader(disk, path, header, first, buf) }
     }
 
     fn item(&mut self, at: u64) -> Result<Item<'_>> {
@@ -185,7 +187,9 @@ impl<'a> Copies<'a> {
             Some((*other, reader, bytes))
         });
         let Some((other, reader, bytes)) = has_it else { return false };
-        if self.disk.mend_copy(self.path, *this, other, at, &bytes)
+        // Reading takes as long as the disk does, and the journal may have been closed meanwhile.
+        let mend = || self.disk.mend_copy(self.path, *this, other, at, &bytes);
+        if self.journal.in_turn(mend).unwrap_or(false)
             && self.reader.as_mut().is_ok_and(|reader| frame_at(reader, at, expected, true).is_some())
         {
             return true;

@@ -5,8 +5,9 @@
 //!   system may hold bytes in memory that it no longer means to write, so what is copied from scratch is copied into new files.
 //! - A file of the target is replaced only when all of the source's has been read: the target may be all that is left.
 //! - What an error says of the source is not held against the target.
+//! - Where the target fails, what was added to it goes again: as much is free as was before.
 
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::segment::{self, Name};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -50,6 +51,11 @@ fn is_ours(name: &str) -> bool {
 /// Whether the bytes of such a file mean nothing to whoever finds it: only he knows them who has it open.
 pub fn is_blank(name: &str) -> bool {
     matches!(segment::parse_name(name), Name::Spare(_) | Name::Temporary)
+}
+
+/// Whether it is what an interrupted copying has left, or has a name that is no segment's.
+fn is_left(name: &str) -> bool {
+    segment::parse_name(name) == Name::Misnamed || name.ends_with(UNFINISHED)
 }
 
 pub fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
@@ -101,13 +107,55 @@ impl Copying<'_> {
     /// Removes from the target what an interrupted copying has left, and files of a name that is no segment's: they would keep the
     /// journal from opening.
     pub fn sweep(&self) -> Outcome<()> {
-        let failed = |e| Failed::Target(Error::io("list a copy of the journal", self.to, e));
-        let listed = self.disk.list(self.to).map_err(failed)?;
-        let left = |name: &&String| segment::parse_name(name) == Name::Misnamed || name.ends_with(UNFINISHED);
-        for name in listed.iter().filter(left) {
+        for name in self.listed()?.iter().filter(|name| is_left(name)) {
             remove(self.disk, &self.to.join(name)).map_err(Failed::Target)?;
         }
         self.sync()
+    }
+
+    fn listed(&self) -> Outcome<Vec<String>> {
+        let failed = |e| Failed::Target(Error::io("list a copy of the journal", self.to, e));
+        self.disk.list(self.to).map_err(failed)
+    }
+
+    /// Refuses, before anything is changed, where the target has no room for what the source holds: to fill the disk to the last byte
+    /// takes the room of whoever else writes there, and makes no copy. More is asked for than the files have now, since they grow in number
+    /// meanwhile, and each is there twice for a moment. Where it is not known how much is free, that is no reason to refuse.
+    pub fn check_room(&self) -> Outcome<()> {
+        let Ok(Some(FreeSpace { free, .. })) = self.disk.space(self.to) else { return Ok(()) };
+        let (mut all, mut longest) = (0_u64, 0);
+        for name in names(self.disk, self.from).map_err(Failed::Source)? {
+            if let Some(file) = self.open(&name)? {
+                let len = file.len().map_err(|e| self.source(e, &name))?;
+                (all, longest) = (all.saturating_add(len), len.max(longest));
+            }
+        }
+        let len = |name: &String| self.disk.open(&self.to.join(name), OpenMode::Read)?.len();
+        let ours = |name: &&String| is_ours(name) || is_left(name);
+        // What cannot be looked at may not make room either.
+        let held = self.listed()?.iter().filter(ours).filter_map(|name| len(name).ok()).sum::<u64>();
+        let needed = all.saturating_add(all / 4).saturating_add(longest.saturating_mul(2));
+        let there = free.saturating_add(held);
+        if needed <= there {
+            return Ok(());
+        }
+        let text = format!(
+            "a copy of the journal needs about {needed} bytes, and no more than {there} are free, or taken by it already"
+        );
+        let error = Error::new(ErrorKind::Full, text).at(self.to);
+        Err(Failed::Target(error.remedy("free space there: the copy is made by itself when it has room")))
+    }
+
+    /// Removes the names that were not there `before`: a part of a copy is of no use, and takes the room of whoever else writes there.
+    pub fn withdraw(&self, before: &BTreeSet<String>) {
+        let removed = names(self.disk, self.to)
+            .and_then(|names| {
+                names.difference(before).try_for_each(|name| remove(self.disk, &self.to.join(name)))
+            })
+            .and_then(|()| sync_dir(self.disk, self.to));
+        if let Err(e) = removed {
+            log::debug!("a part of a copy of the journal stays until it is made: {e}");
+        }
     }
 
     pub fn remove(&self, name: &str) -> Outcome<()> {

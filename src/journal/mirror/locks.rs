@@ -6,6 +6,7 @@
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -17,18 +18,17 @@ pub const FILE: &str = "LOCK";
 type Held = BTreeMap<PathBuf, Box<dyn Send + Sync>>;
 
 /// Held until they are released, or this is dropped.
-pub struct Locks(Mutex<Option<Held>>);
-
-impl Default for Locks {
-    fn default() -> Locks {
-        Locks(Mutex::new(Some(Held::new())))
-    }
+#[derive(Default)]
+pub struct Locks {
+    held: Mutex<Held>,
+    /// Beside them, since whoever takes one may hold them for as long as a disk hangs.
+    released: AtomicBool,
 }
 
 impl fmt::Debug for Locks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held = self.0.lock();
-        f.debug_tuple("Locks").field(&held.as_ref().map(|held| held.keys().collect::<Vec<_>>())).finish()
+        let held = self.held.lock();
+        f.debug_tuple("Locks").field(&held.keys().collect::<Vec<_>>()).field(&self.released).finish()
     }
 }
 
@@ -39,10 +39,8 @@ impl Locks {
     /// # Errors
     /// `Locked`: another opening has it. `Closed`: all locks were released.
     pub fn take(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
-        let mut held = self.0.lock();
-        let Some(held) = held.as_mut() else {
-            return Err(Error::new(ErrorKind::Closed, "the store has been closed").at(dir));
-        };
+        let mut held = self.held.lock();
+        self.check().map_err(|e| e.at(dir))?;
         if held.contains_key(dir) {
             return Ok(());
         }
@@ -57,7 +55,23 @@ impl Locks {
 
     /// Gives all of them back; none is taken any more.
     pub fn release(&self) {
-        *self.0.lock() = None;
+        self.released.store(true, Ordering::Release);
+        let held = std::mem::take(&mut *self.held.lock());
+        drop(held);
+    }
+
+    /// Whether the directories are still this opening's.
+    ///
+    /// # Errors
+    /// `Closed`: all locks were released; what is there may be the next opening's.
+    pub fn check(&self) -> Result<()> {
+        match self.released.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => {
+                let text = "the store has been closed, and its journal may be that of another opening";
+                Err(Error::new(ErrorKind::Closed, text).remedy("open the store again"))
+            }
+        }
     }
 }
 

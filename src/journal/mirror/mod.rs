@@ -173,7 +173,7 @@ impl Mirrors {
     }
 
     fn check(&self) -> Result<()> {
-        self.broken.get().map_or(Ok(()), |cause| Err(cause.clone()))
+        self.broken.get().map_or_else(|| self.locks.check(), |cause| Err(cause.clone()))
     }
 
     /// The indexes of the copies that count.
@@ -269,10 +269,12 @@ impl Mirrors {
     }
 
     /// Begins an epoch in which the copies `good`, and the one that is being left, are complete and no others; returns those
-    /// that had to be left out in their turn, since they did not take the word.
+    /// that had to be left out in their turn, since they did not take the word. None is given where the locks have been released: what it says
+    /// of this opening would be taken for what the next one has done.
     fn give_word(&self, given: &mut Given, mut good: Vec<usize>) -> Result<Vec<(usize, Error)>> {
         let mut lost = Vec::new();
         loop {
+            self.locks.check()?;
             given.epoch = given.epoch.saturating_add(1);
             let kept = || good.iter().filter_map(|index| Some((*index, self.copies.get(*index)?)));
             let leaving = given.leaving.iter().map(|(id, _)| *id);

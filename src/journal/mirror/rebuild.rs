@@ -65,7 +65,15 @@ impl Mirrors {
         };
         let (disk, stop) = (self.disk.as_ref(), &self.stop);
         let copying = Copying { disk, from: &source.dir, to: &mirror.dir, stop };
-        let _gate = self.copy_all(&copying)?;
+        copying.check_room()?;
+        let (_, before) = copying.names()?;
+        // Not what came from a source that can be read no further, since it may be all that is left of it; nor at the end of a store,
+        // which is not to wait for it; and nothing once the copy joins, which may have given it a word.
+        let _gate = self.copy_all(&copying).inspect_err(|failed| {
+            if matches!(failed, Failed::Target(e) if e.kind() != ErrorKind::Closed) {
+                copying.withdraw(&before);
+            }
+        })?;
         self.check().map_err(Failed::Target)?;
         if !source.good.load(Ordering::Acquire) {
             return Err(Failed::Source(nothing()));

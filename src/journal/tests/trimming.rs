@@ -122,3 +122,20 @@ fn it_reaches_back_as_far_as_so_many_bytes_allow() {
         }
     }
 }
+
+/// Who rests until nobody touches a closed journal's files waits for whoever mends one, and nobody begins to when it is closed.
+#[test]
+fn a_journal_that_is_closed_is_not_mended_and_is_at_rest_when_nobody_mends_it() {
+    let journal = create(&new_disk()).unwrap();
+    let rest = || journal.rest(std::time::Duration::ZERO);
+    let error = journal
+        .in_turn(|| {
+            journal.close().unwrap();
+            rest().unwrap_err()
+        })
+        .unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    rest().unwrap();
+    let refused = journal.in_turn(|| panic!("it is closed")).map(|()| ()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Closed, "{refused}");
+}

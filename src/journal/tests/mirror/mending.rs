@@ -194,3 +194,69 @@ fn what_changes_while_a_copy_is_made_is_copied_again() {
         assert!(a == b, "round {round}, renamed: {renamed}: {:?} {:?}", a.keys(), b.keys());
     }
 }
+
+/// A copy that was left behind for want of room takes none of those who write beside it: not where it cannot fit, and not where somebody
+/// else takes meanwhile what it would need.
+#[test]
+fn a_copy_that_has_no_room_leaves_what_is_free_to_others() {
+    let disk = dirs_disk(28);
+    let (written, made) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let taken = Arc::new(Mutex::new(None::<u64>));
+    let (writes, files, takes, below) = (written.clone(), made.clone(), taken.clone(), disk.clone());
+    let hooked = Hooked::new(&disk, move |operation, at| {
+        if at.starts_with(DIRS[1]) {
+            writes.fetch_add(usize::from(operation == Operation::Write), Ordering::SeqCst);
+            // Somebody fills the disk when half of the copy is there.
+            if operation == Operation::Create && files.fetch_add(1, Ordering::SeqCst) == 4 {
+                takes.lock().take().map_or((), |capacity| below.set_capacity(Some(capacity)));
+            }
+        }
+        Ok(())
+    });
+    let shared: Arc<dyn Disk> = Arc::new(hooked);
+    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), false).unwrap();
+    let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
+    mirrors.vouch().unwrap();
+    let mut model = Model::default();
+    (0..20).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    fault(&disk, Operation::Sync, 1, 1);
+    model.sync(&journal).unwrap();
+    (0..100).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    let held = |dir: &str| -> BTreeMap<PathBuf, usize> {
+        let files = disk.files().into_iter().map(|(path, bytes)| (path, bytes.len()));
+        files.filter(|(path, _)| path.starts_with(dir)).collect()
+    };
+    let used = || held("/").values().sum::<usize>() as u64;
+    let all = held(DIRS[0]).values().sum::<usize>() as u64;
+    let before = held(DIRS[1]);
+    assert!(before.values().sum::<usize>() as u64 * 2 < all && before.len() > 2, "{before:?}");
+    let why = || mirrors.copies()[1].cause.as_ref().unwrap().to_string();
+
+    disk.set_capacity(Some(used() + all / 2));
+    written.store(0, Ordering::SeqCst);
+    for _ in 0..2 {
+        assert_eq!(mirrors.mend(), 0);
+        let cause = mirrors.copies()[1].cause.clone().unwrap();
+        assert_eq!((cause.kind(), cause.path()), (ErrorKind::Full, Some(Path::new(DIRS[1]))), "{cause}");
+        assert_eq!((held(DIRS[1]), written.load(Ordering::SeqCst)), (before.clone(), 0), "{cause}");
+    }
+
+    let free = || disk.space(Path::new(DIRS[1])).unwrap().unwrap().free;
+    for round in 0..2 {
+        *taken.lock() = Some(used() + all / 3);
+        made.store(0, Ordering::SeqCst);
+        disk.set_capacity(Some(used() + all * 2));
+        assert_eq!(mirrors.mend(), 0);
+        assert!(taken.lock().is_none() && written.load(Ordering::SeqCst) > 0, "{round}: {}", why());
+        assert_eq!(held(DIRS[1]), before, "{round}: {}", why());
+        assert_eq!(free(), all / 3, "{round}: {}", why());
+    }
+
+    disk.set_capacity(Some(used() + all * 2));
+    assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+    model.append(&journal, Handoff::Os).unwrap();
+    model.sync(&journal).unwrap();
+    alike(&disk);
+}

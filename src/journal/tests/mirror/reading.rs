@@ -1,7 +1,9 @@
 //! Reading beside writers while one copy is damaged: what it lacks is read from another, and put in again.
 
+use super::hooked::Hooked;
 use super::*;
 use crate::journal::segment::{self, BODY};
+use std::sync::mpsc::channel;
 
 /// What happens to the copy that is read first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,4 +271,71 @@ fn readers_beside_trims_take_no_copy_for_damaged() {
         });
         assert!(good(&mirrors)[1] && (damage || good(&mirrors)[0]), "{:?}", mirrors.copies());
     }
+}
+
+/// A disk hangs under a reader until the store has been closed: the files are the next opening's, and so are the words.
+#[test]
+fn a_reader_that_outlives_a_close_mends_nothing() {
+    for what in [Harm::Payload, Harm::Block, Harm::Cut] {
+        let (mut model, disk) = (Model::default(), dirs_disk(45));
+        drop(model.create(&disk));
+        let (hangs, hung) = channel();
+        let (go_on, wait) = channel::<()>();
+        let hang = Mutex::new(None::<PathBuf>);
+        let hang = Arc::new((hang, Mutex::new((hangs, wait))));
+        let at = hang.clone();
+        let hooked = Hooked::new(&disk, move |operation, path| {
+            let here = operation == Operation::Read && at.0.lock().as_deref() == Some(path);
+            if here && at.0.lock().take().is_some() {
+                let ends = at.1.lock();
+                ends.0.send(()).unwrap();
+                let _ = ends.1.recv();
+            }
+            Ok(())
+        });
+        let (mirrors, journal, _) = model.open_on(Arc::new(hooked), None).unwrap();
+        (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        let place = place_of(&model, &journal, 0, 30);
+        *hang.0.lock() = Some(place.0.clone());
+        harm(&disk, what, place);
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| read_on(&model, &journal, &mut Cursor::at(Seq(1)), usize::MAX));
+            hung.recv().unwrap();
+            journal.close().unwrap();
+            journal.rest(std::time::Duration::ZERO).unwrap();
+            let closed = disk.files();
+            go_on.send(()).unwrap();
+            let read = reading.join().unwrap();
+            assert!(disk.files() == closed, "{what:?}");
+            assert_eq!(good(&mirrors), [true; 2], "{what:?}");
+            read.unwrap_or_else(|e| panic!("{what:?}: {e}"));
+        });
+    }
+}
+
+/// Whoever still has the copies when their locks were given back leaves them alone.
+#[test]
+fn copies_whose_locks_were_given_back_are_given_no_word_and_not_mended() {
+    let (mut model, disk) = (Model::default(), dirs_disk(46));
+    drop(model.create(&disk));
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let locks = Found::lock(shared.as_ref(), &places()).unwrap();
+    let (home, store) = (Path::new(HOME), CONFIG.store_id);
+    let found = Found::look(shared, home, store, places(), None, false, locks.clone()).unwrap();
+    let mirrors = found.serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+    let dir = Path::new(DIRS[0]);
+    let file = mirrors.open(&dir.join("0000000000000009.tmp"), OpenMode::CreateNew).unwrap();
+    file.write_at(0, b"bytes").unwrap();
+    locks.release();
+    let before = disk.files();
+    let path = dir.join("0000000000000001.seg");
+    assert!(!mirrors.mend_copy(&path, 0, 1, 4096, b"bytes"));
+    let error = file.write_at(0, b"other").unwrap_err();
+    assert!(error.to_string().contains("has been closed"), "{error}");
+    // What fails in one copy is no reason to say so of it any more.
+    fault(&disk, Operation::SyncDir, 1, 1);
+    assert!(mirrors.sync_dir(dir).is_err());
+    assert!(disk.files() == before);
+    assert_eq!(good(&mirrors), [true; 2]);
 }

@@ -35,7 +35,8 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     let until = state.memory.last();
     state.journal.sync_to(until)?;
     let first = state.journal.first();
-    let mut next = found.archived.map_or(first, Seq::next);
+    // An archive without pieces lacks all that the journal does not have any more.
+    let mut next = found.archived.unwrap_or(Seq::ZERO).next();
     let mut gap = found.chain.newest_gap();
     if next < first {
         gap = Some((next, Seq(first.0.saturating_sub(1))));
@@ -52,6 +53,8 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
         })?;
         let last = Seq(cursor.next().0.saturating_sub(1));
         repository.add_piece(&head(state, begin, last, marks), &commits)?;
+        // Again, since the journal is trimmed by what counts as archived: its disk may have gone since.
+        repository.check_there()?;
         marks.retain(|mark| mark.seq > last);
         state.archives.reached(repository.id, last)?;
     }
@@ -74,6 +77,7 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
     }
     let look = || {
         check_given_up(known)?;
+        repository.check_there()?;
         let chain = repository.chain(store)?;
         let last = chain.pieces.last().map(|last| repository.piece(store, last)).transpose()?;
         // What is listed may be of a process that ended before it was durable.
@@ -200,7 +204,7 @@ fn check_gap(state: &State, repository: &BackupRepository, (from, to): (Seq, Seq
         return Ok(());
     }
     let text = format!(
-        "the archive lacks the writes with sequences {from} to {to}: the journal no longer had them. All others are archived"
+        "the archive lacks the writes with sequences {from} to {to}, which the journal no longer had, and no checkpoint lies behind them. All others are archived"
     );
     log::error!("{text}");
     Err(Error::new(ErrorKind::Gap, text)

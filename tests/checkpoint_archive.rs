@@ -12,6 +12,8 @@ mod histories;
 mod holds;
 #[path = "archive/hooked.rs"]
 mod hooked;
+#[path = "archive/lacking.rs"]
+mod lacking;
 #[path = "archive/late.rs"]
 mod late;
 #[path = "archive/lengths.rs"]

@@ -48,11 +48,14 @@ impl Chain {
         self.pieces.get(self.begun(seq).saturating_sub(1)..).unwrap_or_default()
     }
 
-    /// The first and the last of the sequences that are missing before the newest piece that does not go on where the one before ends.
+    /// The first and the last of the sequences that are missing before the newest piece that does not go on where the one before ends, or, of
+    /// the first one, where the log began.
     pub fn newest_gap(&self) -> Option<(Seq, Seq)> {
-        let torn = |pair: &&[Listed]| pair[1].first > pair[0].last.next();
-        let pair = self.pieces.windows(2).rev().find(torn)?;
-        Some((pair[0].last.next(), Seq(pair[1].first.0 - 1)))
+        let begin = Seq::ZERO.next();
+        let ends = self.pieces.iter().map(|piece| piece.last.next());
+        let pairs = std::iter::once(begin).chain(ends).zip(&self.pieces);
+        let (from, piece) = pairs.filter(|(from, piece)| piece.first > *from).last()?;
+        Some((from, Seq(piece.first.0.saturating_sub(1))))
     }
 }
 
@@ -198,6 +201,10 @@ mod tests {
         assert_eq!(chain.from(Seq(70)).len(), 1);
         assert_eq!((chain.begun(Seq(0)), chain.begun(Seq(11))), (0, 2));
         assert_eq!(Chain::new(Vec::new()).from(Seq(1)), []);
-        assert_eq!(Chain::new(vec![Listed::new(Seq(3), Seq(4))]).newest_gap(), None);
+        let gap = |all: &[(u64, u64)]| {
+            Chain::new(all.iter().map(|(a, b)| Listed::new(Seq(*a), Seq(*b))).collect()).newest_gap()
+        };
+        assert_eq!(gap(&[(3, 4)]), Some((Seq(1), Seq(2))));
+        assert_eq!((gap(&[(1, 4), (5, 6)]), gap(&[(0, 4)]), gap(&[])), (None, None, None));
     }
 }

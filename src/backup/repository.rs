@@ -235,6 +235,27 @@ impl BackupRepository {
         Ok(session)
     }
 
+    fn marker(&self) -> Result<Marker> {
+        let wrong = |text: &str, remedy: &str| {
+            Error::new(ErrorKind::Foreign, text).at(self.storage.describe(MARKER)).remedy(remedy)
+        };
+        match load(self.storage.as_ref())? {
+            Some(marker) if marker.repository == self.id => Ok(marker),
+            Some(_) => {
+                Err(wrong("the repository was replaced by another one while it was open", "open it again"))
+            }
+            None => Err(wrong(
+                "the repository was opened here and is here no more",
+                "see whether its disk is mounted, or put its files back",
+            )),
+        }
+    }
+
+    /// Errors unless what lies there is still the repository that was opened: a bare mount point lists nothing and takes every write.
+    pub(crate) fn check_there(&self) -> Result<()> {
+        self.marker().map(drop)
+    }
+
     /// All objects that checkpoints name: none of them may go, and each was durable when a manifest got its name.
     pub(crate) fn named(&self, bodies: &[Body]) -> Result<HashSet<ObjectId>> {
         let mut named = HashSet::new();
@@ -282,7 +303,7 @@ impl Session<'_> {
     /// The number of a new checkpoint. It counts as used from when [`keep_numbers`](Self::keep_numbers) or the checkpoint
     /// itself says so.
     pub fn next_id(&self) -> Result<CheckpointId> {
-        let marker = self.marker()?;
+        let marker = self.repository.marker()?;
         let newest = self.repository.ids()?.last().map_or(0, |id| id.0.saturating_add(1));
         Ok(CheckpointId(marker.next.max(newest)))
     }
@@ -290,23 +311,13 @@ impl Session<'_> {
     /// Says that every number that a checkpoint has is used, before that checkpoint goes.
     pub fn keep_numbers(&self) -> Result<()> {
         let next = self.next_id()?.0;
-        let marker = self.marker()?;
+        let marker = self.repository.marker()?;
         if next > marker.next {
             let storage = self.repository.storage.as_ref();
             storage.write(MARKER, &envelope::encode(KIND, &Marker { next, ..marker })?)?;
             storage.settle()?;
         }
         Ok(())
-    }
-
-    fn marker(&self) -> Result<Marker> {
-        let storage = self.repository.storage.as_ref();
-        let marker = load(storage)?.filter(|marker| marker.repository == self.repository.id);
-        marker.ok_or_else(|| {
-            Error::new(ErrorKind::Foreign, "the repository was replaced by another one while it was open")
-                .at(storage.describe(MARKER))
-                .remedy("open it again")
-        })
     }
 
     /// Nothing of this session is left to be swept.

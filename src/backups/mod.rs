@@ -96,10 +96,12 @@ impl Store {
     /// archives into the same repository waits for that one.
     ///
     /// # Errors
-    /// `Gap` if writes are missing in the archive, since the journal no longer had them, and no checkpoint lies behind them: everything else was archived
-    /// all the same; take a checkpoint. `Io` if the repository cannot be written, `Mismatch` if another copy of the store has been archived there, or
-    /// writes that were archived have been given up with a part of the journal, `Refused` if there are 64 archives already, `Corruption` or
-    /// `Poisoned` if the journal cannot be read. What was archived before is whole.
+    /// `Gap` if writes are missing in the archive, since the journal no longer had them or the newest piece was found to be damaged, and no checkpoint
+    /// lies behind them: everything else was archived all the same; take a checkpoint. That may be so from the first call on. `Io` if the repository
+    /// cannot be written, `Foreign` if it is not in its place any more, `Mismatch` if another copy of the store has been archived there, or writes that
+    /// were archived have been given up with a part of the journal, `Refused` if there are 64 archives already, `Corruption` or `Poisoned` if the
+    /// journal cannot be read, `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
+    /// is whole.
     pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
         verbs::checkpoint::archive::archive(&self.handle.state, repository, &mut Vec::new())
     }

@@ -45,7 +45,7 @@ pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&s
             let time = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             let time = u64::try_from(time).unwrap_or(u64::MAX);
             let taken = of_store.iter().filter(|body| body.taken <= time).map(|body| body.seq).max();
-            taken.max(latest_mark(repository, store, time)?).ok_or_else(too_early)?
+            taken.max(latest_mark(repository, store, time, taken)?).ok_or_else(too_early)?
         }
     };
     of_store.retain(|body| body.seq <= target);
@@ -106,16 +106,38 @@ fn too_early() -> Error {
         .remedy("list() tells when the first one was taken")
 }
 
-/// The last sequence that the archive knows to have been there at a time.
-fn latest_mark(repository: &BackupRepository, store: u128, time: u64) -> Result<Option<Seq>> {
+/// The last sequence behind `taken` that the archive knows to have been there at a time. An error if a piece that cannot be read might know of a
+/// later one.
+fn latest_mark(
+    repository: &BackupRepository,
+    store: u128,
+    time: u64,
+    taken: Option<Seq>,
+) -> Result<Option<Seq>> {
+    let mut unread = None;
     for listed in repository.chain(store)?.pieces.iter().rev() {
-        let piece = repository.piece(store, listed)?;
-        let marks = piece.head.marks.iter().filter(|mark| mark.time <= time);
-        if let Some(seq) = marks.map(|mark| mark.seq).max() {
-            return Ok(Some(seq));
+        if taken.is_some_and(|taken| listed.last <= taken) {
+            break;
+        }
+        let piece = match repository.piece(store, listed) {
+            Ok(piece) => piece,
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Err(error) => {
+                unread = unread.or(Some(error));
+                continue;
+            }
+        };
+        let marks = &piece.head.marks;
+        if marks.iter().any(|mark| mark.time > time) {
+            // Those of the pieces behind it are later still.
+            unread = None;
+        }
+        let known = marks.iter().filter(|mark| mark.time <= time).map(|mark| mark.seq).max();
+        if known.is_some() {
+            return unread.map_or(Ok(known), Err);
         }
     }
-    Ok(None)
+    unread.map_or(Ok(None), Err)
 }
 
 /// The keyspaces that a manifest lists.

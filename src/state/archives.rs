@@ -91,6 +91,8 @@ struct Inner {
     compared: HashSet<u128>,
     /// Up to where what they lack has been seen to lie before a checkpoint.
     bridged: HashMap<u128, Seq>,
+    /// What they have been seen to lack in this opening, since pieces that they ended with were damaged.
+    damaged: HashMap<u128, (Seq, Seq)>,
     closed: bool,
 }
 
@@ -152,6 +154,7 @@ impl Archives {
             drops_unsaved: false,
             compared: HashSet::new(),
             bridged: HashMap::new(),
+            damaged: HashMap::new(),
             closed: false,
         };
         let ends = Mutex::new(inner.ends());
@@ -263,6 +266,16 @@ impl Archives {
         self.inner.lock().bridged.insert(repository, to);
     }
 
+    /// The first and the last of the sequences that an archive lacks, since what it ended with was damaged: with pieces behind it, nothing but
+    /// this says so.
+    pub fn damaged(&self, repository: u128) -> Option<(Seq, Seq)> {
+        self.inner.lock().damaged.get(&repository).copied()
+    }
+
+    pub fn found_damaged(&self, repository: u128, from: Seq, to: Seq) {
+        self.inner.lock().damaged.insert(repository, (from, to));
+    }
+
     /// Keeps nothing for an archive any more, durably; whether anything was.
     ///
     /// # Errors
@@ -278,6 +291,7 @@ impl Archives {
             return Err(error);
         }
         inner.compared.remove(&repository);
+        inner.damaged.remove(&repository);
         self.publish(&inner);
         Ok(true)
     }

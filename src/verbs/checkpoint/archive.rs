@@ -1,11 +1,12 @@
 //! Putting the journal into a repository, piece by piece.
 //!
 //! Invariants: what is archived is durable in the source; pieces follow each other without a gap, unless the journal was trimmed
-//! meanwhile, which is said; one history alone goes into an archive; the journal is not trimmed beyond what is archived, up to its bound.
+//! meanwhile, or what they ended with was damaged, which is said; one history alone goes into an archive; the journal is not trimmed beyond what
+//! is archived, up to its bound.
 
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::now;
-use crate::backup::piece::{Head, Mark, Named, Piece, put};
+use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -35,10 +36,11 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     let until = state.memory.last();
     state.journal.sync_to(until)?;
     let first = state.journal.first();
-    let mut next = found.archived.map_or(first, Seq::next);
-    let mut gap = found.chain.newest_gap();
+    // An archive without pieces lacks all that the journal does not have any more.
+    let mut next = found.archived.unwrap_or(Seq::ZERO).next();
+    let mut gaps = vec![found.chain.newest_gap(), state.archives.damaged(repository.id)];
     if next < first {
-        gap = Some((next, Seq(first.0.saturating_sub(1))));
+        gaps.push(Some((next, Seq(first.0.saturating_sub(1)))));
         next = first;
     }
     state.archives.reached(repository.id, Seq(next.0.saturating_sub(1)))?;
@@ -52,10 +54,14 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
         })?;
         let last = Seq(cursor.next().0.saturating_sub(1));
         repository.add_piece(&head(state, begin, last, marks), &commits)?;
+        // Again, since the journal is trimmed by what counts as archived: its disk may have gone since.
+        repository.check_there()?;
         marks.retain(|mark| mark.seq > last);
         state.archives.reached(repository.id, last)?;
     }
     marks.clear();
+    // A checkpoint behind the newest one lies behind all.
+    let gap = gaps.into_iter().flatten().max_by_key(|(_, to)| *to);
     gap.map_or(Ok(()), |gap| check_gap(state, repository, gap))?;
     Ok(until)
 }
@@ -74,15 +80,25 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
     }
     let look = || {
         check_given_up(known)?;
+        repository.check_there()?;
         let chain = repository.chain(store)?;
-        let last = chain.pieces.last().map(|last| repository.piece(store, last)).transpose()?;
+        let end = end(repository, store, &chain)?;
         // What is listed may be of a process that ended before it was durable.
         repository.storage.settle()?;
-        if let Some(piece) = &last {
+        if let Some(piece) = &end.piece {
             check_history(state, repository.id, piece, known.map(|known| known.upto))?;
-            state.archives.compared(repository.id);
         }
-        Ok(Found { chain, archived: last.map(|piece| piece.head.last) })
+        let mut archived = end.piece.as_ref().map(|piece| piece.head.last);
+        match end.damaged {
+            None if end.piece.is_some() => state.archives.compared(repository.id),
+            None => {}
+            Some(damaged) => {
+                let (from, to) = damaged.lacks(archived, state.memory.last())?;
+                state.archives.found_damaged(repository.id, from, to);
+                archived = Some(to);
+            }
+        }
+        Ok(Found { chain, archived })
     };
     // Nothing is kept for an archive that nothing can be added to.
     look().inspect_err(|_| {
@@ -90,6 +106,52 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
             state.archives.give_up(repository.id)
         }
     })
+}
+
+/// What an archive ends with.
+struct End {
+    /// The last piece that can be read.
+    piece: Option<Piece>,
+    damaged: Option<Damaged>,
+}
+
+/// The pieces that an archive ends with and that are damaged.
+struct Damaged {
+    first: Listed,
+    last: Listed,
+    /// What is wrong with the last one.
+    error: Error,
+}
+
+impl Damaged {
+    /// The sequences that are lost with them, where the piece before them has those up to `whole`, and the store has come to `until`. An error if
+    /// nobody knows where they end: what were put behind that would be lost as well, or lie upon something else.
+    fn lacks(self, whole: Option<Seq>, until: Seq) -> Result<(Seq, Seq)> {
+        let Damaged { first, last, error } = self;
+        if last.is_open() || last.last < last.first || last.last > until {
+            return Err(error.remedy(
+                "take this file away and archive again: what the journal no longer has of it needs a checkpoint behind it",
+            ));
+        }
+        Ok((whole.map_or(first.first, |whole| whole.next().max(first.first)), last.last))
+    }
+}
+
+/// Looks for the last piece that can be read. What cannot be for the time being, or is of a later release, does not pass for damaged.
+fn end(repository: &BackupRepository, store: u128, chain: &Chain) -> Result<End> {
+    let mut damaged: Option<Damaged> = None;
+    for listed in chain.pieces.iter().rev() {
+        match repository.piece(store, listed) {
+            Ok(piece) => return Ok(End { piece: Some(piece), damaged }),
+            Err(error) if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Foreign) => {
+                log::error!("the archive ends with a piece that is damaged: {error}");
+                let (last, error) = damaged.map_or((*listed, error), |behind| (behind.last, behind.error));
+                damaged = Some(Damaged { first: *listed, last, error });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(End { piece: None, damaged })
 }
 
 fn other_history(what: &str) -> Error {
@@ -199,8 +261,12 @@ fn check_gap(state: &State, repository: &BackupRepository, (from, to): (Seq, Seq
         state.archives.bridged(repository.id, to);
         return Ok(());
     }
+    let why = match state.archives.damaged(repository.id) {
+        Some(damaged) if damaged == (from, to) => "since its pieces there are damaged",
+        _ => "which the journal no longer had",
+    };
     let text = format!(
-        "the archive lacks the writes with sequences {from} to {to}: the journal no longer had them. All others are archived"
+        "the archive lacks the writes with sequences {from} to {to}, {why}, and no checkpoint lies behind them. All others are archived"
     );
     log::error!("{text}");
     Err(Error::new(ErrorKind::Gap, text)

@@ -207,8 +207,11 @@ fn a_copy_that_has_no_room_leaves_what_is_free_to_others() {
         if at.starts_with(DIRS[1]) {
             writes.fetch_add(usize::from(operation == Operation::Write), Ordering::SeqCst);
             // Somebody fills the disk when half of the copy is there.
-            if operation == Operation::Create && files.fetch_add(1, Ordering::SeqCst) == 4 {
-                takes.lock().take().map_or((), |capacity| below.set_capacity(Some(capacity)));
+            if operation == Operation::Create
+                && files.fetch_add(1, Ordering::SeqCst) == 4
+                && let Some(capacity) = takes.lock().take()
+            {
+                below.set_capacity(Some(capacity));
             }
         }
         Ok(())

@@ -317,7 +317,7 @@ fn a_reader_that_outlives_a_close_mends_nothing() {
 /// Whoever still has the copies when their locks were given back leaves them alone.
 #[test]
 fn copies_whose_locks_were_given_back_are_given_no_word_and_not_mended() {
-    let (mut model, disk) = (Model::default(), dirs_disk(46));
+    let (model, disk) = (Model::default(), dirs_disk(46));
     drop(model.create(&disk));
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let locks = Found::lock(shared.as_ref(), &places()).unwrap();

@@ -29,10 +29,19 @@ const LOOK_AT_SHARDS: Duration = Duration::from_secs(10);
 /// Pages counted in one slice of a recount, so that a flush never waits long for it.
 const RECOUNT_PAGES: usize = 256;
 
+/// The threads of an open store.
+#[derive(Debug, Default)]
+pub struct Threads {
+    /// They end as soon as they are told to.
+    pub prompt: Vec<JoinHandle<()>>,
+    /// It writes to a disk that may hang without being missed: its turn of the journal is what a close waits for.
+    pub mender: Option<JoinHandle<()>>,
+}
+
 /// Starts the threads of an open store.
-pub fn start(state: &Arc<State>) -> Result<Vec<JoinHandle<()>>> {
+pub fn start(state: &Arc<State>) -> Result<Threads> {
     if !state.seams.background {
-        return Ok(Vec::new());
+        return Ok(Threads::default());
     }
     let spawn = |name: &str, work: fn(&State)| {
         let state = state.clone();
@@ -41,16 +50,15 @@ pub fn start(state: &Arc<State>) -> Result<Vec<JoinHandle<()>>> {
             .spawn(move || work(&state))
             .map_err(|e| Error::new(ErrorKind::Io, "cannot start a background thread").caused_by(e))
     };
-    let mut threads = vec![
+    let prompt = vec![
         spawn("annulus-flush", flusher)?,
         spawn("annulus-journal", ticker)?,
         spawn("annulus-segment", provider)?,
         spawn("annulus-change", mover)?,
     ];
-    if state.mirrors.as_ref().is_some_and(|mirrors| mirrors.copies().len() > 1) {
-        threads.push(spawn("annulus-mend", mender)?);
-    }
-    Ok(threads)
+    let several = state.mirrors.as_ref().is_some_and(|mirrors| mirrors.copies().len() > 1);
+    let mender = if several { Some(spawn("annulus-mend", mender)?) } else { None };
+    Ok(Threads { prompt, mender })
 }
 
 fn flusher(state: &State) {
@@ -118,7 +126,7 @@ fn mender(state: &State) {
     let mut tries = Tries::default();
     loop {
         if tries.is_due(behind(), Instant::now()) {
-            mirrors.mend();
+            state.mend();
             tries.after(behind(), Instant::now());
         }
         if !state.signals.next_mend(MEND) {

@@ -1,31 +1,30 @@
 //! What all handles of one open store share: its state and its background threads.
 //!
-//! Invariant: the threads end before the state's files are closed; when the last handle goes without a close, what was
+//! Invariant: the threads end before the state's files are closed, but for one that mends a copy of the journal on a disk that hangs; when the last handle goes without a close, what was
 //! acknowledged is in the journal.
 
-use crate::background;
+use crate::background::{self, Threads};
 use crate::error::Result;
 use crate::options::Options;
 use crate::state::{Seams, State};
 use crate::sync::Mutex;
-use crate::sync::thread::JoinHandle;
 use crate::verbs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Debug)]
 pub struct Handle {
     pub state: Arc<State>,
     /// What it was opened with.
     pub options: Options,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Threads>,
 }
 
 impl Handle {
     pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Handle> {
         let state = Arc::new(verbs::open::open(dir, options, seams)?);
-        let handle =
-            Handle { state: state.clone(), options: options.clone(), threads: Mutex::new(Vec::new()) };
+        let handle = Handle { state: state.clone(), options: options.clone(), threads: Mutex::default() };
         *handle.threads.lock() = background::start(&state)?;
         Ok(handle)
     }
@@ -42,11 +41,16 @@ impl Handle {
             return Ok(());
         }
         self.state.signals.stop();
-        for thread in threads.drain(..) {
+        for thread in threads.prompt.drain(..) {
             // A thread that panicked has said so; there is nothing left to wait for.
             let _ = thread.join();
         }
-        verbs::close::close(&self.state, flush)
+        let outcome = verbs::close::close(&self.state, flush);
+        // Without a turn of the journal it begins nothing any more, and ends at once. With one its disk hangs.
+        if let (Some(thread), Ok(())) = (threads.mender.take(), self.state.journal.rest(Duration::ZERO)) {
+            let _ = thread.join();
+        }
+        outcome
     }
 }
 

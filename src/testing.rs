@@ -233,7 +233,7 @@ pub fn tick(store: &Store) -> Result<()> {
 
 /// Tries the journal's copies that are behind; how many are complete again.
 pub fn mend(store: &Store) -> usize {
-    store.handle.state.mirrors.as_ref().map_or(0, |mirrors| mirrors.mend())
+    store.handle.state.mend()
 }
 
 /// Purges dropped keyspaces, in the smallest parts; whether there were any that could be.

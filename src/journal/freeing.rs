@@ -26,7 +26,8 @@ struct Inner {
 }
 
 /// One who frees or mends, as long as that lasts.
-struct Turn<'a>(&'a Freeing);
+#[derive(Debug)]
+pub struct Turn<'a>(&'a Freeing);
 
 impl Freeing {
     fn begin(&self) -> Turn<'_> {
@@ -52,7 +53,7 @@ impl Journal {
     /// # Errors
     /// `Io`: some were not freed; call again. `Poisoned`, `Closed`: nor are any from here on.
     pub fn trim(&self, below: Seq) -> Result<usize> {
-        let _turn = self.freeing.begin();
+        let _turn = self.turn();
         self.health.check()?;
         // The segment that becomes the oldest one must say durably where it begins, which its first frame does, or the
         // header of one that begins a session.
@@ -89,12 +90,17 @@ impl Journal {
         outcome.map(|()| freed)
     }
 
+    /// A close waits for whoever has it, or leaves its lock. Who takes one looks after that whether the journal may still be touched.
+    pub fn turn(&self) -> Turn<'_> {
+        self.freeing.begin()
+    }
+
     /// Does something to the journal's files that a reader has found to be necessary. A close waits for it, or leaves its lock.
     ///
     /// # Errors
     /// `Poisoned`, `Closed`: nothing was done; the files may be the next opening's.
     pub(super) fn in_turn<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
-        let _turn = self.freeing.begin();
+        let _turn = self.turn();
         self.health.check()?;
         Ok(work())
     }

@@ -302,9 +302,20 @@ impl State {
         if first {
             self.events.close();
             self.scrub.close();
+            if let Some(mirrors) = &self.mirrors {
+                mirrors.stop();
+            }
             self.healing.close(&closed(&self.dir));
         }
         first
+    }
+
+    /// Tries the journal's copies that are behind; how many are complete again.
+    pub fn mend(&self) -> usize {
+        let Some(mirrors) = &self.mirrors else { return 0 };
+        // Their disks may hang, and a close does not wait for that.
+        let _turn = self.journal.turn();
+        mirrors.mend()
     }
 
     /// Lets another process, or another handle, open the store: as soon as nothing of it is written to.

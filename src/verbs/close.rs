@@ -2,7 +2,7 @@
 //!
 //! Invariant: when it returns, with or without an error, files and locks are released and nothing acknowledged is lost:
 //! what could not be flushed is in the journal. Only what a shard is in that hangs is released later, when it answers, and the store's lock where
-//! the journal's disk hangs while segments are freed.
+//! the journal's disk hangs while segments are freed, or that of a copy of it while it is made.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shard::{Shard, Worker};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// How many times as long as for a step of a flush a shard may take to be closed.
 const CLOSING: u32 = 10;
 
-/// Flushes (if `flush`) and releases everything; the background threads have ended. The first error is returned.
+/// Flushes (if `flush`) and releases everything; the background threads have ended, but for one that mends a copy of the journal. The first error is returned.
 pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Result<()> {
     let mut outcome = flush_all(state);
     // Nobody makes room any more for who waits for it.
@@ -57,9 +57,14 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
     }
     drop(closing);
     state.archives.close();
-    // Of what frees a part of the journal in a caller's thread. What it is in the middle of it still does to these files, so where it hangs
-    // the lock stays until it does not.
-    note(state.journal.rest(state.settings.shard_timeout * CLOSING));
+    // Of what frees or mends a part of the journal in a thread that nobody waits for. What it is in the middle of it still does to these
+    // files, so where it hangs the lock stays until it does not.
+    let made = || state.mirrors.as_ref()?.copies().into_iter().find(|copy| copy.rebuilding);
+    let rest = state.journal.rest(state.settings.shard_timeout * CLOSING);
+    note(rest.map_err(|e| match made() {
+        Some(copy) => e.at(copy.dir),
+        None => e,
+    }));
     state.release_lock();
     outcome
 }

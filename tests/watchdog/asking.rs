@@ -26,7 +26,7 @@ impl HangingDisk {
         HangingDisk { disk: SimDisk::new(6), gate: Arc::default() }
     }
 
-    fn hang(&self, dir: &Path) {
+    pub fn hang(&self, dir: &Path) {
         self.gate.0.lock().unwrap().dir = Some(dir.to_path_buf());
     }
 

@@ -19,11 +19,15 @@ const ROUNDS: usize = 3;
 
 impl Mirrors {
     /// Tries every copy that is not complete again, and makes it so; says how many are now that were not before. A copy
-    /// that cannot be made now keeps the cause, for [`copies`](Self::copies), and costs little until the next time.
+    /// that cannot be made now keeps the cause, for [`copies`](Self::copies), and costs little until the next time. After a
+    /// [`stop`](Self::stop) it does nothing.
     pub fn mend(&self) -> usize {
         let Some(_turn) = self.rebuild.try_lock() else { return 0 };
         let mut mended = 0;
         for (index, mirror) in self.copies.iter().enumerate() {
+            if self.stop.load(Ordering::Acquire) {
+                break;
+            }
             if mirror.good.load(Ordering::Acquire) {
                 continue;
             }
@@ -41,6 +45,11 @@ impl Mirrors {
             }
         }
         mended
+    }
+
+    /// No copy is made any more, and one that is being made is given up as soon as its disk answers.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
     }
 
     fn rebuild(&self, index: usize) -> Result<()> {

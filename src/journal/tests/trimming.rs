@@ -136,6 +136,6 @@ fn a_journal_that_is_closed_is_not_mended_and_is_at_rest_when_nobody_mends_it() 
         .unwrap();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     rest().unwrap();
-    let refused = journal.in_turn(|| panic!("it is closed")).unwrap_err();
+    let refused = journal.in_turn::<()>(|| panic!("it is closed")).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Closed, "{refused}");
 }

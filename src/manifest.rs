@@ -25,7 +25,7 @@ pub const DEFAULT_KEYSPACE: &str = "default";
 
 pub const KIND: Kind = Kind {
     magic: b"ANNULUSM",
-    version: 4,
+    version: 5,
     oldest: 1,
     name: "manifest",
     remedy: "restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written",
@@ -67,6 +67,10 @@ pub struct JournalEntry {
     pub id: u32,
     /// Relative to the store's directory if it lies inside it, so that the whole store can be moved.
     pub path: PathBuf,
+    /// How many file systems begin on the way there; 0 on the store's own. Where there are fewer, a disk is not mounted. Since version 5,
+    /// which is written only where it is not 0.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mounts: u32,
 }
 
 /// How far a change of the topology has got. What is found of it at an opening is taken up from here, or rolled back.
@@ -342,7 +346,7 @@ mod tests {
                 bytes: 5,
                 planned,
             }),
-            journals: vec![JournalEntry { id: 4, path: "/mnt/a/journal".into() }],
+            journals: vec![JournalEntry { id: 4, path: "/mnt/a/journal".into(), mounts: 0 }],
             given_up: None,
         }
     }
@@ -395,7 +399,7 @@ mod tests {
     #[test]
     fn a_manifest_that_contradicts_itself_is_refused() {
         let breaks: [fn(&mut Manifest); 7] = [
-            |m| m.journals.push(JournalEntry { id: 4, path: "elsewhere".into() }),
+            |m| m.journals.push(JournalEntry { id: 4, path: "elsewhere".into(), mounts: 0 }),
             |m| m.change = None,
             |m| m.shards[0].state = ShardState::Retired,
             |m| m.shards[1].state = ShardState::Member,

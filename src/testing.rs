@@ -99,7 +99,7 @@ pub mod small_file {
             Name::Manifest => Manifest::decode(path, bytes)?.encode(),
             Name::Identity => {
                 let identity: identity::Identity = envelope::decode(identity::KIND, path, bytes)?;
-                envelope::encode(identity::KIND, &identity)
+                identity.encode()
             }
             Name::Seal => {
                 let seal: seal::Seal = envelope::decode(seal::KIND, path, bytes)?;

@@ -7,10 +7,12 @@
 #[path = "common/live.rs"]
 mod live;
 
+use annulus::testing::{self, RealDisk, Seams, SledFactory};
 use annulus::{ErrorKind, EventKind, Health, Options, ShardId, Store};
 use live::Live;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 struct Mounted {
@@ -43,6 +45,11 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.path()).output();
     }
+}
+
+fn succeed(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn value(n: u32) -> Vec<u8> {
@@ -226,18 +233,20 @@ impl Mounted {
             .is_ok_and(|o| o.status.success())
     }
 
+    fn unmount(&self) {
+        succeed(Command::new("umount").arg("-l").arg(self.path()));
+    }
+
+    fn mount(&self) {
+        let image = self.dir.path().join("image");
+        succeed(Command::new("mount").args(["-o", "loop"]).arg(image).arg(self.path()));
+    }
+
     fn mount_again(&self) {
-        let run = |command: &mut Command| {
-            let output = command.output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        };
         let begun = Instant::now();
         loop {
-            run(Command::new("umount").arg("-l").arg(self.path()));
-            run(Command::new("mount")
-                .args(["-o", "loop"])
-                .arg(self.dir.path().join("image"))
-                .arg(self.path()));
+            self.unmount();
+            self.mount();
             // As long as somebody has a file of the dead one open, what is mounted is that again.
             match std::fs::write(self.path().join("alive"), "") {
                 Ok(()) => break std::fs::remove_file(self.path().join("alive")).unwrap(),
@@ -402,5 +411,40 @@ fn a_journal_whose_disk_dies_refuses_writes_and_has_all_that_was_synced() {
         let store = options.open(&place).unwrap_or_else(|e| panic!("{how}: with the disk again: {e}"));
         check(&store, 600);
         store.close().unwrap();
+    }
+}
+
+#[test]
+fn a_copy_of_the_journal_on_a_disk_that_is_not_mounted_is_waited_for() {
+    let Some(mounted) = Mounted::new(32) else { return };
+    let home = tempfile::tempdir().unwrap();
+    let options = Options::new().shards(2).memory_budget(8 << 20).journal_segment_bytes(64 << 10);
+    let both = options.clone().journal_dirs([home.path().join("journal"), mounted.path().join("journal")]);
+    let place = home.path().join("store");
+    let by_hand = |options: &Options| {
+        let (disk, factory) = (Arc::new(RealDisk), Arc::new(SledFactory::default()));
+        testing::open(&place, options, Seams { disk, factory, background: false }).unwrap()
+    };
+    let write = |store: &Store, n: u32| {
+        store.insert_with(n.to_be_bytes(), value(n), annulus::Durability::Sync).unwrap();
+    };
+    let store = by_hand(&both);
+    write(&store, 1);
+    store.close().unwrap();
+    mounted.unmount();
+    let store = by_hand(&options);
+    write(&store, 2);
+    assert_eq!(testing::mend(&store), 0);
+    let state = store.stats().unwrap().journal.mirrors[1].clone();
+    assert!(state.cause.as_ref().is_some_and(|cause| cause.contains("not mounted")), "{state:?}");
+    assert_eq!(std::fs::read_dir(mounted.path()).unwrap().count(), 0);
+    mounted.mount();
+    assert_eq!(testing::mend(&store), 1);
+    write(&store, 3);
+    store.close().unwrap();
+    std::fs::remove_dir_all(home.path().join("journal")).unwrap();
+    let store = by_hand(&options);
+    for n in 1..=3u32 {
+        assert_eq!(store.get(n.to_be_bytes()).unwrap().as_deref(), Some(&value(n)[..]));
     }
 }

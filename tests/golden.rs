@@ -225,6 +225,47 @@ fn a_shard_of_the_second_version_of_the_seal_goes_on_being_filled() {
     }
 }
 
+/// A copy of the journal that lay on a disk of its own is on none in this fixture: it is told so from the manifest, and from what a shard has of that.
+#[test]
+fn where_the_copies_of_the_journal_lie_is_read_from_the_fifth_version() {
+    for name in ["MANIFEST", "IDENTITY"] {
+        let file = fixture(3).with_file_name(format!("{}-mounts", name.to_lowercase()));
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("store");
+        copy(&fixture(3), &place);
+        let written = std::fs::read(&file).unwrap();
+        assert_eq!(written[8], if name == "MANIFEST" { 5 } else { 4 });
+        assert!(String::from_utf8_lossy(&written).contains(r#""path":"journal-b","mounts":3}"#));
+        match name {
+            "MANIFEST" => std::fs::write(place.join(name), &written).unwrap(),
+            _ => {
+                std::fs::write(place.join("shards/0000").join(name), &written).unwrap();
+                std::fs::remove_file(place.join("MANIFEST")).unwrap();
+            }
+        }
+        let away = place.join("journal-b");
+        std::fs::rename(&away, place.join("elsewhere")).unwrap();
+        let store = by_hand(&place, &options());
+        assert_eq!(testing::mend(&store), 0);
+        let warnings = store.stats().unwrap().warnings.join(" ");
+        assert!(
+            warnings.contains("not mounted: 0 file systems begin on the way there, and there were 3"),
+            "{warnings}"
+        );
+        store.close().unwrap();
+        assert!(!away.exists());
+        assert_eq!(std::fs::read(place.join("MANIFEST")).unwrap()[8], 5);
+        // It is to lie there, on no disk of its own: what is written is what earlier releases read.
+        by_hand(&place, &options().journal_dirs([place.join("journal")])).close().unwrap();
+        let store = by_hand(&place, &options().journal_dirs([place.join("journal"), away]));
+        assert_eq!(testing::mend(&store), 1);
+        store.close().unwrap();
+        let versions =
+            ["MANIFEST", "shards/0000/IDENTITY"].map(|path| std::fs::read(place.join(path)).unwrap()[8]);
+        assert_eq!(versions, [3, 3]);
+    }
+}
+
 /// The archives that the journal is kept for are known again, and written down again as they were read.
 #[test]
 fn the_list_of_archives_of_the_first_version_is_read() {

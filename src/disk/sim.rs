@@ -168,9 +168,19 @@ impl SimDisk {
         self.machine.lock().capacity = bytes;
     }
 
-    /// From `dir` on it is another file system, for whoever asks; their room is one and the same.
+    /// From `dir` on it is another file system, for whoever asks; their room is one and the same. One that was unmounted is
+    /// back, with all that it had.
     pub fn mount(&self, dir: &Path) {
-        self.machine.lock().mounts.push(dir.to_path_buf());
+        let mut m = self.machine.lock();
+        m.names.mount(dir);
+        if !m.mounts.iter().any(|mount| mount == dir) {
+            m.mounts.push(dir.to_path_buf());
+        }
+    }
+
+    /// Takes the file system that begins with `dir` away: an empty directory is left.
+    pub fn unmount(&self, dir: &Path) {
+        self.machine.lock().names.unmount(dir);
     }
 
     /// Changes a file's bytes behind everybody's back, durably: damage.
@@ -270,7 +280,7 @@ impl Disk for SimDisk {
 
     fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
         let machine = self.enter(Operation::Look, path)?;
-        let within = |dir: &PathBuf| path.starts_with(dir);
+        let within = |dir: &PathBuf| path.starts_with(dir) && !machine.names.is_away(dir);
         let device = machine.mounts.iter().rposition(within).map_or(1, |index| index as u64 + 2);
         let known = machine.capacity.is_some() || !machine.mounts.is_empty();
         Ok(known.then(|| FreeSpace { device, free: machine.room() }))

@@ -1,7 +1,7 @@
-//! A part of the journal that is being given up.
+//! A part of the journal that is being given up; and which version a manifest is of.
 //!
-//! Invariant: a manifest that says nothing of it is byte for byte what it was before there was such a thing; one that does is refused by
-//! name by a release that does not know of it, which would otherwise take it for damaged, and an older copy in its place.
+//! Invariant: a manifest that says nothing of what a version brought is byte for byte what it was before there was such a thing; one that does
+//! is refused by name by a release that does not know of it, which would otherwise take it for damaged, and an older copy in its place.
 
 use super::{KIND, Manifest};
 use crate::envelope::{self, Kind};
@@ -9,7 +9,10 @@ use crate::error::Result;
 use crate::ids::Seq;
 use serde::{Deserialize, Serialize};
 
-/// What is written while no part of the journal is being given up: such a manifest has nothing that version 4 brought.
+/// What version 4 brought.
+const WITH_LOSS: Kind = Kind { version: 4, ..KIND };
+
+/// What is written where there is neither.
 const WITHOUT_LOSS: Kind = Kind { version: 3, ..KIND };
 
 /// A copy of the journal was accepted as it is, in place of one that has more.
@@ -38,8 +41,17 @@ pub struct Kept {
 impl Manifest {
     /// The bytes of the file.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let kind = if self.given_up.is_some() { KIND } else { WITHOUT_LOSS };
+        let kind = match self.given_up {
+            _ if self.tells_mounts() => KIND,
+            Some(_) => WITH_LOSS,
+            None => WITHOUT_LOSS,
+        };
         envelope::encode(kind, self)
+    }
+
+    /// Whether it has what version 5 brought.
+    pub fn tells_mounts(&self) -> bool {
+        self.journals.iter().any(|journal| journal.mounts > 0)
     }
 }
 
@@ -62,5 +74,8 @@ mod tests {
         }
         manifest.given_up = None;
         assert_eq!(manifest.encode().unwrap(), before);
+        manifest.journals[0].mounts = 2;
+        assert_eq!(manifest.encode().unwrap()[8], 5);
+        assert_eq!(Manifest::decode(Path::new(FILE), &manifest.encode().unwrap()).unwrap(), manifest);
     }
 }

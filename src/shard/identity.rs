@@ -14,11 +14,14 @@ pub const FILE: &str = "IDENTITY";
 
 pub const KIND: Kind = Kind {
     magic: b"ANNULUSI",
-    version: 3,
+    version: 4,
     oldest: 1,
     name: "identity file",
     remedy: "the directory cannot be trusted without it: rebuild the shard from its replicas",
 };
+
+/// What is written where the manifest has nothing that its version 5 brought.
+const WITHOUT_MOUNTS: Kind = Kind { version: 3, ..KIND };
 
 /// Whose directory it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,8 +47,14 @@ impl Identity {
     /// Makes this the directory's identity, durably.
     pub fn store(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
         let path = dir.join(FILE);
-        let bytes = envelope::encode(KIND, self)?;
+        let bytes = self.encode()?;
         disk.replace(&path, &bytes).map_err(|e| Error::io("replace the identity file", &path, e))
+    }
+
+    /// The bytes of the file.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let new = self.manifest.as_ref().is_some_and(Manifest::tells_mounts);
+        envelope::encode(if new { KIND } else { WITHOUT_MOUNTS }, self)
     }
 
     /// Errors unless the directory is that shard of that store.

@@ -5,6 +5,7 @@
 mod accepting;
 #[path = "../common/mod.rs"]
 mod common;
+mod mounting;
 mod openings;
 
 use annulus::testing::{self, Disk, RealDisk, Seams, SledFactory};

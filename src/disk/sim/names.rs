@@ -50,6 +50,8 @@ pub struct Names {
     now: Tree,
     durable: Tree,
     pending: Vec<Change>,
+    /// What lies on file systems that are not mounted, durably.
+    away: BTreeMap<PathBuf, Tree>,
 }
 
 /// One spelling for each path: absolute, without `.`.
@@ -199,7 +201,7 @@ impl Names {
 
     /// These names, durably.
     pub fn durable(tree: Tree) -> Names {
-        Names { now: tree.clone(), durable: tree, pending: Vec::new() }
+        Names { now: tree.clone(), durable: tree, ..Names::default() }
     }
 
     /// The files that have a name, for counting what is used.
@@ -209,7 +211,40 @@ impl Names {
 
     /// The files that have a durable name.
     pub fn live_inodes(&self) -> BTreeSet<u64> {
-        numbers(&self.durable)
+        let away = self.away.values().flat_map(numbers);
+        away.chain(numbers(&self.durable)).collect()
+    }
+
+    /// Takes what lies below `dir` out of sight, as it is now.
+    pub fn unmount(&mut self, dir: &Path) {
+        let dir = normal(dir);
+        let lies_there = |path: &Path| path.starts_with(&dir) && path != dir;
+        let tree = self
+            .now
+            .iter()
+            .filter(|(path, _)| lies_there(path))
+            .map(|(p, node)| (p.clone(), *node))
+            .collect();
+        for names in [&mut self.now, &mut self.durable] {
+            names.retain(|path, _| !lies_there(path));
+        }
+        self.pending.retain(|change| !change.dir().starts_with(&dir));
+        self.away.insert(dir, tree);
+    }
+
+    /// Brings what was unmounted back, in place of what lies there now.
+    pub fn mount(&mut self, dir: &Path) {
+        let dir = normal(dir);
+        let Some(tree) = self.away.remove(&dir) else { return };
+        for names in [&mut self.now, &mut self.durable] {
+            names.retain(|path, _| !path.starts_with(&dir) || *path == dir);
+            names.extend(tree.iter().map(|(path, node)| (path.clone(), *node)));
+        }
+        self.pending.retain(|change| !change.dir().starts_with(&dir));
+    }
+
+    pub fn is_away(&self, dir: &Path) -> bool {
+        self.away.contains_key(&normal(dir))
     }
 
     pub fn clear_dir(&mut self, dir: &Path) {

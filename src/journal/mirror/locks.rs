@@ -53,6 +53,12 @@ impl Locks {
         Ok(())
     }
 
+    /// Gives one of them back.
+    pub fn let_go(&self, dir: &Path) {
+        let held = self.held.lock().remove(dir);
+        drop(held);
+    }
+
     /// Gives all of them back; none is taken any more.
     pub fn release(&self) {
         self.released.store(true, Ordering::Release);

@@ -46,6 +46,8 @@ use words::{Given, Word};
 struct Mirror {
     id: u32,
     dir: PathBuf,
+    /// How many file systems begin on the way there while its disk is mounted.
+    mounts: u32,
     /// It is complete, and gets whatever is done.
     good: AtomicBool,
     /// Why it is not.
@@ -114,6 +116,7 @@ impl Mirrors {
         let copies = places.into_iter().enumerate().map(|(index, (place, cause))| Mirror {
             id: place.id,
             dir: place.dir,
+            mounts: place.mounts,
             good: AtomicBool::new(cause.is_none()),
             cause: Mutex::new(cause),
             rebuilding: AtomicBool::new(false),

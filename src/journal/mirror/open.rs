@@ -16,8 +16,8 @@
 use super::choose::Reach;
 use super::copy::Copying;
 use super::words::{Given, Word};
-use super::{Locks, Mirrors, align, copy, locks};
-use crate::disk::{Disk, OpenMode};
+use super::{Locks, Mirror, Mirrors, align, copy, locks};
+use crate::disk::{Disk, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::Journal;
@@ -38,6 +38,8 @@ pub struct Place {
     pub listed: bool,
     /// The store's own directory of before it had copies, which may have no word yet.
     pub implicit: bool,
+    /// How many file systems begin on the way there, as it was last seen. Fewer: its disk is not mounted.
+    pub mounts: u32,
 }
 
 /// What lies in the places.
@@ -186,6 +188,10 @@ impl Found {
         if accepted {
             accept_one(disk.as_ref(), &mut judged, accept)?;
         }
+        // One that is believed is where it belongs.
+        for (place, _) in judged.iter_mut().filter(|(place, cause)| place.known && cause.is_none()) {
+            place.mounts = mounts(disk.as_ref(), home, &place.dir).unwrap_or(place.mounts);
+        }
         // Above whatever lies in a directory that is to be listed from now on.
         let last_said = last_said.max(epoch);
         let given = if accepted { end_of_age(last_said) } else { last_said };
@@ -211,6 +217,12 @@ impl Found {
             settled,
             accepted,
         })
+    }
+
+    /// How many file systems begin on the way to a copy.
+    pub fn mounts(&self, id: u32) -> u32 {
+        let place = self.places.iter().find(|(place, _)| place.id == id);
+        place.map_or(0, |(place, _)| place.mounts)
     }
 
     pub(super) fn believed(&self) -> impl Iterator<Item = (usize, &Place)> {
@@ -339,7 +351,7 @@ impl Mirrors {
         for (index, anew) in mend {
             let Some(mirror) = self.copies.get(index) else { continue };
             let taken_back = if unheard { Word::remove(self.disk.as_ref(), &mirror.dir) } else { Ok(()) };
-            match taken_back.and_then(|()| self.mend_one(from, &mirror.dir, generation, anew)) {
+            match taken_back.and_then(|()| self.mend_one(from, mirror, generation, anew)) {
                 Ok(()) => {
                     log::warn!("the copy of the journal at {} was mended", mirror.dir.display());
                     good.push(index);
@@ -366,14 +378,12 @@ impl Mirrors {
         Ok(())
     }
 
-    fn mend_one(&self, from: &Path, to: &Path, generation: u64, anew: bool) -> Result<()> {
-        let disk = self.disk.as_ref();
-        let copying = Copying { disk, from, to, stop: &self.stop };
+    fn mend_one(&self, from: &Path, mirror: &Mirror, generation: u64, anew: bool) -> Result<()> {
+        let copying = Copying { disk: self.disk.as_ref(), from, to: &mirror.dir, stop: &self.stop };
         if !anew {
             return align::mend(&copying, generation);
         }
-        disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
-        self.locks.take(disk, to)?;
+        self.make_dir(mirror)?;
         Ok(copying.all()?)
     }
 }

@@ -5,8 +5,8 @@
 //! read, from whichever complete copy can be read.
 
 use super::copy::{Copying, Failed, Outcome};
-use super::{Mirrors, copy};
-use crate::disk::{DiskFile, OpenMode};
+use super::{Mirror, Mirrors, copy};
+use crate::disk::{DiskFile, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::RwLockWriteGuard;
 use crate::sync::atomic::Ordering;
@@ -53,10 +53,8 @@ impl Mirrors {
     }
 
     fn rebuild(&self, index: usize) -> Result<()> {
-        let (Some(mirror), disk) = (self.copies.get(index), self.disk.as_ref()) else { return Ok(()) };
-        let to = &mirror.dir;
-        disk.create_dir_durably(to).map_err(|e| Error::io("make a copy of the journal", to, e))?;
-        self.locks.take(disk, to)?;
+        let Some(mirror) = self.copies.get(index) else { return Ok(()) };
+        self.make_dir(mirror)?;
         let mut first = None;
         for source in self.good().collect::<Vec<_>>() {
             match self.rebuild_from(source, index) {
@@ -66,6 +64,29 @@ impl Mirrors {
             }
         }
         Err(first.unwrap_or_else(nothing))
+    }
+
+    /// The directory of a copy that is made anew, locked. Not where its disk is not mounted: what is made there would be hidden
+    /// when it is, and pass for a copy on a disk of its own meanwhile.
+    pub(super) fn make_dir(&self, mirror: &Mirror) -> Result<()> {
+        let (disk, dir) = (self.disk.as_ref(), &mirror.dir);
+        let io = |e| Error::io("make a copy of the journal", dir, e);
+        let begun = mounts(disk, &self.home, dir).map_err(io)?;
+        if begun < mirror.mounts {
+            let text = format!(
+                "the disk of this copy of the journal is not mounted: {begun} file systems begin on the way there, and there were {}",
+                mirror.mounts
+            );
+            return Err(Error::new(ErrorKind::Unavailable, text).at(dir).remedy(
+                "mount it; or, if the copy is to be made anew where the directory is now, open the store once with the directories of the other copies, then with this one too",
+            ));
+        }
+        disk.create_dir_durably(dir).map_err(io)?;
+        if mirror.mounts > 0 {
+            // What was locked may have been the directory that the disk is mounted over by now.
+            self.locks.let_go(dir);
+        }
+        self.locks.take(disk, dir)
     }
 
     fn rebuild_from(&self, source: usize, index: usize) -> Outcome<()> {

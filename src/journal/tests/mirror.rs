@@ -35,6 +35,7 @@ fn places() -> Vec<Place> {
         known: true,
         listed: true,
         implicit: false,
+        mounts: 0,
     };
     (0..).zip(&DIRS).map(place).collect()
 }

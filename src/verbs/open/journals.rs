@@ -4,7 +4,7 @@
 //! the same before it is written.
 
 use super::given_up::Way;
-use crate::disk::Disk;
+use crate::disk::{Disk, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::mirror::{Found, Locks, Mirrors, Place};
@@ -53,7 +53,8 @@ pub fn of_new(
 ) -> Result<Vec<JournalEntry>> {
     let paths = resolved(disk, dir, &options.journals, shards)?;
     let base = paths::resolve(disk, dir)?;
-    Ok((0..).zip(paths).map(|(id, path)| JournalEntry { id, path: relative(&base, path) }).collect())
+    let entry = |(id, path): (u32, PathBuf)| entry(disk, &base, id, path);
+    Ok((0..).zip(paths).map(entry).collect())
 }
 
 /// Makes the copies of a new store's journal.
@@ -70,6 +71,7 @@ pub fn create(
         known: true,
         listed: true,
         implicit: false,
+        mounts: entry.mounts,
     });
     let disk = seams.disk.clone();
     let mirrors = Mirrors::create(disk, dir, manifest.store, places.collect(), seams.background)?;
@@ -86,13 +88,14 @@ pub fn wanted(disk: &dyn Disk, dir: &Path, manifest: &Manifest, options: &Option
     }
     let implicit = manifest.journals.is_empty();
     let known = match implicit {
-        true => vec![JournalEntry { id: 0, path: JOURNAL_DIR.into() }],
+        true => vec![JournalEntry { id: 0, path: JOURNAL_DIR.into(), mounts: 0 }],
         false => manifest.journals.clone(),
     };
     let mut places = Vec::new();
     for entry in known {
         let path = paths::resolve(disk, &dir.join(&entry.path))?;
-        places.push(Place { id: entry.id, dir: path, known: true, listed: false, implicit });
+        let mounts = entry.mounts;
+        places.push(Place { id: entry.id, dir: path, known: true, listed: false, implicit, mounts });
     }
     let shards: Vec<PathBuf> = manifest.shards.iter().map(|shard| shard.path.clone()).collect();
     let mut asked = resolved(disk, dir, &options.journals, &shards)?;
@@ -119,6 +122,7 @@ pub fn wanted(disk: &dyn Disk, dir: &Path, manifest: &Manifest, options: &Option
                             known: false,
                             listed: true,
                             implicit: false,
+                            mounts: mounts(disk, &base, &path).unwrap_or(0),
                         };
                         next = next.saturating_add(1);
                         places.push(place);
@@ -128,8 +132,11 @@ pub fn wanted(disk: &dyn Disk, dir: &Path, manifest: &Manifest, options: &Option
             }
         };
         if let Some(place) = places.get_mut(index) {
+            if place.dir != path {
+                place.mounts = mounts(disk, &base, &path).unwrap_or(0);
+            }
             (place.listed, place.dir) = (true, path.clone());
-            entries.push(JournalEntry { id: place.id, path: relative(&base, path) });
+            entries.push(JournalEntry { id: place.id, path: relative(&base, path), mounts: place.mounts });
         }
     }
     places.sort_by_key(|place| entries.iter().position(|entry| entry.id == place.id).unwrap_or(usize::MAX));
@@ -154,7 +161,8 @@ pub fn serve(
     }
     let mut next = manifest.clone();
     let mut mirrors = None;
-    if let Some((found, entries)) = found {
+    if let Some((found, mut entries)) = found {
+        entries.iter_mut().for_each(|entry| entry.mounts = found.mounts(entry.id));
         mirrors = Some(found.serve(from, at_least, seams.background)?);
         next.journals = entries;
     }
@@ -177,6 +185,12 @@ pub fn below(seams: &Seams, dir: &Path, mirrors: Option<&Arc<Mirrors>>) -> (Arc<
         Some(mirrors) if mirrors.copies().len() == 1 => (seams.disk.clone(), mirrors.dir().to_path_buf()),
         Some(mirrors) => (mirrors.clone(), mirrors.dir().to_path_buf()),
     }
+}
+
+/// An entry for a directory that the user names, which is taken to lie where it is to.
+fn entry(disk: &dyn Disk, base: &Path, id: u32, path: PathBuf) -> JournalEntry {
+    let mounts = mounts(disk, base, &path).unwrap_or(0);
+    JournalEntry { id, path: relative(base, path), mounts }
 }
 
 fn relative(base: &Path, path: PathBuf) -> PathBuf {

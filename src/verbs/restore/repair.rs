@@ -215,7 +215,14 @@ fn journal_begins(dir: &Path, manifest: &Manifest, seams: &Seams) -> Result<Seq>
     let mut places = Vec::new();
     for entry in &manifest.journals {
         let path = paths::resolve(disk, &dir.join(&entry.path))?;
-        places.push(Place { id: entry.id, dir: path, known: true, listed: true, implicit: false });
+        places.push(Place {
+            id: entry.id,
+            dir: path,
+            known: true,
+            listed: true,
+            implicit: false,
+            mounts: entry.mounts,
+        });
     }
     let locks = Found::lock(disk, &places)?;
     let found = Found::look(seams.disk.clone(), dir, manifest.store, places, None, false, locks.clone());

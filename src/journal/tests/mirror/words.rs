@@ -61,6 +61,7 @@ fn an_opening_that_finds_all_in_order_gives_no_word() {
                 known: false,
                 listed: true,
                 implicit: false,
+                mounts: 0,
             }),
             _ => places[1].listed = false,
         }
@@ -165,7 +166,10 @@ fn a_copy_that_is_half_mended_has_no_word_though_none_can_be_given_of_that() {
     let mut moved = places();
     moved[0].listed = false;
     moved.rotate_left(1);
-    moved.insert(1, Place { id: 7, dir: "/store/e".into(), known: false, listed: true, implicit: false });
+    moved.insert(
+        1,
+        Place { id: 7, dir: "/store/e".into(), known: false, listed: true, implicit: false, mounts: 0 },
+    );
     let mut between = 0;
     for stop in 0.. {
         let disk = disk.fork();

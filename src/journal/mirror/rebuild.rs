@@ -78,7 +78,7 @@ impl Mirrors {
         let (disk, dir) = (self.disk.as_ref(), &mirror.dir);
         let io = |e| Error::io("make a copy of the journal", dir, e);
         let begun = mounts(disk, &self.home, dir).map_err(io)?;
-        if begun < mirror.mounts {
+        if begun < mirror.mounts && !crate::plants::is("copy-made-under-a-mount-point") {
             let text = format!(
                 "the disk of this copy of the journal is not mounted: {begun} file systems begin on the way there, and there were {}",
                 mirror.mounts

@@ -29,7 +29,9 @@ impl Copying<'_> {
     pub fn look_after(&self, name: &str) -> Outcome<()> {
         let Name::Segment(generation) = segment::parse_name(name) else { return Ok(()) };
         let is_whole = |looked: &Looked| looked.better.is_empty() && looked.damaged.is_none();
-        if is_whole(&self.look_through(name, generation)?) {
+        if crate::plants::is("damage-spread-to-the-whole-copy")
+            || is_whole(&self.look_through(name, generation)?)
+        {
             return Ok(());
         }
         // Somebody may have been about to write there, or have freed it; and its file may not become another one meanwhile.

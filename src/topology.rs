@@ -188,7 +188,8 @@ impl TopologyChange {
         Ok(())
     }
 
-    /// Makes it rest until it is [resumed](Self::resume), or the store is opened again. Writes still go to old and new owners.
+    /// Makes it rest until it is [resumed](Self::resume), or the store is opened again. Writes still go to old and new owners; where the
+    /// new placement serves already, old copies stay.
     ///
     /// # Errors
     /// `NotFound` if it is over.

@@ -3,8 +3,8 @@
 //! for those who ask how the shard is and wait for nothing that is done to it.
 //!
 //! Invariants: jobs of a thread run one at a time, in order; a job that panics answers with an error and the thread goes on;
-//! without threads (when every step is driven by hand) a job runs in the caller. A job that does not get any further is left
-//! behind: nobody waits for it again, not even at the end. While a look has not answered nobody looks again, so that those who ask
+//! without threads (when every step is driven by hand, or where the system has none left) a job runs in the caller. A job that does not
+//! get any further is left behind: nobody waits for it again, not even at the end. While a look has not answered nobody looks again, so that those who ask
 //! do not queue up behind a disk that hangs; it says nothing against the shard.
 
 use crate::error::{Error, ErrorKind, Result};
@@ -74,14 +74,17 @@ impl Worker {
         ticket
     }
 
-    /// Starts something beside the flushes.
+    /// Starts something beside the flushes. Where no thread can be had for it that is nothing that the shard should be given up for: whoever
+    /// asks does it himself.
     pub fn start_beside<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<Ticket<T>> {
+    ) -> Ticket<T> {
         let (job, ticket) = self.ticket(job, &self.stuck);
-        self.run_on(&self.beside, "beside", job)?;
-        Ok(ticket)
+        if let Err(job) = self.run_on(&self.beside, "beside", job) {
+            job.0();
+        }
+        ticket
     }
 
     /// Starts a look at what only the disk can say; none while an earlier one has not answered.
@@ -102,15 +105,25 @@ impl Worker {
         self.answer(ticket, limit, &AtomicU64::new(0))
     }
 
-    /// Runs a job on a thread that is started when it is first needed.
-    fn run_on(&self, place: &Mutex<Option<Thread>>, name: &str, job: Job) -> Result<()> {
+    /// Runs a job on a thread that is started when it is first needed; gives it back where none can be had.
+    fn run_on(&self, place: &Mutex<Option<Thread>>, name: &str, job: Job) -> Result<(), Job> {
         if self.thread.is_none() {
             job.0();
             return Ok(());
         }
         let mut place = place.lock();
         if place.is_none() {
-            *place = Some(thread(format!("annulus-{name}-{}", self.shard), self.shard)?);
+            #[cfg(test)]
+            if crate::sync::NO_THREADS.get() {
+                return Err(job);
+            }
+            match thread(format!("annulus-{name}-{}", self.shard), self.shard) {
+                Ok(thread) => *place = Some(thread),
+                Err(error) => {
+                    log::warn!("{error}");
+                    return Err(job);
+                }
+            }
         }
         if let Some((sender, _)) = &*place {
             drop(sender.send(job));
@@ -239,7 +252,7 @@ mod tests {
         assert!(worker.look(|| Ok(())).is_none());
         assert!(!worker.is_stuck(), "it says nothing against the shard");
         worker.wait(&worker.run(|| Ok(())), LONG, &AtomicU64::new(0)).unwrap();
-        worker.wait_beside(&worker.start_beside(|| Ok(())).unwrap(), LONG).unwrap().unwrap();
+        worker.wait_beside(&worker.start_beside(|| Ok(())), LONG).unwrap().unwrap();
         go_on.send(()).unwrap();
         let again = loop {
             match worker.look(|| Ok(7)) {
@@ -264,5 +277,21 @@ mod tests {
         ended.recv_timeout(LONG).unwrap();
         go_on.send(()).unwrap();
         assert!(hangs.receiver.recv_timeout(LONG).unwrap().unwrap());
+    }
+
+    /// That the system has no threads left is nothing that a shard is to be given up for.
+    #[test]
+    fn where_no_thread_can_be_had_what_is_asked_of_a_shard_is_done_by_who_asks() {
+        let worker = Worker::start(ShardId(0), true).unwrap();
+        crate::sync::NO_THREADS.set(true);
+        let own = crate::sync::thread::current().id();
+        let asked = worker.start_beside(move || Ok(crate::sync::thread::current().id() == own));
+        assert!(worker.wait_beside(&asked, LONG).unwrap().unwrap());
+        // Who only asks how a shard is does not wait for its disk.
+        assert!(worker.look(|| Ok(())).is_none());
+        crate::sync::NO_THREADS.set(false);
+        let asked = worker.start_beside(move || Ok(crate::sync::thread::current().id() == own));
+        assert!(!worker.wait_beside(&asked, LONG).unwrap().unwrap());
+        assert!(worker.look(|| Ok(())).is_some());
     }
 }

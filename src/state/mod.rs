@@ -358,9 +358,14 @@ impl State {
         self.keyspaces.read().clone()
     }
 
-    /// The manifest as it was when it was last looked at: without waiting for who changes it.
+    /// The manifest as it was last written: without waiting for who changes it, or gives it to the shards.
+    pub fn written(&self) -> Arc<Manifest> {
+        self.written.read().clone()
+    }
+
+    /// A copy of that.
     pub fn manifest_copy(&self) -> Manifest {
-        self.written.read().as_ref().clone()
+        self.written().as_ref().clone()
     }
 
     /// Makes `next` the manifest: durable in the store's directory first, then copied to the shards, then in memory.

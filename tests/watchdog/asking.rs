@@ -291,3 +291,30 @@ fn a_change_is_planned_and_begun_while_a_file_system_does_not_answer() {
     disk.release();
     let _ = store.close();
 }
+
+/// Its manifest has it, and not every shard has its copy, since the disk of one hangs: whoever asks for it gets one that can be written to.
+#[test]
+fn a_keyspace_that_is_only_being_made_is_waited_for() {
+    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+    let store = open_on(Arc::new(disk.clone()), &factory, 2);
+    store.keyspace("there").unwrap();
+    disk.hang(&stats(&store).shards[SHARD.0 as usize].path.clone());
+    let making = std::thread::spawn({
+        let store = store.clone();
+        move || store.keyspace("new").map(|made| made.id())
+    });
+    disk.wait_until_it_hangs();
+    let writing = std::thread::spawn({
+        let store = store.clone();
+        move || {
+            let found = store.keyspace("new")?;
+            found.insert("key", "value").map(|_| found.id())
+        }
+    });
+    let there = store.clone();
+    in_time("one that is there", move || there.keyspace("there")).unwrap().insert("key", "value").unwrap();
+    let found = in_time("writing", move || writing.join().unwrap()).unwrap();
+    assert_eq!(making.join().unwrap().unwrap(), found);
+    disk.release();
+    let _ = store.close();
+}

@@ -6,7 +6,7 @@
 //! - Records of keyspaces that have been dropped go nowhere.
 
 use super::turns::Turns;
-use super::worker::Ticket;
+use super::worker::{Ticket, beat};
 use super::{Layout, Shard};
 use crate::batch;
 use crate::error::{Error, Result};
@@ -14,7 +14,8 @@ use crate::ids::{KeyspaceId, Seq};
 use crate::memtable::Table;
 use crate::record::RunRecord;
 use crate::ring::Position;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::Instant;
+use crate::sync::atomic::AtomicU64;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,10 +114,10 @@ pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
         let progress = progress(shards.len() as u64);
         let turns = turns.clone();
         let beats = Arc::new(AtomicU64::new(0));
-        let beating = beats.clone();
+        let (beating, begun) = (beats.clone(), Instant::now());
         let ticket = worker.run(move || {
             run.apply(index, &shard, &turns, &|bytes| {
-                beating.fetch_add(1, Ordering::Relaxed);
+                beat(&beating, begun);
                 progress(bytes);
             })
         });
@@ -135,6 +136,6 @@ pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
 struct Job {
     index: usize,
     ticket: Ticket<()>,
-    /// Counts up while it gets further.
+    /// When it got further last.
     beats: Arc<AtomicU64>,
 }

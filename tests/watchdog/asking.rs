@@ -318,3 +318,27 @@ fn a_keyspace_that_is_only_being_made_is_waited_for() {
     disk.release();
     let _ = store.close();
 }
+
+/// Whoever changes the manifest gives all shards their copies at once: those that lie on a disk that hangs cost him the time of one.
+#[test]
+fn all_shards_are_given_the_manifest_at_once() {
+    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+    let options = Options::new().shards(3).replication_factor(2).memory_budget(8 << 20).shard_timeout(LONG);
+    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: true };
+    let store = testing::open(Path::new("/store"), &options, seams).unwrap();
+    disk.hang(Path::new("/store/shards"));
+    let making = std::thread::spawn({
+        let store = store.clone();
+        move || store.keyspace("new").map(drop)
+    });
+    let begun = Instant::now();
+    while disk.waiting() < 3 && begun.elapsed() < LONG / 4 {
+        std::thread::yield_now();
+    }
+    let waiting = disk.waiting();
+    disk.release();
+    making.join().unwrap().unwrap();
+    assert_eq!(waiting, 3);
+    assert!(store.health().unwrap().is_good());
+    store.close().unwrap();
+}

@@ -113,7 +113,7 @@ mod tests {
     fn who_waits_for_room_is_told_that_the_store_was_closed() {
         let store = open(&SimDisk::new(1));
         let state = store.handle.state.clone();
-        let waits = std::thread::spawn(move || state.pace.admit(1, || u64::MAX));
+        let waits = std::thread::spawn(move || state.pace.admit(1, 0, || u64::MAX));
         std::thread::sleep(std::time::Duration::from_millis(100));
         store.close().unwrap();
         assert_eq!(waits.join().unwrap().unwrap_err().kind(), ErrorKind::Closed);

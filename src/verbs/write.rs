@@ -27,7 +27,7 @@ pub fn commit(state: &State, ops: &[u8], drops: u64, durability: Durability) -> 
     }
     // Driven by hand nobody would make room while a writer waits.
     if state.seams.background {
-        state.pace.admit(ops.len() as u64, || {
+        state.pace.admit(ops.len() as u64, state.memory.unflushed(), || {
             let (active, frozen) = state.memory.bytes();
             active + frozen
         })?;

@@ -291,3 +291,54 @@ fn a_change_is_planned_and_begun_while_a_file_system_does_not_answer() {
     disk.release();
     let _ = store.close();
 }
+
+/// Its manifest has it, and not every shard has its copy, since the disk of one hangs: whoever asks for it gets one that can be written to.
+#[test]
+fn a_keyspace_that_is_only_being_made_is_waited_for() {
+    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+    let store = open_on(Arc::new(disk.clone()), &factory, 2);
+    store.keyspace("there").unwrap();
+    disk.hang(&stats(&store).shards[SHARD.0 as usize].path.clone());
+    let making = std::thread::spawn({
+        let store = store.clone();
+        move || store.keyspace("new").map(|made| made.id())
+    });
+    disk.wait_until_it_hangs();
+    let writing = std::thread::spawn({
+        let store = store.clone();
+        move || {
+            let found = store.keyspace("new")?;
+            found.insert("key", "value").map(|_| found.id())
+        }
+    });
+    let there = store.clone();
+    in_time("one that is there", move || there.keyspace("there")).unwrap().insert("key", "value").unwrap();
+    let found = in_time("writing", move || writing.join().unwrap()).unwrap();
+    assert_eq!(making.join().unwrap().unwrap(), found);
+    disk.release();
+    let _ = store.close();
+}
+
+/// Whoever changes the manifest gives all shards their copies at once: those that lie on a disk that hangs cost him the time of one.
+#[test]
+fn all_shards_are_given_the_manifest_at_once() {
+    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+    let options = Options::new().shards(3).replication_factor(2).memory_budget(8 << 20).shard_timeout(LONG);
+    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: true };
+    let store = testing::open(Path::new("/store"), &options, seams).unwrap();
+    disk.hang(Path::new("/store/shards"));
+    let making = std::thread::spawn({
+        let store = store.clone();
+        move || store.keyspace("new").map(drop)
+    });
+    let begun = Instant::now();
+    while disk.waiting() < 3 && begun.elapsed() < LONG / 4 {
+        std::thread::yield_now();
+    }
+    let waiting = disk.waiting();
+    disk.release();
+    making.join().unwrap().unwrap();
+    assert_eq!(waiting, 3);
+    assert!(store.health().unwrap().is_good());
+    store.close().unwrap();
+}

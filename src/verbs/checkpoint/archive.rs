@@ -235,10 +235,14 @@ fn head(state: &State, first: Seq, last: Seq, marks: &[Mark]) -> Head {
     let manifest = state.manifest.lock();
     let live = manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped);
     let live = live.map(|keyspace| Named { id: keyspace.id, name: keyspace.name.clone(), dropped: None });
+    let mut keyspaces: Vec<Named> = live.collect();
     // From the moment before it on: a checkpoint of that moment may have it.
-    let dropped = state.archives.dropped_since(Seq(first.0.saturating_sub(1))).into_iter();
-    let dropped = dropped.map(|gone| Named { id: gone.id, name: gone.name, dropped: Some(gone.at) });
-    let mut keyspaces: Vec<Named> = live.chain(dropped).collect();
+    for gone in state.archives.dropped_since(Seq(first.0.saturating_sub(1))) {
+        // As far as anybody knows by now: a drop of one that is there came to nothing.
+        if keyspaces.iter().all(|keyspace| keyspace.id != gone.id) {
+            keyspaces.push(Named { id: gone.id, name: gone.name, dropped: Some(gone.at) });
+        }
+    }
     keyspaces.sort_unstable_by_key(|keyspace| keyspace.id);
     Head {
         store: manifest.store,

@@ -38,9 +38,9 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     let first = state.journal.first();
     // An archive without pieces lacks all that the journal does not have any more.
     let mut next = found.archived.unwrap_or(Seq::ZERO).next();
-    let mut gaps = vec![found.chain.newest_gap(), state.archives.damaged(repository.id)];
+    let mut gap = found.chain.newest_gap();
     if next < first {
-        gaps.push(Some((next, Seq(first.0.saturating_sub(1)))));
+        gap = Some((next, Seq(first.0.saturating_sub(1))));
         next = first;
     }
     state.archives.reached(repository.id, Seq(next.0.saturating_sub(1)))?;
@@ -60,9 +60,7 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
         state.archives.reached(repository.id, last)?;
     }
     marks.clear();
-    // A checkpoint behind the newest one lies behind all.
-    let gap = gaps.into_iter().flatten().max_by_key(|(_, to)| *to);
-    gap.map_or(Ok(()), |gap| check_gap(state, repository, gap))?;
+    check_gaps(state, repository, &found.chain, gap)?;
     Ok(until)
 }
 
@@ -82,6 +80,10 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
         check_given_up(known)?;
         repository.check_there()?;
         let chain = repository.chain(store)?;
+        if let Some(begin) = chain.pieces.first() {
+            // What was pruned, or taken away, is a gap like any other before its beginning.
+            state.archives.mended(repository.id, |last| last < begin.first);
+        }
         let end = end(repository, store, &chain)?;
         // What is listed may be of a process that ended before it was durable.
         repository.storage.settle()?;
@@ -254,27 +256,68 @@ fn head(state: &State, first: Seq, last: Seq, marks: &[Mark]) -> Head {
     }
 }
 
-/// Errors unless a checkpoint lies behind what an archive lacks: whoever goes on from that one does not need it.
-fn check_gap(state: &State, repository: &BackupRepository, (from, to): (Seq, Seq)) -> Result<()> {
-    if state.archives.is_bridged(repository.id, to) {
-        return Ok(());
-    }
+/// Errors unless a checkpoint lies behind all that an archive lacks, the newest of which is `gap` by the names of its pieces: whoever goes on
+/// from that one does not need it.
+fn check_gaps(
+    state: &State,
+    repository: &BackupRepository,
+    chain: &Chain,
+    gap: Option<(Seq, Seq)>,
+) -> Result<()> {
     let store = state.manifest.lock().store;
-    let checkpoints = repository.list()?;
-    if checkpoints.iter().any(|checkpoint| checkpoint.store == store && checkpoint.seq >= to) {
-        state.archives.bridged(repository.id, to);
-        return Ok(());
+    let damaged = state.archives.damaged(repository.id).into_iter().map(|gap| (gap, true));
+    let mut gaps: Vec<_> = gap.map(|gap| (gap, false)).into_iter().chain(damaged).collect();
+    gaps.sort_unstable_by_key(|((_, to), _)| std::cmp::Reverse(*to));
+    for ((from, to), is_damage) in gaps {
+        // A checkpoint behind the newest one lies behind all.
+        if is_bridged(state, repository, store, to)? {
+            break;
+        }
+        if is_damage && has(repository, store, chain, (from, to))? {
+            state.archives.mended(repository.id, |last| last == to);
+            continue;
+        }
+        let why =
+            if is_damage { "since its pieces there are damaged" } else { "which the journal no longer had" };
+        let text = format!(
+            "the archive lacks the writes with sequences {from} to {to}, {why}, and no checkpoint lies behind them. All others are archived"
+        );
+        log::error!("{text}");
+        return Err(Error::new(ErrorKind::Gap, text)
+            .remedy("take a checkpoint now: a restore that begins with it needs none of them"));
     }
-    let why = match state.archives.damaged(repository.id) {
-        Some(damaged) if damaged == (from, to) => "since its pieces there are damaged",
-        _ => "which the journal no longer had",
-    };
-    let text = format!(
-        "the archive lacks the writes with sequences {from} to {to}, {why}, and no checkpoint lies behind them. All others are archived"
-    );
-    log::error!("{text}");
-    Err(Error::new(ErrorKind::Gap, text)
-        .remedy("take a checkpoint now: a restore that begins with it needs none of them"))
+    Ok(())
+}
+
+/// Whether a checkpoint of the store lies behind these sequences. The one that was seen there last may have been deleted since.
+fn is_bridged(state: &State, repository: &BackupRepository, store: u128, to: Seq) -> Result<bool> {
+    if let Some(id) = state.archives.bridge(repository.id, to) {
+        match repository.load(id) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Err(_) => {}
+        }
+    }
+    let checkpoints = repository.list()?;
+    let behind =
+        checkpoints.iter().rev().find(|checkpoint| checkpoint.store == store && checkpoint.seq >= to);
+    if let Some(checkpoint) = behind {
+        state.archives.bridged(repository.id, checkpoint.seq, checkpoint.id);
+    }
+    Ok(behind.is_some())
+}
+
+/// Whether the pieces of an archive have these sequences, after all: what was damaged has been put back.
+fn has(repository: &BackupRepository, store: u128, chain: &Chain, (from, to): (Seq, Seq)) -> Result<bool> {
+    let mut next = from;
+    for listed in chain.from(from).iter().take_while(|listed| listed.first <= to) {
+        match repository.piece(store, listed) {
+            Ok(piece) if piece.head.first <= next => next = next.max(piece.head.last.next()),
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Ok(_) | Err(_) => return Ok(false),
+        }
+    }
+    Ok(next > to)
 }
 
 /// Keeps the journal no longer for an archive; whether it was.

@@ -4,6 +4,8 @@
 //! Invariants: a small file in the store's directory has what an opening must know, so that the journal is kept from its first moment on; it is
 //! never ahead of an archive; nothing is written there once the store has been closed. One at a time adds to an archive.
 
+mod lacking;
+
 use crate::backup::CheckpointId;
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
@@ -18,8 +20,6 @@ use std::sync::Arc;
 
 /// The name of the file in the store's directory.
 pub const FILE: &str = "ARCHIVES";
-
-mod lacking;
 
 const KIND: Kind = Kind {
     magic: b"ANNULUSH",

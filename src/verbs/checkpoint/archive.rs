@@ -9,7 +9,7 @@ use crate::backup::checkpoint::now;
 use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Seq;
+use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Cursor;
 use crate::state::State;
 use crate::state::archives::ArchiveHold;
@@ -43,6 +43,9 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
         gap = Some((next, Seq(first.0.saturating_sub(1))));
         next = first;
     }
+    // Where something lies between, it was dropped there for all that anybody knows.
+    let goes_on = found.last.filter(|piece| piece.last.next() == next);
+    let untold = goes_on.map_or_else(Vec::new, |piece| untold(state, &piece, until));
     state.archives.reached(repository.id, Seq(next.0.saturating_sub(1)))?;
     let mut cursor = Cursor::at(next);
     while cursor.next() <= until {
@@ -53,7 +56,7 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
             Ok(())
         })?;
         let last = Seq(cursor.next().0.saturating_sub(1));
-        repository.add_piece(&head(state, begin, last, marks), &commits)?;
+        repository.add_piece(&head(state, begin, last, marks, &untold), &commits)?;
         // Again, since the journal is trimmed by what counts as archived: its disk may have gone since.
         repository.check_there()?;
         marks.retain(|mark| mark.seq > last);
@@ -68,6 +71,8 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
 struct Found {
     chain: Chain,
     archived: Option<Seq>,
+    /// The head of the last piece that can be read.
+    last: Option<Head>,
 }
 
 /// Looks at an archive, and holds the journal for it. An error if it is of another history of the store.
@@ -100,7 +105,7 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
                 archived = Some(to);
             }
         }
-        Ok(Found { chain, archived })
+        Ok(Found { chain, archived, last: end.piece.map(|piece| piece.head) })
     };
     // Nothing is kept for an archive that nothing can be added to.
     look().inspect_err(|_| {
@@ -232,12 +237,33 @@ fn check_history(state: &State, repository: u128, piece: &Piece, known: Option<S
     Ok(())
 }
 
+/// The keyspaces that there were when the last piece was written, or were made since, and that are gone though nothing says when: the list that
+/// did is lost. As far as anybody knows they were there at every moment up to `until`, and are to come back at those rather than to be lost.
+fn untold(state: &State, before: &Head, until: Seq) -> Vec<Named> {
+    let manifest = state.manifest.lock();
+    let told = state.archives.dropped_since(Seq::ZERO);
+    let is_known = |id: KeyspaceId| {
+        manifest.keyspaces.iter().any(|keyspace| keyspace.id == id && !keyspace.dropped)
+            || told.iter().any(|gone| gone.id == id)
+    };
+    let there = before.keyspaces.iter().filter(|named| named.dropped.is_none_or(|at| at >= before.last));
+    let there = there.map(|named| (named.id, &named.name, named.dropped.unwrap_or(until)));
+    let made = manifest.keyspaces.iter().filter(|keyspace| keyspace.id.0 >= before.next_keyspace);
+    let made = made.map(|keyspace| (keyspace.id, &keyspace.name, until));
+    let gone = there.chain(made).filter(|(id, ..)| !is_known(*id));
+    gone.map(|(id, name, at)| {
+        log::warn!("nothing says when keyspace {name:?} was dropped: to the archive it was there up to {at}");
+        Named { id, name: name.clone(), dropped: Some(at) }
+    })
+    .collect()
+}
+
 /// Called when the commits have been read: what they are of had been made by then.
-fn head(state: &State, first: Seq, last: Seq, marks: &[Mark]) -> Head {
+fn head(state: &State, first: Seq, last: Seq, marks: &[Mark], untold: &[Named]) -> Head {
     let manifest = state.manifest.lock();
     let live = manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped);
     let live = live.map(|keyspace| Named { id: keyspace.id, name: keyspace.name.clone(), dropped: None });
-    let mut keyspaces: Vec<Named> = live.collect();
+    let mut keyspaces: Vec<Named> = live.chain(untold.iter().cloned()).collect();
     // From the moment before it on: a checkpoint of that moment may have it.
     for gone in state.archives.dropped_since(Seq(first.0.saturating_sub(1))) {
         // As far as anybody knows by now: a drop of one that is there came to nothing.

@@ -1,5 +1,7 @@
 //! Reading a checkpoint whole, to see whether it could be restored.
 
+mod archives;
+
 use super::checkpoint::{Body, CheckpointId};
 use super::damage::{Damage, Loss};
 use super::hash::ObjectId;
@@ -7,6 +9,7 @@ use super::layer::{LayerReader, Reading};
 use super::progress::{BackupProgress, Watch};
 use super::repository::BackupRepository;
 use crate::error::{ErrorKind, Result};
+use archives::Begins;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -19,7 +22,7 @@ pub struct Verification {
     pub checkpoints: u64,
     /// How many records their layers have, marks of removals included.
     pub records: u64,
-    /// How many objects were read, and how many bytes.
+    /// How many objects were read, pieces of archives among them.
     pub objects: u64,
     /// Bytes read.
     pub bytes: u64,
@@ -35,8 +38,8 @@ impl Verification {
 }
 
 impl BackupRepository {
-    /// Reads every byte of a checkpoint, and says of damage which file it is in and which keys it hits. Changes nothing. Memory: a
-    /// chunk or two.
+    /// Reads every byte of a checkpoint, and says of damage which file it is in and which keys it hits. The archive that goes on from it is left to
+    /// [`verify_all`](Self::verify_all). Changes nothing. Memory: a chunk or two.
     ///
     /// # Errors
     /// As [`get`](Self::get); `Unsupported` for an object of another release, `Io`. Damage is not an error.
@@ -79,7 +82,9 @@ impl BackupRepository {
         Ok(found)
     }
 
-    /// Verifies every checkpoint, also that their manifests can be read. Layers that several share are read once.
+    /// Verifies every checkpoint, also that their manifests can be read, and the archives that restores go on with from them
+    /// ([`Store::archive`](crate::Store::archive)): every piece that one of the checkpoints comes before, and that none of them is missing that no
+    /// checkpoint lies behind. Layers that several share are read once. Memory: a chunk or two, or a piece of the archive.
     ///
     /// # Errors
     /// `Io`. Damage is not an error, nor is a manifest or an object of another release: both are told as damage.
@@ -104,9 +109,11 @@ impl BackupRepository {
             let bodies: Vec<Body> = self.ids()?.into_iter().filter_map(|id| self.load(id).ok()).collect();
             let layers: HashMap<_, u64> =
                 bodies.iter().flat_map(Body::layers).map(|layer| (&layer.indexes, layer.bytes)).collect();
-            watch.expect(layers.values().sum());
+            let mut begins = Begins::default();
+            bodies.iter().for_each(|body| begins.add(body.store, body.seq, body.id));
+            watch.expect(layers.values().sum::<u64>() + self.archived_bytes(&begins)?);
         }
-        let (mut all, mut whole) = (Verification::default(), HashSet::new());
+        let (mut all, mut whole, mut begins) = (Verification::default(), HashSet::new(), Begins::default());
         for id in self.ids()? {
             match self.verify_one(id, &mut all, &mut whole, watch) {
                 Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Cancelled) => {
@@ -124,9 +131,10 @@ impl BackupRepository {
                     loss: Loss::Missing,
                     error,
                 }),
-                Ok(()) => {}
+                Ok(body) => begins.add(body.store, body.seq, id),
             }
         }
+        self.verify_archives(&begins, &mut all, watch)?;
         Ok(all)
     }
 
@@ -137,7 +145,7 @@ impl BackupRepository {
         found: &mut Verification,
         whole: &mut HashSet<Vec<ObjectId>>,
         watch: &Watch,
-    ) -> Result<()> {
+    ) -> Result<Body> {
         let body = self.load(id)?;
         let mut reading = Reading::new(self.storage.clone(), id, true).watched(watch);
         let records = self.read_layers(&body, &mut reading, whole);
@@ -150,7 +158,7 @@ impl BackupRepository {
         found.objects += reading.objects;
         found.bytes += reading.bytes;
         found.damage.append(&mut reading.damage);
-        Ok(())
+        Ok(body)
     }
 
     fn read_layers(

@@ -9,10 +9,14 @@ use super::layer::{LayerReader, Reading};
 use super::progress::{BackupProgress, Watch};
 use super::repository::BackupRepository;
 use crate::error::{ErrorKind, Result};
+use crate::ids::Seq;
 use archives::Begins;
 use bytes::Bytes;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
+
+/// Layers that nothing is wrong with, by their indexes: how many records they have, and that none of these is later than a sequence.
+type Whole = HashMap<Vec<ObjectId>, (u64, Seq)>;
 
 /// What a verification has found.
 #[derive(Debug, Clone, Default)]
@@ -78,7 +82,7 @@ impl BackupRepository {
             watch.expect(self.load(id)?.layers().map(|layer| layer.bytes).sum());
         }
         let mut found = Verification::default();
-        self.verify_one(id, &mut found, &mut HashSet::new(), watch)?;
+        self.verify_one(id, &mut found, &mut Whole::new(), watch)?;
         Ok(found)
     }
 
@@ -111,9 +115,10 @@ impl BackupRepository {
                 bodies.iter().flat_map(Body::layers).map(|layer| (&layer.indexes, layer.bytes)).collect();
             let mut begins = Begins::default();
             bodies.iter().for_each(|body| begins.add(body.store, body.seq, body.id));
-            watch.expect(layers.values().sum::<u64>() + self.archived_bytes(&begins)?);
+            let layers = layers.values().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
+            watch.expect(layers.saturating_add(self.archived_bytes(&begins)?));
         }
-        let (mut all, mut whole, mut begins) = (Verification::default(), HashSet::new(), Begins::default());
+        let (mut all, mut whole, mut begins) = (Verification::default(), Whole::new(), Begins::default());
         for id in self.ids()? {
             match self.verify_one(id, &mut all, &mut whole, watch) {
                 Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Cancelled) => {
@@ -138,12 +143,12 @@ impl BackupRepository {
         Ok(all)
     }
 
-    /// Verifies a checkpoint but for the layers that are known to be `whole`, by their indexes.
+    /// Verifies a checkpoint but for the layers that are known to be `whole`.
     fn verify_one(
         &self,
         id: CheckpointId,
         found: &mut Verification,
-        whole: &mut HashSet<Vec<ObjectId>>,
+        whole: &mut Whole,
         watch: &Watch,
     ) -> Result<Body> {
         let body = self.load(id)?;
@@ -161,18 +166,15 @@ impl BackupRepository {
         Ok(body)
     }
 
-    fn read_layers(
-        &self,
-        body: &Body,
-        reading: &mut Reading,
-        whole: &mut HashSet<Vec<ObjectId>>,
-    ) -> Result<u64> {
+    fn read_layers(&self, body: &Body, reading: &mut Reading, whole: &mut Whole) -> Result<u64> {
         let mut records = 0;
         for keyspace in &body.keyspaces {
             let mut older = None;
             for layer in &keyspace.layers {
                 let below = older.replace(layer.upto);
-                if whole.contains(&layer.indexes) {
+                // What it says of the records may differ, and is read again then.
+                let has = whole.get(&layer.indexes);
+                if has.is_some_and(|(records, upto)| *records == layer.records && *upto <= layer.upto) {
                     records += layer.records;
                     continue;
                 }
@@ -182,7 +184,7 @@ impl BackupRepository {
                     seen += 1;
                 }
                 if reading.damage.len() == before && seen == layer.records {
-                    whole.insert(layer.indexes.clone());
+                    whole.insert(layer.indexes.clone(), (layer.records, layer.upto));
                 }
                 records += seen;
             }

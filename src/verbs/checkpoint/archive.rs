@@ -319,9 +319,10 @@ fn check_gaps(
 fn is_bridged(state: &State, repository: &BackupRepository, store: u128, to: Seq) -> Result<bool> {
     if let Some(id) = state.archives.bridge(repository.id, to) {
         match repository.load(id) {
-            Ok(_) => return Ok(true),
+            // In a copy of the repository the number may be another's.
+            Ok(body) if body.store == store && body.seq >= to => return Ok(true),
             Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
     let checkpoints = repository.list()?;

@@ -20,6 +20,8 @@ mod late;
 mod lengths;
 #[path = "archive/replays.rs"]
 mod replays;
+#[path = "archive/verified.rs"]
+mod verified;
 
 mod common;
 

@@ -34,7 +34,7 @@ impl Chain {
     }
 
     /// Of the objects under the prefix of a store.
-    fn of(store: u128, objects: &[Object]) -> Chain {
+    pub fn of(store: u128, objects: &[Object]) -> Chain {
         Chain::new(objects.iter().filter_map(|object| Listed::of(store, &object.name)).collect())
     }
 

@@ -60,7 +60,12 @@ pub fn drop(state: &State, name: &str) -> Result<()> {
     let id = entry.id;
     // Writers go on until the manifest has it, since it may not come to have it: nobody knows before what the log will have come to.
     state.archives.dropping(Dropped { id, name: name.to_owned(), at: Seq::MAX })?;
-    state.replace_manifest(&mut manifest, next).inspect_err(|_| state.archives.not_dropped(id))?;
+    state.replace_manifest(&mut manifest, next).inspect_err(|error| {
+        // Where the old manifest could not be written again, the next opening finds the one or the other, and knows then.
+        if error.kind() != ErrorKind::Poisoned {
+            state.archives.not_dropped(id);
+        }
+    })?;
     // Still under the manifest's lock: whoever tells an archive what was dropped waits for that.
     state.archives.dropped(id, state.keyspace_dropped(id));
     state.signals.want_flush();

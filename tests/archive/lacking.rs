@@ -2,7 +2,7 @@
 
 use crate::common::copy;
 use crate::{Place, content, options, walk};
-use annulus::{At, ErrorKind, Seq};
+use annulus::{At, ErrorKind, Retention, Seq};
 use std::path::PathBuf;
 
 /// Writes so much, and flushes so often, that the journal no longer begins with the first write.
@@ -111,6 +111,76 @@ fn archiving_goes_on_behind_a_damaged_piece_which_is_told_until_a_checkpoint_lie
         assert_eq!(place.store.archive(&place.repo).unwrap(), place.moments[0].0);
         place.check_moments("behind the damaged piece");
         assert_eq!(std::fs::read(&newest).unwrap(), b"rubbish");
+    }
+}
+
+fn reopen(place: &mut Place) {
+    place.store.close().unwrap();
+    place.store = options().open(place.path("live")).unwrap();
+}
+
+/// The names of the pieces say that there is no gap.
+#[test]
+fn a_damaged_piece_that_others_lie_behind_is_told_after_an_opening_until_it_is_whole_or_pruned() {
+    for mended in [false, true] {
+        let mut place = Place::new();
+        place.write(60);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.store.archive(&place.repo).unwrap();
+        place.write(60);
+        place.moment();
+        place.store.archive(&place.repo).unwrap();
+        let newest = walk(place.path("backup/archive")).pop().unwrap();
+        let whole = std::fs::read(&newest).unwrap();
+        std::fs::write(&newest, b"rubbish").unwrap();
+        for _ in 0..3 {
+            place.write(10);
+            let error = place.store.archive(&place.repo).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Gap, "{error}");
+            assert!(error.to_string().contains("sequences 61 to 120"), "{error}");
+            reopen(&mut place);
+        }
+        let list = place.path("live/ARCHIVES");
+        let version = || std::fs::read(&list).unwrap()[8];
+        assert_eq!(version(), 2);
+        if mended {
+            std::fs::write(&newest, whole).unwrap();
+        } else {
+            place.moments.clear();
+            place.store.checkpoint(&place.repo).unwrap();
+            assert_eq!(place.repo.prune(Retention::keep_last(1)).unwrap().checkpoints.len(), 1);
+            assert!(!newest.exists());
+        }
+        place.write(10);
+        place.moment();
+        for _ in 0..2 {
+            assert_eq!(place.store.archive(&place.repo).unwrap(), place.moments.last().unwrap().0);
+        }
+        place.check_moments(&format!("mended: {mended}"));
+        // What it is written with again is that of old.
+        place.write(1);
+        place.store.archive(&place.repo).unwrap();
+        assert_eq!(version(), 1);
+    }
+}
+
+#[test]
+fn a_gap_is_told_again_once_the_checkpoint_behind_it_has_been_deleted() {
+    for in_the_names in [false, true] {
+        let mut place = Place::new();
+        let newest = damaged(&mut place);
+        place.write(10);
+        assert_eq!(place.store.archive(&place.repo).unwrap_err().kind(), ErrorKind::Gap);
+        if in_the_names {
+            std::fs::remove_file(newest).unwrap();
+        }
+        let behind = place.store.checkpoint(&place.repo).unwrap();
+        place.store.archive(&place.repo).unwrap();
+        place.repo.delete(behind).unwrap();
+        place.write(10);
+        assert_eq!(place.store.archive(&place.repo).unwrap_err().kind(), ErrorKind::Gap, "{in_the_names}");
+        place.store.checkpoint(&place.repo).unwrap();
+        place.store.archive(&place.repo).unwrap();
     }
 }
 

@@ -3,13 +3,13 @@
 //! Invariant: when `open` returns, what was replayed is durable, and a tail that was cut can never come back: the new
 //! session's first segment says, durably, below which sequence the log before it ends.
 
-use super::freeing::Freeing;
 use super::group::Group;
 use super::log::Log;
 use super::recovery::{self, Segment, Survey, Walk, Walker};
 use super::scan::Item;
 use super::segment::{self, BODY, Origin, SegmentHeader};
 use super::supply::Supply;
+use super::turns::Turns;
 use super::writer::Writer;
 use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, Shown, UNNOTED, note_failure};
 use crate::disk::{Disk, OpenMode};
@@ -313,7 +313,7 @@ pub(super) fn begin(
         shown: Mutex::new(Shown::of(&retained)),
         retained: Mutex::new(retained),
         group: Group::new(durable),
-        freeing: Freeing::default(),
+        turns: Turns::default(),
         health: Health::default(),
         counters: Counters::new(durable),
     })

@@ -104,7 +104,7 @@ impl Journal {
         if self.counters.handed.load(Ordering::Acquire) >= seq.0 {
             return Ok(());
         }
-        self.health.check()?;
+        let _turn = self.enter()?;
         let taken = self.log.lock().take(&mut writer.spare);
         writer.calm = 0;
         self.write(&mut writer, taken, false).map(drop)
@@ -118,7 +118,7 @@ impl Journal {
     pub fn write_buffered(&self) -> Result<()> {
         self.health.check()?;
         let mut writer = self.writer.lock();
-        self.health.check()?;
+        let _turn = self.enter()?;
         let mut log = self.log.lock();
         if !log.waits() && writer.marked >= self.durable() {
             return Ok(());
@@ -132,7 +132,7 @@ impl Journal {
     /// the disk syncs, write.
     pub(super) fn sync_now(&self) -> Result<Seq> {
         let mut writer = self.writer.lock();
-        self.health.check()?;
+        let _turn = self.enter()?;
         let taken = self.log.lock().take(&mut writer.spare);
         writer.calm = writer.calm.saturating_add(1);
         if writer.may_go_through(&taken) {
@@ -170,7 +170,7 @@ impl Journal {
     /// Makes everything durable, says so in the file, and keeps more from coming. Only whoever leads may call it.
     pub(super) fn finish(&self) -> Result<Seq> {
         let mut writer = self.writer.lock();
-        self.health.check()?;
+        let _turn = self.enter()?;
         // Held to the end, so that no frame comes in behind what is synced.
         let mut log = self.log.lock();
         let taken = log.take(&mut writer.spare);
@@ -194,6 +194,8 @@ impl Journal {
         for piece in taken.full.into_iter().chain([taken.last]) {
             self.put(writer, piece, through)?;
         }
+        // A sync may have failed meanwhile: the system may have given up what lies before these frames.
+        self.health.check()?;
         self.counters.handed.store(target.0, Ordering::Release);
         Ok(target)
     }

@@ -237,3 +237,57 @@ fn a_closed_journal_leaves_no_note() {
     assert_eq!(journal.poison(Error::invalid("too late")).kind(), ErrorKind::Closed);
     assert!(disk.files() == before);
 }
+
+/// The only way out is then to start the machine anew, and whoever is told of the failure is told that.
+#[test]
+fn a_failure_of_which_no_note_can_be_left_says_to_start_the_machine_anew() {
+    for step in [Operation::Create, Operation::SyncDir] {
+        let disk = new_disk();
+        let journal = create_long(&disk).unwrap();
+        append(&journal, Handoff::Os).unwrap();
+        disk.inject(Fault::on(Operation::Sync).times(1));
+        disk.inject(Fault::on(step));
+        let told = [
+            journal.sync_to(Seq(1)).unwrap_err(),
+            append(&journal, Handoff::Os).unwrap_err(),
+            journal.close().unwrap_err(),
+        ];
+        for error in told {
+            assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}");
+            assert!(error.to_string().contains(UNNOTED), "{step:?}: {error}");
+        }
+    }
+    let disk = new_disk();
+    let journal = create_long(&disk).unwrap();
+    append(&journal, Handoff::Os).unwrap();
+    disk.inject(Fault::on(Operation::Sync).times(1));
+    let error = journal.sync_to(Seq(1)).unwrap_err();
+    assert!(!error.to_string().contains(UNNOTED), "{error}");
+}
+
+/// From a sync a full disk is no refusal: the system may have given up what it had no room for.
+#[test]
+fn an_opening_whose_sync_fails_without_a_note_says_so_unless_nothing_can_be_written_there() {
+    use std::io::ErrorKind::{Other, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    for (kind, says) in [
+        (Other, true),
+        (StorageFull, true),
+        (QuotaExceeded, true),
+        (ReadOnlyFilesystem, false),
+        (PermissionDenied, false),
+    ] {
+        for noted in [false, true] {
+            let disk = new_disk();
+            let journal = create(&disk).unwrap();
+            append(&journal, Handoff::Os).unwrap();
+            drop(journal);
+            let disk = disk.kill();
+            disk.inject(Fault::on(Operation::Sync).error(kind).times(1));
+            if !noted {
+                disk.inject(Fault::on(Operation::Create).error(kind));
+            }
+            let error = reopen(&disk).map(drop).unwrap_err();
+            assert_eq!(error.to_string().contains(UNNOTED), says && !noted, "{kind:?}: {error}");
+        }
+    }
+}

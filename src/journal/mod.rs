@@ -131,8 +131,8 @@ pub struct JournalStats {
     pub bytes_written: u64,
 }
 
-/// The journal. Lock order: `writer`, `log` (the appender's), `retained`, the supply's stock; each may be skipped. The
-/// group's own are taken alone; that of `turns` is a leaf.
+/// The journal. Lock order: `freed`, `writer`, `log` (the appender's), then `retained` or the supply's stock; each may be skipped. The
+/// group's own are taken alone, or under `freed`; `retained`, which is never held over I/O, and that of `turns` are leaves.
 #[derive(Debug)]
 pub struct Journal {
     writer: Mutex<writer::Writer>,
@@ -140,8 +140,8 @@ pub struct Journal {
     supply: supply::Supply,
     /// Oldest first; the last is the one that is written to.
     retained: Mutex<VecDeque<Retained>>,
-    /// What they came to when they changed last: they are held while files are freed. A leaf among the locks.
-    shown: Mutex<Shown>,
+    /// Held by one who trims.
+    freed: Mutex<freeing::Freed>,
     group: group::Group,
     turns: turns::Turns,
     health: Health,
@@ -156,24 +156,6 @@ struct Retained {
     len: u64,
     /// It begins a session, so its header says where.
     start: bool,
-}
-
-/// What the retained segments come to.
-#[derive(Debug, Clone, Copy)]
-struct Shown {
-    segments: u64,
-    bytes: u64,
-    first: Seq,
-}
-
-impl Shown {
-    fn of(segments: &VecDeque<Retained>) -> Shown {
-        Shown {
-            segments: segments.len() as u64,
-            bytes: segments.iter().map(|segment| segment.len).sum(),
-            first: segments.front().map_or(Seq::ZERO, |segment| segment.first),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -272,12 +254,17 @@ impl Journal {
 
     /// Figures. Waits for no disk: what is being made, or freed, shows when that is done.
     pub fn stats(&self) -> JournalStats {
-        let (shown, held) = (*self.shown.lock(), self.supply.held());
+        let held = self.supply.held();
+        let retained = self.retained.lock();
+        let (segments, first) =
+            (retained.len() as u64, retained.front().map_or(Seq::ZERO, |oldest| oldest.first));
+        let bytes = held.bytes + retained.iter().map(|segment| segment.len).sum::<u64>();
+        drop(retained);
         JournalStats {
-            segments: shown.segments,
-            bytes: shown.bytes + held.bytes,
+            segments,
+            bytes,
             spares: held.spares as u64,
-            first: shown.first,
+            first,
             last: self.last(),
             durable: self.durable(),
             syncs: self.counters.syncs.load(Ordering::Relaxed),

@@ -11,7 +11,7 @@ use super::segment::{self, BODY, Origin, SegmentHeader};
 use super::supply::Supply;
 use super::turns::Turns;
 use super::writer::Writer;
-use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, Shown, UNNOTED, note_failure};
+use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, UNNOTED, note_failure};
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Kind;
@@ -325,7 +325,7 @@ pub(super) fn begin(
         writer: Mutex::new(Writer::new(durable)),
         log: Mutex::new(Log::new(ready, first)),
         supply,
-        shown: Mutex::new(Shown::of(&retained)),
+        freed: Mutex::default(),
         retained: Mutex::new(retained),
         group: Group::new(durable),
         turns: Turns::default(),

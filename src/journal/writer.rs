@@ -10,11 +10,11 @@
 //! One write past the cache takes the place of a write and a sync: it costs a copy and the system's looking for dirty
 //! pages less. Where others only hand over (`Process`), the cache serves them better, and a sync serves all.
 
+use super::Journal;
 use super::chunk::Chunk;
 use super::log::{Piece, Taken};
 use super::segment::{self, TRAILER_BYTES};
 use super::supply::Ready;
-use super::{Journal, Shown};
 use crate::error::{Error, Result};
 use crate::frame::Kind;
 use crate::ids::Seq;
@@ -236,9 +236,7 @@ impl Journal {
                 if !through {
                     writer.unsynced.push(segment);
                 }
-                let mut retained = self.retained.lock();
-                retained.push_back(next);
-                *self.shown.lock() = Shown::of(&retained);
+                self.retained.lock().push_back(next);
             }
             None => {
                 writer.cold = through;

@@ -2,7 +2,7 @@
 
 mod faults;
 mod histories;
-mod hooked;
+pub mod hooked;
 mod mending;
 mod older;
 mod opening;

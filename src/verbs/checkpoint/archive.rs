@@ -34,7 +34,7 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     let found = found(state, repository, store)?;
     marks.push(mark(state));
     let until = state.memory.last();
-    state.journal.sync_to(until)?;
+    state.sync_to(until)?;
     let first = state.journal.first();
     // An archive without pieces lacks all that the journal does not have any more.
     let mut next = found.archived.unwrap_or(Seq::ZERO).next();

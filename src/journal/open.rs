@@ -5,6 +5,7 @@
 
 use super::freeing::Freeing;
 use super::group::Group;
+use super::known::Known;
 use super::log::Log;
 use super::recovery::{self, Segment, Survey, Walk, Walker};
 use super::scan::Item;
@@ -81,7 +82,7 @@ impl Journal {
     }
 
     /// Opens the journal in `dir`: makes what is there durable, hands every frame above `from` to `visit` in
-    /// order up to the end of the log, and begins a new segment. `at_least` is a sequence that the log is known to reach.
+    /// order up to the end of the log, and begins a new segment. `at_least`: what the log is known to reach.
     ///
     /// # Errors
     /// `Corruption`: frames are missing that were acknowledged; nothing was changed, but frames before the damage may
@@ -91,7 +92,7 @@ impl Journal {
         dir: &Path,
         config: JournalConfig,
         from: Seq,
-        at_least: Seq,
+        at_least: impl Into<Known>,
         visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
     ) -> Result<(Journal, ReplayReport)> {
         let config = config.checked()?;
@@ -99,7 +100,7 @@ impl Journal {
         if !crate::plants::is("journal-read-before-it-is-durable") {
             settle(disk.as_ref(), dir, &survey, recovery::start(&survey.segments, from))?;
         }
-        let (walk, report) = read(disk.as_ref(), &survey, from, at_least, visit)?;
+        let (walk, report) = read(disk.as_ref(), &survey, from, at_least.into(), visit)?;
         if report.lost > 0 {
             let (lost, last) = (report.lost, report.last);
             log::warn!(
@@ -119,11 +120,11 @@ impl Journal {
         dir: &Path,
         store_id: u128,
         from: Seq,
-        at_least: Seq,
+        at_least: impl Into<Known>,
         visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
     ) -> Result<ReplayReport> {
         let survey = Survey::read(disk, dir, store_id, from)?;
-        read(disk, &survey, from, at_least, visit).map(|(_, report)| report)
+        read(disk, &survey, from, at_least.into(), visit).map(|(_, report)| report)
     }
 }
 
@@ -132,7 +133,7 @@ fn read(
     disk: &dyn Disk,
     survey: &Survey,
     from: Seq,
-    at_least: Seq,
+    at_least: Known,
     visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
 ) -> Result<(Walk, ReplayReport)> {
     let mut walker = Walker {
@@ -141,7 +142,7 @@ fn read(
         boot_id: disk.boot_id(),
         poisoned: survey.poisoned,
         from,
-        at_least: at_least.max(from),
+        at_least: at_least.and_applied(from),
         visit,
         visited: (0, 0),
         buf: Vec::new(),

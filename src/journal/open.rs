@@ -10,7 +10,7 @@ use super::log::Log;
 use super::recovery::{self, Segment, Survey, Walk, Walker};
 use super::scan::Item;
 use super::segment::{self, BODY, Origin, SegmentHeader};
-use super::supply::Supply;
+use super::supply::{Scarce, Supply};
 use super::writer::Writer;
 use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, Shown, UNNOTED, note_failure};
 use crate::disk::{Disk, OpenMode};
@@ -54,7 +54,7 @@ impl Journal {
         }
         let supply = Supply::new(disk, dir.to_path_buf(), config, Vec::new());
         supply.sync_names()?;
-        begin(supply, 1, first, VecDeque::new())
+        begin(supply, 1, first, VecDeque::new(), Scarce::Refused)
     }
 
     /// Whether a journal was made in `dir`, and not only begun to be made: one always has a segment.
@@ -222,17 +222,26 @@ fn go_on(
     for path in leftovers {
         supply.remove(&path)?;
     }
+    // In one that has no frame, not even a lost one, nothing can be mistaken for the new session's: it is used again, which takes no room.
+    let blank = walk.reach == walk.end && !poisoned;
+    // What has the name of the new session's first goes before it only where no end marker says that it is there.
+    let going = if blank && !replaced { keep } else { keep + 1 };
+    let mut freed = Vec::new();
     // The newest first, each for good before the next: whatever a crash leaves, no gap is among it.
-    while segments.len() > keep + 1 {
-        if let Some(segment) = segments.pop() {
-            supply.remove(&segment.path)?;
+    while segments.len() > going {
+        if let Some(Segment { path, header, .. }) = segments.pop() {
+            match blank {
+                true => freed.extend(supply.free(header.generation, header.len, freed.len())?),
+                false => supply.remove(&path)?,
+            }
             if !crate::plants::is("journal-cut-in-any-order") {
                 supply.sync_names()?;
             }
         }
     }
-    // A spare is written to only when its name is durable, see `Supply::restock`.
-    supply.sync_names()?;
+    // A spare is written to only when its name is durable.
+    supply.restock(freed)?;
+    let there = segments.get(keep).filter(|_| blank && replaced).map(|segment| segment.header.len);
     segments.truncate(keep);
     let mut retained = VecDeque::new();
     let mut first_after = walk.end;
@@ -243,7 +252,7 @@ fn go_on(
         let start = segment.header.origin != Origin::Continuation;
         retained.push_front(Retained { generation, first, len, start });
     }
-    let journal = begin(supply, generation, walk.end, retained)?;
+    let journal = begin(supply, generation, walk.end, retained, Scarce::Small { there })?;
     if let (Some(at), Some(segment)) = (anchor, segments.last()) {
         end_here(&journal, segment, at, walk.end, poisoned)?;
     }
@@ -297,14 +306,16 @@ pub(super) fn begin(
     generation: u64,
     first: Seq,
     mut retained: VecDeque<Retained>,
+    scarce: Scarce,
 ) -> Result<Journal> {
-    let ready = supply.start(SegmentHeader {
+    let header = SegmentHeader {
         store_id: supply.config.store_id,
         generation,
         boot_id: supply.disk.boot_id(),
         len: supply.config.segment_bytes,
         origin: Origin::Start { first },
-    })?;
+    };
+    let ready = supply.start(header, scarce)?;
     retained.push_back(Retained { generation, first, len: ready.header.len, start: true });
     let durable = Seq(first.0.saturating_sub(1));
     Ok(Journal {

@@ -32,7 +32,7 @@ pub enum ErrorKind {
     /// The operating system refused an operation. Remove the cause (space, permissions, a dead disk), then try again.
     Io,
     /// The disk of the journal has no room for its next segment. Nothing was written, reads go on, and no restart is needed:
-    /// free space, then try again. (Where a file system needs room to write over what is there, as btrfs and ZFS do, a full one may also be
+    /// free space, then try again. Or an opening found no room at all for its first: free space, then open again. (Where a file system needs room to write over what is there, as btrfs and ZFS do, a full one may also be
     /// met in the middle of a write, which is `Poisoned`.)
     Full,
     /// An earlier write or sync of the journal failed, so nothing more may be acknowledged. Reopen the store.

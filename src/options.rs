@@ -246,15 +246,16 @@ impl Options {
         self
     }
 
-    /// Takes the copy of the journal at `path` as it is, if none is known to be complete; without effect otherwise.
+    /// Takes the copy of the journal at `path` as it is, if none is known to be complete, or if all that are end below what the shards
+    /// or an archive have; without effect otherwise. The path of a journal that was given no directory is `journal` in the store's.
     ///
     /// A last resort: what was acknowledged while this copy was left behind is lost for good, even should a later copy turn
     /// up; but for what shards have applied of it, which stays, and a scrub makes replicas equal. Damage within the copy stays an
-    /// error, and changes nothing.
+    /// error, and changes nothing. An archive that has what is lost is added to no more.
     ///
     /// Numbers of writes go on at least 2^32 later, since those that were given up may still be held somewhere. A shard that is
     /// away meanwhile, or has not got as far as the others, is made anew when it comes back. An acceptance that is interrupted is gone on
-    /// with by the next opening, for which this need not be said again.
+    /// with by the next opening, for which this need not be said again where no copy was known to be complete.
     pub fn accept_journal(mut self, path: impl Into<PathBuf>) -> Self {
         self.accept_journal = Some(path.into());
         self

@@ -18,6 +18,8 @@ mod lacking;
 mod late;
 #[path = "archive/lengths.rs"]
 mod lengths;
+#[path = "archive/proven.rs"]
+mod proven;
 #[path = "archive/replays.rs"]
 mod replays;
 #[path = "archive/verified.rs"]

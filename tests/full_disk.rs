@@ -7,7 +7,7 @@
 #[path = "common/live.rs"]
 mod live;
 
-use annulus::testing::{self, RealDisk, Seams, SledFactory};
+use annulus::testing::{self, MemoryFactory, RealDisk, Seams, SimDisk, SledFactory};
 use annulus::{ErrorKind, EventKind, Health, Options, ShardId, Store};
 use live::Live;
 use std::path::{Path, PathBuf};
@@ -128,6 +128,42 @@ fn a_full_journal_disk_is_a_clean_error() {
     check(&store, acknowledged);
     assert_eq!(store.get("never").unwrap(), None);
     assert_eq!(store.get("again").unwrap().as_deref(), Some(&[2][..]));
+}
+
+/// The journal has filled it up, and its process ends: what is there can be read.
+#[test]
+fn a_store_opens_on_a_disk_that_its_journal_has_filled_up() {
+    for copies in 1..3 {
+        let (mut disk, factory) = (SimDisk::new(5), MemoryFactory::new());
+        let mut options = Options::new().shards(2).memory_budget(8 << 20).journal_segment_bytes(64 << 10);
+        if copies > 1 {
+            options = options.journal_dirs(["/a", "/b"]);
+        }
+        let open = |disk: &SimDisk| {
+            let (disk, factory) = (Arc::new(disk.clone()), Arc::new(factory.clone()));
+            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: false })
+        };
+        let store = open(&disk).unwrap();
+        disk.set_capacity(Some(700 << 10));
+        let acknowledged = fill(&store);
+        assert!(acknowledged > 100, "{acknowledged}");
+        drop(store);
+        // Room for small files, and for no segment.
+        let used: usize = disk.files().iter().map(|(_, bytes)| bytes.len()).sum();
+        disk.set_capacity(Some(used as u64 + (40 << 10)));
+        for _ in 0..3 {
+            disk = disk.kill();
+            let store = open(&disk).unwrap_or_else(|e| panic!("{copies}: {e}"));
+            check(&store, acknowledged);
+        }
+        disk = disk.kill();
+        let store = open(&disk).unwrap();
+        disk.set_capacity(None);
+        store.insert(acknowledged.to_be_bytes(), value(acknowledged)).unwrap();
+        drop(store);
+        disk = disk.kill();
+        check(&open(&disk).unwrap(), acknowledged + 1);
+    }
 }
 
 #[test]

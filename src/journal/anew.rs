@@ -2,7 +2,7 @@
 
 use super::open::begin;
 use super::segment::{self, Name};
-use super::supply::Supply;
+use super::supply::{Scarce, Supply};
 use super::{Journal, JournalConfig};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -28,7 +28,8 @@ impl Journal {
         let supply = Supply::new(disk, dir.to_path_buf(), config, Vec::new());
         // Before the others go: a directory that has a journal always has a segment. With a gap between them, so that what is left of the others,
         // in whatever order they go, passes for what an interrupted trim leaves.
-        let journal = begin(supply, newest.saturating_add(2), first, VecDeque::new())?;
+        let journal =
+            begin(supply, newest.saturating_add(2), first, VecDeque::new(), Scarce::Small { there: None })?;
         let ours = |name: &&String| !matches!(segment::parse_name(name), Name::Other | Name::Misnamed);
         let mut before: Vec<&String> = names.iter().filter(ours).collect();
         // The oldest first, as they are trimmed; a note of a failed sync is of what goes.

@@ -12,7 +12,7 @@ pub struct Observation {
     pub reached: bool,
     /// Something valid says that `e` was synced.
     pub proven: bool,
-    /// The shards have applied `e`, which they do only after it was synced.
+    /// The shards have applied `e`, or an archive has it, which they do only after it was synced.
     pub applied: bool,
     /// The machine has not been started since the segment was written, nor has a write or a sync failed, so that no write can have
     /// been lost.
@@ -58,7 +58,7 @@ pub enum Case {
     G,
     /// A hole among writes that were never synced when the machine stopped: cut here.
     H,
-    /// The log would end here, but the shards have applied more: damage.
+    /// The log would end here, but the shards have applied more, or an archive has more: damage.
     I,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
 //! `writer` (writing), `group` (syncing for many), `freeing` (what nobody needs), `turns` (who is at the files), `scan` and `recovery` (reading back), `cases` (what to do with
-//! damage), `open` (creating and opening), `anew` (in the place of another), `replay` (reading while it is written to), `mirror`
+//! damage), `known` (how far the log reaches at least), `open` (creating and opening), `anew` (in the place of another), `replay` (reading while it is written to), `mirror`
 //! (several copies, on a disk below all this).
 //!
 //! Invariants:
@@ -26,7 +26,7 @@
 //! | F | none | no frame `e` | a later write, same start of the machine | damage |
 //! | G | none | no frame `e` | word that `e` was synced | damage |
 //! | H | none | no frame `e` | later writes, machine started since, none says `e` was synced | a hole: cut |
-//! | I | none | no frame `e` | no word of `e`, but the shards have applied it | damage |
+//! | I | none | no frame `e` | no word of `e`, but the shards have applied it, or an archive has it | damage |
 //!
 //! Damage to a segment that is entered for its end marker alone, since the next one begins with what is asked for, is passed over.
 //!
@@ -40,6 +40,7 @@ mod cases;
 mod chunk;
 mod freeing;
 mod group;
+mod known;
 mod log;
 pub(crate) mod mirror;
 mod open;
@@ -51,6 +52,7 @@ mod supply;
 mod turns;
 mod writer;
 
+pub use known::Known;
 pub use log::{Appender, Handoff};
 pub use replay::Cursor;
 

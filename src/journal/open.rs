@@ -4,11 +4,12 @@
 //! session's first segment says, durably, below which sequence the log before it ends.
 
 use super::group::Group;
+use super::known::Known;
 use super::log::Log;
 use super::recovery::{self, Segment, Survey, Walk, Walker};
 use super::scan::Item;
 use super::segment::{self, BODY, Origin, SegmentHeader};
-use super::supply::Supply;
+use super::supply::{Scarce, Supply};
 use super::turns::Turns;
 use super::writer::Writer;
 use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, UNNOTED, note_failure};
@@ -54,7 +55,7 @@ impl Journal {
         }
         let supply = Supply::new(disk, dir.to_path_buf(), config, Vec::new());
         supply.sync_names()?;
-        begin(supply, 1, first, VecDeque::new())
+        begin(supply, 1, first, VecDeque::new(), Scarce::Refused)
     }
 
     /// Whether a journal was made in `dir`, and not only begun to be made: one always has a segment.
@@ -82,7 +83,7 @@ impl Journal {
     }
 
     /// Opens the journal in `dir`: makes what is there durable, hands every frame above `from` to `visit` in
-    /// order up to the end of the log, and begins a new segment. `at_least` is a sequence that the log is known to reach.
+    /// order up to the end of the log, and begins a new segment. `at_least`: what the log is known to reach.
     ///
     /// # Errors
     /// `Corruption`: frames are missing that were acknowledged; nothing was changed, but frames before the damage may
@@ -92,7 +93,7 @@ impl Journal {
         dir: &Path,
         config: JournalConfig,
         from: Seq,
-        at_least: Seq,
+        at_least: impl Into<Known>,
         visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
     ) -> Result<(Journal, ReplayReport)> {
         let config = config.checked()?;
@@ -100,7 +101,7 @@ impl Journal {
         if !crate::plants::is("journal-read-before-it-is-durable") {
             settle(disk.as_ref(), dir, &survey, recovery::start(&survey.segments, from))?;
         }
-        let (walk, report) = read(disk.as_ref(), &survey, from, at_least, visit)?;
+        let (walk, report) = read(disk.as_ref(), &survey, from, at_least.into(), visit)?;
         if report.lost > 0 {
             let (lost, last) = (report.lost, report.last);
             log::warn!(
@@ -120,11 +121,11 @@ impl Journal {
         dir: &Path,
         store_id: u128,
         from: Seq,
-        at_least: Seq,
+        at_least: impl Into<Known>,
         visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
     ) -> Result<ReplayReport> {
         let survey = Survey::read(disk, dir, store_id, from)?;
-        read(disk, &survey, from, at_least, visit).map(|(_, report)| report)
+        read(disk, &survey, from, at_least.into(), visit).map(|(_, report)| report)
     }
 }
 
@@ -133,7 +134,7 @@ fn read(
     disk: &dyn Disk,
     survey: &Survey,
     from: Seq,
-    at_least: Seq,
+    at_least: Known,
     visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
 ) -> Result<(Walk, ReplayReport)> {
     let mut walker = Walker {
@@ -142,7 +143,7 @@ fn read(
         boot_id: disk.boot_id(),
         poisoned: survey.poisoned,
         from,
-        at_least: at_least.max(from),
+        at_least: at_least.and_applied(from),
         visit,
         visited: (0, 0),
         buf: Vec::new(),
@@ -226,17 +227,26 @@ fn go_on(
     for path in leftovers {
         supply.remove(&path)?;
     }
+    // In one that has no frame, not even a lost one, nothing can be mistaken for the new session's: it is used again, which takes no room.
+    let blank = walk.reach == walk.end && !poisoned;
+    // What has the name of the new session's first goes before it only where no end marker says that it is there.
+    let going = if blank && !replaced { keep } else { keep + 1 };
+    let mut freed = Vec::new();
     // The newest first, each for good before the next: whatever a crash leaves, no gap is among it.
-    while segments.len() > keep + 1 {
-        if let Some(segment) = segments.pop() {
-            supply.remove(&segment.path)?;
+    while segments.len() > going {
+        if let Some(Segment { path, header, .. }) = segments.pop() {
+            match blank {
+                true => freed.extend(supply.free(header.generation, header.len, freed.len())?),
+                false => supply.remove(&path)?,
+            }
             if !crate::plants::is("journal-cut-in-any-order") {
                 supply.sync_names()?;
             }
         }
     }
-    // A spare is written to only when its name is durable, see `Supply::restock`.
-    supply.sync_names()?;
+    // A spare is written to only when its name is durable.
+    supply.restock(freed)?;
+    let there = segments.get(keep).filter(|_| blank && replaced).map(|segment| segment.header.len);
     segments.truncate(keep);
     let mut retained = VecDeque::new();
     let mut first_after = walk.end;
@@ -247,7 +257,7 @@ fn go_on(
         let start = segment.header.origin != Origin::Continuation;
         retained.push_front(Retained { generation, first, len, start });
     }
-    let journal = begin(supply, generation, walk.end, retained)?;
+    let journal = begin(supply, generation, walk.end, retained, Scarce::Small { there })?;
     if let (Some(at), Some(segment)) = (anchor, segments.last()) {
         end_here(&journal, segment, at, walk.end, poisoned)?;
     }
@@ -311,14 +321,16 @@ pub(super) fn begin(
     generation: u64,
     first: Seq,
     mut retained: VecDeque<Retained>,
+    scarce: Scarce,
 ) -> Result<Journal> {
-    let ready = supply.start(SegmentHeader {
+    let header = SegmentHeader {
         store_id: supply.config.store_id,
         generation,
         boot_id: supply.disk.boot_id(),
         len: supply.config.segment_bytes,
         origin: Origin::Start { first },
-    })?;
+    };
+    let ready = supply.start(header, scarce)?;
     retained.push_back(Retained { generation, first, len: ready.header.len, start: true });
     let durable = Seq(first.0.saturating_sub(1));
     Ok(Journal {

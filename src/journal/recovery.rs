@@ -6,6 +6,7 @@
 //!   pass suffices, since the log ends at the first place that is not right, whatever lies behind it.
 
 use super::cases::{Case, Limit, Observation, Stop};
+use super::known::Known;
 use super::scan::{Evidence, Item, Reader};
 use super::segment::{self, BODY, HeaderDefect, Name, Origin, SegmentHeader};
 use crate::disk::{Disk, OpenMode};
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 const WAY_OUT: &str =
     "put the journal's files back from a copy, or restore the store from a checkpoint; nothing was changed";
+/// What is left where the end alone is lost.
+const WITHOUT: &str = "; or go on without the writes that are lost, for good, with Options::accept_journal and the journal's directory";
 
 /// A segment that is there, with a valid header.
 #[derive(Debug, Clone)]
@@ -204,7 +207,7 @@ pub struct Walker<'a> {
     /// A write or a sync failed in the life before: what was handed to the system since the last sync may be gone.
     pub poisoned: bool,
     pub from: Seq,
-    pub at_least: Seq,
+    pub at_least: Known,
     pub visit: &'a mut dyn FnMut(Seq, &[u8]) -> Result<()>,
     /// How many frames were visited, and the bytes of their payloads.
     pub visited: (u64, u64),
@@ -253,7 +256,8 @@ impl Walker<'_> {
                 stop,
                 reached: false,
                 proven: seen.proven >= expected,
-                applied: self.at_least >= expected && !crate::plants::is("journal-shorter-than-the-shards"),
+                applied: self.at_least.upto() >= expected
+                    && !crate::plants::is("journal-shorter-than-the-shards"),
                 same_boot: self.same_boot(index),
             };
             let mut reach = expected;
@@ -285,7 +289,7 @@ impl Walker<'_> {
                 }
                 _ => {
                     let damage = self.damage(&o, &part, expected, reach, limit);
-                    return Err(damage.remedy(way_out(&o, expected)));
+                    return Err(damage.remedy(way_out(&o, expected, self.at_least)));
                 }
             };
         }
@@ -395,10 +399,9 @@ impl Walker<'_> {
             (Case::D, _) => {
                 format!("the segment after this one is missing; it held sequence {expected} and up")
             }
-            (Case::I, _) => format!(
-                "the journal ends below sequence {expected}, but the shards have applied up to {}",
-                self.at_least
-            ),
+            (Case::I, _) => {
+                format!("the journal ends below sequence {expected}, but {}", self.at_least.proof(expected))
+            }
             (Case::B, Some((_, first))) => {
                 format!("no valid frame where sequence {expected}{} was acknowledged", to(first))
             }
@@ -416,9 +419,12 @@ impl Walker<'_> {
 
 /// What to do about damage. A failed write or sync of which no note could be left looks like it until the machine is started anew;
 /// only who knows of one may take that way, since it gives up writes.
-fn way_out(o: &Observation, expected: Seq) -> String {
-    if Case::of(o) != Case::F || o.proven || o.applied {
-        return WAY_OUT.into();
+fn way_out(o: &Observation, expected: Seq, known: Known) -> String {
+    let case = Case::of(o);
+    if case != Case::F || o.proven || o.applied {
+        let from_archive = known.way_out(expected).map_or_else(String::new, |way| format!("{way}, or "));
+        let without = if case == Case::I { WITHOUT } else { "" };
+        return format!("{from_archive}{WAY_OUT}{without}");
     }
     format!(
         "nothing shows that a synced write is missing: if a write or sync of the journal failed in this run of the machine, \

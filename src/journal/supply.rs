@@ -1,7 +1,7 @@
 //! Segments before and after their use: made, kept spare, given out, freed.
 //!
 //! Invariant: a file gets a segment's name only after its header (and, for a session's first segment, its first
-//! markers) are durable in it, and it is given out only after that name is durable.
+//! markers) are durable in it, and it is given out only after that name is durable. One alone gets its header under its name: see `take_over`.
 
 use super::JournalConfig;
 use super::chunk::Chunk;
@@ -31,6 +31,15 @@ pub struct Ready {
     pub header: SegmentHeader,
     /// The header's.
     pub salt: Salt,
+}
+
+/// What a session begins with where there is no room for a whole segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scarce {
+    /// Nothing: it is not begun.
+    Refused,
+    /// The segment of its name, which is there, has no valid frame, and is of this length; else a small one.
+    Small { there: Option<u64> },
 }
 
 /// A segment without its name yet.
@@ -120,6 +129,16 @@ fn no_room(what: &str, path: &Path, len: u64, error: std::io::Error) -> Error {
         .caused_by(error)
 }
 
+/// What a segment begins with; the first of a session with its first markers.
+fn head(header: &SegmentHeader) -> Vec<u8> {
+    let mut head = header.encode_page();
+    if let Origin::Start { first } = header.origin {
+        let durable = Seq(first.0.saturating_sub(1));
+        segment::push_trailer(&mut head, header.salt(), header.generation, Kind::Tail, first, durable);
+    }
+    head
+}
+
 impl Supply {
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, config: JournalConfig, spares: Vec<u64>) -> Self {
         let next_spare = spares.iter().max().map_or(1, |n| n.saturating_add(1));
@@ -154,9 +173,20 @@ impl Supply {
     }
 
     /// Makes the first segment of a session.
-    pub fn start(&self, header: SegmentHeader) -> Result<Ready> {
+    pub fn start(&self, header: SegmentHeader, scarce: Scarce) -> Result<Ready> {
         let mut stock = self.stock();
-        let ready = self.make(&mut stock, header)?;
+        let ready = match self.make(&mut stock, header) {
+            Err(e) if e.kind() == crate::error::ErrorKind::Full => match scarce {
+                Scarce::Refused => Err(e),
+                Scarce::Small { there: Some(len) } => self.take_over(SegmentHeader { len, ..header }),
+                Scarce::Small { there: None } => {
+                    self.make(&mut stock, SegmentHeader { len: segment::MIN_SEGMENT_BYTES, ..header })
+                }
+            }
+            // Nobody can read, nor write, before this one is there.
+            .map_err(|e| e.remedy("free space there, then open the store again"))?,
+            made => made?,
+        };
         stock.wanted = header.generation.saturating_add(1);
         stock.next = None;
         Ok(ready)
@@ -193,6 +223,18 @@ impl Supply {
         };
         stock.wanted = stock.wanted.saturating_add(1);
         Ok(ready)
+    }
+
+    /// Begins a session in the segment of its name, in place: each of the two headers says the same of it before and after, but for who has
+    /// written it and when, and one sector is written whole or not at all.
+    fn take_over(&self, header: SegmentHeader) -> Result<Ready> {
+        let path = self.path(&segment::name(header.generation));
+        let io = |e| Error::io("begin in a journal segment", &path, e);
+        let file = self.disk.open(&path, OpenMode::Write).map_err(io)?;
+        file.write_at(0, &head(&header)).map_err(io)?;
+        file.sync_all().map_err(io)?;
+        let through = self.open_through(&path, &header)?;
+        Ok(Ready { file, through, path, header, salt: header.salt() })
     }
 
     fn continuation(&self, generation: u64, len: u64) -> SegmentHeader {
@@ -266,12 +308,7 @@ impl Supply {
             file.write_at(at, ZEROS.get(..count).unwrap_or(&ZEROS)).map_err(io)?;
             at += count as u64;
         }
-        let mut head = header.encode_page();
-        if let Origin::Start { first } = header.origin {
-            let durable = Seq(first.0.saturating_sub(1));
-            segment::push_trailer(&mut head, header.salt(), header.generation, Kind::Tail, first, durable);
-        }
-        file.write_at(0, &head).map_err(io)?;
+        file.write_at(0, &head(header)).map_err(io)?;
         if !plants::is("journal-segment-named-before-it-is-durable") {
             file.sync_all().map_err(io)?;
         }

@@ -192,26 +192,40 @@ impl Archives {
         self.begins.store(first.0, Ordering::Release);
     }
 
-    /// The log ends here, at an opening: archives that have more of it have what was given up.
-    pub fn log_ends(&self, last: Seq) {
+    /// What the archive that is furthest has, and its repository: what is archived was synced before.
+    pub fn furthest(&self) -> Option<(Seq, u128)> {
+        let inner = self.inner.lock();
+        let holds = inner.saved.archives.iter().filter(|hold| !hold.given_up);
+        holds.map(|hold| (hold.upto, hold.repository)).max()
+    }
+
+    /// The log ends here, at an opening: archives that have more of it have what was given up, which the file says on return.
+    ///
+    /// # Errors
+    /// `Io`: it does not say so of an archive.
+    pub fn log_ends(&self, last: Seq) -> Result<()> {
         let mut inner = self.inner.lock();
-        let mut news = false;
+        let (mut news, mut given_up) = (false, false);
         // What was dropped later, as a log had it that is lost, is gone before the writes that get its numbers now.
         for dropped in inner.saved.dropped.iter_mut().filter(|dropped| dropped.at > last) {
             (dropped.at, news) = (last, true);
         }
         inner.drops_unsaved |= news;
         for hold in inner.saved.archives.iter_mut().filter(|hold| hold.upto > last && !hold.given_up) {
-            (hold.given_up, news) = (true, true);
+            (hold.given_up, given_up) = (true, true);
             log::error!(
                 "the archive in repository {:032x} has this store's writes up to {}, and the journal has been given up after {last}",
                 hold.repository,
                 hold.upto
             );
         }
-        // It is in memory now, and written down with whatever is written next.
-        if news && let Err(error) = self.save(&mut inner) {
-            log::error!("{error}");
+        match news || given_up {
+            true => self.save(&mut inner).or_else(|error| {
+                // Of a drop it is in memory now, and written down with whatever is written next.
+                log::error!("{error}");
+                if given_up { Err(error) } else { Ok(()) }
+            }),
+            false => Ok(()),
         }
     }
 

@@ -5,9 +5,10 @@
 use super::open::{Found, end_of_age};
 use crate::error::Result;
 use crate::ids::Seq;
-use crate::journal::Journal;
 use crate::journal::recovery::Survey;
 use crate::journal::segment::Origin;
+use crate::journal::{Journal, Known};
+use std::path::Path;
 
 impl Found {
     /// Whether none was believed, and one was accepted in this opening.
@@ -42,12 +43,22 @@ impl Found {
         for (_, place) in self.believed() {
             let from = Journal::first_retained(self.disk.as_ref(), &place.dir, self.store)
                 .map(|first| Seq(first.0.saturating_sub(1)));
-            match from.and_then(|from| self.reach(&place.dir, from, Seq::ZERO)) {
+            match from.and_then(|from| self.reach(&place.dir, from, Known::default())) {
                 Ok((end, _)) => last = last.max(Some(Seq(end.0.saturating_sub(1)))),
                 Err(e) => failed = failed.and(Err(e)),
             }
         }
         last.map_or(failed, Ok)
+    }
+
+    /// Whether the user takes a copy as it is that is believed.
+    pub fn believes(&self, dir: &Path) -> bool {
+        self.believed().any(|(_, place)| place.dir == dir)
+    }
+
+    /// Whether a copy can be read from here on, and has all that is known of.
+    pub fn has(&self, from: Seq, known: Known) -> bool {
+        self.believed().any(|(_, place)| self.reach(&place.dir, from, known).is_ok())
     }
 
     /// Whether a session begins with this write in a copy.

@@ -7,6 +7,7 @@ use super::copy::{Copying, Failed};
 use super::open::{Found, nothing_left};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
+use crate::journal::Known;
 use crate::sync::atomic::AtomicBool;
 
 /// How far one copy goes.
@@ -74,7 +75,7 @@ impl Found {
     }
 
     /// The undamaged copies, those first that reach furthest.
-    pub fn ranked(&self, from: Seq, at_least: Seq) -> Result<Vec<Reach>> {
+    pub fn ranked(&self, from: Seq, at_least: Known) -> Result<Vec<Reach>> {
         // A single one is read by the journal itself, which says what is wrong with it.
         if let [(index, place)] = self.believed().collect::<Vec<_>>().as_slice() {
             let listed = place.listed;

@@ -20,9 +20,9 @@ use super::{Locks, Mirror, Mirrors, align, copy, locks};
 use crate::disk::{Disk, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
-use crate::journal::Journal;
 use crate::journal::recovery::{self, Survey, Walker};
 use crate::journal::segment;
+use crate::journal::{Journal, Known};
 use crate::sync::atomic::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -247,9 +247,9 @@ impl Found {
     ///
     /// # Errors
     /// As [`Journal::open`], if it fails in all copies.
-    pub fn serve(self, from: Seq, at_least: Seq, parallel: bool) -> Result<Arc<Mirrors>> {
+    pub fn serve(self, from: Seq, at_least: impl Into<Known>, parallel: bool) -> Result<Arc<Mirrors>> {
         let disk = self.disk.clone();
-        let ranked = self.ranked(from, at_least)?;
+        let ranked = self.ranked(from, at_least.into())?;
         let (Reach { index: best, generation, .. }, compared) = self.choose(&ranked)?;
         let Some((source, _)) = self.places.get(best).cloned() else { return Err(nothing_left(&self.home)) };
         let suspect = self.suspect(&source.dir)?;
@@ -298,7 +298,7 @@ impl Found {
     }
 
     /// Where the log ends in one copy, and the generation that a replay begins with.
-    pub(super) fn reach(&self, dir: &Path, from: Seq, at_least: Seq) -> Result<(Seq, u64)> {
+    pub(super) fn reach(&self, dir: &Path, from: Seq, at_least: Known) -> Result<(Seq, u64)> {
         let survey = Survey::read(self.disk.as_ref(), dir, self.store, from)?;
         let start = recovery::start(&survey.segments, from);
         let mut walker = Walker {
@@ -308,7 +308,7 @@ impl Found {
             // One that was left behind had a failed write or sync; the note of it is made when it serves.
             poisoned: survey.poisoned || self.accepted,
             from,
-            at_least: at_least.max(from),
+            at_least: at_least.and_applied(from),
             visit: &mut |_, _| Ok(()),
             visited: (0, 0),
             buf: Vec::new(),

@@ -346,7 +346,7 @@ fn damage_to_a_segment_that_is_read_for_its_end_marker_alone_refuses_no_opening(
                 boot_id: disk.boot_id(),
                 poisoned: false,
                 from: Seq(22),
-                at_least: Seq(22),
+                at_least: Seq(22).into(),
                 visit: &mut |_, _| Ok(()),
                 visited: (0, 0),
                 buf: Vec::new(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::disk::SimDisk;
+use crate::disk::{Fault, SimDisk};
 
 const DIR: &str = "/store";
 const STORE: u128 = 7;
@@ -54,13 +54,30 @@ fn an_opening_finds_what_the_one_before_knew() {
 #[test]
 fn what_was_given_up_is_known_for_ever_and_held_for_by_nobody() {
     let (disk, archives) = filled();
-    archives.log_ends(Seq(29));
+    archives.log_ends(Seq(29)).unwrap();
     drop(archives);
     let archives = load(&disk, &[0]).unwrap();
-    archives.log_ends(Seq(50));
+    archives.log_ends(Seq(50)).unwrap();
+    assert_eq!(archives.furthest(), Some((Seq(10), 1)));
     assert_eq!(archives.list().iter().map(|hold| hold.given_up).collect::<Vec<_>>(), [false, true]);
     archives.reached(1, Seq(50)).unwrap();
     assert_eq!(archives.least(Seq::ZERO), Seq(50));
+}
+
+#[test]
+fn what_cannot_be_written_down_of_an_archive_that_was_given_up_is_no_opening() {
+    let sim = SimDisk::new(1);
+    let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    let archives = load(&disk, &[0]).unwrap();
+    archives.begin(1).unwrap();
+    archives.reached(1, Seq(30)).unwrap();
+    sim.inject(Fault::on_any_change());
+    assert_eq!(archives.log_ends(Seq(29)).unwrap_err().kind(), ErrorKind::Io);
+    sim.heal();
+    assert_eq!(load(&disk, &[0]).unwrap().furthest(), Some((Seq(30), 1)));
+    // Nothing is to be said of one that has no more than the log.
+    archives.log_ends(Seq(30)).unwrap();
 }
 
 #[test]
@@ -77,7 +94,7 @@ fn what_was_dropped_is_written_down_without_an_archive_as_long_as_the_journal_ha
     assert_eq!(again.dropped_since(Seq(0)), [gone(2, 30)]);
     // The last of the log is lost: whatever gets its numbers comes after the drop.
     let shorter = load(&disk, &[0]).unwrap();
-    shorter.log_ends(Seq(25));
+    shorter.log_ends(Seq(25)).unwrap();
     assert_eq!(shorter.dropped_since(Seq(0)), [gone(2, 25)]);
     assert_eq!(load(&disk, &[0]).unwrap().dropped_since(Seq(0)), [gone(2, 25)]);
 }

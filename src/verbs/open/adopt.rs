@@ -87,7 +87,7 @@ pub fn replace_journal(
     let last = layout.shards.iter().map(|shard| shard.applied()).max().unwrap_or_default();
     let next = anew::first_after(last)?;
     // The new numbers do not tell which archive has more than that.
-    archives.log_ends(last);
+    archives.log_ends(last)?;
     // Nothing can tell them any more what they lack: they count as they are, and a scrub makes replicas equal.
     anew::level(layout, Seq(next.0.saturating_sub(1)));
     check_covered(layout)?;

@@ -16,9 +16,10 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::journal::mirror::Found;
-use crate::journal::{Journal, JournalConfig};
+use crate::journal::{Journal, JournalConfig, Known};
 use crate::manifest::{GivenUp, Kept, Manifest};
 use crate::shard::Layout;
+use crate::shard::paths::JOURNAL_DIR;
 use crate::state::archives::Archives;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +33,9 @@ pub enum Way {
     Accepted { epoch: u64 },
     /// They have it.
     Kept { epoch: u64, kept: Kept },
+    /// The journal is believed, and ends below what shards or archives show was synced: as `Accepted`. What interrupts this is accepted
+    /// once more, or is refused as before: either of them shows it until a journal has begun behind it.
+    Shorter,
 }
 
 impl Way {
@@ -55,7 +59,7 @@ impl Way {
     /// What the manifest is to say of it while the copies are given words.
     pub fn mark(self) -> Option<GivenUp> {
         match self {
-            Way::Whole => None,
+            Way::Whole | Way::Shorter => None,
             Way::Accepted { epoch } => Some(GivenUp { epoch, kept: None }),
             Way::Kept { epoch, kept } => Some(GivenUp { epoch, kept: Some(kept) }),
         }
@@ -72,6 +76,34 @@ pub fn from_where(way: Way, found: &Found, from: impl FnOnce() -> Result<Seq>) -
             Ok(from()?.min(last))
         }
     }
+}
+
+/// Where the journal ends, if it can be read and has less than is known of the log. It is read twice, which is for those alone who accept
+/// that.
+pub fn ends_short(
+    disk: &dyn Disk,
+    dir: &Path,
+    store: u128,
+    found: Option<&Found>,
+    (from, known): (Seq, Known),
+) -> Option<Seq> {
+    let last = match found {
+        Some(found) if found.has(from, known) => return None,
+        Some(found) => found.last(),
+        None => {
+            let dir = &dir.join(JOURNAL_DIR);
+            let mut pass = |_: Seq, _: &[u8]| Ok(());
+            if Journal::examine(disk, dir, store, from, known, &mut pass).is_ok() {
+                return None;
+            }
+            Journal::first_retained(disk, dir, store).and_then(|first| {
+                let before = Seq(first.0.saturating_sub(1));
+                Journal::examine(disk, dir, store, before, before, &mut pass).map(|report| report.last)
+            })
+        }
+    };
+    // What else is wrong with it, opening it says.
+    last.ok().filter(|last| *last < known.upto())
 }
 
 /// What giving a part of the journal up works on.
@@ -122,19 +154,21 @@ pub fn carry_out(
             check_covered(layout)?;
             if let Some(mark) = &mut manifest.given_up {
                 mark.kept = Some(kept);
+                manifest.store_next(disk, dir)?;
             }
-            manifest.store_next(disk, dir)?;
             kept
         }
     };
-    // The new numbers do not tell which archive has more than that.
-    archives.log_ends(kept.end);
     anew::level(layout, Seq(kept.next.0.saturating_sub(1)));
     check_covered(layout)?;
+    // The new numbers do not tell which archive has more than that. Behind the seals: without a mark they alone say then that the
+    // journal lacks something.
+    archives.log_ends(kept.end)?;
     let journal = Journal::begin_anew(below, journal_dir, config, kept.next)?;
     archives.log_begins(kept.next);
-    manifest.given_up = None;
-    manifest.store_next(disk, dir)?;
+    if manifest.given_up.take().is_some() {
+        manifest.store_next(disk, dir)?;
+    }
     log::warn!(
         "what the journal of {} had after {} is given up; writes go on with {}",
         dir.display(),

@@ -8,7 +8,7 @@ use crate::disk::{Disk, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::mirror::{Found, Locks, Mirrors, Place};
-use crate::journal::{Journal, JournalConfig};
+use crate::journal::{Journal, JournalConfig, Known};
 use crate::manifest::{JournalEntry, Manifest};
 use crate::options::Options;
 use crate::shard::paths::{self, JOURNAL_DIR};
@@ -144,18 +144,28 @@ pub fn wanted(disk: &dyn Disk, dir: &Path, manifest: &Manifest, options: &Option
     Ok(Some(Wanted { places, entries, accept }))
 }
 
+/// Whether the user takes a copy of the journal as it is that is believed.
+pub fn accepts(disk: &dyn Disk, dir: &Path, options: &Options, found: Option<&Found>) -> Result<bool> {
+    let Some(asked) = &options.accept_journal else { return Ok(false) };
+    let asked = paths::resolve(disk, asked)?;
+    match found {
+        Some(found) => Ok(found.believes(&asked)),
+        None => Ok(paths::resolve(disk, &dir.join(JOURNAL_DIR))? == asked),
+    }
+}
+
 /// The copies of the journal, made alike, with the manifest that lists them; `found` is with what that is to list.
 pub fn serve(
     found: Option<(Found, Vec<JournalEntry>)>,
     way: Way,
-    (from, at_least): (Seq, Seq),
+    (from, at_least): (Seq, Known),
     manifest: &mut Manifest,
     dir: &Path,
     seams: &Seams,
 ) -> Result<Option<Arc<Mirrors>>> {
     let disk = seams.disk.as_ref();
     // Before the words that begin it: one that is interrupted between them must not pass for a journal that is whole.
-    if way != Way::Whole && manifest.given_up != way.mark() {
+    if way.mark().is_some() && manifest.given_up != way.mark() {
         manifest.given_up = way.mark();
         manifest.store_next(disk, dir)?;
     }

@@ -16,8 +16,8 @@ use crate::disk::Disk;
 use crate::engine::PowerLoss;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
-use crate::journal::Journal;
 use crate::journal::mirror::Found;
+use crate::journal::{Journal, Known};
 use crate::manifest::{Manifest, ShardEntry, ShardState};
 use crate::options::Options;
 use crate::shard::paths::{self, JOURNAL_DIR};
@@ -91,7 +91,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         let look = Found::look(seams.disk.clone(), dir, manifest.store, places, accept, adopted, locks)?;
         found = Some((look, entries));
     }
-    let way = Way::of(found.as_mut().map(|(found, _)| found), &manifest);
+    let mut way = Way::of(found.as_mut().map(|(found, _)| found), &manifest);
     let oldest = || match &found {
         Some((found, _)) => found.first_retained(),
         None => Journal::first_retained(disk, &dir.join(JOURNAL_DIR), manifest.store),
@@ -99,9 +99,23 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let begin = || replay_from(oldest()?, &layout);
     let (from, at_least) = match &found {
         Some((found, _)) if way != Way::Whole => {
-            given_up::from_where(way, found, begin).map(|from| (from, from))?
+            given_up::from_where(way, found, begin).map(|from| (from, from.into()))?
         }
-        _ => (begin()?, layout.shards.iter().map(|s| s.applied()).max().unwrap_or_default()),
+        found => {
+            let found = found.as_ref().map(|(found, _)| found);
+            let applied = layout.shards.iter().map(|s| s.applied()).max().unwrap_or_default();
+            let asked = (begin()?, Known { applied, archived: archives.furthest() });
+            let accepts = journals::accepts(disk, dir, options, found)?;
+            let short = || given_up::ends_short(disk, dir, manifest.store, found, asked);
+            match accepts.then(short).flatten() {
+                None => asked,
+                Some(last) => {
+                    way = Way::Shorter;
+                    let from = asked.0.min(last);
+                    (from, from.into())
+                }
+            }
+        }
     };
     let mirrors = journals::serve(found, way, (from, at_least), &mut manifest, dir, &seams)?;
     let (below, journal_dir) = journals::below(&seams, dir, mirrors.as_ref());
@@ -109,7 +123,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         let mut visit = |seq: Seq, ops: &[u8]| replay.visit(seq, ops);
         let (journal, report) = Journal::open(below, &journal_dir, config, from, at_least, &mut visit)?;
         archives.log_begins(journal.first());
-        archives.log_ends(journal.last());
+        archives.log_ends(journal.last())?;
         (journal, report.frames, report.bytes)
     } else {
         let (layout, archives, journal_dir) = (layout.as_ref(), &archives, journal_dir.as_path());

@@ -278,7 +278,10 @@ impl Shard {
         };
         match aside {
             // It was given up since its last chunk, by a flush.
-            None if !fills => return Err(self.unavailable()),
+            None if !fills => {
+                let text = "what was to be put in the place of the shard's engine has been given up";
+                return Err(Error::new(ErrorKind::Unavailable, text).on(self.id));
+            }
             None => {
                 let before = {
                     let mut engines = self.engines.write();

@@ -558,3 +558,27 @@ fn a_compaction_that_cannot_come_to_its_end_is_given_up() {
     world.check();
     world.check_copies();
 }
+
+/// It fails again and again, and is whole: what the only other one has lost, as nobody knows yet, is in its files alone.
+#[test]
+fn a_shard_that_fails_again_and_again_is_not_given_up_while_it_has_what_the_others_lack() {
+    let mut world = World::new(options(2, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let key = world.model.keys().nth(70).unwrap().clone();
+    world.factory.corrupt(ShardId(0), &internal(&key));
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(100);
+    // What is damaged is not met meanwhile.
+    assert!(world.model.contains_key(&key));
+    world.store.flush().unwrap();
+    for _ in 0..100 {
+        testing::heal_step(&world.store).unwrap();
+    }
+    assert_ne!(world.health(1), Health::Online);
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert!(!world.saw_rebuilding());
+    world.check();
+    world.check_copies();
+}

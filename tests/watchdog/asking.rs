@@ -342,3 +342,45 @@ fn all_shards_are_given_the_manifest_at_once() {
     assert!(store.health().unwrap().is_good());
     store.close().unwrap();
 }
+
+/// The network that one shard's directory is mounted over is away, or its disk does not answer: the store opens without that shard, wherever its
+/// journal lies and whether the options name the shards' directories or not, and takes it back when it answers.
+#[test]
+fn a_store_opens_while_the_file_system_of_one_shard_does_not_answer() {
+    for (named, journals) in [(false, false), (true, false), (false, true), (true, true)] {
+        let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+        let dirs: [PathBuf; 3] = [0, 1, 2].map(|n| PathBuf::from(format!("/mnt/{n}")));
+        let open = |named: bool| {
+            let mut options = Options::new().memory_budget(8 << 20).shard_timeout(Duration::from_millis(200));
+            if named {
+                options = dirs.iter().fold(options, |o, dir| o.shard(ShardOptions::new(dir)));
+            }
+            if journals {
+                options = options.journal_dirs([PathBuf::from("/a"), PathBuf::from("/b")]);
+            }
+            let (disk, factory) = (Arc::new(disk.clone()), Arc::new(factory.clone()));
+            let seams = Seams { disk, factory, background: true };
+            in_time("opening", move || testing::open(Path::new("/store"), &options, seams)).unwrap()
+        };
+        let store = open(true);
+        (0..100_u32).for_each(|n| drop(store.insert(n.to_be_bytes(), [7; 100]).unwrap()));
+        store.close().unwrap();
+        disk.hang(&dirs[1]);
+        let store = open(named);
+        let away = |health: &StoreHealth| health.shards.iter().filter(|s| !s.health.serves()).count();
+        assert_eq!(away(&health(&store)), 1);
+        assert!((0..100_u32).all(|n| store.get(n.to_be_bytes()).unwrap().is_some()));
+        store.insert("another", "record").unwrap();
+        disk.release();
+        let begun = Instant::now();
+        while !health(&store).is_good() {
+            assert!(begun.elapsed() < LONG, "{:?}", health(&store));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        store.close().unwrap();
+        // Where it lies is known as before.
+        let store = open(named);
+        assert!(stats(&store).shards.iter().zip(&dirs).all(|(shard, dir)| shard.path == *dir));
+        store.close().unwrap();
+    }
+}

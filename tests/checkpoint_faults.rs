@@ -535,6 +535,21 @@ fn a_file_that_is_swept_while_it_is_written_is_written_again() {
     assert_eq!(storage.write("archive/a/3", b"third").unwrap_err().kind(), ErrorKind::Io);
 }
 
+/// Another try is of more writes, and so under another name: on a disk that is full each would leave its part, up to the next prune.
+#[test]
+fn a_file_that_could_not_be_written_takes_no_room() {
+    for operation in [Operation::Write, Operation::Sync, Operation::Rename] {
+        let disk = SimDisk::new(7);
+        let storage = DirStorage::new(Arc::new(disk.clone()), BACKUP);
+        storage.write("archive/a/1", b"a piece").unwrap();
+        disk.inject(Fault::on(operation).error(io::ErrorKind::StorageFull));
+        assert_eq!(storage.write("archive/a/2", b"another").unwrap_err().kind(), ErrorKind::Io);
+        disk.heal();
+        let names = storage.list("archive/a/").unwrap();
+        assert_eq!(names.iter().map(|object| object.name.as_str()).collect::<Vec<_>>(), ["archive/a/1"]);
+    }
+}
+
 #[test]
 fn a_repair_from_a_damaged_backup_leaves_what_there_is_of_the_shards() {
     let damaged = Damaged::new();

@@ -258,3 +258,47 @@ fn a_time_is_restored_to_where_a_later_one_is_known_before_a_damaged_piece() {
     }
     assert_eq!(time(&place, 1, "still").unwrap_err().kind(), ErrorKind::Corruption);
 }
+
+/// Which of the writes that are missing were there by then nobody knows.
+#[test]
+fn a_time_within_a_gap_of_the_archive_is_refused_and_not_taken_for_one_before_it() {
+    let mut place = Place::new();
+    place.write(20);
+    place.store.checkpoint(&place.repo).unwrap();
+    for _ in 0..4 {
+        place.write(20);
+        place.store.archive(&place.repo).unwrap();
+        place.moment();
+    }
+    std::fs::remove_file(&walk(place.path("backup/archive"))[2]).unwrap();
+    let time = |place: &Place, at: usize, name: &str| place.restored(At::Time(place.moments[at].1), name);
+    assert_eq!(content(&time(&place, 0, "before").unwrap()), place.moments[0].2);
+    for at in [1, 2] {
+        let error = time(&place, at, "within").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(error.to_string().contains("sequences 61 to 80"), "{error}");
+        assert!(error.advice().is_some(), "{error}");
+    }
+    place.store.checkpoint(&place.repo).unwrap();
+    place.moment();
+    for at in [0, 4] {
+        let restored = time(&place, at, &format!("after-{at}")).unwrap();
+        assert_eq!(content(&restored), place.moments[at].2, "moment {at}");
+    }
+    for at in [1, 2] {
+        assert_eq!(time(&place, at, "still").unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
+
+/// Before it begins nothing was archived, and a time is what the last checkpoint by then has.
+#[test]
+fn a_time_before_an_archive_begins_is_that_of_the_checkpoint_before() {
+    let mut place = Place::new();
+    place.write(100);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.moment();
+    trim(&mut place);
+    place.store.archive(&place.repo).unwrap_err();
+    let restored = place.restored(At::Time(place.moments[0].1), "new").unwrap();
+    assert_eq!(content(&restored), place.moments[0].2);
+}

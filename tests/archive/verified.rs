@@ -4,8 +4,8 @@ use crate::hooked::out_of_order;
 use crate::{Place, content, options, walk};
 use annulus::testing::RealDisk;
 use annulus::{
-    At, BackupProgress, BackupRepository, CheckpointId, DirStorage, ErrorKind, Loss, Object, Result, Seq,
-    Storage, Verification,
+    At, BackupProgress, BackupRepository, CheckpointId, DirStorage, ErrorKind, Loss, Object, Result,
+    Retention, Seq, Storage, Verification,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -125,6 +125,42 @@ fn a_verification_of_all_tells_of_every_piece_and_may_be_ended() {
     assert_eq!((last.objects, last.bytes, last.bytes_total), (found.objects, found.bytes, Some(found.bytes)));
     let error = place.repo.verify_all_with(until(told.len() - 1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn a_prune_tells_of_the_pieces_that_it_takes_and_may_be_ended_among_them() {
+    for ended in [false, true] {
+        let (place, pieces) = filled();
+        let sizes: Vec<u64> = pieces.iter().map(|piece| piece.metadata().unwrap().len()).collect();
+        let objects = || {
+            let under = |dir: PathBuf| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+            let all: Vec<PathBuf> = under(place.path("backup/objects")).flat_map(under).collect();
+            (all.len() as u64, all.iter().map(|object| object.metadata().unwrap().len()).sum::<u64>())
+        };
+        let before = objects();
+        let told = Arc::new(Mutex::new(BackupProgress::default()));
+        let (noted, second) = (told.clone(), pieces[1].clone());
+        let gone = place.repo.prune_with(Retention::keep_last(1), move |at| {
+            *noted.lock().unwrap() = at;
+            if ended && !second.exists() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let (after, taken) = (objects(), if ended { 2 } else { 4 });
+        let count = before.0 - after.0 + taken as u64;
+        let bytes = before.1 - after.1 + sizes[..taken].iter().sum::<u64>();
+        let told = *told.lock().unwrap();
+        assert_eq!((told.objects, told.bytes), (count, bytes));
+        assert_eq!(walk(place.path("backup/archive")), pieces[taken..]);
+        if ended {
+            assert_eq!(gone.unwrap_err().kind(), ErrorKind::Cancelled);
+            let rest = place.repo.prune(Retention::keep_last(1)).unwrap();
+            assert_eq!((rest.objects, rest.bytes), (2, sizes[2..4].iter().sum()));
+        } else {
+            let gone = gone.unwrap();
+            assert_eq!((gone.objects, gone.bytes), (count, bytes));
+        }
+        assert_eq!(walk(place.path("backup/archive")), pieces[4..]);
+        assert!(place.repo.verify_all().unwrap().is_whole());
+    }
 }
 
 /// A directory of which a test says what a list of the archive leaves out, what happens after it, and what cannot be read.

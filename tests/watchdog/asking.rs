@@ -363,7 +363,9 @@ fn a_store_opens_while_the_file_system_of_one_shard_does_not_answer() {
             in_time("opening", move || testing::open(Path::new("/store"), &options, seams)).unwrap()
         };
         let store = open(true);
-        (0..100_u32).for_each(|n| drop(store.insert(n.to_be_bytes(), [7; 100]).unwrap()));
+        for n in 0..100_u32 {
+            store.insert(n.to_be_bytes(), [7; 100]).unwrap();
+        }
         store.close().unwrap();
         disk.hang(&dirs[1]);
         let store = open(named);

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 mod crash;
 mod damage;
+mod markers;
 mod mirror;
 mod poisoned;
 mod replay;

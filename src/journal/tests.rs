@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 mod crash;
 mod damage;
 mod full;
+mod markers;
 mod mirror;
 mod poisoned;
 mod replay;

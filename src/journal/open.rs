@@ -97,10 +97,7 @@ impl Journal {
         visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
     ) -> Result<(Journal, ReplayReport)> {
         let config = config.checked()?;
-        let survey = Survey::read(disk.as_ref(), dir, config.store_id, from)?;
-        if !crate::plants::is("journal-read-before-it-is-durable") {
-            settle(disk.as_ref(), dir, &survey, recovery::start(&survey.segments, from))?;
-        }
+        let survey = settled(disk.as_ref(), dir, config.store_id, from)?;
         let (walk, report) = read(disk.as_ref(), &survey, from, at_least.into(), visit)?;
         if report.lost > 0 {
             let (lost, last) = (report.lost, report.last);
@@ -110,6 +107,21 @@ impl Journal {
         }
         let journal = go_on(disk, dir, config, survey, &walk)?;
         Ok((journal, report))
+    }
+
+    /// What [`open`](Self::open) would find, made durable as it does before any of it is handed to `visit`; nothing else is changed.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn settle(
+        disk: &dyn Disk,
+        dir: &Path,
+        store_id: u128,
+        from: Seq,
+        visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
+    ) -> Result<ReplayReport> {
+        let survey = settled(disk, dir, store_id, from)?;
+        read(disk, &survey, from, from.into(), visit).map(|(_, report)| report)
     }
 
     /// What [`open`](Self::open) would find, without a change of anything.
@@ -161,6 +173,15 @@ fn read(
         repaired_headers: survey.repaired_headers,
     };
     Ok((walk, report))
+}
+
+/// What lies in the directory, with what will be read of it durable.
+fn settled(disk: &dyn Disk, dir: &Path, store_id: u128, from: Seq) -> Result<Survey> {
+    let survey = Survey::read(disk, dir, store_id, from)?;
+    if !crate::plants::is("journal-read-before-it-is-durable") {
+        settle(disk, dir, &survey, recovery::start(&survey.segments, from))?;
+    }
+    Ok(survey)
 }
 
 /// Makes what will be read durable, before anyone acts on it. Whatever the boot ids say: the files may have been copied

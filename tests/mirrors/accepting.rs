@@ -270,6 +270,47 @@ fn a_copy_that_was_left_behind_with_a_hole_is_accepted_up_to_it() {
     world.goes_on(store, "on");
 }
 
+/// It was left behind since a sync of it had failed: what the system still shows of it need not be on its disk.
+#[test]
+fn what_an_accepted_copy_shows_is_durable_there_before_the_shards_get_it() {
+    let (mut world, _) = World::new(2);
+    (world.disk, world.factory) = (SimDisk::new(2), MemoryFactory::new());
+    world.options = world.options.replication_factor(1);
+    let store = world.open(&world.options).unwrap();
+    world.fill(&store, 0..20, "before");
+    store.flush().unwrap();
+    let batch = |number: u32| (0..8).map(move |n| format!("batch {number}, {n}"));
+    for number in 0..12 {
+        let mut writes = annulus::WriteBatch::new();
+        batch(number).for_each(|key| _ = writes.insert(key, "whole"));
+        store.commit_with(writes, Durability::Process).unwrap();
+    }
+    world.disk.inject(Fault::on(Operation::Sync).at(|path| path.starts_with("/b")).times(1));
+    world.fill(&store, 20..21, "on one alone");
+    assert_eq!(good(&store.stats().unwrap()), [true, false]);
+    world.kill(store);
+    world.take_a_away();
+    let undisturbed = world.fork();
+    let before = undisturbed.disk.operations();
+    drop(undisturbed.open(&world.accepted()).unwrap());
+    let all = undisturbed.disk.operations() - before;
+    let mut halves = Vec::new();
+    for stop in 0..all {
+        let mut world = world.fork();
+        world.disk.stop_after(stop);
+        let opened = world.open(&world.accepted());
+        world.cut(opened, stop);
+        let store = world.open(&world.accepted()).unwrap_or_else(|e| panic!("stopped at {stop}: {e}"));
+        for number in 0..12 {
+            let found = batch(number).filter(|key| store.get(key).unwrap().is_some()).count();
+            if found != 0 && found != 8 {
+                halves.push((stop, number, found));
+            }
+        }
+    }
+    assert!(halves.is_empty(), "of {all} operations: {halves:?}");
+}
+
 fn put_back(disk: &SimDisk, files: &[(PathBuf, Vec<u8>)]) {
     disk.create_dir_all(Path::new("/a")).unwrap();
     files.iter().for_each(|(path, bytes)| disk.replace(path, bytes).unwrap());

@@ -114,6 +114,22 @@ fn a_move_of_the_journal_that_fails_leaves_a_store_that_opens_here_and_there() {
     }
 }
 
+#[test]
+fn a_move_of_the_journal_to_where_it_has_no_room_says_so_and_moves_nothing() {
+    let (old, new) = &moves()[0];
+    let world = World::filled(old);
+    let used: usize = world.disk.files().iter().map(|(_, bytes)| bytes.len()).sum();
+    world.disk.set_capacity(Some(used as u64 + (100 << 10)));
+    let error = world.open(new).map(drop).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::Full, Some(Path::new("/e"))), "{error}");
+    assert!(world.disk.list(Path::new("/e")).unwrap().iter().all(|name| !name.contains(".seg")));
+    let world = world.killed(());
+    world.fork().opens(old, 20, "where it was");
+    world.disk.set_capacity(None);
+    world.fork().check(old, "where it was, with room");
+    world.check(new, "with room");
+}
+
 /// That it is full, or takes no more writes, is why the journal is moved away.
 #[test]
 fn the_journal_moves_away_from_a_disk_that_takes_no_writes() {

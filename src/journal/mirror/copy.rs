@@ -125,9 +125,9 @@ impl Copying<'_> {
     }
 
     /// Refuses, before anything is changed, where the target has no room for what the source holds: to fill the disk to the last byte
-    /// takes the room of whoever else writes there, and makes no copy. More is asked for than the files have now, since they grow in number
-    /// meanwhile, and each is there twice for a moment. Where it is not known how much is free, that is no reason to refuse.
-    pub fn check_room(&self) -> Outcome<()> {
+    /// takes the room of whoever else writes there, and makes no copy. More is asked for than the files have now, since each is there twice for a
+    /// moment and, beside those who `write`, they grow in number meanwhile. Where it is not known how much is free, that is no reason to refuse.
+    pub fn check_room(&self, write: bool) -> Outcome<()> {
         let Ok(Some(FreeSpace { free, .. })) = self.disk.space(self.to) else { return Ok(()) };
         let (mut all, mut longest) = (0_u64, 0);
         for name in names(self.disk, self.from).map_err(Failed::Source)? {
@@ -140,7 +140,8 @@ impl Copying<'_> {
         let ours = |name: &&String| is_ours(name) || is_left(name);
         // What cannot be looked at may not make room either.
         let held = self.listed()?.iter().filter(ours).filter_map(|name| len(name).ok()).sum::<u64>();
-        let needed = all.saturating_add(all / 4).saturating_add(longest.saturating_mul(2));
+        let growth = if write { (all / 4).saturating_add(longest) } else { 0 };
+        let needed = all.saturating_add(longest).saturating_add(growth);
         let there = free.saturating_add(held);
         if needed <= there {
             return Ok(());

@@ -14,7 +14,7 @@
 //! | all believed copies damaged | the error that the journal has with one directory |
 
 use super::choose::Reach;
-use super::copy::Copying;
+use super::copy::{Copying, Failed};
 use super::words::{Given, Word};
 use super::{Locks, Mirror, Mirrors, align, copy, locks};
 use crate::disk::{Disk, OpenMode, mounts};
@@ -385,7 +385,15 @@ impl Mirrors {
             return align::mend(&copying, generation);
         }
         self.make_dir(mirror)?;
-        Ok(copying.all()?)
+        copying.check_room(false)?;
+        let (_, before) = copying.names()?;
+        // Not what came from a source that can be read no further, since it may be all that is left of it.
+        copying.all().inspect_err(|failed| {
+            if matches!(failed, Failed::Target(_)) {
+                copying.withdraw(&before);
+            }
+        })?;
+        Ok(())
     }
 }
 

@@ -102,7 +102,7 @@ impl Mirrors {
         let (disk, stop) = (self.disk.as_ref(), &self.stop);
         let (from, to, gate) = (source.dir.as_path(), mirror.dir.as_path(), Some(&self.gate));
         let copying = Copying { disk, from, to, stop, gate, as_it_is };
-        copying.check_room()?;
+        copying.check_room(true)?;
         let (_, before) = copying.names()?;
         // Not what came from a source that can be read no further, since it may be all that is left of it; nor at the end of a store,
         // which is not to wait for it; and nothing once the copy joins, which may have given it a word.

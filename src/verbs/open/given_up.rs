@@ -142,8 +142,8 @@ pub fn carry_out(
         }
         _ => {
             let mut visit = |seq: Seq, ops: &[u8]| replay.visit(seq, ops);
-            let report =
-                Journal::examine(below.as_ref(), journal_dir, config.store_id, from, from, &mut visit)?;
+            // No shard may get what the copy could still lose: another would be sealed without it by the next opening.
+            let report = Journal::settle(below.as_ref(), journal_dir, config.store_id, from, &mut visit)?;
             (frames, bytes) = (report.frames, report.bytes);
             replay.flush_all()?;
             let end = report.last;

@@ -53,7 +53,7 @@ fn a_file_that_was_removed_while_it_was_open_is_not_missed() {
 /// Segments that are larger than what is copied or compared at a time.
 const LARGE: JournalConfig = JournalConfig { segment_bytes: 1 << 20, ..CONFIG };
 
-fn alike(disk: &SimDisk) -> usize {
+pub fn alike(disk: &SimDisk) -> usize {
     let mut names = disk.list(Path::new(DIRS[0])).unwrap();
     names.retain(|name| name.ends_with(".seg"));
     for name in &names {

@@ -1,5 +1,6 @@
 //! Which copy is read when they differ, and what is mended.
 
+use super::mending::alike;
 use super::*;
 
 #[test]
@@ -271,4 +272,54 @@ fn a_directory_is_believed_for_the_copy_that_it_is_known_to_be() {
     let error = look(&disk, places()).map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(error.to_string().contains("another copy of the journal"), "{error}");
+}
+
+/// After a failed sync the other copies are made anew, of which one has lost files, and the disk has no room for them: it waits, and takes
+/// none from the journal.
+#[test]
+fn a_copy_that_an_opening_has_no_room_to_make_anew_is_left_out() {
+    let (mut model, disk) = (Model::default(), dirs_disk(31));
+    let (_, journal) = model.create(&disk);
+    (0..100).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    drop(journal);
+    let disk = disk.kill();
+    disk.open(&Path::new(DIRS[0]).join(segment::POISONED), OpenMode::CreateNew).unwrap();
+    let files = |dir: &str| -> BTreeMap<PathBuf, Vec<u8>> {
+        let ours =
+            |path: &Path| path.starts_with(dir) && !path.ends_with("LOCK") && !path.ends_with("MIRRORS");
+        disk.files().into_iter().filter(|(path, _)| ours(path)).collect()
+    };
+    let names = files(DIRS[1]).into_keys().filter(|path| path.extension().is_some_and(|e| e == "seg"));
+    names.take(8).for_each(|path| disk.remove_file(&path).unwrap());
+    let before = files(DIRS[1]);
+    let used: usize = disk.files().iter().map(|(_, bytes)| bytes.len()).sum();
+    disk.set_capacity(Some(used as u64 + (60 << 10)));
+    let (mirrors, journal, report) = model.open(&disk, None).unwrap();
+    assert_eq!((report.last, good(&mirrors)), (Seq(100), [true, false]));
+    let cause = mirrors.copies()[1].cause.clone().unwrap();
+    assert_eq!((cause.kind(), cause.path()), (ErrorKind::Full, Some(Path::new(DIRS[1]))), "{cause}");
+    assert!(files(DIRS[1]) == before, "something was changed");
+    assert_eq!(mirrors.mend(), 0);
+    disk.set_capacity(None);
+    assert_eq!(mirrors.mend(), 1);
+    model.append(&journal, Handoff::Os).unwrap();
+    model.sync(&journal).unwrap();
+    alike(&disk);
+}
+
+/// It has room, since what it has goes when what takes its place is there.
+#[test]
+fn a_copy_is_made_anew_by_an_opening_in_the_room_that_it_has() {
+    let (mut model, disk) = (Model::default(), dirs_disk(32));
+    let (_, journal) = model.create(&disk);
+    (0..100).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    drop(journal);
+    let disk = disk.kill();
+    disk.open(&Path::new(DIRS[0]).join(segment::POISONED), OpenMode::CreateNew).unwrap();
+    let used: usize = disk.files().iter().map(|(_, bytes)| bytes.len()).sum();
+    disk.set_capacity(Some(used as u64 + (60 << 10)));
+    let (mirrors, _, _) = model.open(&disk, None).unwrap();
+    assert_eq!(good(&mirrors), [true; 2], "{:?}", mirrors.copies());
 }

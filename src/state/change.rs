@@ -113,6 +113,8 @@ pub struct Mover {
     pub mending: Option<Mender>,
     /// The shards that one is to be filled from, which are being verified.
     pub proof: Option<Proof>,
+    /// A shard that fails, and in which no damage was found: it is to be begun anew if those have been verified that it is to be filled from.
+    pub anew: Option<ShardId>,
     /// What the scrub under way knows from counting shards' pages.
     pub counted: Counted,
     /// Shards that have been, durably, since they lost something last, and are yet to be said to be clean.
@@ -142,6 +144,7 @@ impl Mover {
         self.left.retain(|(id, _)| *id != shard);
         self.fill.take_if(|fill| fill.shard == shard);
         self.mending.take_if(|mending| mending.shard == shard);
+        self.anew.take_if(|anew| *anew == shard);
         self.proof
             .take_if(|proof| proof.of == shard || proof.at == Some(shard) || proof.whole.contains(&shard));
         // How much was flushed since it was given the journal last says nothing of now.

@@ -582,3 +582,27 @@ fn a_shard_that_fails_again_and_again_is_not_given_up_while_it_has_what_the_othe
     world.check();
     world.check_copies();
 }
+
+/// It failed as one does that is damaged, and no damage is found in it: nor is it given up then.
+#[test]
+fn a_shard_in_which_no_damage_is_found_is_not_given_up_while_it_has_what_the_others_lack() {
+    let mut world = World::new(options(2, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let keys: Vec<Vec<u8>> = world.model.keys().cloned().collect();
+    world.factory.corrupt(ShardId(0), &internal(&keys[70]));
+    world.factory.fail_times(ShardId(1), EngineOperation::Apply, 1);
+    world.store.insert(&keys[30], b"newer").unwrap();
+    world.model.insert(keys[30].clone(), b"newer".to_vec());
+    world.store.flush().unwrap();
+    world.factory.corrupt(ShardId(1), &internal(&keys[30]));
+    while !world.saw(|e| matches!(e, EventKind::CatchingUp { .. })) || world.health(1) == Health::Rebuilding {
+        world.steps(1);
+    }
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert!(!world.saw_rebuilding());
+    assert!(world.store.health().unwrap().is_good());
+    world.check();
+    world.check_copies();
+}

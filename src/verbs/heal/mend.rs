@@ -2,7 +2,7 @@
 //! its replicas, in place.
 
 use super::step::{Step, healed};
-use super::{fill, revive};
+use super::{fill, prove, revive};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shard::Layout;
 use crate::state::State;
@@ -87,17 +87,14 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         mover.left.push((shard.id, Error::corruption("damage is left").on(shard.id).caused_by(error)));
         return Ok(Step::Worked(1));
     }
-    // A change of it failed as damage does, and nothing is damaged: it is opened again; the second time it is begun anew.
+    // A change of it failed as damage does, and nothing is damaged: it is opened again; the second time it is begun anew, if nothing is lost
+    // with it.
     let replaceable = || Sources::choose(layout, Purpose::Filling(index), &[index]).is_ok();
-    if repaired == 0 && (shard.is_stalled() || shard.is_suspect()) && shard.strike() > 1 && replaceable() {
-        return fill::begin_anew(
-            state,
-            mover,
-            layout,
-            index,
-            false,
-            "it fails, and no damage is found in it",
-        );
+    let fails = repaired == 0 && (shard.is_stalled() || shard.is_suspect());
+    // One at a time: each may be what the other would be filled from.
+    if fails && shard.strike() > 1 && mover.anew.is_none() && replaceable() {
+        mover.anew = Some(shard.id);
+        return Ok(Step::Worked(1));
     }
     if repaired == 0 && shard.is_stalled() {
         return revive::restart(state, mover, layout, index);
@@ -121,4 +118,26 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         healed(state, shard);
     }
     Ok(Step::Worked(1))
+}
+
+/// Begins a shard anew that fails, and in which no damage was found, when those have been verified that it is to be filled from. Where one of
+/// them lacks something it may be in this one alone, which goes on as it is.
+pub fn anew(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
+    let shard = &layout.shards[index];
+    match prove::piece(state, mover, layout, index) {
+        Ok(Some(step)) => Ok(step),
+        Ok(None) => {
+            let why = "it fails, and no damage is found in it";
+            fill::begin_anew(state, mover, layout, index, false, why)
+        }
+        Err(error) => {
+            log::warn!("shard {} is not begun anew: {error}", shard.id);
+            mover.anew = None;
+            if shard.is_stalled() {
+                return revive::restart(state, mover, layout, index);
+            }
+            shard.cleared();
+            Ok(Step::Worked(0))
+        }
+    }
 }

@@ -36,6 +36,7 @@ pub fn step(state: &State) -> Result<Step> {
     let mut mover = state.change.mover.lock();
     let layout = state.layout();
     state.healing.refuse_others(|shard| layout.index_of(shard).is_some());
+    mover.anew.take_if(|shard| layout.index_of(*shard).is_none());
     let mut later: Option<Duration> = None;
     let mut needs_flush = false;
     // A shard that is to be filled takes long: those that are back soon come first.
@@ -134,6 +135,13 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
     // Its new engine failed: the one that serves goes on.
     if wish.is_some_and(|wish| wish.begun && wish.what == Wish::Compact) && !shard.is_filling() {
         return Err(Error::new(ErrorKind::Io, "the new engine could not be written").on(shard.id));
+    }
+    if mover.anew == Some(shard.id) {
+        if asked && shard.is_open() && (shard.is_stalled() || shard.is_suspect()) {
+            return mend::anew(state, mover, layout, index);
+        }
+        // It is well again, or what is wrong is another thing.
+        mover.anew = None;
     }
     if asked && shard.is_open() && shard.is_suspect() {
         return mend::piece(state, mover, layout, index);

@@ -442,7 +442,7 @@ impl Options {
     /// # Errors
     /// `NotFound` if there is no store, or no checkpoint of it. `Refused` if the journal begins after the end of checkpoint and archive, so that
     /// writes would be missing, or while a change of the topology is under way, `Mismatch` if the backup is known to be of
-    /// another history of the store: nothing was changed. `Corruption` if the backup is damaged:
+    /// another history of the store: nothing was changed. `Corruption` if the backup is damaged before the journal takes over:
     /// nothing was changed either; or if no journal can be read. `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards
     /// are as lost as before.
     pub fn repair_from(&self, repository: &BackupRepository, dir: impl AsRef<Path>) -> Result<Repaired> {

@@ -66,7 +66,7 @@ pub fn repair(
         return Ok(Repaired::default());
     }
     let (body, upto) = covered(dir, manifest, first, seams, repository)?;
-    read_through(&body, manifest, upto, repository)?;
+    let upto = read_through(&body, manifest, (first, upto), repository)?;
     for entry in manifest.shards.iter().filter(|entry| lost.contains(&entry.id)) {
         let spec = ShardSpec::of(dir, manifest, entry, cache);
         Shard::clear(seams.disk.as_ref(), &spec)?;
@@ -115,15 +115,33 @@ fn records(body: &Body, manifest: &Manifest, repository: &BackupRepository) -> C
     CheckpointReader::new(reading, body, &live(manifest))
 }
 
-/// An error where checkpoint or archive are damaged, or cannot be read.
-fn read_through(body: &Body, manifest: &Manifest, upto: Seq, repository: &BackupRepository) -> Result<()> {
+/// How far checkpoint and archive can be read, up to `upto`. An error where they are damaged, or cannot be read, before the journal takes over,
+/// which begins with `first`.
+fn read_through(
+    body: &Body,
+    manifest: &Manifest,
+    (first, upto): (Seq, Seq),
+    repository: &BackupRepository,
+) -> Result<Seq> {
     let mut records = records(body, manifest, repository);
     while let Some(record) = records.next() {
         record?;
     }
-    match upto > body.seq {
-        true => repository.replay(body.store, body.seq, upto, &Watch::default(), &mut |_, _| Ok(())),
-        false => Ok(()),
+    if upto == body.seq {
+        return Ok(upto);
+    }
+    let mut had = body.seq;
+    let mut visit = |seq, _: &[u8]| {
+        had = seq;
+        Ok(())
+    };
+    match repository.replay(body.store, body.seq, upto, &Watch::default(), &mut visit) {
+        Ok(()) => Ok(upto),
+        Err(error) if error.kind() != ErrorKind::Io && had.next() >= first => {
+            log::warn!("of the archive all after {had} is left out, which the journal has: {error}");
+            Ok(had)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -66,7 +66,6 @@ pub fn repair(
         return Ok(Repaired::default());
     }
     let (body, upto) = covered(dir, manifest, first, seams, repository)?;
-    let upto = read_through(&body, manifest, (first, upto), repository)?;
     for entry in manifest.shards.iter().filter(|entry| lost.contains(&entry.id)) {
         let spec = ShardSpec::of(dir, manifest, entry, cache);
         Shard::clear(seams.disk.as_ref(), &spec)?;
@@ -161,8 +160,8 @@ fn lost(layout: &Layout, first: Seq) -> Vec<ShardId> {
     lost
 }
 
-/// The newest checkpoint of the store, and what it and the archive are complete up to; an error unless it is of the same history and the
-/// journal goes on from there.
+/// The newest checkpoint of the store that can be read, and what it and the archive are complete up to; an error unless it is of the same
+/// history and the journal goes on from there.
 fn covered(
     dir: &Path,
     manifest: &Manifest,
@@ -170,19 +169,39 @@ fn covered(
     seams: &Seams,
     repository: &BackupRepository,
 ) -> Result<(Body, Seq)> {
-    let mut newest: Option<Body> = None;
-    for id in repository.ids()? {
-        match repository.load(id) {
-            Ok(body) if body.store == manifest.store => newest = Some(body),
-            Ok(_) => {}
+    let (mut failed, mut newest) = (None, Seq::MAX);
+    for id in repository.ids()?.into_iter().rev() {
+        let body = match repository.load(id) {
+            // One that goes further than a later one is of a history that was given up.
+            Ok(body) if body.store == manifest.store && body.seq <= newest => body,
+            Ok(_) => continue,
             Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => log::error!("checkpoint {id} cannot be used: {error}"),
+            Err(error) => {
+                log::error!("checkpoint {id} cannot be used: {error}");
+                continue;
+            }
+        };
+        newest = body.seq;
+        check_same_history(dir, manifest, seams, &body, repository)?;
+        let upto = reached(dir, &body, first, repository)
+            .and_then(|upto| read_through(&body, manifest, (first, upto), repository));
+        match upto {
+            Ok(upto) => return Ok((body, upto)),
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            // From an earlier one the archive may lead past what is damaged.
+            Err(error) => {
+                log::error!("checkpoint {id} cannot be used: {error}");
+                failed.get_or_insert(error);
+            }
         }
     }
-    let body = newest.ok_or_else(|| {
+    Err(failed.unwrap_or_else(|| {
         Error::new(ErrorKind::NotFound, "the repository has no checkpoint of the store").at(dir)
-    })?;
-    check_same_history(dir, manifest, seams, &body, repository)?;
+    }))
+}
+
+/// What a checkpoint and the archive from there on are complete up to, by the names of its pieces; an error unless the journal goes on from there.
+fn reached(dir: &Path, body: &Body, first: Seq, repository: &BackupRepository) -> Result<Seq> {
     let upto = repository.reaches(body.store, body.seq)?;
     if upto.next() < first {
         let text = format!(
@@ -192,7 +211,7 @@ fn covered(
             .at(dir)
             .remedy("restore into a new directory; the shards that are left have what others owned of it"));
     }
-    Ok((body, upto))
+    Ok(upto)
 }
 
 /// Errors if the backup is known to be of another history of the store: lost shards would get what the others have otherwise.

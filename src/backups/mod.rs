@@ -430,7 +430,7 @@ pub(crate) fn repair(
 }
 
 impl Options {
-    /// Makes shards anew that are lost together with every replica of something they own, from the newest checkpoint of the store and
+    /// Makes shards anew that are lost together with every replica of something they own, from the newest checkpoint of the store that can be read and
     /// its archive; the journal has the rest. The store in `dir` is one that does not open for want of them, and is not open. Opening it afterwards
     /// finds it complete. Shards that can be opened are not touched, but for those that lack what the journal no longer has, which are lost like
     /// the others; nor those whose replicas are whole: they are rebuilt from these.
@@ -442,8 +442,8 @@ impl Options {
     /// # Errors
     /// `NotFound` if there is no store, or no checkpoint of it. `Refused` if the journal begins after the end of checkpoint and archive, so that
     /// writes would be missing, or while a change of the topology is under way, `Mismatch` if the backup is known to be of
-    /// another history of the store: nothing was changed. `Corruption` if the backup is damaged:
-    /// nothing was changed either; or if no journal can be read. `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards
+    /// another history of the store: nothing was changed. `Corruption` if every checkpoint, or what leads from it to where the journal
+    /// takes over, is damaged: nothing was changed either; or if no journal can be read. `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards
     /// are as lost as before.
     pub fn repair_from(&self, repository: &BackupRepository, dir: impl AsRef<Path>) -> Result<Repaired> {
         repair(self, repository, dir.as_ref(), &Seams::real(self))

@@ -94,6 +94,54 @@ fn a_repair_without_one_of_the_archives_pieces_is_whole_or_refused() {
     assert!(whole > 0 && refused > 2, "{whole} whole, {refused} refused");
 }
 
+/// What the journal has need not be read of the archive, and what it need not have may be damaged.
+#[test]
+fn a_repair_does_without_damaged_pieces_of_what_the_journal_has() {
+    let mut place = Place::new();
+    place.write(60);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.archive(&place.repo).unwrap();
+    for _ in 0..2 {
+        place.write(60);
+        place.store.archive(&place.repo).unwrap();
+    }
+    let (expected, live) = (content(&place.store), place.path("live"));
+    place.store.close().unwrap();
+    for piece in &walk(place.path("backup/archive"))[1..] {
+        std::fs::write(piece, b"rubbish").unwrap();
+    }
+    for lost in ["shards/0000", "shards/0002"] {
+        std::fs::remove_dir_all(live.join(lost)).unwrap();
+    }
+    let repaired = options().repair_from(&place.repo, &live).unwrap();
+    assert_eq!((repaired.shards.len(), repaired.upto), (2, Seq(60)));
+    assert_eq!(content(&options().existing_only(true).open(&live).unwrap()), expected);
+}
+
+#[test]
+fn a_repair_goes_back_to_an_earlier_checkpoint_where_the_newest_is_damaged() {
+    let mut place = Place::new();
+    place.write(60);
+    place.store.checkpoint(&place.repo).unwrap();
+    let before = objects(&place.path("backup"));
+    for _ in 0..2 {
+        place.write(60);
+        place.store.archive(&place.repo).unwrap();
+    }
+    place.store.checkpoint(&place.repo).unwrap();
+    let (expected, live) = (content(&place.store), place.path("live"));
+    place.store.close().unwrap();
+    for object in objects(&place.path("backup")).difference(&before) {
+        std::fs::write(object, b"rubbish").unwrap();
+    }
+    for lost in ["shards/0000", "shards/0002"] {
+        std::fs::remove_dir_all(live.join(lost)).unwrap();
+    }
+    let repaired = options().repair_from(&place.repo, &live).unwrap();
+    assert_eq!((repaired.shards.len(), repaired.upto), (2, Seq(180)));
+    assert_eq!(content(&options().existing_only(true).open(&live).unwrap()), expected);
+}
+
 fn objects(backup: &Path) -> BTreeSet<PathBuf> {
     let list = |dir: &Path| -> Vec<PathBuf> {
         std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()

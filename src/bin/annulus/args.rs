@@ -103,7 +103,7 @@ pub struct List {
     pub repo: PathBuf,
 }
 
-/// Read every byte of one checkpoint, or of all, and say what is damaged (exit code 3)
+/// Read every byte of one checkpoint, or of all and of the archives, and say what is damaged (exit code 3)
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   annulus verify /backup/orders       # all of them

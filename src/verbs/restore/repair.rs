@@ -66,7 +66,6 @@ pub fn repair(
         return Ok(Repaired::default());
     }
     let (body, upto) = covered(dir, manifest, first, seams, repository)?;
-    read_through(&body, manifest, upto, repository)?;
     for entry in manifest.shards.iter().filter(|entry| lost.contains(&entry.id)) {
         let spec = ShardSpec::of(dir, manifest, entry, cache);
         Shard::clear(seams.disk.as_ref(), &spec)?;
@@ -115,15 +114,33 @@ fn records(body: &Body, manifest: &Manifest, repository: &BackupRepository) -> C
     CheckpointReader::new(reading, body, &live(manifest))
 }
 
-/// An error where checkpoint or archive are damaged, or cannot be read.
-fn read_through(body: &Body, manifest: &Manifest, upto: Seq, repository: &BackupRepository) -> Result<()> {
+/// How far checkpoint and archive can be read, up to `upto`. An error where they are damaged, or cannot be read, before the journal takes over,
+/// which begins with `first`.
+fn read_through(
+    body: &Body,
+    manifest: &Manifest,
+    (first, upto): (Seq, Seq),
+    repository: &BackupRepository,
+) -> Result<Seq> {
     let mut records = records(body, manifest, repository);
     while let Some(record) = records.next() {
         record?;
     }
-    match upto > body.seq {
-        true => repository.replay(body.store, body.seq, upto, &Watch::default(), &mut |_, _| Ok(())),
-        false => Ok(()),
+    if upto == body.seq {
+        return Ok(upto);
+    }
+    let mut had = body.seq;
+    let mut visit = |seq, _: &[u8]| {
+        had = seq;
+        Ok(())
+    };
+    match repository.replay(body.store, body.seq, upto, &Watch::default(), &mut visit) {
+        Ok(()) => Ok(upto),
+        Err(error) if error.kind() != ErrorKind::Io && had.next() >= first => {
+            log::warn!("of the archive all after {had} is left out, which the journal has: {error}");
+            Ok(had)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -143,8 +160,8 @@ fn lost(layout: &Layout, first: Seq) -> Vec<ShardId> {
     lost
 }
 
-/// The newest checkpoint of the store, and what it and the archive are complete up to; an error unless it is of the same history and the
-/// journal goes on from there.
+/// The newest checkpoint of the store that can be read, and what it and the archive are complete up to; an error unless it is of the same
+/// history and the journal goes on from there.
 fn covered(
     dir: &Path,
     manifest: &Manifest,
@@ -152,19 +169,39 @@ fn covered(
     seams: &Seams,
     repository: &BackupRepository,
 ) -> Result<(Body, Seq)> {
-    let mut newest: Option<Body> = None;
-    for id in repository.ids()? {
-        match repository.load(id) {
-            Ok(body) if body.store == manifest.store => newest = Some(body),
-            Ok(_) => {}
+    let (mut failed, mut newest) = (None, Seq::MAX);
+    for id in repository.ids()?.into_iter().rev() {
+        let body = match repository.load(id) {
+            // One that goes further than a later one is of a history that was given up.
+            Ok(body) if body.store == manifest.store && body.seq <= newest => body,
+            Ok(_) => continue,
             Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => log::error!("checkpoint {id} cannot be used: {error}"),
+            Err(error) => {
+                log::error!("checkpoint {id} cannot be used: {error}");
+                continue;
+            }
+        };
+        newest = body.seq;
+        check_same_history(dir, manifest, seams, &body, repository)?;
+        let upto = reached(dir, &body, first, repository)
+            .and_then(|upto| read_through(&body, manifest, (first, upto), repository));
+        match upto {
+            Ok(upto) => return Ok((body, upto)),
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            // From an earlier one the archive may lead past what is damaged.
+            Err(error) => {
+                log::error!("checkpoint {id} cannot be used: {error}");
+                failed.get_or_insert(error);
+            }
         }
     }
-    let body = newest.ok_or_else(|| {
+    Err(failed.unwrap_or_else(|| {
         Error::new(ErrorKind::NotFound, "the repository has no checkpoint of the store").at(dir)
-    })?;
-    check_same_history(dir, manifest, seams, &body, repository)?;
+    }))
+}
+
+/// What a checkpoint and the archive from there on are complete up to, by the names of its pieces; an error unless the journal goes on from there.
+fn reached(dir: &Path, body: &Body, first: Seq, repository: &BackupRepository) -> Result<Seq> {
     let upto = repository.reaches(body.store, body.seq)?;
     if upto.next() < first {
         let text = format!(
@@ -174,7 +211,7 @@ fn covered(
             .at(dir)
             .remedy("restore into a new directory; the shards that are left have what others owned of it"));
     }
-    Ok((body, upto))
+    Ok(upto)
 }
 
 /// Errors if the backup is known to be of another history of the store: lost shards would get what the others have otherwise.

@@ -57,7 +57,7 @@ impl Found {
                 to: &place.dir,
                 stop: &stop,
                 gate: None,
-                as_it_is: true,
+                make_do: true,
             };
             match align::compare(&copying, source.generation) {
                 Ok(false) => same.push(index),

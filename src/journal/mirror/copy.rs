@@ -82,8 +82,8 @@ pub struct Copying<'a> {
     pub stop: &'a AtomicBool,
     /// Held alone where nobody may be writing to the source; none: nobody is.
     pub gate: Option<&'a RwLock<()>>,
-    /// Damage that nobody can mend is copied as it is.
-    pub as_it_is: bool,
+    /// Damage of the source is mended from the target, or copied as it is.
+    pub make_do: bool,
 }
 
 impl Copying<'_> {

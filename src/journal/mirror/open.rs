@@ -380,7 +380,7 @@ impl Mirrors {
 
     fn mend_one(&self, from: &Path, mirror: &Mirror, generation: u64, anew: bool) -> Result<()> {
         let (disk, to, stop) = (self.disk.as_ref(), mirror.dir.as_path(), &self.stop);
-        let copying = Copying { disk, from, to, stop, gate: None, as_it_is: true };
+        let copying = Copying { disk, from, to, stop, gate: None, make_do: true };
         if !anew {
             return align::mend(&copying, generation);
         }

@@ -56,15 +56,16 @@ impl Mirrors {
         let Some(mirror) = self.copies.get(index) else { return Ok(()) };
         self.make_dir(mirror)?;
         let mut first: Option<Error> = None;
-        for as_it_is in [false, true] {
+        for make_do in [false, true] {
+            first = None;
             for source in self.good().collect::<Vec<_>>() {
-                match self.rebuild_from(source, index, as_it_is) {
+                match self.rebuild_from(source, index, make_do) {
                     // Another one may be whole where this one is not.
                     Err(Failed::Source(e)) => first = first.or(Some(e)),
                     outcome => return Ok(outcome?),
                 }
             }
-            // What can be read of none does not come to be whole by being copied.
+            // What cannot be read is not made do with.
             if first.as_ref().is_none_or(|e| e.kind() != ErrorKind::Corruption) {
                 break;
             }
@@ -95,13 +96,13 @@ impl Mirrors {
         self.locks.take(disk, dir)
     }
 
-    fn rebuild_from(&self, source: usize, index: usize, as_it_is: bool) -> Outcome<()> {
+    fn rebuild_from(&self, source: usize, index: usize, make_do: bool) -> Outcome<()> {
         let (Some(source), Some(mirror)) = (self.copies.get(source), self.copies.get(index)) else {
             return Ok(());
         };
         let (disk, stop) = (self.disk.as_ref(), &self.stop);
         let (from, to, gate) = (source.dir.as_path(), mirror.dir.as_path(), Some(&self.gate));
-        let copying = Copying { disk, from, to, stop, gate, as_it_is };
+        let copying = Copying { disk, from, to, stop, gate, make_do };
         copying.check_room(true)?;
         let (_, before) = copying.names()?;
         // Not what came from a source that can be read no further, since it may be all that is left of it; nor at the end of a store,

@@ -58,9 +58,10 @@ fn a_copy_is_not_made_from_damage_where_it_was_whole() {
         places.extend(commits.iter().flat_map(|(_, _, at)| [(index, at + 20), (index, at + 44)]));
     }
     assert!(places.len() > 100);
+    let (mut mended, mut kept) = (0, 0);
     for (index, at) in places {
         let (mut model, disk, mirrors, journal) = behind(70);
-        let path = segments(&disk, 0)[index].clone();
+        let [path, there] = [0, 1].map(|copy| segments(&disk, copy)[index].clone());
         disk.damage(&path, |bytes| {
             bytes[at as usize] ^= 4;
             // Both of the headers, which one damaged block does not come to.
@@ -69,7 +70,19 @@ fn a_copy_is_not_made_from_damage_where_it_was_whole() {
             }
         })
         .unwrap();
-        assert_eq!(mirrors.mend(), 1, "{} at {at}: {:?}", path.display(), mirrors.copies());
+        let before = [&path, &there].map(|path| disk.read(path).unwrap());
+        if mirrors.mend() == 0 {
+            // Nothing shows that it is the same, since they have no other frame in common there.
+            assert!(mirrors.copies()[1].cause.as_ref().is_some_and(|e| e.to_string().contains("it is kept")));
+            assert!(before == [&path, &there].map(|path| disk.read(path).unwrap()));
+            kept += 1;
+            // With the segment the damage goes.
+            journal.trim(journal.last().next()).unwrap();
+            let gone = !disk.exists(&path).unwrap();
+            assert_eq!((mirrors.mend() == 1, gone), (gone, gone), "{} at {at}", path.display());
+            continue;
+        }
+        mended += 1;
         model.append(&journal, Handoff::Os).unwrap();
         model.sync(&journal).unwrap();
         // Each of them alone has all.
@@ -80,6 +93,49 @@ fn a_copy_is_not_made_from_damage_where_it_was_whole() {
                 model.open(&disk, None).unwrap_or_else(|e| panic!("{} at {at}: {e}", path.display()));
             assert_eq!(opened.2.last, Seq(71), "{} at {at}", path.display());
         }
+    }
+    assert!(mended > kept * 4 && kept > 0, "{mended} mended, {kept} kept");
+}
+
+/// A generation is used again where an opening has cut all of its segment: what lies in the copy that was away is another write.
+#[test]
+fn a_frame_of_another_life_is_not_put_in_the_place_of_a_damaged_one() {
+    let (_, disk, ..) = behind(73);
+    let all = segments(&disk, 0);
+    let in_both = |path: &Path| frames(&disk, path).iter().filter(|(_, seq, _)| *seq <= Seq(60)).count();
+    let index = all.iter().position(|path| in_both(path) > 5).unwrap();
+    let places = frames(&disk, &all[index]);
+    for (which, (_, _, at)) in places.iter().enumerate().take(4) {
+        let (model, disk, mirrors, journal) = behind(73);
+        let [ours, theirs] = [0, 1].map(|copy| segments(&disk, copy)[index].clone());
+        disk.damage(&theirs, |bytes| {
+            let (header, _) = SegmentHeader::decode_page(&bytes[..BODY as usize]).unwrap();
+            for (kind, _, at) in &places {
+                let at = *at as usize;
+                if *kind == Kind::Commit {
+                    let old =
+                        crate::frame::Header::decode(&bytes[at..], header.salt(), header.generation).unwrap();
+                    let payload = vec![9; old.length as usize];
+                    let new = crate::frame::Header::commit(
+                        old.generation,
+                        old.seq,
+                        old.durable,
+                        &Payload::new(&payload),
+                    );
+                    let mut frame = Vec::new();
+                    crate::frame::encode(&mut frame, &new.unwrap(), header.salt(), &payload);
+                    bytes[at..at + frame.len()].copy_from_slice(&frame);
+                }
+            }
+        })
+        .unwrap();
+        disk.damage(&ours, |bytes| bytes[*at as usize + 44] ^= 1).unwrap();
+        let before = disk.read(&ours).unwrap();
+        // The first is in doubt; the others are of a segment that is known to be another.
+        assert_eq!(mirrors.mend(), usize::from(which > 0), "{which}: {:?}", mirrors.copies());
+        assert!(disk.read(&ours).unwrap() == before, "{which}: it was changed");
+        drop(journal);
+        assert_eq!(model.clone().open(&disk.kill(), None).unwrap_err().kind(), ErrorKind::Corruption);
     }
 }
 

@@ -56,8 +56,13 @@ impl Disk for RealDisk {
 
     fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
         let absolute = std::path::absolute(path)?;
-        let there = absolute.ancestors().find(|ancestor| ancestor.exists());
-        there.map_or(Ok(None), free_space)
+        for ancestor in absolute.ancestors() {
+            // One that does not answer is no reason to take what lies above it for it.
+            if ancestor.try_exists()? {
+                return free_space(ancestor);
+            }
+        }
+        Ok(None)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

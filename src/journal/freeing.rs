@@ -35,11 +35,13 @@ impl Journal {
             if freeable(&segments) { segments.pop_front() } else { None }
         };
         let (mut count, mut outcome) = (0, Ok(()));
-        if freeable(&self.retained.lock()) {
+        // What becomes freeable after this look may begin with what is not durable.
+        let some = freeable(&self.retained.lock());
+        if some {
             self.sync_to(last)?;
         }
         // Out of the list before a byte of it is changed, for whoever reads; and not under the list's lock, which writers want.
-        while let Some(oldest) = take() {
+        while let Some(oldest) = some.then(take).flatten() {
             // Each takes as long as the disk does, and the journal may have been closed meanwhile.
             let free = || self.supply.free(oldest.generation, oldest.len, freed.spares.len());
             match self.health.check().and_then(|()| free()) {

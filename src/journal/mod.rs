@@ -1,7 +1,7 @@
 //! The journal: one log of commits for the whole store, in segment files, with group commit.
 //!
 //! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
-//! `writer` (writing), `group` (syncing for many), `freeing` (what nobody needs), `turns` (who is at the files), `scan` and `recovery` (reading back), `cases` (what to do with
+//! `writer` (writing), `group` (syncing for many), `health` (failures), `freeing` (what nobody needs), `turns` (who is at the files), `scan` and `recovery` (reading back), `cases` (what to do with
 //! damage), `known` (how far the log reaches at least), `open` (creating and opening), `anew` (in the place of another), `replay` (reading while it is written to), `mirror`
 //! (several copies, on a disk below all this).
 //!
@@ -40,6 +40,7 @@ mod cases;
 mod chunk;
 mod freeing;
 mod group;
+mod health;
 mod known;
 mod log;
 pub(crate) mod mirror;
@@ -56,15 +57,13 @@ pub use known::Known;
 pub use log::{Appender, Handoff};
 pub use replay::Cursor;
 
-use crate::disk::{Disk, OpenMode};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::frame::Payload;
 use crate::ids::Seq;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use health::Health;
 use std::collections::VecDeque;
-use std::path::Path;
-use std::sync::OnceLock;
 
 /// How a journal is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,35 +178,6 @@ impl Counters {
     }
 }
 
-/// Whether the journal may still be written to.
-#[derive(Debug, Default)]
-struct Health {
-    cause: OnceLock<Error>,
-    /// The note of it could not be left.
-    unnoted: AtomicBool,
-    closed: AtomicBool,
-}
-
-impl Health {
-    fn check(&self) -> Result<()> {
-        if let Some(cause) = self.cause.get()
-            && !crate::plants::is("journal-poison-forgotten")
-        {
-            let remedy = match self.unnoted.load(Ordering::Acquire) {
-                false => "remove the cause, then reopen the store",
-                true => UNNOTED,
-            };
-            return Err(Error::new(ErrorKind::Poisoned, "an earlier write or sync of the journal failed")
-                .remedy(remedy)
-                .caused_by(cause.clone()));
-        }
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, "the journal is closed").remedy("open the store again"));
-        }
-        Ok(())
-    }
-}
-
 impl Journal {
     /// Takes the right to append. Hold it while the memtable's lock is taken, so that both keep one order.
     pub fn lock(&self) -> Appender<'_> {
@@ -285,54 +255,6 @@ impl Journal {
     pub fn shortage(&self) -> Option<Error> {
         self.supply.shortage()
     }
-
-    /// Why nothing more can be written, if so.
-    pub fn poisoned(&self) -> Option<Error> {
-        self.health.cause.get().cloned()
-    }
-
-    /// Records the first failure for good, and leaves a note for whoever opens the journal next.
-    pub fn poison(&self, cause: Error) -> Error {
-        let _turn = self.turn();
-        if self.health.check().is_ok() {
-            // First of all: whoever is told of the failure may close and open again at once, and only that note keeps the next opening
-            // from taking for durable what the system has given up.
-            let (disk, dir) = (self.supply.disk.as_ref(), &self.supply.dir);
-            let noted = make_note(disk, dir);
-            self.health.unnoted.fetch_or(noted.is_err(), Ordering::AcqRel);
-            if self.health.cause.set(cause.clone()).is_ok() {
-                log_failure(&cause);
-                let noted = noted.and_then(|()| disk.sync_dir(dir)).inspect_err(log_no_note);
-                self.health.unnoted.fetch_or(noted.is_err(), Ordering::AcqRel);
-            }
-        }
-        self.health.check().err().unwrap_or(cause)
-    }
-}
-
-/// What to do after a failure of which no note could be left: with the machine's start its memory goes, and with it what the next opening
-/// would take for what is on the disk.
-const UNNOTED: &str = "no note of it could be left in the journal's directory: remove the cause, and start the machine anew before the store is opened again";
-
-/// Leaves the note of a failed write or sync for whoever opens the journal next; false where that failed, too.
-fn note_failure(disk: &dyn Disk, dir: &Path) -> bool {
-    make_note(disk, dir).and_then(|()| disk.sync_dir(dir)).inspect_err(log_no_note).is_ok()
-}
-
-/// From here on whoever opens the journal in this run of the machine finds the note; one in another does not need it.
-fn make_note(disk: &dyn Disk, dir: &Path) -> std::io::Result<()> {
-    match disk.open(&dir.join(segment::POISONED), OpenMode::CreateNew) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn log_no_note(e: &std::io::Error) {
-    ::log::error!("the note of a failure of the journal could not be left: {e}");
-}
-
-fn log_failure(cause: &Error) {
-    ::log::error!("the journal takes no more writes: {cause}");
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! session's first segment says, durably, below which sequence the log before it ends.
 
 use super::group::Group;
+use super::health::{Health, UNNOTED, note_failure};
 use super::known::Known;
 use super::log::Log;
 use super::recovery::{self, Segment, Survey, Walk, Walker};
@@ -12,7 +13,7 @@ use super::segment::{self, BODY, Origin, SegmentHeader};
 use super::supply::{Scarce, Supply};
 use super::turns::Turns;
 use super::writer::Writer;
-use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, UNNOTED, note_failure};
+use super::{Counters, Journal, JournalConfig, ReplayReport, Retained};
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Kind;

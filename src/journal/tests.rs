@@ -1,4 +1,6 @@
+use super::health::UNNOTED;
 use super::*;
+use crate::ErrorKind;
 use crate::disk::{Disk, Fault, OpenMode, Operation, PowerCut, SimDisk};
 use crate::frame::Payload;
 use std::path::Path;

@@ -18,9 +18,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 const HOME: &str = "/store";
-const DIRS: [&str; 2] = ["/a/journal", "/b/journal"];
+pub const DIRS: [&str; 2] = ["/a/journal", "/b/journal"];
 
-fn dirs_disk(seed: u64) -> SimDisk {
+pub fn dirs_disk(seed: u64) -> SimDisk {
     let disk = SimDisk::new(seed);
     for dir in ["/store", "/a", "/b"] {
         disk.create_dir_all(Path::new(dir)).unwrap();
@@ -55,7 +55,7 @@ fn fault(disk: &SimDisk, operation: Operation, copy: usize, times: u64) {
 
 /// What was written, as far as it matters: sequence to the life that wrote it.
 #[derive(Debug, Clone, Default)]
-struct Model {
+pub struct Model {
     written: BTreeMap<u64, u64>,
     life: u64,
     /// Acknowledged as durable.
@@ -134,7 +134,10 @@ impl Model {
     }
 
     fn create(&self, disk: &SimDisk) -> (Arc<Mirrors>, Journal) {
-        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        self.create_on(Arc::new(disk.clone()))
+    }
+
+    pub fn create_on(&self, shared: Arc<dyn Disk>) -> (Arc<Mirrors>, Journal) {
         let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), false).unwrap();
         let at = mirrors.dir().to_path_buf();
         let journal = Journal::create(mirrors.clone(), &at, CONFIG, Seq(1)).unwrap();

@@ -79,7 +79,9 @@ fn nobody_is_told_of_a_failure_before_the_note_of_it_is_there() {
     let disk = new_disk();
     let journal: Arc<parking_lot::Mutex<Option<Arc<Journal>>>> = Arc::default();
     let looks = Arc::new(AtomicUsize::new(0));
-    let (of, count, below) = (journal.clone(), looks.clone(), disk.clone());
+    let (of, count) = (journal.clone(), looks.clone());
+    let beside: Arc<parking_lot::Mutex<Option<std::thread::JoinHandle<Result<Seq>>>>> = Arc::default();
+    let started = beside.clone();
     let hooked = Hooked::new(&disk, move |operation, path| {
         let of = of.lock().clone();
         let (Some(journal), Operation::Create, true) = (of, operation, path.ends_with(segment::POISONED))
@@ -88,10 +90,11 @@ fn nobody_is_told_of_a_failure_before_the_note_of_it_is_there() {
         };
         count.fetch_add(1, Ordering::Relaxed);
         assert!(journal.poisoned().is_none(), "it is told before");
-        if let Err(e) = append(&journal, Handoff::Os) {
-            let (_, report) = reopen(&below.fork().kill()).unwrap();
-            panic!("{e}, and an opening that finds no note goes on behind {}", report.last);
-        }
+        // Nor is anything acknowledged any more.
+        let other = std::thread::spawn(move || append(&journal, Handoff::Os));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!other.is_finished(), "{:?}", other.join());
+        *started.lock() = Some(other);
         Ok(())
     });
     *journal.lock() = Some(create_on(hooked));
@@ -102,12 +105,14 @@ fn nobody_is_told_of_a_failure_before_the_note_of_it_is_there() {
     disk.inject(Fault::on(Operation::Sync).times(1));
     assert_eq!(journal.sync_to(Seq(20)).unwrap_err().kind(), ErrorKind::Poisoned);
     assert_eq!(looks.load(Ordering::Relaxed), 1);
+    let other = beside.lock().take().unwrap().join().unwrap();
+    assert_eq!(other.unwrap_err().kind(), ErrorKind::Poisoned);
     assert_eq!(append(&journal, Handoff::Os).unwrap_err().kind(), ErrorKind::Poisoned);
     let (_, report) = reopen(&disk.kill()).unwrap();
-    assert_eq!(report.last, Seq(21));
+    assert_eq!(report.last, Seq(20));
     for seed in 0..10 {
         let (_, report) = reopen(&disk.fork().crash(PowerCut { seed })).unwrap();
-        assert_eq!(report.last, Seq(21), "what an opening replayed was lost afterwards");
+        assert_eq!(report.last, Seq(20), "what an opening replayed was lost afterwards");
     }
 }
 
@@ -216,15 +221,18 @@ fn who_fails_beside_another_is_told_when_the_note_is_there() {
         let first = scope.spawn(|| journal.poison(Error::invalid("the first")));
         stop.wait();
         assert!(journal.poisoned().is_none());
-        let second = journal.poison(Error::invalid("the second"));
-        assert_eq!(second.kind(), ErrorKind::Poisoned);
-        assert!(disk.exists(&dir().join(segment::POISONED)).unwrap());
+        let second = scope.spawn(|| journal.poison(Error::invalid("the second")));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!second.is_finished());
         let error = journal.rest(Duration::ZERO).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         stop.go_on.send(()).unwrap();
-        assert_eq!(first.join().unwrap().kind(), ErrorKind::Poisoned);
+        for told in [first, second] {
+            assert_eq!(told.join().unwrap().kind(), ErrorKind::Poisoned);
+        }
+        assert!(disk.exists(&dir().join(segment::POISONED)).unwrap());
     });
-    assert!(journal.poisoned().unwrap().to_string().contains("the second"));
+    assert!(journal.poisoned().unwrap().to_string().contains("the first"));
 }
 
 /// What is found out by one who comes after the close says nothing of the files: they are another's.
@@ -290,4 +298,36 @@ fn an_opening_whose_sync_fails_without_a_note_says_so_unless_nothing_can_be_writ
             assert_eq!(error.to_string().contains(UNNOTED), says && !noted, "{kind:?}: {error}");
         }
     }
+}
+
+/// In several copies of the journal two who make the note would be in each other's way: each finds it made in the copy of the other, which is
+/// no failure of that.
+#[test]
+fn two_failures_at_once_leave_one_note_and_no_copy_out() {
+    use super::mirror::{DIRS, Model, dirs_disk};
+    let disk = dirs_disk(81);
+    let (stop, stopping) = Stop::new();
+    let hooked = Hooked::new(&disk, move |operation, path| {
+        if operation == Operation::Create && path.ends_with(segment::POISONED) && path.starts_with(DIRS[1]) {
+            stopping.stop();
+        }
+        Ok(())
+    });
+    let (mirrors, journal) = Model::default().create_on(Arc::new(hooked));
+    let journal = Arc::new(journal);
+    append(&journal, Handoff::Os).unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| journal.poison(Error::corruption("one")));
+        stop.wait();
+        let second = scope.spawn(|| journal.poison(Error::corruption("another")));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!second.is_finished());
+        stop.go_on.send(()).unwrap();
+        for told in [first, second] {
+            let error = told.join().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Poisoned);
+            assert!(!error.to_string().contains(UNNOTED), "{error}");
+        }
+    });
+    assert!(mirrors.copies().iter().all(|copy| copy.good), "{:?}", mirrors.copies());
 }

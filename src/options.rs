@@ -221,7 +221,8 @@ impl Options {
     /// lacks what was acknowledged without it, should no other be there: see [`accept_journal`](Self::accept_journal).
     ///
     /// Which copies are complete is also written in the store's own directory; if that cannot be done when a copy is lost, the
-    /// journal takes no more writes until the store is opened again. A write waits for the slowest copy.
+    /// journal takes no more writes until the store is opened again. A write waits for the slowest copy; for one whose disk hangs, and neither
+    /// answers nor fails, as long as it does.
     ///
     /// ```
     /// # fn main() -> annulus::Result<()> {

@@ -124,6 +124,16 @@ pub const PLANTS: &[Plant] = &[
         "a copy is left out, and no word of it made durable",
     ),
     plant(
+        "copy-made-under-a-mount-point",
+        "mirrors",
+        "a copy of the journal whose disk is not mounted is made anew where that would be",
+    ),
+    plant(
+        "damage-spread-to-the-whole-copy",
+        "lib journal::tests::mirror",
+        "a copy of the journal is made anew from damage, in place of what was whole",
+    ),
+    plant(
         "page-checksum-not-checked",
         "lib engine::sled::tests::damage",
         "the checksum of a page is not looked at",

@@ -23,7 +23,8 @@ impl Scrub {
         self.handle.state.scrub.progress()
     }
 
-    /// Waits until it is over, and returns what it found; none if it was cancelled.
+    /// Waits until it is over, and returns what it found, also where others have begun since; none if it was cancelled, or is not one of the
+    /// last 64.
     ///
     /// # Errors
     /// The cause, as soon as a step fails; it is then tried again: wait again, or cancel it. `Closed` if the store is closed
@@ -36,7 +37,7 @@ impl Scrub {
     ///
     /// # Errors
     /// `NotFound` if it is over; `Closed` after a close; `Io` if that cannot be saved: it has ended, and goes on at the next opening
-    /// unless closing the store can save it.
+    /// unless closing the store, or cancelling it once more, can save it.
     pub fn cancel(&self) -> Result<()> {
         verbs::scrub::cancel(&self.handle.state, self.number)
     }

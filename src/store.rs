@@ -263,7 +263,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound` if there is no such shard; `Busy` if something else is being done for it, or the topology is changing;
-    /// `Unavailable` if it does not serve; `Io`.
+    /// `Unavailable` if it does not serve; `Io`, or `Corruption`, if what it holds cannot be read or written anew: then it is as it was.
     pub fn compact(&self, shard: ShardId) -> Result<()> {
         verbs::heal::request(&self.handle().state, shard, Wish::Compact, None)
     }

@@ -188,7 +188,8 @@ impl TopologyChange {
         Ok(())
     }
 
-    /// Makes it rest until it is [resumed](Self::resume), or the store is opened again. Writes still go to old and new owners.
+    /// Makes it rest until it is [resumed](Self::resume), or the store is opened again. Writes still go to old and new owners; where the
+    /// new placement serves already, old copies stay.
     ///
     /// # Errors
     /// `NotFound` if it is over.
@@ -270,7 +271,7 @@ pub enum ShardRole {
 impl TopologyView {
     pub(crate) fn of(handle: &Handle) -> TopologyView {
         let state = &handle.state;
-        let manifest = state.manifest.lock().clone();
+        let manifest = state.written();
         let (topology, next) = (&manifest.topology, manifest.change.as_ref().map(|change| &change.next));
         let shards = manifest.shards.iter().filter_map(|entry| {
             let mut members = topology.members.iter().chain(next.iter().flat_map(|next| &next.members));

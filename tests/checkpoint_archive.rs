@@ -22,6 +22,8 @@ mod lengths;
 mod proven;
 #[path = "archive/replays.rs"]
 mod replays;
+#[path = "archive/verified.rs"]
+mod verified;
 
 mod common;
 

@@ -535,6 +535,21 @@ fn a_file_that_is_swept_while_it_is_written_is_written_again() {
     assert_eq!(storage.write("archive/a/3", b"third").unwrap_err().kind(), ErrorKind::Io);
 }
 
+/// Another try is of more writes, and so under another name: on a disk that is full each would leave its part, up to the next prune.
+#[test]
+fn a_file_that_could_not_be_written_takes_no_room() {
+    for operation in [Operation::Write, Operation::Sync, Operation::Rename] {
+        let disk = SimDisk::new(7);
+        let storage = DirStorage::new(Arc::new(disk.clone()), BACKUP);
+        storage.write("archive/a/1", b"a piece").unwrap();
+        disk.inject(Fault::on(operation).error(io::ErrorKind::StorageFull));
+        assert_eq!(storage.write("archive/a/2", b"another").unwrap_err().kind(), ErrorKind::Io);
+        disk.heal();
+        let names = storage.list("archive/a/").unwrap();
+        assert_eq!(names.iter().map(|object| object.name.as_str()).collect::<Vec<_>>(), ["archive/a/1"]);
+    }
+}
+
 #[test]
 fn a_repair_from_a_damaged_backup_leaves_what_there_is_of_the_shards() {
     let damaged = Damaged::new();
@@ -687,4 +702,64 @@ fn a_layer_with_another_number_of_records_than_its_manifest_says_is_damage() {
         let (salvaged, damage) = restore().salvage(dir.path().join(format!("salvaged-{says}"))).unwrap();
         assert_eq!((content(&salvaged), damage.len()), (content(&store), 1));
     }
+}
+
+/// Layers that checkpoints share are read once, but each manifest says for itself what they have.
+#[test]
+fn what_a_manifest_says_of_a_layer_that_another_has_as_well_is_looked_at_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("live")).unwrap();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    for n in 0..50u32 {
+        store.insert(n.to_be_bytes(), b"v").unwrap();
+    }
+    let ids = [store.checkpoint(&repo).unwrap(), store.checkpoint(&repo).unwrap()];
+    assert_eq!(repo.verify_all().unwrap().records, 100);
+    let manifest = dir.path().join(format!("backup/checkpoints/{:016x}", ids[1].0));
+    let bytes = std::fs::read(&manifest).unwrap();
+    let body = String::from_utf8_lossy(&bytes[bytes.iter().position(|byte| *byte == b'{').unwrap()..]);
+    for (of, says) in [("\"records\":50", "\"records\":51"), ("\"upto\":50", "\"upto\":49")] {
+        let changed = body.replace(of, says);
+        assert_ne!(changed, body);
+        std::fs::write(&manifest, testing::backup::wrap_manifest(changed.as_bytes())).unwrap();
+        let error =
+            repo.restore(ids[1]).unwrap().options(options()).open(dir.path().join("new")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        let found = repo.verify_all().unwrap();
+        let damaged: Vec<_> = found.damage.iter().map(|damage| damage.checkpoint).collect();
+        assert_eq!(damaged, [ids[1]], "{says}: {:?}", found.damage);
+    }
+}
+
+#[test]
+fn numbers_in_a_manifest_that_come_to_more_than_there_can_be_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path().join("live")).unwrap();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    store.keyspace("notes").unwrap().insert("one", b"v").unwrap();
+    store.insert("one", b"v").unwrap();
+    let id = store.checkpoint(&repo).unwrap();
+    let manifest = dir.path().join(format!("backup/checkpoints/{:016x}", id.0));
+    let bytes = std::fs::read(&manifest).unwrap();
+    let with = |field: &str, numbers: [u64; 2]| {
+        let mut body: serde_json::Value = serde_json::from_slice(&bytes[20..]).unwrap();
+        for (keyspace, number) in numbers.into_iter().enumerate() {
+            body["keyspaces"][keyspace]["layers"][0][field] = number.into();
+        }
+        let body = serde_json::to_vec(&body).unwrap();
+        std::fs::write(&manifest, testing::backup::wrap_manifest(&body)).unwrap();
+    };
+    for field in ["records", "bytes"] {
+        with(field, [u64::MAX, 1]);
+        assert_eq!(repo.get(id).unwrap_err().kind(), ErrorKind::Corruption);
+        assert_eq!(repo.list().unwrap(), []);
+    }
+    // Together with the archive's.
+    with("bytes", [u64::MAX, 0]);
+    store.insert("two", b"v").unwrap();
+    store.archive(&repo).unwrap();
+    let go_on = |_| ControlFlow::Continue(());
+    assert!(repo.verify_all_with(go_on).unwrap().is_whole());
+    let restore = repo.restore(id).unwrap().options(options()).progress(go_on).until(At::Seq(Seq(3)));
+    assert_eq!(restore.open(dir.path().join("new")).unwrap().get("two").unwrap().as_deref(), Some(&b"v"[..]));
 }

@@ -271,6 +271,31 @@ fn a_gap_in_an_archive_is_told_by_exit_code_three_and_archives_are_listed_and_fo
 }
 
 #[test]
+fn a_damaged_piece_of_an_archive_is_told_by_exit_code_three() {
+    let place = Place::new();
+    let (store, repo) = (place.text("store"), place.text("repo"));
+    place.filled("store", 0);
+    done(&["checkpoint", &store, &repo]);
+    let open = place.open("store");
+    open.insert("one", "write").unwrap();
+    open.close().unwrap();
+    done(&["archive", &store, &repo]);
+    assert_eq!(done(&["verify", &repo])["whole"], true);
+    let under = |dir: PathBuf| std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
+    flip(&under(under(place.path("repo/archive"))), 30);
+    let found = json(3, &["verify", &repo]).one();
+    let damage = &found["damage"][0];
+    assert!(damage["keyspace"].is_null() && damage["as_of"].is_null(), "{found}");
+    assert_eq!((&damage["checkpoint"], &damage["writes"]), (&1.into(), &vec![1, 1].into()), "{found}");
+    let text = run(&["verify", &repo]);
+    assert!(
+        text.code == 3
+            && String::from_utf8_lossy(&text.out).contains("damaged: the archive behind checkpoint 1")
+    );
+    assert_eq!(done(&["verify", &repo, "1"])["whole"], true);
+}
+
+#[test]
 fn damage_is_told_by_exit_code_three() {
     let place = Place::new();
     let (store, repo, new) = (place.text("store"), place.text("repo"), place.text("new"));

@@ -268,39 +268,48 @@ fn where_the_copies_of_the_journal_lie_is_read_from_the_fifth_version() {
 
 /// The archives that the journal is kept for are known again, and written down again as they were read.
 #[test]
-fn the_list_of_archives_of_the_first_version_is_read() {
-    let file = fixture(3).with_file_name("archives-v1");
-    let dir = tempfile::tempdir().unwrap();
-    let place = dir.path().join("store");
-    copy(&fixture(3), &place);
-    if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
-        let store = by_hand(&place, &options());
-        store.archive(&BackupRepository::open(dir.path().join("1")).unwrap()).unwrap();
-        store.keyspace("gone").unwrap();
-        store.drop_keyspace("gone").unwrap();
-        store.close().unwrap();
-        std::fs::copy(place.join("ARCHIVES"), &file).unwrap();
+fn lists_of_archives_of_either_version_are_read() {
+    for version in [1, 2] {
+        let file = fixture(3).with_file_name(format!("archives-v{version}"));
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("store");
         copy(&fixture(3), &place);
+        if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
+            let store = by_hand(&place, &options());
+            let repository = BackupRepository::open(dir.path().join("1")).unwrap();
+            store.archive(&repository).unwrap();
+            if version == 2 {
+                let under = |dir: PathBuf| std::fs::read_dir(dir).unwrap().next().unwrap().unwrap().path();
+                std::fs::write(under(under(dir.path().join("1/archive"))), b"rubbish").unwrap();
+                store.archive(&repository).unwrap_err();
+            }
+            store.keyspace("gone").unwrap();
+            store.drop_keyspace("gone").unwrap();
+            store.close().unwrap();
+            std::fs::copy(place.join("ARCHIVES"), &file).unwrap();
+            copy(&fixture(3), &place);
+        }
+        let written = std::fs::read(&file).unwrap();
+        std::fs::write(place.join("ARCHIVES"), &written).unwrap();
+        let store = by_hand(&place, &options());
+        let upto = store.stats().unwrap().last_seq;
+        let [held] = store.archives().unwrap()[..] else { panic!("there is one") };
+        assert_eq!((held.upto, held.given_up), (upto, false));
+        let body = |bytes: &[u8]| String::from_utf8(bytes[20..].to_vec()).unwrap();
+        let before = body(&written);
+        assert!(before.contains(&format!("{:032x}", held.repository)), "{before}");
+        // One more is added, and taken away again.
+        let other = BackupRepository::open(dir.path().join("2")).unwrap();
+        store.archive(&other).unwrap();
+        assert_ne!(std::fs::read(place.join("ARCHIVES")).unwrap(), written);
+        store.forget_archive(other.id()).unwrap();
+        store.close().unwrap();
+        let after = std::fs::read(place.join("ARCHIVES")).unwrap();
+        assert_eq!(after[..12], [&b"ANNULUSH"[..], &[version, 0, 0, 0]].concat());
+        assert_eq!(body(&after), before);
+        assert!(before.contains(r#""name":"gone""#), "{before}");
+        assert_eq!(before.contains(r#""damaged":["#), version == 2, "{before}");
     }
-    let written = std::fs::read(&file).unwrap();
-    std::fs::write(place.join("ARCHIVES"), &written).unwrap();
-    let store = by_hand(&place, &options());
-    let upto = store.stats().unwrap().last_seq;
-    let [held] = store.archives().unwrap()[..] else { panic!("there is one") };
-    assert_eq!((held.upto, held.given_up), (upto, false));
-    let body = |bytes: &[u8]| String::from_utf8(bytes[20..].to_vec()).unwrap();
-    let before = body(&written);
-    assert!(before.contains(&format!("{:032x}", held.repository)), "{before}");
-    // One more is added, and taken away again.
-    let other = BackupRepository::open(dir.path().join("2")).unwrap();
-    store.archive(&other).unwrap();
-    assert_ne!(std::fs::read(place.join("ARCHIVES")).unwrap(), written);
-    store.forget_archive(other.id()).unwrap();
-    store.close().unwrap();
-    let after = std::fs::read(place.join("ARCHIVES")).unwrap();
-    assert_eq!(after[..12], *b"ANNULUSH\x01\0\0\0");
-    assert_eq!(body(&after), before);
-    assert!(before.contains(r#""name":"gone""#), "{before}");
 }
 
 /// A scrub that was under way goes on where it was, and is written down again as it was read.

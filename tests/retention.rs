@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::testing::{self, EngineOperation, MemoryFactory, Seams, SimDisk};
+use annulus::testing::{self, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{BackupRepository, ErrorKind, Options, ShardId, Store};
 use std::path::Path;
 use std::sync::Arc;
@@ -160,4 +160,31 @@ fn a_retention_without_end_keeps_all_that_is_lacked() {
     world.reopen(64 * KIB, 2);
     world.write_and_flush(100);
     assert_eq!(world.store.archive(&repo).unwrap_err().kind(), ErrorKind::Gap);
+}
+
+/// No shard can be written to, and a few keys are written over and over, which takes no more memory: what waits in the journal to be flushed has a
+/// bound all the same.
+#[test]
+fn the_journal_has_a_bound_where_nothing_can_be_flushed() {
+    let (disk, factory) = (SimDisk::new(3), MemoryFactory::new());
+    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: true };
+    let options =
+        Options::new().shards(2).replication_factor(2).memory_budget(8 << 20).journal_segment_bytes(64 * KIB);
+    let store = testing::open(Path::new("/store"), &options, seams).unwrap();
+    let full = Fault::on(Operation::Write).at(|path| path.starts_with("/store/shards"));
+    disk.inject(full.error(std::io::ErrorKind::StorageFull));
+    let write = |n: u32| store.insert((n % 7).to_be_bytes(), [n as u8; 1000]);
+    let refused = (0..64_000).find_map(|n| write(n).err().map(|error| (n, error)));
+    let (refused, error) = refused.expect("64 MB wait in the journal");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(refused > 3000, "{refused}");
+    assert!(store.stats().unwrap().journal.bytes < 7 << 20);
+    assert!((0..7_u32).all(|n| store.get(n.to_be_bytes()).unwrap().is_some()));
+    disk.heal();
+    let begun = std::time::Instant::now();
+    while let Err(error) = write(7) {
+        assert!(begun.elapsed().as_secs() < 60, "{error}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    store.close().unwrap();
 }

@@ -17,8 +17,6 @@ use std::collections::HashSet;
 #[derive(Debug, Default)]
 pub struct Chain {
     pub pieces: Vec<Listed>,
-    /// What lies wholly within others.
-    spare: Vec<Listed>,
 }
 
 impl Chain {
@@ -26,7 +24,8 @@ impl Chain {
         let mut chain = Chain::default();
         for piece in Listed::in_order(all) {
             match chain.pieces.last() {
-                Some(before) if piece.last <= before.last => chain.spare.push(piece),
+                // It lies wholly within that one.
+                Some(before) if piece.last <= before.last => {}
                 _ => chain.pieces.push(piece),
             }
         }
@@ -34,7 +33,7 @@ impl Chain {
     }
 
     /// Of the objects under the prefix of a store.
-    fn of(store: u128, objects: &[Object]) -> Chain {
+    pub fn of(store: u128, objects: &[Object]) -> Chain {
         Chain::new(objects.iter().filter_map(|object| Listed::of(store, &object.name)).collect())
     }
 
@@ -110,23 +109,24 @@ impl BackupRepository {
     }
 
     /// Removes pieces that lie before every checkpoint of their store, since nothing that is left could use them: `oldest` is the first of
-    /// these, none where there is none. And files that never got their names, which are told.
+    /// these, none where there is none. And files that never got their names.
     pub(crate) fn prune_archive(&self, store: u128, oldest: Option<Seq>, watch: &Watch) -> Result<Swept> {
         let objects = self.storage.list(&prefix(store))?;
+        let chain = Chain::of(store, &objects);
+        // The piece that the checkpoint's next write lies in stays.
+        let needed = oldest.and_then(|oldest| chain.from(oldest.next()).first().copied());
+        let is_needless = |object: &Object| {
+            // An archiver that is writing one of them writes it again.
+            object.name.ends_with(".tmp")
+                || Listed::of(store, &object.name)
+                    .is_some_and(|piece| needed.is_some_and(|needed| piece.first < needed.first))
+        };
         let mut swept = Swept::default();
-        // An archiver that is writing one of them writes it again.
-        for object in objects.iter().filter(|object| object.name.ends_with(".tmp")) {
+        for object in objects.iter().filter(|object| is_needless(object)) {
             self.storage.delete(&object.name)?;
             swept.objects += 1;
             swept.bytes += object.bytes;
             watch.more(1, object.bytes)?;
-        }
-        let chain = Chain::of(store, &objects);
-        // The piece that the checkpoint's next write lies in stays.
-        if let Some(needed) = oldest.and_then(|oldest| chain.from(oldest.next()).first().copied()) {
-            for piece in chain.pieces.iter().chain(&chain.spare).filter(|piece| piece.first < needed.first) {
-                self.storage.delete(&piece.name(store))?;
-            }
         }
         self.storage.settle()?;
         Ok(swept)
@@ -195,7 +195,6 @@ mod tests {
         let all = [(1, 10), (11, 15), (11, 30), (16, 25), (28, 40), (51, 60), (51, 55)];
         let chain = Chain::new(all.iter().map(|(a, b)| Listed::new(Seq(*a), Seq(*b))).collect());
         assert_eq!(ends(&chain), [(1, 10), (11, 30), (28, 40), (51, 60)]);
-        assert_eq!(chain.spare.len(), 3);
         assert_eq!(chain.newest_gap(), Some((Seq(41), Seq(50))));
         assert_eq!(chain.from(Seq(29))[0].first, Seq(28));
         assert_eq!(chain.from(Seq(70)).len(), 1);

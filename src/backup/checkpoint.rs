@@ -127,6 +127,10 @@ impl Body {
         if !self.keyspaces.iter().all(layers) {
             return Err("its layers are not in order");
         }
+        let total = |of: fn(&Layer) -> u64| self.layers().map(of).try_fold(0u64, u64::checked_add);
+        if total(|layer| layer.records).is_none() || total(|layer| layer.bytes).is_none() {
+            return Err("its layers have more than there can be");
+        }
         Ok(())
     }
 

@@ -16,17 +16,25 @@ pub enum Loss {
     /// What had become of them up to the checkpoint cannot be read: those that an earlier checkpoint had are as of that
     /// sequence, others are missing.
     AsOf(Seq),
+    /// They are writes in the archive: from the checkpoint, and from those before it, no restore comes to a moment from the first of these sequences on.
+    /// None: nobody knows where they end.
+    Archived {
+        /// The first.
+        from: Seq,
+        /// The last.
+        to: Option<Seq>,
+    },
 }
 
-/// A damaged part of a checkpoint.
+/// A damaged part of a checkpoint, or of the archive that goes on from it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Damage {
-    /// The checkpoint.
+    /// The checkpoint; of the archive, the last one that a restore would need this part of it from.
     pub checkpoint: CheckpointId,
     /// The file, or the object's address.
     pub file: PathBuf,
-    /// The keyspace whose records are hit. None where the whole checkpoint is: its manifest cannot be read.
+    /// The keyspace whose records are hit. None where the whole checkpoint is, since its manifest cannot be read, or the archive.
     pub keyspace: Option<String>,
     /// Records that are hit have keys from here on,
     pub from: Bytes,
@@ -42,6 +50,19 @@ pub struct Damage {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Loss::Archived { from, to } = self.loss {
+            let file = self.file.display();
+            write!(
+                f,
+                "the archive behind checkpoint {}, {file}, writes from sequence {from}",
+                self.checkpoint
+            )?;
+            match to {
+                Some(to) => write!(f, " to {to}")?,
+                None => f.write_str(" on")?,
+            }
+            return write!(f, ": {}", self.error);
+        }
         write!(f, "checkpoint {}, {}", self.checkpoint, self.file.display())?;
         if let Some(keyspace) = &self.keyspace {
             let from = self.from.escape_ascii();

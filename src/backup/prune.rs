@@ -88,7 +88,7 @@ impl Retention {
 pub struct Pruned {
     /// The checkpoints that are gone.
     pub checkpoints: Vec<CheckpointId>,
-    /// How many objects went with them, or had been left by an interrupted writer, also of an archive.
+    /// How many objects went with them, pieces of archives among them, or had been left by an interrupted writer.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,

@@ -207,7 +207,11 @@ impl Storage for DirStorage {
                 _ => break,
             }
         }
-        written.map_err(|e| Error::io("write the file", &path, e))?;
+        written.map_err(|e| {
+            // What cannot be removed either is left to those who sweep.
+            let _ = self.disk.remove_file(&from);
+            Error::io("write the file", &path, e)
+        })?;
         self.unsettle(parent);
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Reading a checkpoint whole, to see whether it could be restored.
 
+mod archives;
+
 use super::checkpoint::{Body, CheckpointId};
 use super::damage::{Damage, Loss};
 use super::hash::ObjectId;
@@ -7,9 +9,14 @@ use super::layer::{LayerReader, Reading};
 use super::progress::{BackupProgress, Watch};
 use super::repository::BackupRepository;
 use crate::error::{ErrorKind, Result};
+use crate::ids::Seq;
+use archives::Begins;
 use bytes::Bytes;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
+
+/// Layers that nothing is wrong with, by their indexes: how many records they have, and that none of these is later than a sequence.
+type Whole = HashMap<Vec<ObjectId>, (u64, Seq)>;
 
 /// What a verification has found.
 #[derive(Debug, Clone, Default)]
@@ -19,7 +26,7 @@ pub struct Verification {
     pub checkpoints: u64,
     /// How many records their layers have, marks of removals included.
     pub records: u64,
-    /// How many objects were read, and how many bytes.
+    /// How many objects were read, pieces of archives among them.
     pub objects: u64,
     /// Bytes read.
     pub bytes: u64,
@@ -35,8 +42,8 @@ impl Verification {
 }
 
 impl BackupRepository {
-    /// Reads every byte of a checkpoint, and says of damage which file it is in and which keys it hits. Changes nothing. Memory: a
-    /// chunk or two.
+    /// Reads every byte of a checkpoint, and says of damage which file it is in and which keys it hits. The archive that goes on from it is left to
+    /// [`verify_all`](Self::verify_all). Changes nothing. Memory: a chunk or two.
     ///
     /// # Errors
     /// As [`get`](Self::get); `Unsupported` for an object of another release, `Io`. Damage is not an error.
@@ -75,11 +82,13 @@ impl BackupRepository {
             watch.expect(self.load(id)?.layers().map(|layer| layer.bytes).sum());
         }
         let mut found = Verification::default();
-        self.verify_one(id, &mut found, &mut HashSet::new(), watch)?;
+        self.verify_one(id, &mut found, &mut Whole::new(), watch)?;
         Ok(found)
     }
 
-    /// Verifies every checkpoint, also that their manifests can be read. Layers that several share are read once.
+    /// Verifies every checkpoint, also that their manifests can be read, and the archives that restores go on with from them
+    /// ([`Store::archive`](crate::Store::archive)): every piece that one of the checkpoints comes before, and that none of them is missing that no
+    /// checkpoint lies behind. Layers that several share are read once. Memory: a chunk or two, or a piece of the archive.
     ///
     /// # Errors
     /// `Io`. Damage is not an error, nor is a manifest or an object of another release: both are told as damage.
@@ -104,9 +113,12 @@ impl BackupRepository {
             let bodies: Vec<Body> = self.ids()?.into_iter().filter_map(|id| self.load(id).ok()).collect();
             let layers: HashMap<_, u64> =
                 bodies.iter().flat_map(Body::layers).map(|layer| (&layer.indexes, layer.bytes)).collect();
-            watch.expect(layers.values().sum());
+            let mut begins = Begins::default();
+            bodies.iter().for_each(|body| begins.add(body.store, body.seq, body.id));
+            let layers = layers.values().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
+            watch.expect(layers.saturating_add(self.archived_bytes(&begins)?));
         }
-        let (mut all, mut whole) = (Verification::default(), HashSet::new());
+        let (mut all, mut whole, mut begins) = (Verification::default(), Whole::new(), Begins::default());
         for id in self.ids()? {
             match self.verify_one(id, &mut all, &mut whole, watch) {
                 Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Cancelled) => {
@@ -124,20 +136,21 @@ impl BackupRepository {
                     loss: Loss::Missing,
                     error,
                 }),
-                Ok(()) => {}
+                Ok(body) => begins.add(body.store, body.seq, id),
             }
         }
+        self.verify_archives(&begins, &mut all, watch)?;
         Ok(all)
     }
 
-    /// Verifies a checkpoint but for the layers that are known to be `whole`, by their indexes.
+    /// Verifies a checkpoint but for the layers that are known to be `whole`.
     fn verify_one(
         &self,
         id: CheckpointId,
         found: &mut Verification,
-        whole: &mut HashSet<Vec<ObjectId>>,
+        whole: &mut Whole,
         watch: &Watch,
-    ) -> Result<()> {
+    ) -> Result<Body> {
         let body = self.load(id)?;
         let mut reading = Reading::new(self.storage.clone(), id, true).watched(watch);
         let records = self.read_layers(&body, &mut reading, whole);
@@ -150,21 +163,18 @@ impl BackupRepository {
         found.objects += reading.objects;
         found.bytes += reading.bytes;
         found.damage.append(&mut reading.damage);
-        Ok(())
+        Ok(body)
     }
 
-    fn read_layers(
-        &self,
-        body: &Body,
-        reading: &mut Reading,
-        whole: &mut HashSet<Vec<ObjectId>>,
-    ) -> Result<u64> {
+    fn read_layers(&self, body: &Body, reading: &mut Reading, whole: &mut Whole) -> Result<u64> {
         let mut records = 0;
         for keyspace in &body.keyspaces {
             let mut older = None;
             for layer in &keyspace.layers {
                 let below = older.replace(layer.upto);
-                if whole.contains(&layer.indexes) {
+                // What it says of the records may differ, and is read again then.
+                let has = whole.get(&layer.indexes);
+                if has.is_some_and(|(records, upto)| *records == layer.records && *upto <= layer.upto) {
                     records += layer.records;
                     continue;
                 }
@@ -174,7 +184,7 @@ impl BackupRepository {
                     seen += 1;
                 }
                 if reading.damage.len() == before && seen == layer.records {
-                    whole.insert(layer.indexes.clone());
+                    whole.insert(layer.indexes.clone(), (layer.records, layer.upto));
                 }
                 records += seen;
             }

@@ -329,7 +329,7 @@ impl Restore {
             let taken = body.keyspaces.iter().filter(|keyspace| wanted.contains(&keyspace.id));
             let taken: u64 = taken.flat_map(|keyspace| &keyspace.layers).map(|layer| layer.bytes).sum();
             let replayed = until.map(|until| repository.replayed_bytes(body.store, body.seq, until));
-            self.watch.expect(taken + replayed.transpose()?.unwrap_or_default());
+            self.watch.expect(taken.saturating_add(replayed.transpose()?.unwrap_or_default()));
         }
         let reading = Reading::new(repository.storage.clone(), body.id, salvage).watched(&self.watch);
         let mut reader = CheckpointReader::new(reading, &body, &wanted);

@@ -106,8 +106,18 @@ fn too_early() -> Error {
         .remedy("list() tells when the first one was taken")
 }
 
-/// The last sequence behind `taken` that the archive knows to have been there at a time. An error if a piece that cannot be read might know of a
-/// later one.
+fn within_gap(from: Seq, behind: Seq) -> Error {
+    let to = Seq(behind.0.saturating_sub(1));
+    let text = format!(
+        "the archive lacks the writes with sequences {from} to {to}, and which of them were there at the time asked for is not known"
+    );
+    Error::new(ErrorKind::NotFound, text).remedy(
+        "restore up to the write before them, by its sequence, or to a time when all of them were there",
+    )
+}
+
+/// The last sequence behind `taken` that the archive knows to have been there at a time. An error if a piece that cannot be read, or one that is
+/// missing, might know of a later one.
 fn latest_mark(
     repository: &BackupRepository,
     store: u128,
@@ -115,7 +125,16 @@ fn latest_mark(
     taken: Option<Seq>,
 ) -> Result<Option<Seq>> {
     let mut unread = None;
-    for listed in repository.chain(store)?.pieces.iter().rev() {
+    let chain = repository.chain(store)?;
+    let mut behind: Option<&Listed> = None;
+    for listed in chain.pieces.iter().rev() {
+        // What lies before the first piece was not archived.
+        if let Some(behind) = behind
+            && behind.first > taken.unwrap_or(listed.last).max(listed.last).next()
+        {
+            unread = unread.or_else(|| Some(within_gap(listed.last.next(), behind.first)));
+        }
+        behind = Some(listed);
         if taken.is_some_and(|taken| listed.last <= taken) {
             break;
         }

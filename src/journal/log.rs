@@ -100,6 +100,7 @@ impl Log {
 
     /// Ends the current segment and begins the next one, with room for a frame of `bytes`.
     fn rotate(&mut self, journal: &Journal, bytes: usize) -> Result<()> {
+        let _turn = journal.enter()?;
         // The only step that may fail comes first: until there is a segment, nothing has changed.
         let ready = Arc::new(journal.supply.take(BODY + (bytes + TRAILER_BYTES) as u64)?);
         let (generation, len) = (ready.header.generation, ready.header.len);

@@ -1,14 +1,15 @@
 //! The journal: one log of commits for the whole store, in segment files, with group commit.
 //!
 //! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
-//! `writer` (writing), `group` (syncing for many), `freeing` (what nobody needs), `scan` and `recovery` (reading back), `cases` (what to do with
+//! `writer` (writing), `group` (syncing for many), `freeing` (what nobody needs), `turns` (who is at the files), `scan` and `recovery` (reading back), `cases` (what to do with
 //! damage), `known` (how far the log reaches at least), `open` (creating and opening), `anew` (in the place of another), `replay` (reading while it is written to), `mirror`
 //! (several copies, on a disk below all this).
 //!
 //! Invariants:
 //! - Sequences are consecutive. What is durable, and what is readable after a crash, is a prefix.
 //! - A frame that was synced, or handed over with no start of the machine since, is replayed, or `open` fails.
-//! - After a failed write or sync nothing is acknowledged any more until the journal is opened again.
+//! - After a failed write or sync nothing is acknowledged any more until the journal is opened again; and nobody is told of it before the
+//!   note that the next opening needs is there.
 //!
 //! # Recovery
 //! The log is a chain of *sessions* (from one opening to the next), each a chain of segments. The first segment of a
@@ -48,6 +49,7 @@ mod replay;
 mod scan;
 pub(crate) mod segment;
 mod supply;
+mod turns;
 mod writer;
 
 pub use known::Known;
@@ -131,8 +133,8 @@ pub struct JournalStats {
     pub bytes_written: u64,
 }
 
-/// The journal. Lock order: `writer`, `log` (the appender's), `retained`, the supply's stock; each may be skipped. The
-/// group's own, and that of `freeing`, are taken alone.
+/// The journal. Lock order: `freed`, `writer`, `log` (the appender's), then `retained` or the supply's stock; each may be skipped. The
+/// group's own are taken alone, or under `freed`; `retained`, which is never held over I/O, and that of `turns` are leaves.
 #[derive(Debug)]
 pub struct Journal {
     writer: Mutex<writer::Writer>,
@@ -140,10 +142,10 @@ pub struct Journal {
     supply: supply::Supply,
     /// Oldest first; the last is the one that is written to.
     retained: Mutex<VecDeque<Retained>>,
-    /// What they came to when they changed last: they are held while files are freed. A leaf among the locks.
-    shown: Mutex<Shown>,
+    /// Held by one who trims.
+    freed: Mutex<freeing::Freed>,
     group: group::Group,
-    freeing: freeing::Freeing,
+    turns: turns::Turns,
     health: Health,
     counters: Counters,
 }
@@ -156,24 +158,6 @@ struct Retained {
     len: u64,
     /// It begins a session, so its header says where.
     start: bool,
-}
-
-/// What the retained segments come to.
-#[derive(Debug, Clone, Copy)]
-struct Shown {
-    segments: u64,
-    bytes: u64,
-    first: Seq,
-}
-
-impl Shown {
-    fn of(segments: &VecDeque<Retained>) -> Shown {
-        Shown {
-            segments: segments.len() as u64,
-            bytes: segments.iter().map(|segment| segment.len).sum(),
-            first: segments.front().map_or(Seq::ZERO, |segment| segment.first),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -266,18 +250,23 @@ impl Journal {
     /// # Errors
     /// `Full`: the disk has no room for a segment. `Io`: no segment could be made. Nothing is lost; try again later.
     pub fn provision(&self) -> Result<bool> {
-        self.health.check()?;
+        let _turn = self.enter()?;
         self.supply.provision()
     }
 
     /// Figures. Waits for no disk: what is being made, or freed, shows when that is done.
     pub fn stats(&self) -> JournalStats {
-        let (shown, held) = (*self.shown.lock(), self.supply.held());
+        let held = self.supply.held();
+        let retained = self.retained.lock();
+        let (segments, first) =
+            (retained.len() as u64, retained.front().map_or(Seq::ZERO, |oldest| oldest.first));
+        let bytes = held.bytes + retained.iter().map(|segment| segment.len).sum::<u64>();
+        drop(retained);
         JournalStats {
-            segments: shown.segments,
-            bytes: shown.bytes + held.bytes,
+            segments,
+            bytes,
             spares: held.spares as u64,
-            first: shown.first,
+            first,
             last: self.last(),
             durable: self.durable(),
             syncs: self.counters.syncs.load(Ordering::Relaxed),
@@ -304,10 +293,18 @@ impl Journal {
 
     /// Records the first failure for good, and leaves a note for whoever opens the journal next.
     pub fn poison(&self, cause: Error) -> Error {
-        if self.health.cause.set(cause.clone()).is_ok() {
-            log_failure(&cause);
-            let noted = note_failure(self.supply.disk.as_ref(), &self.supply.dir);
-            self.health.unnoted.store(!noted, Ordering::Release);
+        let _turn = self.turn();
+        if self.health.check().is_ok() {
+            // First of all: whoever is told of the failure may close and open again at once, and only that note keeps the next opening
+            // from taking for durable what the system has given up.
+            let (disk, dir) = (self.supply.disk.as_ref(), &self.supply.dir);
+            let noted = make_note(disk, dir);
+            self.health.unnoted.fetch_or(noted.is_err(), Ordering::AcqRel);
+            if self.health.cause.set(cause.clone()).is_ok() {
+                log_failure(&cause);
+                let noted = noted.and_then(|()| disk.sync_dir(dir)).inspect_err(log_no_note);
+                self.health.unnoted.fetch_or(noted.is_err(), Ordering::AcqRel);
+            }
         }
         self.health.check().err().unwrap_or(cause)
     }
@@ -319,14 +316,19 @@ const UNNOTED: &str = "no note of it could be left in the journal's directory: r
 
 /// Leaves the note of a failed write or sync for whoever opens the journal next; false where that failed, too.
 fn note_failure(disk: &dyn Disk, dir: &Path) -> bool {
-    let noted = match disk.open(&dir.join(segment::POISONED), OpenMode::CreateNew) {
-        Ok(_) => disk.sync_dir(dir),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(e),
-    };
-    noted
-        .inspect_err(|e| ::log::error!("the note of a failure of the journal could not be left: {e}"))
-        .is_ok()
+    make_note(disk, dir).and_then(|()| disk.sync_dir(dir)).inspect_err(log_no_note).is_ok()
+}
+
+/// From here on whoever opens the journal in this run of the machine finds the note; one in another does not need it.
+fn make_note(disk: &dyn Disk, dir: &Path) -> std::io::Result<()> {
+    match disk.open(&dir.join(segment::POISONED), OpenMode::CreateNew) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn log_no_note(e: &std::io::Error) {
+    ::log::error!("the note of a failure of the journal could not be left: {e}");
 }
 
 fn log_failure(cause: &Error) {

@@ -3,7 +3,6 @@
 //! Invariant: when `open` returns, what was replayed is durable, and a tail that was cut can never come back: the new
 //! session's first segment says, durably, below which sequence the log before it ends.
 
-use super::freeing::Freeing;
 use super::group::Group;
 use super::known::Known;
 use super::log::Log;
@@ -11,14 +10,16 @@ use super::recovery::{self, Segment, Survey, Walk, Walker};
 use super::scan::Item;
 use super::segment::{self, BODY, Origin, SegmentHeader};
 use super::supply::{Scarce, Supply};
+use super::turns::Turns;
 use super::writer::Writer;
-use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, Shown, UNNOTED, note_failure};
+use super::{Counters, Health, Journal, JournalConfig, ReplayReport, Retained, UNNOTED, note_failure};
 use crate::disk::{Disk, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Kind;
 use crate::ids::Seq;
 use crate::sync::Mutex;
 use std::collections::VecDeque;
+use std::io::ErrorKind as IoErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -211,7 +212,11 @@ fn settle(disk: &dyn Disk, dir: &Path, survey: &Survey, start: usize) -> Result<
 /// Where a write or a sync has failed, the next opening must not trust what the system holds in memory: leaves the note of that, unless
 /// there is one.
 fn noted(disk: &dyn Disk, dir: &Path, poisoned: bool, outcome: Result<()>) -> Result<()> {
-    outcome.map_err(|e| match poisoned || note_failure(disk, dir) || e.is_refusal_to_write() {
+    // Nothing is given up where nothing may be written. A full disk is another matter: where a sync says so, it had bytes to write.
+    let refused = |e: &Error| {
+        matches!(e.io_kind(), Some(IoErrorKind::ReadOnlyFilesystem | IoErrorKind::PermissionDenied))
+    };
+    outcome.map_err(|e| match poisoned || note_failure(disk, dir) || refused(&e) {
         true => e,
         false => e.remedy(UNNOTED),
     })
@@ -284,36 +289,46 @@ fn go_on(
     Ok(journal)
 }
 
-/// Where the last kept segment's frames end, in bytes, if no end marker is there yet.
-fn anchor(supply: &Supply, segments: &[Segment], walk: &Walk, keep: usize) -> Result<Option<u64>> {
+/// Where the last kept segment's frames end, in bytes, unless an end marker is there, durably; and what one is to call durable.
+fn anchor(supply: &Supply, segments: &[Segment], walk: &Walk, keep: usize) -> Result<Option<(u64, Seq)>> {
     let Some(before) = keep.checked_sub(1) else { return Ok(None) };
+    let durable = Seq(walk.end.0.saturating_sub(1));
     if let Some(part) = walk.parts.iter().find(|part| part.index == before) {
-        return Ok((!part.ended).then_some(part.end));
+        return Ok((!part.ended).then_some((part.end, durable)));
     }
-    // The walk began behind it, since nothing in it was asked for.
+    // The walk began behind it, since nothing in it was asked for; so it has not been synced, and an end marker in it may be that of an
+    // opening that came no further.
     let Some(Segment { path, header, first: Some(first) }) = segments.get(before) else { return Ok(None) };
     let mut reader = recovery::open(supply.disk.as_ref(), path, *header, Vec::new())?;
     let (mut at, mut expected) = (BODY, *first);
     loop {
         match reader.item(at)? {
-            Item::Frame(frame, _) if frame.kind == Kind::End && frame.seq == walk.end => return Ok(None),
+            // The same bytes again: torn between two sectors, others could be neither.
+            Item::Frame(frame, _) if frame.kind == Kind::End && frame.seq == walk.end => {
+                return Ok(Some((at, frame.durable)));
+            }
             Item::Frame(frame, _)
                 if frame.seq == expected && frame.kind == Kind::Commit && expected < walk.end =>
             {
                 at += frame.frame_bytes() as u64;
                 expected = expected.next();
             }
-            _ => return Ok((expected == walk.end).then_some(at)),
+            _ => return Ok((expected == walk.end).then_some((at, durable))),
         }
     }
 }
 
 /// Writes the end marker that says that the next segment exists, so that its loss is noticed.
-fn end_here(journal: &Journal, segment: &Segment, at: u64, end: Seq, poisoned: bool) -> Result<()> {
+fn end_here(
+    journal: &Journal,
+    segment: &Segment,
+    (at, durable): (u64, Seq),
+    end: Seq,
+    poisoned: bool,
+) -> Result<()> {
     let io = |e| Error::io("end a journal segment", &segment.path, e);
     let header = segment.header;
     let mut bytes = Vec::new();
-    let durable = Seq(end.0.saturating_sub(1));
     segment::push_trailer(&mut bytes, header.salt(), header.generation, Kind::End, end, durable);
     let Supply { disk, dir, .. } = &journal.supply;
     let file = disk.open(&segment.path, OpenMode::Write).map_err(io)?;
@@ -343,10 +358,10 @@ pub(super) fn begin(
         writer: Mutex::new(Writer::new(durable)),
         log: Mutex::new(Log::new(ready, first)),
         supply,
-        shown: Mutex::new(Shown::of(&retained)),
+        freed: Mutex::default(),
         retained: Mutex::new(retained),
         group: Group::new(durable),
-        freeing: Freeing::default(),
+        turns: Turns::default(),
         health: Health::default(),
         counters: Counters::new(durable),
     })

@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod full;
 mod mirror;
+mod poisoned;
 mod replay;
 mod segments;
 mod syncs;

@@ -10,11 +10,11 @@
 //! One write past the cache takes the place of a write and a sync: it costs a copy and the system's looking for dirty
 //! pages less. Where others only hand over (`Process`), the cache serves them better, and a sync serves all.
 
+use super::Journal;
 use super::chunk::Chunk;
 use super::log::{Piece, Taken};
 use super::segment::{self, TRAILER_BYTES};
 use super::supply::Ready;
-use super::{Journal, Shown};
 use crate::error::{Error, Result};
 use crate::frame::Kind;
 use crate::ids::Seq;
@@ -104,7 +104,7 @@ impl Journal {
         if self.counters.handed.load(Ordering::Acquire) >= seq.0 {
             return Ok(());
         }
-        self.health.check()?;
+        let _turn = self.enter()?;
         let taken = self.log.lock().take(&mut writer.spare);
         writer.calm = 0;
         self.write(&mut writer, taken, false).map(drop)
@@ -118,7 +118,7 @@ impl Journal {
     pub fn write_buffered(&self) -> Result<()> {
         self.health.check()?;
         let mut writer = self.writer.lock();
-        self.health.check()?;
+        let _turn = self.enter()?;
         let mut log = self.log.lock();
         if !log.waits() && writer.marked >= self.durable() {
             return Ok(());
@@ -132,7 +132,7 @@ impl Journal {
     /// the disk syncs, write.
     pub(super) fn sync_now(&self) -> Result<Seq> {
         let mut writer = self.writer.lock();
-        self.health.check()?;
+        let _turn = self.enter()?;
         let taken = self.log.lock().take(&mut writer.spare);
         writer.calm = writer.calm.saturating_add(1);
         if writer.may_go_through(&taken) {
@@ -170,7 +170,7 @@ impl Journal {
     /// Makes everything durable, says so in the file, and keeps more from coming. Only whoever leads may call it.
     pub(super) fn finish(&self) -> Result<Seq> {
         let mut writer = self.writer.lock();
-        self.health.check()?;
+        let _turn = self.enter()?;
         // Held to the end, so that no frame comes in behind what is synced.
         let mut log = self.log.lock();
         let taken = log.take(&mut writer.spare);
@@ -194,6 +194,8 @@ impl Journal {
         for piece in taken.full.into_iter().chain([taken.last]) {
             self.put(writer, piece, through)?;
         }
+        // A sync may have failed meanwhile: the system may have given up what lies before these frames.
+        self.health.check()?;
         self.counters.handed.store(target.0, Ordering::Release);
         Ok(target)
     }
@@ -234,9 +236,7 @@ impl Journal {
                 if !through {
                     writer.unsynced.push(segment);
                 }
-                let mut retained = self.retained.lock();
-                retained.push_back(next);
-                *self.shown.lock() = Shown::of(&retained);
+                self.retained.lock().push_back(next);
             }
             None => {
                 writer.cold = through;

@@ -357,8 +357,10 @@ impl Shard {
             return self.fail(error);
         }
         engines.role = Role::Stalled;
-        let aside = engines.aside.take().map(|aside| aside.engine);
-        engines.leaving.extend(aside);
+        if let Some(aside) = engines.aside.take() {
+            engines.leaving.push(aside.engine);
+            self.untidy.store(true, Ordering::Release);
+        }
         drop(engines);
         *self.fault.lock() = Some(error.clone());
         let mut health = self.health.lock();

@@ -272,11 +272,16 @@ impl Shard {
     /// The engine that was being filled is whole, and serves from here on. The caller has the turn to flush, and nothing is
     /// being applied.
     pub fn end_filling(&self) -> Result<()> {
-        let (aside, failures) = {
+        let (aside, failures, fills) = {
             let engines = self.engines.read();
-            (engines.aside.clone(), engines.failures)
+            (engines.aside.clone(), engines.failures, matches!(engines.role, Role::Filling(_)))
         };
         match aside {
+            // It was given up since its last chunk, by a flush.
+            None if !fills => {
+                let text = "what was to be put in the place of the shard's engine has been given up";
+                return Err(Error::new(ErrorKind::Unavailable, text).on(self.id));
+            }
             None => {
                 let before = {
                     let mut engines = self.engines.write();

@@ -8,8 +8,8 @@ use super::paths;
 use crate::disk::{Disk, FreeSpace};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
+use crate::sync::Mutex;
 use crate::sync::atomic::AtomicU64;
-use crate::sync::{Instant, Mutex};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,6 @@ impl Places {
         background: bool,
         limit: Duration,
     ) -> Vec<Result<Place>> {
-        let begun = Instant::now();
         let begin = |(shard, dir): &(ShardId, PathBuf)| {
             if self.is_silent(dir) {
                 return Err(silence(*shard, dir));
@@ -52,7 +51,7 @@ impl Places {
         let asked: Vec<_> = dirs.iter().map(begin).collect();
         let end = |(asked, (shard, dir)): (Result<_>, &(ShardId, PathBuf))| {
             let (worker, ticket): (Worker, _) = asked?;
-            let answer = worker.wait(&ticket, limit.saturating_sub(begun.elapsed()), &AtomicU64::new(0));
+            let answer = worker.wait(&ticket, limit, &AtomicU64::new(0));
             match worker.is_stuck() {
                 true => {
                     self.0.lock().push((dir.clone(), worker));

@@ -6,7 +6,7 @@
 //! - Records of keyspaces that have been dropped go nowhere.
 
 use super::turns::Turns;
-use super::worker::Ticket;
+use super::worker::{Ticket, beat};
 use super::{Layout, Shard};
 use crate::batch;
 use crate::error::{Error, Result};
@@ -14,13 +14,15 @@ use crate::ids::{KeyspaceId, Seq};
 use crate::memtable::Table;
 use crate::record::RunRecord;
 use crate::ring::Position;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::Instant;
+use crate::sync::atomic::AtomicU64;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many records are handed to an engine at once.
+/// How much is handed to an engine at once, in records and in their bytes: between two of these it is heard of.
 const RUN_RECORDS: usize = 4096;
+const RUN_BYTES: usize = 8 << 20;
 
 /// One memtable on its way to the shards.
 pub struct Run {
@@ -65,9 +67,10 @@ impl Run {
             return Ok(());
         }
         let mut run: Vec<RunRecord<'_>> = Vec::with_capacity(RUN_RECORDS);
-        let mut bytes = 0;
+        let (mut bytes, mut held) = (0, 0);
         for (record, position) in self.table.records().zip(&self.positions) {
-            bytes += (record.key.len() + record.value.map_or(0, <[u8]>::len)) as u64;
+            let size = record.key.len() + record.value.map_or(0, <[u8]>::len);
+            bytes += size as u64;
             // What the shard has is, in a table that reaches beyond it, still its key's newest version up to there:
             // applying it again would change nothing, but read and write pages that nobody has to touch.
             if record.seq <= applied || !self.layout.is_written(index, *position) || !self.exists(record.key)
@@ -78,13 +81,15 @@ impl Run {
                 continue;
             }
             // Versions of one key stay in one run, since an engine weighs them against each other.
-            if run.len() >= RUN_RECORDS && run.last().is_some_and(|last| last.key != record.key) {
+            let is_full = run.len() >= RUN_RECORDS || held >= RUN_BYTES;
+            if is_full && run.last().is_some_and(|last| last.key != record.key) {
                 shard.apply(&run, &self.live)?;
                 run.clear();
                 progress(bytes);
-                bytes = 0;
+                (bytes, held) = (0, 0);
             }
             run.push(record);
+            held += size;
         }
         if !run.is_empty() {
             shard.apply(&run, &self.live)?;
@@ -113,10 +118,10 @@ pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
         let progress = progress(shards.len() as u64);
         let turns = turns.clone();
         let beats = Arc::new(AtomicU64::new(0));
-        let beating = beats.clone();
+        let (beating, begun) = (beats.clone(), Instant::now());
         let ticket = worker.run(move || {
             run.apply(index, &shard, &turns, &|bytes| {
-                beating.fetch_add(1, Ordering::Relaxed);
+                beat(&beating, begun);
                 progress(bytes);
             })
         });
@@ -135,6 +140,6 @@ pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
 struct Job {
     index: usize,
     ticket: Ticket<()>,
-    /// Counts up while it gets further.
+    /// When it got further last.
     beats: Arc<AtomicU64>,
 }

@@ -127,6 +127,30 @@ fn an_engine_that_was_given_up_does_not_take_the_place_of_the_one_that_serves() 
     assert_eq!((engines.generation, &engines.role), (before, &Role::Serving));
 }
 
+/// Between the last chunk and the end a flush may give it up, or be refused by the shard as a whole.
+#[test]
+fn a_filling_that_was_given_up_before_its_end_does_not_pass_for_done() {
+    let world = World::new();
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let full = Error::io("write to", &world.spec.dir, full);
+    for stalls in [false, true] {
+        world.shard.begin_aside(&world.factory, &world.spec).unwrap();
+        match stalls {
+            false => world.shard.drop_aside(&full),
+            true => assert!(world.shard.stall(&full)),
+        }
+        let before = (world.shard.engines.read().role.clone(), world.shard.health());
+        assert_eq!(world.shard.end_filling().unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!((world.shard.engines.read().role.clone(), world.shard.health()), before);
+        // What lies there of it is cleared away.
+        world.shard.close_leaving().unwrap();
+        assert!(world.shard.is_untidy());
+        world.shard.resume();
+        world.shard.clear_up().unwrap();
+        assert!(!world.shard.is_untidy());
+    }
+}
+
 #[test]
 fn what_a_damaged_engine_has_left_is_set_aside() {
     let world = World::new();

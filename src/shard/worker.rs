@@ -3,12 +3,14 @@
 //! for those who ask how the shard is and wait for nothing that is done to it.
 //!
 //! Invariants: jobs of a thread run one at a time, in order; a job that panics answers with an error and the thread goes on;
-//! without threads (when every step is driven by hand) a job runs in the caller. A job that does not get any further is left
-//! behind: nobody waits for it again, not even at the end. While a look has not answered nobody looks again, so that those who ask
+//! without threads (when every step is driven by hand, or where the system has none left) a job runs in the caller. A job that does not
+//! get any further is left behind: nobody waits for it again, not even at the end. Its time runs from its beginning, so that of several that
+//! hang together each has had its own when the first has. While a look has not answered nobody looks again, so that those who ask
 //! do not queue up behind a disk that hangs; it says nothing against the shard.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
+use crate::sync::Instant;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -36,6 +38,7 @@ type Thread = (Sender<Job>, JoinHandle<()>);
 pub struct Ticket<T> {
     receiver: Receiver<Result<T>>,
     state: Arc<AtomicU8>,
+    begun: Instant,
     // Where it counts once it is given up, until it ends.
     left: Arc<AtomicU64>,
 }
@@ -74,14 +77,17 @@ impl Worker {
         ticket
     }
 
-    /// Starts something beside the flushes.
+    /// Starts something beside the flushes. Where no thread can be had for it that is nothing that the shard should be given up for: whoever
+    /// asks does it himself.
     pub fn start_beside<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<Ticket<T>> {
+    ) -> Ticket<T> {
         let (job, ticket) = self.ticket(job, &self.stuck);
-        self.run_on(&self.beside, "beside", job)?;
-        Ok(ticket)
+        if let Err(job) = self.run_on(&self.beside, "beside", job) {
+            job.0();
+        }
+        ticket
     }
 
     /// Starts a look at what only the disk can say; none while an earlier one has not answered.
@@ -99,18 +105,28 @@ impl Worker {
 
     /// Waits for a look for `limit`; none if it has not answered.
     pub fn wait_look<T>(&self, ticket: &Ticket<T>, limit: Duration) -> Option<Result<T>> {
-        self.answer(ticket, limit, &AtomicU64::new(0))
+        self.answer(ticket, limit, Instant::now(), &AtomicU64::new(0))
     }
 
-    /// Runs a job on a thread that is started when it is first needed.
-    fn run_on(&self, place: &Mutex<Option<Thread>>, name: &str, job: Job) -> Result<()> {
+    /// Runs a job on a thread that is started when it is first needed; gives it back where none can be had.
+    fn run_on(&self, place: &Mutex<Option<Thread>>, name: &str, job: Job) -> Result<(), Job> {
         if self.thread.is_none() {
             job.0();
             return Ok(());
         }
         let mut place = place.lock();
         if place.is_none() {
-            *place = Some(thread(format!("annulus-{name}-{}", self.shard), self.shard)?);
+            #[cfg(test)]
+            if crate::sync::NO_THREADS.get() {
+                return Err(job);
+            }
+            match thread(format!("annulus-{name}-{}", self.shard), self.shard) {
+                Ok(thread) => *place = Some(thread),
+                Err(error) => {
+                    log::warn!("{error}");
+                    return Err(job);
+                }
+            }
         }
         if let Some((sender, _)) = &*place {
             drop(sender.send(job));
@@ -118,9 +134,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits for it for `limit`; the outer error says that it has not answered, and was left behind.
+    /// Waits for it until `limit` after its beginning; the outer error says that it has not answered, and was left behind.
     pub fn wait_beside<T>(&self, ticket: &Ticket<T>, limit: Duration) -> Result<Result<T>> {
-        self.answer(ticket, limit, &AtomicU64::new(0)).ok_or_else(|| self.silence(limit))
+        self.answer(ticket, limit, ticket.begun, &AtomicU64::new(0)).ok_or_else(|| self.silence(limit))
     }
 
     fn ticket<T: Send + 'static>(
@@ -140,28 +156,31 @@ impl Worker {
                 still.fetch_sub(1, Ordering::AcqRel);
             }
         };
-        (Job(Box::new(job)), Ticket { receiver, state, left: left.clone() })
+        (Job(Box::new(job)), Ticket { receiver, state, begun: Instant::now(), left: left.clone() })
     }
 
-    /// Waits for the outcome of a job, as long as `beats` counts up at least once in `limit`.
+    /// Waits for the outcome of a job until `limit` after its beginning, or after it got further last, of which `beats` [tells](beat).
     pub fn wait<T>(&self, ticket: &Ticket<T>, limit: Duration, beats: &AtomicU64) -> Result<T> {
-        self.answer(ticket, limit, beats).unwrap_or_else(|| Err(self.silence(limit)))
+        self.answer(ticket, limit, ticket.begun, beats).unwrap_or_else(|| Err(self.silence(limit)))
     }
 
     /// The same; none if it was left behind.
-    fn answer<T>(&self, ticket: &Ticket<T>, limit: Duration, beats: &AtomicU64) -> Option<Result<T>> {
+    fn answer<T>(
+        &self,
+        ticket: &Ticket<T>,
+        limit: Duration,
+        since: Instant,
+        beats: &AtomicU64,
+    ) -> Option<Result<T>> {
         let gone = || Error::new(ErrorKind::Unavailable, "the shard's worker is gone").on(self.shard);
-        let mut seen = beats.load(Ordering::Relaxed);
         loop {
-            match ticket.receiver.recv_timeout(limit) {
+            let seen = beats.load(Ordering::Relaxed);
+            let quiet = since.elapsed().saturating_sub(Duration::from_millis(seen));
+            match ticket.receiver.recv_timeout(limit.saturating_sub(quiet)) {
                 Ok(result) => return Some(result),
                 Err(RecvTimeoutError::Disconnected) => return Some(Err(gone())),
-                Err(RecvTimeoutError::Timeout) => {
-                    let now = beats.load(Ordering::Relaxed);
-                    if now == std::mem::replace(&mut seen, now) {
-                        break;
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) if beats.load(Ordering::Relaxed) == seen => break,
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
         ticket.left.fetch_add(1, Ordering::AcqRel);
@@ -185,6 +204,15 @@ impl Worker {
     pub fn is_stuck(&self) -> bool {
         self.stuck.load(Ordering::Acquire) > 0
     }
+}
+
+/// Takes note that a job that has `begun` then has got further, for who [waits](Worker::wait) for it: how long after, in milliseconds, and
+/// always more than before.
+pub fn beat(beats: &AtomicU64, begun: Instant) {
+    let now = begun.elapsed().as_millis() as u64;
+    let further = |before: u64| Some(now.max(before.saturating_add(1)));
+    // The closure never declines.
+    let _ = beats.fetch_update(Ordering::Relaxed, Ordering::Relaxed, further);
 }
 
 fn thread(name: String, shard: ShardId) -> Result<Thread> {
@@ -239,7 +267,7 @@ mod tests {
         assert!(worker.look(|| Ok(())).is_none());
         assert!(!worker.is_stuck(), "it says nothing against the shard");
         worker.wait(&worker.run(|| Ok(())), LONG, &AtomicU64::new(0)).unwrap();
-        worker.wait_beside(&worker.start_beside(|| Ok(())).unwrap(), LONG).unwrap().unwrap();
+        worker.wait_beside(&worker.start_beside(|| Ok(())), LONG).unwrap().unwrap();
         go_on.send(()).unwrap();
         let again = loop {
             match worker.look(|| Ok(7)) {
@@ -264,5 +292,56 @@ mod tests {
         ended.recv_timeout(LONG).unwrap();
         go_on.send(()).unwrap();
         assert!(hangs.receiver.recv_timeout(LONG).unwrap().unwrap());
+    }
+
+    /// That the system has no threads left is nothing that a shard is to be given up for.
+    #[test]
+    fn where_no_thread_can_be_had_what_is_asked_of_a_shard_is_done_by_who_asks() {
+        let worker = Worker::start(ShardId(0), true).unwrap();
+        crate::sync::NO_THREADS.set(true);
+        let own = crate::sync::thread::current().id();
+        let asked = worker.start_beside(move || Ok(crate::sync::thread::current().id() == own));
+        assert!(worker.wait_beside(&asked, LONG).unwrap().unwrap());
+        // Who only asks how a shard is does not wait for its disk.
+        assert!(worker.look(|| Ok(())).is_none());
+        crate::sync::NO_THREADS.set(false);
+        let asked = worker.start_beside(move || Ok(crate::sync::thread::current().id() == own));
+        assert!(!worker.wait_beside(&asked, LONG).unwrap().unwrap());
+        assert!(worker.look(|| Ok(())).is_some());
+    }
+
+    /// Several shards lie on a disk that hangs, and are waited for one after another: each has had its time when the first has.
+    #[test]
+    fn those_that_hang_together_are_waited_for_together() {
+        const LIMIT: Duration = Duration::from_secs(1);
+        let (go_on, told) = channel::<()>();
+        let told = Arc::new(Mutex::new(told));
+        let hang = |told: Arc<Mutex<Receiver<()>>>| move || Ok(told.lock().recv().is_ok());
+        let workers = [0, 1, 2, 3].map(|shard| Worker::start(ShardId(shard), true).unwrap());
+        let begun = Instant::now();
+        let flushes = [0, 1].map(|index| workers[index].run(hang(told.clone())));
+        let others = [2, 3].map(|index| workers[index].start_beside(hang(told.clone())));
+        for (worker, ticket) in workers[..2].iter().zip(&flushes) {
+            worker.wait(ticket, LIMIT, &AtomicU64::new(0)).unwrap_err();
+        }
+        for (worker, ticket) in workers[2..].iter().zip(&others) {
+            worker.wait_beside(ticket, LIMIT).unwrap_err();
+        }
+        assert!(workers.iter().all(Worker::is_stuck));
+        assert!(begun.elapsed() < LIMIT * 3, "{:?}", begun.elapsed());
+        // One that gets further has its time from there on.
+        let worker = Worker::start(ShardId(4), true).unwrap();
+        let beats = Arc::new(AtomicU64::new(0));
+        let beating = beats.clone();
+        let ticket = worker.run(move || {
+            let begun = Instant::now();
+            while begun.elapsed() < LIMIT * 3 / 2 {
+                beat(&beating, begun);
+                crate::sync::thread::sleep(LIMIT / 50);
+            }
+            Ok(())
+        });
+        worker.wait(&ticket, LIMIT, &beats).unwrap();
+        drop(go_on);
     }
 }

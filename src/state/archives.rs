@@ -4,6 +4,9 @@
 //! Invariants: a small file in the store's directory has what an opening must know, so that the journal is kept from its first moment on; it is
 //! never ahead of an archive; nothing is written there once the store has been closed. One at a time adds to an archive.
 
+mod lacking;
+
+use crate::backup::CheckpointId;
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,11 +23,14 @@ pub const FILE: &str = "ARCHIVES";
 
 const KIND: Kind = Kind {
     magic: b"ANNULUSH",
-    version: 1,
+    version: 2,
     oldest: 1,
     name: "list of archives",
     remedy: "it can be deleted: archive the store again, so that the journal is kept for that archive",
 };
+
+/// What is written while no archive is known to have damaged pieces: such a list has nothing that version 2 brought.
+const WITHOUT_DAMAGE: Kind = Kind { version: 1, ..KIND };
 
 /// The most archives of one store.
 const MOST: usize = 64;
@@ -62,6 +68,9 @@ struct Saved {
     archives: Vec<ArchiveHold>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     dropped: Vec<Dropped>,
+    /// Since version 2, which is written only where there is such a thing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    damaged: Vec<lacking::Damaged>,
 }
 
 /// The archives of an open store.
@@ -89,10 +98,8 @@ struct Inner {
     drops_unsaved: bool,
     /// Those whose last commits have been seen to be this store's, in this opening.
     compared: HashSet<u128>,
-    /// Up to where what they lack has been seen to lie before a checkpoint.
-    bridged: HashMap<u128, Seq>,
-    /// What they have been seen to lack in this opening, since pieces that they ended with were damaged.
-    damaged: HashMap<u128, (Seq, Seq)>,
+    /// Up to where what they lack has been seen to lie before a checkpoint, and before which.
+    bridged: HashMap<u128, (Seq, CheckpointId)>,
     closed: bool,
 }
 
@@ -144,7 +151,8 @@ impl Archives {
                 (None, true)
             }
         };
-        let mut saved = saved.unwrap_or(Saved { store, archives: Vec::new(), dropped: Vec::new() });
+        let mut saved =
+            saved.unwrap_or(Saved { store, archives: Vec::new(), dropped: Vec::new(), damaged: Vec::new() });
         // The process may have ended between the word and the deed.
         saved.dropped.retain(|dropped| !live.contains(&dropped.id));
         let inner = Inner {
@@ -154,7 +162,6 @@ impl Archives {
             drops_unsaved: false,
             compared: HashSet::new(),
             bridged: HashMap::new(),
-            damaged: HashMap::new(),
             closed: false,
         };
         let ends = Mutex::new(inner.ends());
@@ -243,6 +250,7 @@ impl Archives {
     pub fn give_up(&self, repository: u128) {
         let mut inner = self.inner.lock();
         inner.saved.archives.retain(|hold| hold.repository != repository);
+        inner.saved.damaged.retain(|damaged| damaged.repository != repository);
         self.publish(&inner);
     }
 
@@ -271,25 +279,6 @@ impl Archives {
         self.inner.lock().compared.insert(repository);
     }
 
-    /// Whether a checkpoint has been seen to lie behind what an archive lacks up to here.
-    pub fn is_bridged(&self, repository: u128, to: Seq) -> bool {
-        self.inner.lock().bridged.get(&repository).is_some_and(|bridged| *bridged >= to)
-    }
-
-    pub fn bridged(&self, repository: u128, to: Seq) {
-        self.inner.lock().bridged.insert(repository, to);
-    }
-
-    /// The first and the last of the sequences that an archive lacks, since what it ended with was damaged: with pieces behind it, nothing but
-    /// this says so.
-    pub fn damaged(&self, repository: u128) -> Option<(Seq, Seq)> {
-        self.inner.lock().damaged.get(&repository).copied()
-    }
-
-    pub fn found_damaged(&self, repository: u128, from: Seq, to: Seq) {
-        self.inner.lock().damaged.insert(repository, (from, to));
-    }
-
     /// Keeps nothing for an archive any more, durably; whether anything was.
     ///
     /// # Errors
@@ -299,13 +288,15 @@ impl Archives {
         let Some(at) = inner.saved.archives.iter().position(|hold| hold.repository == repository) else {
             return Ok(false);
         };
-        let hold = inner.saved.archives.remove(at);
+        let before = inner.saved.clone();
+        inner.saved.archives.remove(at);
+        inner.saved.damaged.retain(|damaged| damaged.repository != repository);
         if let Err(error) = self.save(&mut inner) {
-            inner.saved.archives.insert(at, hold);
+            inner.saved = before;
             return Err(error);
         }
         inner.compared.remove(&repository);
-        inner.damaged.remove(&repository);
+        inner.bridged.remove(&repository);
         self.publish(&inner);
         Ok(true)
     }
@@ -384,7 +375,8 @@ impl Archives {
         let told = inner.least().min(begins);
         let mut next = inner.saved.clone();
         next.dropped.retain(|dropped| dropped.at >= told);
-        let bytes = envelope::encode(KIND, &next)?;
+        let kind = if next.damaged.is_empty() { WITHOUT_DAMAGE } else { KIND };
+        let bytes = envelope::encode(kind, &next)?;
         self.disk
             .replace(&self.path, &bytes)
             .map_err(|e| Error::io("write the list of archives", &self.path, e))?;

@@ -16,7 +16,7 @@ const MOST: usize = 4;
 pub struct Asked<T> {
     shard: Arc<Shard>,
     worker: Arc<Worker>,
-    ticket: Result<Ticket<T>>,
+    ticket: Ticket<T>,
 }
 
 impl State {
@@ -45,7 +45,7 @@ impl State {
 
     /// Waits for what was started.
     pub fn answer<T>(&self, asked: Asked<T>) -> Result<T> {
-        let answer = asked.worker.wait_beside(&asked.ticket?, self.settings.shard_timeout);
+        let answer = asked.worker.wait_beside(&asked.ticket, self.settings.shard_timeout);
         // One that is only to get another engine is given up as well: that lies on the same disk.
         answer.inspect_err(|silence| self.shard_failed(&asked.shard, silence))?
     }

@@ -333,8 +333,10 @@ impl Control {
         self.with_current(epoch, |_| ())
     }
 
+    /// Whether there is one, and it rests.
     pub fn is_paused(&self) -> bool {
-        self.inner.lock().paused
+        let inner = self.inner.lock();
+        inner.paused && inner.current.is_some()
     }
 
     pub fn rate(&self) -> Option<u64> {

@@ -17,6 +17,7 @@ use crate::record::{Found, KeyRange};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock, RwLockWriteGuard};
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// What a commit takes in the journal beside its operations, in bytes; about.
@@ -32,6 +33,8 @@ pub struct Memory {
     // Copies for those who only measure, so that pacing takes no lock.
     active_bytes: AtomicU64,
     frozen_bytes: AtomicU64,
+    // What the commits of all tables take in the journal, which keeps them until they have been flushed.
+    unflushed: AtomicU64,
     freeze_at: u64,
     /// The active one is frozen as well when its commits take so much of the journal: where the same keys are written over and over it
     /// hardly grows, and an opening would have to replay all that.
@@ -49,6 +52,8 @@ pub struct Tables {
     written: u64,
     /// Oldest first.
     pub frozen: Arc<[Arc<Table>]>,
+    /// The same of each of these.
+    waiting: VecDeque<u64>,
     /// The newest commit.
     pub last: Seq,
     forgotten: u64,
@@ -89,6 +94,7 @@ impl Memory {
             active: Table::new(),
             written: 0,
             frozen: Arc::new([]),
+            waiting: VecDeque::new(),
             last,
             forgotten: 0,
             live: Mutex::default(),
@@ -97,6 +103,7 @@ impl Memory {
             tables: RwLock::new(tables),
             active_bytes: AtomicU64::new(0),
             frozen_bytes: AtomicU64::new(0),
+            unflushed: AtomicU64::new(0),
             freeze_at,
             journal_at: freeze_at.saturating_mul(5) / 4,
             holds: AtomicBool::new(false),
@@ -124,6 +131,7 @@ impl Memory {
             self.freeze_locked(tables);
         } else {
             self.active_bytes.store(tables.active.bytes() as u64, Ordering::Relaxed);
+            self.unflushed.store(tables.unflushed(), Ordering::Relaxed);
         }
         !tables.frozen.is_empty()
     }
@@ -137,6 +145,7 @@ impl Memory {
         let mut tables = self.tables.write();
         if plants::is("table-changed-in-two-steps") && !tables.active.is_empty() {
             let table = Arc::new(std::mem::take(&mut tables.active));
+            tables.waiting.push_back(0);
             drop(tables);
             tables = self.tables.write();
             tables.frozen = tables.frozen.iter().cloned().chain([table]).collect();
@@ -148,7 +157,8 @@ impl Memory {
     fn freeze_locked(&self, tables: &mut Tables) {
         if !tables.active.is_empty() {
             let table = Arc::new(std::mem::take(&mut tables.active));
-            tables.written = 0;
+            let written = std::mem::take(&mut tables.written);
+            tables.waiting.push_back(written);
             tables.frozen = tables.frozen.iter().cloned().chain([table]).collect();
         }
         self.publish(tables);
@@ -157,6 +167,7 @@ impl Memory {
     fn publish(&self, tables: &Tables) {
         self.active_bytes.store(tables.active.bytes() as u64, Ordering::Relaxed);
         self.frozen_bytes.store(tables.frozen.iter().map(|t| t.bytes() as u64).sum(), Ordering::Relaxed);
+        self.unflushed.store(tables.unflushed(), Ordering::Relaxed);
     }
 
     /// Whether no table holds anything.
@@ -175,6 +186,7 @@ impl Memory {
         let mut tables = self.tables.write();
         let oldest = tables.frozen.first().cloned();
         tables.frozen = tables.frozen.iter().skip(1).cloned().collect();
+        tables.waiting.pop_front();
         tables.forgotten += 1;
         if tables.frozen.is_empty() && self.is_due(&tables) {
             self.freeze_locked(&mut tables);
@@ -282,6 +294,11 @@ impl Memory {
         (self.active_bytes.load(Ordering::Relaxed), self.frozen_bytes.load(Ordering::Relaxed))
     }
 
+    /// What all that is yet to be flushed takes in the journal, in bytes: where the same keys are written over and over, much more than here.
+    pub fn unflushed(&self) -> u64 {
+        self.unflushed.load(Ordering::Relaxed)
+    }
+
     /// The number of frozen tables.
     pub fn frozen(&self) -> usize {
         self.tables.read().frozen.len()
@@ -299,6 +316,10 @@ impl Tables {
     /// Enters one operation of the commit `seq`.
     pub fn insert(&mut self, key: &[u8], seq: Seq, value: Option<&[u8]>) -> Result<()> {
         self.active.insert(key, seq, value, &self.live.get_mut().seqs)
+    }
+
+    fn unflushed(&self) -> u64 {
+        self.written + self.waiting.iter().sum::<u64>()
     }
 
     fn frozen_tables(&self) -> Frozen {

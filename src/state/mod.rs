@@ -310,6 +310,14 @@ impl State {
         first
     }
 
+    /// Returns when every commit up to `seq` is durable. The next tick leaves word of that in the journal, so that damage is told from a write
+    /// that was never synced.
+    pub fn sync_to(&self, seq: Seq) -> Result<()> {
+        self.journal.sync_to(seq)?;
+        self.signals.want_tick();
+        Ok(())
+    }
+
     /// Tries the journal's copies that are behind; how many are complete again.
     pub fn mend(&self) -> usize {
         let Some(mirrors) = &self.mirrors else { return 0 };
@@ -358,9 +366,14 @@ impl State {
         self.keyspaces.read().clone()
     }
 
-    /// The manifest as it was when it was last looked at: without waiting for who changes it.
+    /// The manifest as it was last written: without waiting for who changes it, or gives it to the shards.
+    pub fn written(&self) -> Arc<Manifest> {
+        self.written.read().clone()
+    }
+
+    /// A copy of that.
     pub fn manifest_copy(&self) -> Manifest {
-        self.written.read().as_ref().clone()
+        self.written().as_ref().clone()
     }
 
     /// Makes `next` the manifest: durable in the store's directory first, then copied to the shards, then in memory.
@@ -380,11 +393,17 @@ impl State {
     fn copy_manifest(&self, manifest: &Manifest, wanted: impl Fn(&Shard) -> bool) {
         let layout = self.layout();
         let wanted = |(_, shard): &(usize, &Arc<Shard>)| shard.is_flushed() && wanted(shard);
-        for (index, shard) in layout.shards.iter().enumerate().filter(wanted) {
-            let copy = manifest.clone();
+        let copy = Arc::new(manifest.clone());
+        let give = |(index, shard): (usize, &Arc<Shard>)| {
+            let copy = copy.clone();
+            (shard.id, self.ask(&layout, index, move |shard| shard.write_identity(&copy)))
+        };
+        // All at once: those whose disk hangs are waited for together.
+        let given: Vec<_> = layout.shards.iter().enumerate().filter(wanted).map(give).collect();
+        for (shard, asked) in given {
             // The copies are for the day the store's own directory is lost; one that is behind is still a good one.
-            if let Err(error) = self.beside(&layout, index, move |shard| shard.write_identity(&copy)) {
-                log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
+            if let Err(error) = self.answer(asked) {
+                log::warn!("the manifest could not be copied to shard {shard}: {error}");
             }
         }
     }

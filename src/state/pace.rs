@@ -2,7 +2,8 @@
 //! them stopping at once (the idea of RocksDB's delayed write rate).
 //!
 //! Invariants: below the soft limit nobody waits; at the hard limit everybody waits until a flush has made room, or gets
-//! the error that keeps flushes from doing so.
+//! the error that keeps flushes from doing so. That error they also get as soon as the journal has so much that is to be flushed, though
+//! memory may hold little of it, as where the same keys are written over and over.
 
 use crate::error::{Error, Result};
 use crate::sync::Instant;
@@ -65,8 +66,14 @@ impl Pace {
         }
     }
 
-    /// Lets a write of `bytes` through, after its delay. `held` reads what the memtables hold.
-    pub fn admit(&self, bytes: u64, held: impl Fn() -> u64) -> Result<()> {
+    /// Lets a write of `bytes` through, after its delay. `held` reads what the memtables hold, and `unflushed` is what of the journal is to
+    /// be flushed.
+    pub fn admit(&self, bytes: u64, unflushed: u64, held: impl Fn() -> u64) -> Result<()> {
+        if unflushed >= self.hard
+            && let Some(error) = self.cause()
+        {
+            return Err(error);
+        }
         let soft = self.hard / 2;
         let now_held = held();
         if now_held < soft {

@@ -11,7 +11,7 @@ use crate::ids::ShardId;
 use crate::sync::Instant;
 use crate::sync::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +25,9 @@ const KIND: Kind = Kind {
     name: "scrub's progress",
     remedy: "it can be deleted: the scrub begins again",
 };
+
+/// Of so many scrubs it is remembered what they found; of one that ended before it is not known.
+const REMEMBERED: usize = 64;
 
 /// How often the place is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
@@ -112,6 +115,8 @@ struct Inner {
     number: u64,
     stage: Option<Stage>,
     report: ScrubReport,
+    /// What those have found that came to their end, by their numbers.
+    ended: BTreeMap<u64, ScrubReport>,
     /// Shards that were found to hold other pages than they should, and what they lack has not been given to all of them: since
     /// they were counted, their own figures no longer tell.
     disbelieved: BTreeSet<ShardId>,
@@ -119,8 +124,8 @@ struct Inner {
     rate: Option<u64>,
     error: Option<Error>,
     saved: Instant,
-    /// One was cancelled, and the file does not say so yet.
-    unsaved: bool,
+    /// The one that was cancelled last, where the file does not say so yet.
+    unsaved: Option<u64>,
     closed: bool,
 }
 
@@ -142,17 +147,19 @@ impl Scrubbing {
             disbelieved: BTreeSet::new(),
         };
         let saved = saved.unwrap_or_else(none);
+        let has_ended = saved.stage.is_none() && saved.report.finished.is_some();
         let inner = Inner {
             store,
             number: saved.number,
             stage: saved.stage,
+            ended: has_ended.then(|| (saved.number, saved.report.clone())).into_iter().collect(),
             report: saved.report,
             disbelieved: saved.disbelieved,
             paused: false,
             rate: None,
             error: None,
             saved: Instant::now(),
-            unsaved: false,
+            unsaved: None,
             closed: false,
         };
         Scrubbing { saving: Mutex::new(false), inner: Mutex::new(inner), changed: Condvar::new() }
@@ -207,6 +214,12 @@ impl Scrubbing {
         inner.stage = stage;
         let due = ended || inner.saved.elapsed() >= SAVE_EVERY;
         let report = ended.then(|| inner.report.clone());
+        if let Some(report) = &report {
+            inner.ended.insert(number, report.clone());
+            while inner.ended.len() > REMEMBERED {
+                inner.ended.pop_first();
+            }
+        }
         drop(inner);
         if due {
             self.save(disk, dir);
@@ -228,7 +241,7 @@ impl Scrubbing {
         let mut over = self.saving.lock();
         let due = {
             let inner = self.inner.lock();
-            inner.stage.is_some() || inner.unsaved
+            inner.stage.is_some() || inner.unsaved.is_some()
         };
         if due && !*over {
             self.write_or_warn(disk, dir);
@@ -255,7 +268,7 @@ impl Scrubbing {
         let bytes = envelope::encode(KIND, &saved)?;
         let path = dir.join(FILE);
         disk.replace(&path, &bytes).map_err(|e| Error::io("save how far the scrub has got", path, e))?;
-        self.inner.lock().unsaved = false;
+        self.inner.lock().unsaved = None;
         Ok(())
     }
 
@@ -276,13 +289,16 @@ impl Scrubbing {
         let _ = self.with(number, |inner| inner.error = Some(error.clone()));
     }
 
-    /// Ends one before it is through. That is saved at once: the next opening would go on with it.
+    /// Ends one before it is through. That is saved at once: the next opening would go on with it. Where it could not be, that is done by
+    /// asking once more.
     pub fn cancel(&self, disk: &dyn Disk, dir: &Path, number: u64) -> Result<()> {
         let over = self.saving.lock();
         if *over {
             return Err(closed());
         }
-        self.with(number, |inner| (inner.stage, inner.unsaved) = (None, true))?;
+        if self.inner.lock().unsaved != Some(number) {
+            self.with(number, |inner| (inner.stage, inner.unsaved) = (None, Some(number)))?;
+        }
         let remedy = "it has ended, and goes on at the next opening unless closing the store can save that";
         self.write(disk, dir).map_err(|error| error.remedy(remedy))
     }
@@ -327,7 +343,7 @@ impl Scrubbing {
         }
     }
 
-    /// Waits until it is over; none if it was cancelled.
+    /// Waits until it is over; none if it was cancelled. What it found is told also to who hears of it when others have begun since.
     pub fn wait(&self, number: u64) -> Result<Option<ScrubReport>> {
         let mut inner = self.inner.lock();
         while inner.number == number && inner.stage.is_some() {
@@ -339,8 +355,7 @@ impl Scrubbing {
             }
             self.changed.wait(&mut inner);
         }
-        let report = inner.report.clone();
-        Ok((inner.number == number && report.finished.is_some()).then_some(report))
+        Ok(inner.ended.get(&number).cloned())
     }
 
     pub fn close(&self) {
@@ -352,7 +367,9 @@ impl Scrubbing {
     pub fn due_in(&self, period: Duration) -> Duration {
         let inner = self.inner.lock();
         let last = inner.report.finished.unwrap_or(inner.report.started);
-        Duration::from_secs(last.saturating_add(period.as_secs()).saturating_sub(now()))
+        // The clock may have been ahead when it was noted.
+        let left = last.saturating_add(period.as_secs()).saturating_sub(now());
+        Duration::from_secs(left.min(period.as_secs()))
     }
 }
 
@@ -450,5 +467,65 @@ mod tests {
         scrub.save(&disk, dir);
         assert_eq!(scrub.cancel(&disk, dir, third).unwrap_err().kind(), ErrorKind::Closed);
         assert_eq!(new(&disk).inner.lock().number, second);
+    }
+
+    /// Whoever waited for it may come to hear of it when the next one has begun, or was cancelled.
+    #[test]
+    fn what_a_scrub_found_is_told_to_who_waits_for_it_whatever_has_begun_since() {
+        let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+        let scrub = new(&disk);
+        let first = scrub.begin(ShardId(0));
+        let report = end(&scrub, &disk, first);
+        assert!(report.is_some());
+        let second = scrub.begin(ShardId(0));
+        assert_eq!(scrub.wait(first).unwrap(), report);
+        scrub.cancel(&disk, dir, second).unwrap();
+        let third = scrub.begin(ShardId(0));
+        assert_eq!([scrub.wait(first).unwrap(), scrub.wait(second).unwrap()], [report.clone(), None]);
+        let newest = end(&scrub, &disk, third);
+        assert_eq!([scrub.wait(first).unwrap(), scrub.wait(third).unwrap()], [report, newest.clone()]);
+        assert_eq!(new(&disk).wait(third).unwrap(), newest, "after an opening as well");
+        // Not without end.
+        for _ in 0..REMEMBERED {
+            let next = scrub.begin(ShardId(0));
+            end(&scrub, &disk, next);
+        }
+        assert_eq!(scrub.wait(first).unwrap(), None);
+        assert!(scrub.inner.lock().ended.len() <= REMEMBERED);
+    }
+
+    /// It has ended, and the file does not say so yet: to ask once more is to have that written.
+    #[test]
+    fn a_scrub_whose_end_could_not_be_saved_may_be_cancelled_again() {
+        for begun in [false, true] {
+            let (disk, dir) = (SimDisk::new(1), Path::new(DIR));
+            let scrub = new(&disk);
+            let first = scrub.begin(ShardId(0));
+            scrub.save(&disk, dir);
+            disk.inject(Fault::on(Operation::Write).error(std::io::ErrorKind::StorageFull));
+            assert_eq!(scrub.cancel(&disk, dir, first).unwrap_err().kind(), ErrorKind::Io);
+            let next = begun.then(|| scrub.begin(ShardId(0)));
+            assert_eq!(scrub.cancel(&disk, dir, first).unwrap_err().kind(), ErrorKind::Io);
+            disk.heal();
+            assert_eq!(new(&disk).current(), Some(first));
+            scrub.cancel(&disk, dir, first).unwrap();
+            assert_eq!(new(&disk).current(), next);
+            assert_eq!(scrub.cancel(&disk, dir, first).unwrap_err().kind(), ErrorKind::NotFound);
+        }
+    }
+
+    /// A clock that was years ahead for a while is no reason to leave the pages alone for years.
+    #[test]
+    fn the_next_scrub_is_due_within_the_period_whatever_the_clock_said_before() {
+        let disk = SimDisk::new(1);
+        let scrub = new(&disk);
+        let period = Duration::from_secs(3600);
+        assert_eq!(scrub.due_in(period), Duration::ZERO);
+        let number = scrub.begin(ShardId(0));
+        end(&scrub, &disk, number);
+        let due = scrub.due_in(period);
+        assert!(due > period / 2 && due <= period, "{due:?}");
+        scrub.inner.lock().report.finished = Some(now() + 1_000_000_000);
+        assert_eq!(scrub.due_in(period), period);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: when it returns, with or without an error, files and locks are released and nothing acknowledged is lost:
 //! what could not be flushed is in the journal. Only what a shard is in that hangs is released later, when it answers, and the store's lock where
-//! the journal's disk hangs while segments are freed, or that of a copy of it while it is made.
+//! the journal's disk hangs while segments are freed, or that of a copy of it while it is made, or, after a failure of the journal, under whoever was
+//! still writing to it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shard::{Shard, Worker};
@@ -57,7 +58,7 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
     }
     drop(closing);
     state.archives.close();
-    // Of what frees or mends a part of the journal in a thread that nobody waits for. What it is in the middle of it still does to these
+    // Of what frees or mends a part of the journal, or, where it was poisoned, writes to it, in a thread that nobody waits for. What it is in the middle of it still does to these
     // files, so where it hangs the lock stays until it does not.
     let made = || state.mirrors.as_ref()?.copies().into_iter().find(|copy| copy.rebuilding);
     let rest = state.journal.rest(state.settings.shard_timeout * CLOSING);
@@ -113,7 +114,7 @@ mod tests {
     fn who_waits_for_room_is_told_that_the_store_was_closed() {
         let store = open(&SimDisk::new(1));
         let state = store.handle.state.clone();
-        let waits = std::thread::spawn(move || state.pace.admit(1, || u64::MAX));
+        let waits = std::thread::spawn(move || state.pace.admit(1, 0, || u64::MAX));
         std::thread::sleep(std::time::Duration::from_millis(100));
         store.close().unwrap();
         assert_eq!(waits.join().unwrap().unwrap_err().kind(), ErrorKind::Closed);

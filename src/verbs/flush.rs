@@ -90,7 +90,7 @@ pub fn flush_oldest(state: &State) -> Result<bool> {
     let _turn = state.flushing.lock();
     let Some(table) = state.memory.oldest_frozen() else { return Ok(false) };
     let started = Instant::now();
-    state.journal.sync_to(table.max_seq().unwrap_or_default()).inspect_err(|e| state.pace.stuck(e))?;
+    state.sync_to(table.max_seq().unwrap_or_default()).inspect_err(|e| state.pace.stuck(e))?;
     if plants::is("journal-trimmed-ahead") {
         let _ = state.journal.trim(table.max_seq().unwrap_or_default().next());
     }
@@ -201,6 +201,8 @@ fn trim(state: &State) -> Result<()> {
         upto = applied(false).filter(|seq| everything || within(seq)).fold(upto, Seq::min);
     }
     state.journal.trim(upto.next())?;
+    // It may have synced more than the flush did.
+    state.signals.want_tick();
     state.archives.log_begins(state.journal.first());
     Ok(())
 }

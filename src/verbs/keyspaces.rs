@@ -13,6 +13,13 @@ use crate::state::archives::Dropped;
 pub fn open(state: &State, name: &str) -> Result<KeyspaceId> {
     state.check_open()?;
     check_keyspace_name(name)?;
+    // One that is there is found without waiting for who changes the manifest, since a disk may hang meanwhile; one that is only being made
+    // is waited for.
+    if let Some(entry) = state.written().keyspace(name)
+        && state.check_keyspace(entry.id).is_ok()
+    {
+        return Ok(entry.id);
+    }
     let mut manifest = state.manifest.lock();
     if let Some(entry) = manifest.keyspace(name) {
         return Ok(entry.id);
@@ -28,7 +35,7 @@ pub fn open(state: &State, name: &str) -> Result<KeyspaceId> {
 /// The names of all keyspaces, in order.
 pub fn list(state: &State) -> Result<Vec<String>> {
     state.check_open()?;
-    let manifest = state.manifest.lock();
+    let manifest = state.written();
     let mut names: Vec<String> =
         manifest.keyspaces.iter().filter(|k| !k.dropped).map(|k| k.name.clone()).collect();
     names.sort_unstable();
@@ -53,9 +60,60 @@ pub fn drop(state: &State, name: &str) -> Result<()> {
     let id = entry.id;
     // Writers go on until the manifest has it, since it may not come to have it: nobody knows before what the log will have come to.
     state.archives.dropping(Dropped { id, name: name.to_owned(), at: Seq::MAX })?;
-    state.replace_manifest(&mut manifest, next).inspect_err(|_| state.archives.not_dropped(id))?;
+    state.replace_manifest(&mut manifest, next).inspect_err(|error| {
+        // Where the old manifest could not be written again, the next opening finds the one or the other, and knows then.
+        if error.kind() != ErrorKind::Poisoned {
+            state.archives.not_dropped(id);
+        }
+    })?;
     // Still under the manifest's lock: whoever tells an archive what was dropped waits for that.
     state.archives.dropped(id, state.keyspace_dropped(id));
     state.signals.want_flush();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::disk::SimDisk;
+    use crate::engine::MemoryFactory;
+    use crate::options::Options;
+    use crate::state::Seams;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    /// The manifest is being changed, and the disk of a shard that is given its copy hangs: who asks what there is is not held up by that, nor is
+    /// the thread that flushes, which looks whether there is something to be purged.
+    #[test]
+    fn what_there_is_is_told_while_the_manifest_is_being_changed() {
+        let factory = Arc::new(MemoryFactory::new());
+        let seams = Seams { disk: Arc::new(SimDisk::new(1)), factory, background: false };
+        let options = Options::new().shards(2).replication_factor(1).memory_budget(8 << 20);
+        let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
+        let notes = store.keyspace("notes").unwrap().id();
+        let changing = store.handle.state.manifest.lock();
+        let (tell, told) = channel();
+        let asking = std::thread::spawn({
+            let store = store.clone();
+            move || {
+                let names = store.list_keyspaces().unwrap();
+                let shards = store.topology().shards.len();
+                let plan = store.plan().set_replication_factor(2).preview().unwrap();
+                let purged = crate::testing::purge(&store).unwrap();
+                let found = (names, store.keyspace("notes").unwrap().id(), shards, purged);
+                drop(tell.send((found, plan)));
+            }
+        });
+        let found = told.recv_timeout(Duration::from_secs(20));
+        drop(changing);
+        asking.join().unwrap();
+        let ((names, id, shards, purged), plan) = found.unwrap();
+        assert_eq!((names, id), (vec!["default".to_owned(), "notes".to_owned()], notes));
+        assert_eq!((shards, purged, plan.shards().len()), (2, false, 2));
+        // What was dropped is not found there any more, whatever the others are at.
+        store.drop_keyspace("notes").unwrap();
+        assert_eq!(store.list_keyspaces().unwrap(), ["default"]);
+        assert_ne!(store.keyspace("notes").unwrap().id(), notes);
+    }
 }

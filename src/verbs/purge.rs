@@ -23,7 +23,8 @@ pub fn purge(state: &State) -> Result<bool> {
 
 /// The same with parts of another size.
 pub fn purge_part(state: &State, bytes: u64) -> Result<bool> {
-    let Some(id) = state.manifest.lock().keyspaces.iter().find(|k| k.dropped).map(|k| k.id) else {
+    // Not under its lock: who flushes looks here each time.
+    let Some(id) = state.written().keyspaces.iter().find(|k| k.dropped).map(|k| k.id) else {
         return Ok(false);
     };
     {

@@ -15,8 +15,11 @@ use crate::state::transfer::{Counted, level, reconcile_chunk, verify_and_mend};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Pages that are counted at once.
+/// Pages that are counted at once, while the writer waits, and how often in a step.
 const COUNTED: usize = 256;
+const SLICES: u64 = 4;
+/// About what that is, in bytes.
+const SLICE_BYTES: u64 = COUNTED as u64 * 4096;
 
 /// What a step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,18 +172,19 @@ fn compare(
     position: &[u8],
     counted: &mut Counted,
 ) -> Result<Step> {
+    // A part of one of them, which is all that whoever waits for the mover waits for: to heal another shard, or to close the store.
+    if let Some(id) = counted.due.first().copied() {
+        let part = count(state, layout, id, counted);
+        return part.inspect_err(|_| counted.due.clear()).map(Step::Worked);
+    }
     let compared = {
         // Nothing is half flushed, and nothing begins to be.
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
         reconcile_chunk(state, layout, position, counted)?
     };
-    for id in &compared.count {
-        if !counted.all.contains(id) {
-            count(state, layout, *id, counted)?;
-        }
-    }
     if !compared.count.is_empty() {
+        counted.due.extend(compared.count);
         return Ok(Step::Worked(compared.bytes));
     }
     if compared.reconciled > 0 {
@@ -215,43 +219,47 @@ fn advance(
     state.scrub.advance(state.seams.disk.as_ref(), &state.dir, number, stage, found)
 }
 
-/// Counts what a shard holds, and compares that with what it should hold.
-fn count(state: &State, layout: &Arc<Layout>, id: ShardId, counted: &mut Counted) -> Result<()> {
+/// Counts on what a shard holds; at the end that is compared with what it should hold. Returns about how much was read.
+fn count(state: &State, layout: &Arc<Layout>, id: ShardId, counted: &mut Counted) -> Result<u64> {
     let gone = || Error::new(ErrorKind::NotFound, "a shard has left while it was compared").on(id);
     let index = layout.index_of(id).ok_or_else(gone)?;
     let engine = layout.shards[index].engine()?;
-    loop {
+    let mut read = 0;
+    let mut ended = false;
+    while !ended && read < SLICES * SLICE_BYTES {
+        read += SLICE_BYTES;
+        ended = true;
         let engine = engine.clone();
         match state.beside(layout, index, move |_| engine.recount(COUNTED)) {
-            Ok(Recounted::Further) => {}
-            Ok(Recounted::Whole) => {
-                counted.all.insert(id);
-                return Ok(());
-            }
+            Ok(Recounted::Further) => ended = false,
+            Ok(Recounted::Whole) => {}
             Ok(Recounted::Differs(error)) => {
                 log::error!("shard {id} is not believed where its replicas differ: {error}");
                 state.scrub.disbelieve(state.seams.disk.as_ref(), &state.dir, id);
                 counted.wrong.insert(id);
-                counted.all.insert(id);
-                return Ok(());
             }
             // A page that cannot be read says nothing of what is in the others, and neither for nor against what they hold.
             Err(error) if error.kind() == ErrorKind::Corruption => {
                 state.read_failed(&layout.shards[index], &error);
-                counted.all.insert(id);
-                return Ok(());
             }
             Err(error) => return Err(error),
         }
     }
+    if ended {
+        counted.due.remove(&id);
+        counted.all.insert(id);
+    }
+    Ok(read)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::SimDisk;
-    use crate::engine::MemoryFactory;
+    use crate::disk::{RealDisk, SimDisk};
+    use crate::engine::{MemoryFactory, SledFactory};
+    use crate::ids::Seq;
     use crate::options::Options;
+    use crate::record::RunRecord;
     use crate::state::Seams;
     use std::path::Path;
 
@@ -292,5 +300,46 @@ mod tests {
                 assert_eq!((report.shards_verified, report.records_compared), (2, 100), "{steps}");
             }
         }
+    }
+
+    /// To count what a shard holds is to read all of it: whoever waits for the mover, to heal another shard or to close the store, waits for
+    /// a part of that.
+    #[test]
+    fn a_shard_is_counted_part_by_part() {
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+        let seams =
+            Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory::default()), background: false };
+        let options = Options::new().shards(2).replication_factor(2).page_bytes(512).memory_budget(8 << 20);
+        let store = crate::testing::open(&dir.path().join("store"), &options, seams).unwrap();
+        for n in 0..6000_u32 {
+            store.insert(n.to_be_bytes(), [7; 100]).unwrap();
+        }
+        store.flush().unwrap();
+        let state = &store.handle.state;
+        let layout = state.layout();
+        // One of them lacks a record, and its figures say so as well.
+        let key = [&[0; 4][..], &3000_u32.to_be_bytes()].concat();
+        let gone = RunRecord { key: &key, seq: Seq::MAX, value: None };
+        layout.shards[1].engine().unwrap().apply(&[gone], &[]).unwrap();
+        let pages = |shard: usize| layout.shards[shard].engine().unwrap().figures().unwrap().pages;
+        assert!(pages(0) > 1200 && pages(1) > 1200, "{}", pages(0));
+        let scrub = store.scrub().unwrap();
+        let (mut steps, mut counted) = (0, 0);
+        while scrub.progress().running {
+            step(state).unwrap();
+            let now = state.change.mover.lock().counted.all.len();
+            assert!(now <= counted + 1, "two shards are counted in one step");
+            steps += u32::from(counted < 2 && scrub.progress().stage == "comparing replicas");
+            counted = counted.max(now);
+        }
+        assert!(steps > 3, "all was counted in {steps} steps");
+        let report = scrub.wait().unwrap().unwrap();
+        assert_eq!(
+            (report.records_compared, report.records_reconciled, report.records_unsettled),
+            (6000, 1, 1)
+        );
+        drop(layout);
+        store.close().unwrap();
     }
 }

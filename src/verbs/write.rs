@@ -27,7 +27,7 @@ pub fn commit(state: &State, ops: &[u8], drops: u64, durability: Durability) -> 
     }
     // Driven by hand nobody would make room while a writer waits.
     if state.seams.background {
-        state.pace.admit(ops.len() as u64, || {
+        state.pace.admit(ops.len() as u64, state.memory.unflushed(), || {
             let (active, frozen) = state.memory.bytes();
             active + frozen
         })?;
@@ -66,8 +66,7 @@ pub fn commit(state: &State, ops: &[u8], drops: u64, durability: Durability) -> 
         Durability::Memory if crowded => state.journal.hand_to(seq)?,
         Durability::Memory => {}
     }
-    // After a sync the next tick leaves word of it in the journal, so that damage is told from a write that was never
-    // synced.
+    // As after any sync, see `State::sync_to`; and what waits in memory is to be written. What was handed over has brought its markers.
     let word = durability != Durability::Process;
     if word || state.journal.wants_provision() || state.memory_moved() {
         state.signals.want_tick();
@@ -80,7 +79,7 @@ pub fn commit(state: &State, ops: &[u8], drops: u64, durability: Durability) -> 
 pub fn sync(state: &State) -> Result<()> {
     state.check_open()?;
     let last = state.memory.last();
-    state.journal.sync_to(last)
+    state.sync_to(last)
 }
 
 /// Enters a commit into the memtable. An error here is one that the limits should have kept away: the commit is in the
@@ -127,5 +126,39 @@ mod tests {
             state.archives.dropped_since(Seq::ZERO).iter().map(|gone| (gone.id, gone.at)).collect();
         assert_eq!(dropped, [(others.id(), Seq(1)), (notes.id(), last)]);
         store.insert("another", "keyspace").unwrap();
+    }
+
+    /// A sync says nothing of itself in the journal, and nobody ticks who was not asked to: without word of it damage after a power cut looks
+    /// like a write that was never synced.
+    #[test]
+    fn whoever_syncs_asks_for_the_tick_that_leaves_word_of_it() {
+        let (disk, factory) = (Arc::new(SimDisk::new(1)), Arc::new(MemoryFactory::new()));
+        let seams = Seams { disk: disk.clone(), factory, background: false };
+        let options = Options::new().shards(1).memory_budget(8 << 20);
+        let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
+        let repository = crate::testing::repository(disk, Path::new("/repository")).unwrap();
+        let state = store.handle.state.clone();
+        type Work<'a> = (&'a str, &'a dyn Fn());
+        let works: [Work<'_>; 6] = [
+            ("a sync", &|| store.sync().unwrap()),
+            ("a commit of nothing", &|| commit(&state, &[], 0, Durability::Sync).map(drop).unwrap()),
+            ("a checkpoint", &|| store.checkpoint(&repository).map(drop).unwrap()),
+            ("an export", &|| store.export(Vec::new()).map(drop).unwrap()),
+            ("an archive", &|| store.archive(&repository).map(drop).unwrap()),
+            ("a flush", &|| store.flush().unwrap()),
+        ];
+        for (what, work) in works {
+            store.insert_with("key", what, Durability::Process).unwrap();
+            // Whatever was wished for before is taken.
+            state.signals.want_tick();
+            assert!(state.signals.next_tick());
+            work();
+            assert_eq!(state.journal.durable(), state.memory.last(), "{what}");
+            let (ticks, ticked) = std::sync::mpsc::channel();
+            let of = state.clone();
+            std::thread::spawn(move || ticks.send(of.signals.next_tick()));
+            let limit = std::time::Duration::from_secs(10);
+            assert_eq!(ticked.recv_timeout(limit), Ok(true), "{what} asks for no tick");
+        }
     }
 }

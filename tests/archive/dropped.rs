@@ -1,7 +1,7 @@
 //! What a restore begins with, and which keyspaces it has.
 
 use crate::common::copy;
-use crate::{Content, Place, content, options};
+use crate::{Content, Place, content, options, walk};
 use annulus::{At, CheckpointId, CheckpointOptions, ErrorKind, Seq};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -259,6 +259,41 @@ fn a_keyspace_dropped_while_the_archive_was_forgotten_comes_back_at_the_moments_
         place.moment();
         place.store.archive(&place.repo).unwrap();
         place.check_moments(&format!("reopened: {reopened}"));
+    }
+}
+
+/// Of the keyspaces that were dropped since the last piece nobody knows up to which write they were there, and each was there at some of them.
+#[test]
+fn a_keyspace_comes_back_at_the_moments_before_a_drop_of_which_the_list_is_lost() {
+    for damaged in [false, true] {
+        let mut place = Place::new();
+        place.write(20);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.write(20);
+        place.store.archive(&place.repo).unwrap();
+        for _ in 0..2 {
+            // More than a piece has.
+            (0..5u8).for_each(|n| _ = place.store.insert([n], vec![n; 1 << 20]).unwrap());
+            place.write(1);
+            place.moment();
+        }
+        place.store.drop_keyspace("notes").unwrap();
+        place.store.close().unwrap();
+        let list = place.path("live/ARCHIVES");
+        if damaged {
+            std::fs::write(&list, b"rubbish").unwrap();
+        } else {
+            std::fs::remove_file(&list).unwrap();
+        }
+        place.store = options().open(place.path("live")).unwrap();
+        place.store.archive(&place.repo).unwrap();
+        assert!(walk(place.path("backup/archive")).len() > 2);
+        for _ in 0..2 {
+            place.store.insert("after", "the drop").unwrap();
+            place.moment();
+            place.store.archive(&place.repo).unwrap();
+        }
+        place.check_moments(&format!("damaged: {damaged}"));
     }
 }
 

@@ -169,3 +169,36 @@ fn a_drop_that_ends_before_its_last_word_takes_nothing_that_was_acknowledged() {
         assert!(restored.contains_key(&("notes".into(), "written".into())), "killed: {killed}");
     }
 }
+
+/// The new manifest is in its place, and neither its name could be made durable nor the old one be written again: which of the two an opening
+/// finds nobody knows.
+#[test]
+fn a_drop_of_which_nobody_knows_whether_it_came_about_is_told_to_the_archive_if_it_has() {
+    let (mut place, disk) = Naming::place();
+    place.write(1);
+    place.store.archive(&place.repo).unwrap();
+    // A piece that does not begin where the checkpoint ends has to tell of it.
+    place.write(1);
+    place.moment();
+    let live = place.path("live");
+    let tried = Mutex::new(0);
+    disk.on(move |name| {
+        if name != "MANIFEST" {
+            return Ok(());
+        }
+        let mut tried = tried.lock().unwrap();
+        *tried += 1;
+        if *tried == 1 {
+            std::fs::rename(live.join("MANIFEST.tmp"), live.join("MANIFEST")).unwrap();
+        }
+        Err(io::Error::other("no more can be written"))
+    });
+    let error = place.store.drop_keyspace("notes").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Poisoned, "{error}");
+    disk.off();
+    drop(place.store.close());
+    place.store = options().open(place.path("live")).unwrap();
+    assert_eq!(place.store.list_keyspaces().unwrap(), ["default"]);
+    place.store.archive(&place.repo).unwrap();
+    place.check_moments("");
+}

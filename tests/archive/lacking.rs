@@ -2,7 +2,7 @@
 
 use crate::common::copy;
 use crate::{Place, content, options, walk};
-use annulus::{At, ErrorKind, Seq};
+use annulus::{At, ErrorKind, Retention, Seq};
 use std::path::PathBuf;
 
 /// Writes so much, and flushes so often, that the journal no longer begins with the first write.
@@ -114,6 +114,76 @@ fn archiving_goes_on_behind_a_damaged_piece_which_is_told_until_a_checkpoint_lie
     }
 }
 
+fn reopen(place: &mut Place) {
+    place.store.close().unwrap();
+    place.store = options().open(place.path("live")).unwrap();
+}
+
+/// The names of the pieces say that there is no gap.
+#[test]
+fn a_damaged_piece_that_others_lie_behind_is_told_after_an_opening_until_it_is_whole_or_pruned() {
+    for mended in [false, true] {
+        let mut place = Place::new();
+        place.write(60);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.store.archive(&place.repo).unwrap();
+        place.write(60);
+        place.moment();
+        place.store.archive(&place.repo).unwrap();
+        let newest = walk(place.path("backup/archive")).pop().unwrap();
+        let whole = std::fs::read(&newest).unwrap();
+        std::fs::write(&newest, b"rubbish").unwrap();
+        for _ in 0..3 {
+            place.write(10);
+            let error = place.store.archive(&place.repo).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Gap, "{error}");
+            assert!(error.to_string().contains("sequences 61 to 120"), "{error}");
+            reopen(&mut place);
+        }
+        let list = place.path("live/ARCHIVES");
+        let version = || std::fs::read(&list).unwrap()[8];
+        assert_eq!(version(), 2);
+        if mended {
+            std::fs::write(&newest, whole).unwrap();
+        } else {
+            place.moments.clear();
+            place.store.checkpoint(&place.repo).unwrap();
+            assert_eq!(place.repo.prune(Retention::keep_last(1)).unwrap().checkpoints.len(), 1);
+            assert!(!newest.exists());
+        }
+        place.write(10);
+        place.moment();
+        for _ in 0..2 {
+            assert_eq!(place.store.archive(&place.repo).unwrap(), place.moments.last().unwrap().0);
+        }
+        place.check_moments(&format!("mended: {mended}"));
+        // What it is written with again is that of old.
+        place.write(1);
+        place.store.archive(&place.repo).unwrap();
+        assert_eq!(version(), 1);
+    }
+}
+
+#[test]
+fn a_gap_is_told_again_once_the_checkpoint_behind_it_has_been_deleted() {
+    for in_the_names in [false, true] {
+        let mut place = Place::new();
+        let newest = damaged(&mut place);
+        place.write(10);
+        assert_eq!(place.store.archive(&place.repo).unwrap_err().kind(), ErrorKind::Gap);
+        if in_the_names {
+            std::fs::remove_file(newest).unwrap();
+        }
+        let behind = place.store.checkpoint(&place.repo).unwrap();
+        place.store.archive(&place.repo).unwrap();
+        place.repo.delete(behind).unwrap();
+        place.write(10);
+        assert_eq!(place.store.archive(&place.repo).unwrap_err().kind(), ErrorKind::Gap, "{in_the_names}");
+        place.store.checkpoint(&place.repo).unwrap();
+        place.store.archive(&place.repo).unwrap();
+    }
+}
+
 #[test]
 fn behind_a_damaged_piece_that_does_not_tell_where_it_ends_nothing_is_archived_until_it_is_taken_away() {
     let named = |first: u64, last: &str| format!("{first:016x}{last}");
@@ -187,4 +257,48 @@ fn a_time_is_restored_to_where_a_later_one_is_known_before_a_damaged_piece() {
         assert_eq!(content(&restored), place.moments[at].2, "moment {at}");
     }
     assert_eq!(time(&place, 1, "still").unwrap_err().kind(), ErrorKind::Corruption);
+}
+
+/// Which of the writes that are missing were there by then nobody knows.
+#[test]
+fn a_time_within_a_gap_of_the_archive_is_refused_and_not_taken_for_one_before_it() {
+    let mut place = Place::new();
+    place.write(20);
+    place.store.checkpoint(&place.repo).unwrap();
+    for _ in 0..4 {
+        place.write(20);
+        place.store.archive(&place.repo).unwrap();
+        place.moment();
+    }
+    std::fs::remove_file(&walk(place.path("backup/archive"))[2]).unwrap();
+    let time = |place: &Place, at: usize, name: &str| place.restored(At::Time(place.moments[at].1), name);
+    assert_eq!(content(&time(&place, 0, "before").unwrap()), place.moments[0].2);
+    for at in [1, 2] {
+        let error = time(&place, at, "within").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(error.to_string().contains("sequences 61 to 80"), "{error}");
+        assert!(error.advice().is_some(), "{error}");
+    }
+    place.store.checkpoint(&place.repo).unwrap();
+    place.moment();
+    for at in [0, 4] {
+        let restored = time(&place, at, &format!("after-{at}")).unwrap();
+        assert_eq!(content(&restored), place.moments[at].2, "moment {at}");
+    }
+    for at in [1, 2] {
+        assert_eq!(time(&place, at, "still").unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
+
+/// Before it begins nothing was archived, and a time is what the last checkpoint by then has.
+#[test]
+fn a_time_before_an_archive_begins_is_that_of_the_checkpoint_before() {
+    let mut place = Place::new();
+    place.write(100);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.moment();
+    trim(&mut place);
+    place.store.archive(&place.repo).unwrap_err();
+    let restored = place.restored(At::Time(place.moments[0].1), "new").unwrap();
+    assert_eq!(content(&restored), place.moments[0].2);
 }

@@ -201,3 +201,15 @@ fn a_repair_that_was_asked_for_brings_no_other_shard_back() {
     world.check();
     world.check_copies();
 }
+
+/// Who waits for a flush hears that it gets further, also where a few records are as large as many: one that is slow at it does not hang.
+#[test]
+fn a_flush_of_large_records_is_heard_of_on_its_way() {
+    let mut world = World::new(options(1, 1));
+    world.write_large(0..64, 1 << 20);
+    world.store.flush().unwrap();
+    let runs = world.factory.calls(ShardId(0), EngineOperation::Apply);
+    assert!((4..=16).contains(&runs), "64 MiB came in {runs} parts");
+    world.check();
+    world.check_copies();
+}

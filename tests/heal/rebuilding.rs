@@ -528,3 +528,57 @@ fn a_shard_that_fails_again_and_again_is_begun_anew_after_five_times() {
     world.check();
     world.check_copies();
 }
+
+/// Nobody else has what cannot be read: whoever asked is told, and nothing is copied in vain from then on, by nobody.
+#[test]
+fn a_compaction_that_cannot_come_to_its_end_is_given_up() {
+    let mut world = World::new(options(1, 1));
+    world.write(300);
+    world.store.flush().unwrap();
+    let key = world.model.keys().nth(50).unwrap().clone();
+    world.factory.corrupt(ShardId(0), &internal(&key));
+    world.store.compact(ShardId(0)).unwrap();
+    world.heal_a_while();
+    let calls = |operation| world.factory.calls(ShardId(0), operation);
+    let before = (calls(EngineOperation::Versions), calls(EngineOperation::Apply));
+    world.heal_a_while();
+    world.store.insert("another", "record").unwrap();
+    world.store.flush().unwrap();
+    let after = (calls(EngineOperation::Versions), calls(EngineOperation::Apply));
+    assert_eq!(after, (before.0, before.1 + 1), "the new engine is still there");
+    assert!(!world.saw(|e| matches!(e, EventKind::Compacted { .. })));
+    // Something else may be asked for, and the same once more.
+    world.model.insert(b"another".to_vec(), b"record".to_vec());
+    world.factory.heal(ShardId(0));
+    world.store.repair(ShardId(0)).unwrap();
+    world.heal();
+    world.store.compact(ShardId(0)).unwrap();
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::Compacted { .. })));
+    world.check();
+    world.check_copies();
+}
+
+/// It fails again and again, and is whole: what the only other one has lost, as nobody knows yet, is in its files alone.
+#[test]
+fn a_shard_that_fails_again_and_again_is_not_given_up_while_it_has_what_the_others_lack() {
+    let mut world = World::new(options(2, 2));
+    world.write(500);
+    world.store.flush().unwrap();
+    let key = world.model.keys().nth(70).unwrap().clone();
+    world.factory.corrupt(ShardId(0), &internal(&key));
+    world.factory.fail(ShardId(1), EngineOperation::Apply);
+    world.write(100);
+    // What is damaged is not met meanwhile.
+    assert!(world.model.contains_key(&key));
+    world.store.flush().unwrap();
+    for _ in 0..100 {
+        testing::heal_step(&world.store).unwrap();
+    }
+    assert_ne!(world.health(1), Health::Online);
+    world.factory.heal(ShardId(1));
+    world.heal();
+    assert!(!world.saw_rebuilding());
+    world.check();
+    world.check_copies();
+}

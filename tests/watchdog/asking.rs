@@ -291,3 +291,98 @@ fn a_change_is_planned_and_begun_while_a_file_system_does_not_answer() {
     disk.release();
     let _ = store.close();
 }
+
+/// Its manifest has it, and not every shard has its copy, since the disk of one hangs: whoever asks for it gets one that can be written to.
+#[test]
+fn a_keyspace_that_is_only_being_made_is_waited_for() {
+    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+    let store = open_on(Arc::new(disk.clone()), &factory, 2);
+    store.keyspace("there").unwrap();
+    disk.hang(&stats(&store).shards[SHARD.0 as usize].path.clone());
+    let making = std::thread::spawn({
+        let store = store.clone();
+        move || store.keyspace("new").map(|made| made.id())
+    });
+    disk.wait_until_it_hangs();
+    let writing = std::thread::spawn({
+        let store = store.clone();
+        move || {
+            let found = store.keyspace("new")?;
+            found.insert("key", "value").map(|_| found.id())
+        }
+    });
+    let there = store.clone();
+    in_time("one that is there", move || there.keyspace("there")).unwrap().insert("key", "value").unwrap();
+    let found = in_time("writing", move || writing.join().unwrap()).unwrap();
+    assert_eq!(making.join().unwrap().unwrap(), found);
+    disk.release();
+    let _ = store.close();
+}
+
+/// Whoever changes the manifest gives all shards their copies at once: those that lie on a disk that hangs cost him the time of one.
+#[test]
+fn all_shards_are_given_the_manifest_at_once() {
+    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+    let options = Options::new().shards(3).replication_factor(2).memory_budget(8 << 20).shard_timeout(LONG);
+    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: true };
+    let store = testing::open(Path::new("/store"), &options, seams).unwrap();
+    disk.hang(Path::new("/store/shards"));
+    let making = std::thread::spawn({
+        let store = store.clone();
+        move || store.keyspace("new").map(drop)
+    });
+    let begun = Instant::now();
+    while disk.waiting() < 3 && begun.elapsed() < LONG / 4 {
+        std::thread::yield_now();
+    }
+    let waiting = disk.waiting();
+    disk.release();
+    making.join().unwrap().unwrap();
+    assert_eq!(waiting, 3);
+    assert!(store.health().unwrap().is_good());
+    store.close().unwrap();
+}
+
+/// The network that one shard's directory is mounted over is away, or its disk does not answer: the store opens without that shard, wherever its
+/// journal lies and whether the options name the shards' directories or not, and takes it back when it answers.
+#[test]
+fn a_store_opens_while_the_file_system_of_one_shard_does_not_answer() {
+    for (named, journals) in [(false, false), (true, false), (false, true), (true, true)] {
+        let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
+        let dirs: [PathBuf; 3] = [0, 1, 2].map(|n| PathBuf::from(format!("/mnt/{n}")));
+        let open = |named: bool| {
+            let mut options = Options::new().memory_budget(8 << 20).shard_timeout(Duration::from_millis(200));
+            if named {
+                options = dirs.iter().fold(options, |o, dir| o.shard(ShardOptions::new(dir)));
+            }
+            if journals {
+                options = options.journal_dirs([PathBuf::from("/a"), PathBuf::from("/b")]);
+            }
+            let (disk, factory) = (Arc::new(disk.clone()), Arc::new(factory.clone()));
+            let seams = Seams { disk, factory, background: true };
+            in_time("opening", move || testing::open(Path::new("/store"), &options, seams)).unwrap()
+        };
+        let store = open(true);
+        for n in 0..100_u32 {
+            store.insert(n.to_be_bytes(), [7; 100]).unwrap();
+        }
+        store.close().unwrap();
+        disk.hang(&dirs[1]);
+        let store = open(named);
+        let away = |health: &StoreHealth| health.shards.iter().filter(|s| !s.health.serves()).count();
+        assert_eq!(away(&health(&store)), 1);
+        assert!((0..100_u32).all(|n| store.get(n.to_be_bytes()).unwrap().is_some()));
+        store.insert("another", "record").unwrap();
+        disk.release();
+        let begun = Instant::now();
+        while !health(&store).is_good() {
+            assert!(begun.elapsed() < LONG, "{:?}", health(&store));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        store.close().unwrap();
+        // Where it lies is known as before.
+        let store = open(named);
+        assert!(stats(&store).shards.iter().zip(&dirs).all(|(shard, dir)| shard.path == *dir));
+        store.close().unwrap();
+    }
+}

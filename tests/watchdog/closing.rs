@@ -6,60 +6,84 @@ use annulus::testing::{Fault, Operation};
 use annulus::{Durability, ErrorKind};
 use std::path::PathBuf;
 
+const JOURNAL: &str = "/store/journal";
+
+/// A store that is driven by hand, with its journal in segments of 64 KiB.
+struct ByHand {
+    disk: HangingDisk,
+    factory: MemoryFactory,
+    options: Options,
+}
+
+impl ByHand {
+    fn new(patience: Duration) -> ByHand {
+        let options = Options::new()
+            .shards(2)
+            .replication_factor(2)
+            .memory_budget(8 << 20)
+            .journal_segment_bytes(64 << 10)
+            .shard_timeout(patience);
+        ByHand { disk: HangingDisk::new(), factory: MemoryFactory::new(), options }
+    }
+
+    fn open(&self) -> annulus::Result<Store> {
+        let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
+        testing::open(Path::new("/store"), &self.options, Seams { disk, factory, background: false })
+    }
+
+    /// The names of the journal's segments, in order.
+    fn segments(&self) -> Vec<String> {
+        let mut names = Disk::list(&self.disk.disk, Path::new(JOURNAL)).unwrap();
+        names.retain(|name| name.ends_with(".seg"));
+        names
+    }
+
+    /// Writes several segments full, of which the first hangs when it is to be freed.
+    fn write_and_hang(&self, store: &Store) {
+        write(store);
+        assert!(self.segments().len() > 5);
+        self.disk.hang_renames(&Path::new(JOURNAL).join(&self.segments()[0]));
+    }
+}
+
+fn write(store: &Store) {
+    (0..400_u32).for_each(|n| drop(store.insert(n.to_be_bytes(), [7; 1000])));
+}
+
 /// A trim that hangs in the middle of it, and goes on when the store has been closed, has the files of the next opening before it.
 #[test]
 fn a_trim_that_outlives_a_close_touches_no_other_openings_files() {
-    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
-    let options = Options::new()
-        .shards(2)
-        .replication_factor(2)
-        .memory_budget(8 << 20)
-        .journal_segment_bytes(64 << 10)
-        .shard_timeout(Duration::from_millis(50));
-    let open = || {
-        let seams =
-            Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false };
-        testing::open(Path::new("/store"), &options, seams)
-    };
-    let write = |store: &Store| (0..400_u32).for_each(|n| drop(store.insert(n.to_be_bytes(), [7; 1000])));
-    let journal = Path::new("/store/journal");
-    let segments = || {
-        let mut names = Disk::list(&disk.disk, journal).unwrap();
-        names.retain(|name| name.ends_with(".seg"));
-        names
-    };
-    let store = open().unwrap();
-    write(&store);
-    assert!(segments().len() > 5);
-    disk.hang_renames(&journal.join(&segments()[0]));
+    let world = ByHand::new(Duration::from_millis(50));
+    let store = world.open().unwrap();
+    world.write_and_hang(&store);
     let flushing = std::thread::spawn({
         let store = store.clone();
         move || store.flush()
     });
-    disk.wait_until_it_hangs();
+    world.disk.wait_until_it_hangs();
     let closed = in_time("closing", {
         let store = store.clone();
         move || store.close()
     });
-    let again = open();
-    disk.release();
+    let again = world.open();
+    world.disk.release();
     flushing.join().unwrap().unwrap();
     // What was left behind lets the store go as soon as the disk has answered.
     let again = match again {
         Ok(again) => again,
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
-            open().unwrap()
+            world.open().unwrap()
         }
     };
     write(&again);
     again.flush().unwrap();
-    let (figures, found) = (again.stats().unwrap().journal, segments());
+    let (figures, found) = (again.stats().unwrap().journal, world.segments());
     assert_eq!(figures.segments, found.len() as u64, "{figures:?} {found:?}");
     assert!(found.len() < 4, "it is not trimmed any more: {found:?}");
     let error = closed.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("/store/journal"), "{error}");
+    assert!(error.to_string().contains(JOURNAL), "{error}");
     assert!((0..400_u32).all(|n| again.get(n.to_be_bytes()).unwrap().is_some()));
     again.close().unwrap();
 }
@@ -67,31 +91,21 @@ fn a_trim_that_outlives_a_close_touches_no_other_openings_files() {
 /// Where it answers in time a close waits for it, and is told nothing.
 #[test]
 fn a_close_waits_for_a_trim_that_answers() {
-    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
-    let options =
-        Options::new().shards(2).memory_budget(8 << 20).journal_segment_bytes(64 << 10).shard_timeout(LONG);
-    let open = || {
-        let seams =
-            Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false };
-        testing::open(Path::new("/store"), &options, seams).unwrap()
-    };
-    let store = open();
-    (0..400_u32).for_each(|n| drop(store.insert(n.to_be_bytes(), [7; 1000])));
-    let mut names = Disk::list(&disk.disk, Path::new("/store/journal")).unwrap();
-    names.retain(|name| name.ends_with(".seg"));
-    disk.hang_renames(&Path::new("/store/journal").join(&names[0]));
+    let world = ByHand::new(LONG);
+    let store = world.open().unwrap();
+    world.write_and_hang(&store);
     std::thread::scope(|scope| {
         let flushing = scope.spawn(|| store.flush());
-        disk.wait_until_it_hangs();
+        world.disk.wait_until_it_hangs();
         let closing = scope.spawn(|| store.close());
         std::thread::sleep(Duration::from_millis(200));
         let waits = !closing.is_finished();
-        disk.release();
+        world.disk.release();
         closing.join().unwrap().unwrap();
         flushing.join().unwrap().unwrap();
         assert!(waits);
     });
-    open().close().unwrap();
+    world.open().unwrap().close().unwrap();
 }
 
 /// A store with two copies of its journal, the second of which is being made by the thread that does so, and hangs in that.

@@ -205,6 +205,10 @@ pub fn damages(all: &[Damage]) -> Value {
                 Loss::AsOf(seq) => Some(seq),
                 _ => None,
             },
+            "writes": match damage.loss {
+                Loss::Archived { from, to } => Some((from, to)),
+                _ => None,
+            },
             "message": damage.error.to_string(),
         })
     };

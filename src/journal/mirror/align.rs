@@ -24,9 +24,9 @@ pub struct Compared {
 /// Bytes that belong into a file.
 #[derive(Debug)]
 pub struct Patch {
-    name: String,
-    at: u64,
-    bytes: Vec<u8>,
+    pub name: String,
+    pub at: u64,
+    pub bytes: Vec<u8>,
 }
 
 /// Writes what the copy in `dir` should have.

@@ -51,7 +51,14 @@ impl Found {
         let Some((from, _)) = self.places.get(source.index) else { return (same, unread) };
         for (index, place) in self.believed().filter(|(index, _)| *index != source.index) {
             let stop = AtomicBool::new(false);
-            let copying = Copying { disk: self.disk.as_ref(), from: &from.dir, to: &place.dir, stop: &stop };
+            let copying = Copying {
+                disk: self.disk.as_ref(),
+                from: &from.dir,
+                to: &place.dir,
+                stop: &stop,
+                gate: None,
+                as_it_is: true,
+            };
             match align::compare(&copying, source.generation) {
                 Ok(false) => same.push(index),
                 Ok(true) | Err(Failed::Target(_)) => {}

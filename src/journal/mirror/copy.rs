@@ -4,12 +4,14 @@
 //! - The copy that is changed is not counted complete while this goes on; on return all of it is durable. After a failed sync the
 //!   system may hold bytes in memory that it no longer means to write, so what is copied from scratch is copied into new files.
 //! - A file of the target is replaced only when all of the source's has been read: the target may be all that is left.
+//! - Nor by damage: what the target has in such a place is put into the source before.
 //! - What an error says of the source is not held against the target.
 //! - Where the target fails, what was added to it goes again: as much is free as was before.
 
 use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::segment::{self, Name};
+use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeSet;
 use std::io;
@@ -78,6 +80,10 @@ pub struct Copying<'a> {
     pub to: &'a Path,
     /// Set where it is to end as soon as it can.
     pub stop: &'a AtomicBool,
+    /// Held alone where nobody may be writing to the source; none: nobody is.
+    pub gate: Option<&'a RwLock<()>>,
+    /// Damage that nobody can mend is copied as it is.
+    pub as_it_is: bool,
 }
 
 impl Copying<'_> {
@@ -179,6 +185,7 @@ impl Copying<'_> {
     /// Puts a new file in the place of the target's, like the source's. False if that is not there (any more). `is_open`: somebody may be
     /// writing to it.
     pub fn renew(&self, name: &str, is_open: bool) -> Outcome<bool> {
+        self.look_after(name)?;
         let Some(file) = self.open(name)? else { return Ok(false) };
         if is_blank(name) && !is_open {
             let len = file.len().map_err(|e| self.source(e, name))?;

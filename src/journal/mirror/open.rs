@@ -379,7 +379,8 @@ impl Mirrors {
     }
 
     fn mend_one(&self, from: &Path, mirror: &Mirror, generation: u64, anew: bool) -> Result<()> {
-        let copying = Copying { disk: self.disk.as_ref(), from, to: &mirror.dir, stop: &self.stop };
+        let (disk, to, stop) = (self.disk.as_ref(), mirror.dir.as_path(), &self.stop);
+        let copying = Copying { disk, from, to, stop, gate: None, as_it_is: true };
         if !anew {
             return align::mend(&copying, generation);
         }

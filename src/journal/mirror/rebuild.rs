@@ -55,12 +55,18 @@ impl Mirrors {
     fn rebuild(&self, index: usize) -> Result<()> {
         let Some(mirror) = self.copies.get(index) else { return Ok(()) };
         self.make_dir(mirror)?;
-        let mut first = None;
-        for source in self.good().collect::<Vec<_>>() {
-            match self.rebuild_from(source, index) {
-                // Another one may be whole where this one is not.
-                Err(Failed::Source(e)) => first = first.or(Some(e)),
-                outcome => return Ok(outcome?),
+        let mut first: Option<Error> = None;
+        for as_it_is in [false, true] {
+            for source in self.good().collect::<Vec<_>>() {
+                match self.rebuild_from(source, index, as_it_is) {
+                    // Another one may be whole where this one is not.
+                    Err(Failed::Source(e)) => first = first.or(Some(e)),
+                    outcome => return Ok(outcome?),
+                }
+            }
+            // What can be read of none does not come to be whole by being copied.
+            if first.as_ref().is_none_or(|e| e.kind() != ErrorKind::Corruption) {
+                break;
             }
         }
         Err(first.unwrap_or_else(nothing))
@@ -72,7 +78,7 @@ impl Mirrors {
         let (disk, dir) = (self.disk.as_ref(), &mirror.dir);
         let io = |e| Error::io("make a copy of the journal", dir, e);
         let begun = mounts(disk, &self.home, dir).map_err(io)?;
-        if begun < mirror.mounts {
+        if begun < mirror.mounts && !crate::plants::is("copy-made-under-a-mount-point") {
             let text = format!(
                 "the disk of this copy of the journal is not mounted: {begun} file systems begin on the way there, and there were {}",
                 mirror.mounts
@@ -89,12 +95,13 @@ impl Mirrors {
         self.locks.take(disk, dir)
     }
 
-    fn rebuild_from(&self, source: usize, index: usize) -> Outcome<()> {
+    fn rebuild_from(&self, source: usize, index: usize, as_it_is: bool) -> Outcome<()> {
         let (Some(source), Some(mirror)) = (self.copies.get(source), self.copies.get(index)) else {
             return Ok(());
         };
         let (disk, stop) = (self.disk.as_ref(), &self.stop);
-        let copying = Copying { disk, from: &source.dir, to: &mirror.dir, stop };
+        let (from, to, gate) = (source.dir.as_path(), mirror.dir.as_path(), Some(&self.gate));
+        let copying = Copying { disk, from, to, stop, gate, as_it_is };
         copying.check_room(true)?;
         let (_, before) = copying.names()?;
         // Not what came from a source that can be read no further, since it may be all that is left of it; nor at the end of a store,
@@ -122,7 +129,7 @@ impl Mirrors {
         }
         let gate = self.gate.write();
         let touched = self.touched.lock().replace(BTreeSet::new()).unwrap_or_default();
-        self.pass(copying, &touched, &mut made)?;
+        self.pass(&Copying { gate: None, ..*copying }, &touched, &mut made)?;
         Ok(gate)
     }
 

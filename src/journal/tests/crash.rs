@@ -243,14 +243,7 @@ fn what_was_copied_from_another_machine_and_opened_at_once_is_durable() {
 fn what_one_opening_takes_for_the_log_every_later_one_does_wherever_it_begins() {
     let mut ends = std::collections::BTreeSet::new();
     for seed in 0..300 {
-        let disk = base();
-        let (journal, _) = reopen(&disk).unwrap();
-        for _ in 0..22 {
-            append(&journal, Handoff::Os).unwrap();
-        }
-        journal.sync_to(Seq(22)).unwrap();
-        assert!(is_large(23), "it gets a segment of its own");
-        append(&journal, Handoff::Os).unwrap();
+        let (disk, journal) = before_a_segment();
         drop(journal);
         let disk = disk.crash(PowerCut { seed });
         let (journal, report) = reopen_from(&disk, Seq(22), Seq(22)).unwrap();
@@ -436,5 +429,51 @@ fn a_lost_end_marker_cuts_the_log_where_nothing_says_that_it_went_on() {
         assert_eq!(reopen_from(&disk.fork(), Seq(22), Seq(22)).unwrap().1.last, Seq(24));
         let error = reopen(&disk).map(drop).unwrap_err();
         assert!(error.to_string().contains("case B"), "{error}");
+    }
+}
+
+/// An opening ends before the end marker is durable that it has written. The next one does not read that segment, and finds the marker in the
+/// system's memory: should it be lost from there, nothing would show that the segments behind it are missing.
+#[test]
+fn an_end_marker_that_an_opening_finds_is_durable_when_it_returns() {
+    for fails in [true, false] {
+        let disk = base();
+        let (journal, _) = reopen(&disk).unwrap();
+        for _ in 0..9 {
+            append(&journal, Handoff::Os).unwrap();
+        }
+        journal.close().unwrap();
+        drop(journal);
+        let disk = disk.kill();
+        let newest = |disk: &SimDisk| {
+            let names = disk.list(dir()).unwrap().into_iter().filter(|name| name.ends_with(".seg"));
+            dir().join(names.max().unwrap())
+        };
+        let before = newest(&disk);
+        if fails {
+            let of = before.clone();
+            disk.inject(Fault::on(Operation::Sync).at(move |path| path == of).after(1).times(1));
+        } else {
+            let whole = disk.fork();
+            reopen_from(&whole, Seq(9), Seq(9)).unwrap();
+            // The last two are the sync of the marker, and that of the names.
+            disk.stop_after(whole.operations() - disk.operations() - 2);
+        }
+        assert!(reopen_from(&disk, Seq(9), Seq(9)).is_err());
+        let disk = disk.kill();
+        let after = newest(&disk);
+        assert!(after > before);
+        let (journal, report) = reopen_from(&disk, Seq(9), Seq(9)).unwrap();
+        assert_eq!(report.last, Seq(9));
+        append(&journal, Handoff::Os).unwrap();
+        journal.sync_to(Seq(10)).unwrap();
+        drop(journal);
+        for seed in 0..20 {
+            let disk = disk.fork().crash(PowerCut { seed });
+            assert_eq!(reopen_from(&disk.fork(), Seq(9), Seq(9)).unwrap().1.last, Seq(10));
+            disk.remove_file(&after).unwrap();
+            let error = reopen_from(&disk, Seq(9), Seq(9)).map(drop).expect_err("a synced write is gone");
+            assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        }
     }
 }

@@ -2,11 +2,12 @@
 
 mod faults;
 mod histories;
-mod hooked;
+pub mod hooked;
 mod mending;
 mod older;
 mod opening;
 mod reading;
+mod spreading;
 mod walks;
 mod words;
 

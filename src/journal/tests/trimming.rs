@@ -1,7 +1,14 @@
 //! Trimming: what is freed, what stays, and what is told of it.
 
+use super::mirror::hooked::Hooked;
 use super::*;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+fn append_all(journal: &Journal, count: u64) {
+    for _ in 0..count {
+        append(journal, Handoff::Os).unwrap();
+    }
+}
 
 #[test]
 fn trimming_frees_whole_segments_below_and_recycles_some() {
@@ -138,4 +145,87 @@ fn a_journal_that_is_closed_is_not_mended_and_is_at_rest_when_nobody_mends_it() 
     rest().unwrap();
     let refused = journal.in_turn::<()>(|| panic!("it is closed")).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Closed, "{refused}");
+}
+
+/// Where the names of what was freed could not be synced, the next trim sees to it, though it frees nothing itself: who is told that all went
+/// well relies on where the journal begins.
+#[test]
+fn names_that_a_trim_could_not_sync_are_synced_by_the_next_one() {
+    for seed in 0..20 {
+        let disk = new_disk();
+        let journal = create(&disk).unwrap();
+        append_all(&journal, 100);
+        journal.sync_to(Seq(100)).unwrap();
+        disk.inject(Fault::on(Operation::SyncDir).times(2));
+        for _ in 0..2 {
+            assert_eq!(journal.trim(Seq(80)).unwrap_err().kind(), ErrorKind::Io);
+            assert_eq!(journal.stats().spares, 0, "a spare under a name that is not durable");
+        }
+        assert_eq!(journal.trim(Seq(80)).unwrap(), 0);
+        assert_eq!(journal.stats().spares, CONFIG.max_spares as u64);
+        let first = journal.first();
+        assert!(first > Seq(1));
+        let cut = disk.fork().crash(PowerCut { seed });
+        assert_eq!(Journal::first_retained(&cut, dir(), CONFIG.store_id).unwrap(), first);
+        let before = disk.operations();
+        assert_eq!(journal.trim(Seq(80)).unwrap(), 0);
+        assert_eq!(disk.operations(), before, "there is nothing left to do");
+    }
+}
+
+/// A disk may take long to free a segment, the more so with several copies: writers do not wait for it, not even one whose segment is full.
+#[test]
+fn writers_go_on_while_a_segment_is_being_freed() {
+    let disk = new_disk();
+    let (hangs, hung) = std::sync::mpsc::channel();
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let once = parking_lot::Mutex::new(Some((hangs, wait)));
+    let hooked = Hooked::new(&disk, move |operation, path| {
+        let here = operation == Operation::Rename && path.ends_with(segment::name(1));
+        let once = if here { once.lock().take() } else { None };
+        if let Some((hangs, wait)) = once {
+            hangs.send(()).unwrap();
+            let _ = wait.recv();
+        }
+        Ok(())
+    });
+    let journal = Arc::new(Journal::create(Arc::new(hooked), dir(), CONFIG, Seq(1)).unwrap());
+    append_all(&journal, 100);
+    let of = journal.clone();
+    let trimming = std::thread::spawn(move || of.trim(Seq(80)));
+    hung.recv().unwrap();
+    let (done, written) = std::sync::mpsc::channel();
+    let of = journal.clone();
+    std::thread::spawn(move || {
+        append_all(&of, 50);
+        done.send(of.sync_to(Seq(150))).unwrap();
+    });
+    let outcome = written.recv_timeout(std::time::Duration::from_secs(20));
+    go_on.send(()).unwrap();
+    outcome.expect("a writer waits for what is being freed").unwrap();
+    assert!(trimming.join().unwrap().unwrap() > 4);
+    let from = Seq(journal.first().0 - 1);
+    assert_eq!(reopen_from(&disk.kill(), from, Seq(150)).unwrap().1.last, Seq(150));
+}
+
+/// What could not be freed is still there for whoever reads, and is freed by the next trim.
+#[test]
+fn a_segment_that_could_not_be_freed_stays_in_the_journal() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    append_all(&journal, 100);
+    let before = journal.stats();
+    disk.inject(Fault::on(Operation::Rename).after(1).times(1));
+    assert_eq!(journal.trim(Seq(80)).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(journal.stats().segments, before.segments - 1);
+    let first = journal.first();
+    let mut seen = Vec::new();
+    let mut visit = |seq: Seq, _: &[u8]| {
+        seen.push(seq.0);
+        Ok(())
+    };
+    journal.replay(&mut Cursor::at(first), Seq(100), usize::MAX, &mut visit).unwrap();
+    assert_eq!(seen, (first.0..=100).collect::<Vec<_>>());
+    assert!(journal.trim(Seq(80)).unwrap() > 3);
+    assert_eq!(reopen_from(&disk.kill(), Seq(journal.first().0 - 1), Seq(100)).unwrap().1.last, Seq(100));
 }

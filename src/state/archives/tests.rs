@@ -123,7 +123,7 @@ fn a_damaged_list_lets_nothing_go() {
     assert_eq!((after.least(Seq::ZERO), after.dropped_since(Seq(0)).len()), (Seq(40), 1));
     let other = Archives::load(&disk, Path::new(DIR), STORE + 1, &HashSet::new()).unwrap();
     assert_eq!(other.least(Seq::ZERO), Seq::ZERO);
-    let newer = envelope::wrap(Kind { version: 2, ..KIND }, b"{}").unwrap();
+    let newer = envelope::wrap(Kind { version: 3, ..KIND }, b"{}").unwrap();
     disk.replace(&path, &newer).unwrap();
     assert_eq!(load(&disk, &[0]).unwrap_err().kind(), ErrorKind::Unsupported);
 }
@@ -148,4 +148,34 @@ fn there_are_not_too_many() {
     let (_, archives) = filled();
     (3..=MOST as u128).for_each(|repository| archives.begin(repository).unwrap());
     assert_eq!(archives.begin(0).unwrap_err().kind(), ErrorKind::Refused);
+}
+
+/// Of an archive that has gone on behind damaged pieces nothing else says that it lacks something; a list without that is as it always was.
+#[test]
+fn what_an_archive_lacks_is_known_after_an_opening() {
+    let (disk, archives) = filled();
+    let version = || disk.read(&Path::new(DIR).join(FILE)).unwrap().unwrap()[8];
+    archives.found_damaged(1, Seq(5), Seq(10));
+    assert_eq!((version(), load(&disk, &[0]).unwrap().damaged(1)), (1, Vec::new()));
+    archives.reached(1, Seq(10)).unwrap();
+    archives.found_damaged(2, Seq(7), Seq(8));
+    archives.found_damaged(1, Seq(20), Seq(30));
+    // More of the same: the ones before are damaged by now as well, or are found again.
+    archives.found_damaged(1, Seq(18), Seq(40));
+    archives.found_damaged(1, Seq(20), Seq(30));
+    archives.reached(1, Seq(40)).unwrap();
+    let after = load(&disk, &[0]).unwrap();
+    assert_eq!((version(), after.list()), (2, archives.list()));
+    for archives in [&archives, &after] {
+        assert_eq!(archives.damaged(1), [(Seq(5), Seq(10)), (Seq(18), Seq(40))]);
+        assert_eq!(archives.damaged(2), [(Seq(7), Seq(8))]);
+    }
+    after.mended(1, |last| last < Seq(11));
+    after.reached(1, Seq(40)).unwrap();
+    assert_eq!(load(&disk, &[0]).unwrap().damaged(1), [(Seq(18), Seq(40))]);
+    after.forget(2).unwrap();
+    after.mended(1, |last| last == Seq(40));
+    after.reached(1, Seq(40)).unwrap();
+    assert_eq!(version(), 1);
+    assert_eq!(load(&disk, &[0]).unwrap().damaged(1), []);
 }

@@ -127,7 +127,7 @@ pub fn apply(
     if let Some(seq) = brought
         && !crate::plants::is("copy-ahead-of-the-journal")
     {
-        state.journal.sync_to(seq)?;
+        state.sync_to(seq)?;
     }
     let mut written = (0, 0);
     for (target, run) in runs.iter().enumerate().filter(|(_, run)| !run.is_empty()) {

@@ -86,14 +86,16 @@ fn mend(state: &State, layout: &Arc<Layout>, index: usize, range: &KeyRange) -> 
         let replaced = engine.replace_range(&range, &run.run()).and_then(|()| shard.seal(shard.applied()));
         replaced.inspect_err(|_| session.leave())
     };
-    state.beside(layout, index, replace).inspect_err(|error| {
+    let replaced = state.beside(layout, index, replace).inspect_err(|error| {
         if error.kind() != ErrorKind::InvalidInput && !error.is_refusal_to_write() {
             // What was put right is made durable after it has been opened again.
             shard.suspect();
             state.shard_failed(shard, error);
         }
-    })?;
-    // What the page gave out before it was damaged need not be what the others have.
+    });
+    // What the page gave out before it was damaged need not be what the others have. Readers may have the new one already where that could
+    // not be sealed.
+    state.records.clear();
     state.changed.corrected();
-    Ok(true)
+    replaced.map(|()| true)
 }

@@ -9,8 +9,9 @@
 
 use super::chunk::{Extent, Versions, Wanted, flushing, gather, newest_in};
 use super::copy::CHUNK;
+use crate::batch;
 use crate::error::{ErrorKind, Result};
-use crate::ids::ShardId;
+use crate::ids::{KeyspaceId, ShardId};
 use crate::record::{KeyRange, RunBuffer, RunRecord};
 use crate::shard::Layout;
 use crate::state::State;
@@ -33,6 +34,8 @@ pub struct Reconciled {
 /// What is known of shards from counting their pages.
 #[derive(Debug, Default)]
 pub struct Counted {
+    /// Those that are yet to be, before anything is compared again: none of them is believed rather than another before all are.
+    pub due: BTreeSet<ShardId>,
     /// All that were counted in this scrub.
     pub all: BTreeSet<ShardId>,
     /// Those that were found, by this one or by one before it that did not come to its end, to hold other pages than they
@@ -79,10 +82,16 @@ pub fn reconcile_chunk(
     let bytes = chunk.parts.iter().map(|part| part.copied.bytes() as u64).sum();
     let mut found = Reconciled { bytes, ..Reconciled::default() };
     let mut corrections: Corrections<'_> = BTreeMap::new();
+    let live = state.live_keyspaces();
     for group in held.chunk_by(|a, b| a.versions.newest.key == b.versions.newest.key) {
         let Some(first) = group.first() else { continue };
         // What is on its way has reached some of them and not others.
         if newest_in(&tables, first.versions.newest.key).is_some() {
+            continue;
+        }
+        // What was dropped is given to nobody any more who has been away, and is yet to leave the others.
+        let keyspace = batch::keyspace_of(first.versions.newest.key);
+        if keyspace != KeyspaceId(0) && !live.contains(&keyspace) {
             continue;
         }
         found.records += 1;

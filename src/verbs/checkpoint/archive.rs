@@ -9,7 +9,7 @@ use crate::backup::checkpoint::now;
 use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::Seq;
+use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Cursor;
 use crate::state::State;
 use crate::state::archives::ArchiveHold;
@@ -34,15 +34,18 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     let found = found(state, repository, store)?;
     marks.push(mark(state));
     let until = state.memory.last();
-    state.journal.sync_to(until)?;
+    state.sync_to(until)?;
     let first = state.journal.first();
     // An archive without pieces lacks all that the journal does not have any more.
     let mut next = found.archived.unwrap_or(Seq::ZERO).next();
-    let mut gaps = vec![found.chain.newest_gap(), state.archives.damaged(repository.id)];
+    let mut gap = found.chain.newest_gap();
     if next < first {
-        gaps.push(Some((next, Seq(first.0.saturating_sub(1)))));
+        gap = Some((next, Seq(first.0.saturating_sub(1))));
         next = first;
     }
+    // Where something lies between, it was dropped there for all that anybody knows.
+    let goes_on = found.last.filter(|piece| piece.last.next() == next);
+    let untold = goes_on.map_or_else(Vec::new, |piece| untold(state, &piece, until));
     state.archives.reached(repository.id, Seq(next.0.saturating_sub(1)))?;
     let mut cursor = Cursor::at(next);
     while cursor.next() <= until {
@@ -53,16 +56,14 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
             Ok(())
         })?;
         let last = Seq(cursor.next().0.saturating_sub(1));
-        repository.add_piece(&head(state, begin, last, marks), &commits)?;
+        repository.add_piece(&head(state, begin, last, marks, &untold), &commits)?;
         // Again, since the journal is trimmed by what counts as archived: its disk may have gone since.
         repository.check_there()?;
         marks.retain(|mark| mark.seq > last);
         state.archives.reached(repository.id, last)?;
     }
     marks.clear();
-    // A checkpoint behind the newest one lies behind all.
-    let gap = gaps.into_iter().flatten().max_by_key(|(_, to)| *to);
-    gap.map_or(Ok(()), |gap| check_gap(state, repository, gap))?;
+    check_gaps(state, repository, &found.chain, gap)?;
     Ok(until)
 }
 
@@ -70,6 +71,8 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
 struct Found {
     chain: Chain,
     archived: Option<Seq>,
+    /// The head of the last piece that can be read.
+    last: Option<Head>,
 }
 
 /// Looks at an archive, and holds the journal for it. An error if it is of another history of the store.
@@ -82,6 +85,10 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
         check_given_up(known)?;
         repository.check_there()?;
         let chain = repository.chain(store)?;
+        if let Some(begin) = chain.pieces.first() {
+            // What was pruned, or taken away, is a gap like any other before its beginning.
+            state.archives.mended(repository.id, |last| last < begin.first);
+        }
         let end = end(repository, store, &chain)?;
         // What is listed may be of a process that ended before it was durable.
         repository.storage.settle()?;
@@ -98,7 +105,7 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
                 archived = Some(to);
             }
         }
-        Ok(Found { chain, archived })
+        Ok(Found { chain, archived, last: end.piece.map(|piece| piece.head) })
     };
     // Nothing is kept for an archive that nothing can be added to.
     look().inspect_err(|_| {
@@ -230,15 +237,40 @@ fn check_history(state: &State, repository: u128, piece: &Piece, known: Option<S
     Ok(())
 }
 
+/// The keyspaces that there were when the last piece was written, or were made since, and that are gone though nothing says when: the list that
+/// did is lost. As far as anybody knows they were there at every moment up to `until`, and are to come back at those rather than to be lost.
+fn untold(state: &State, before: &Head, until: Seq) -> Vec<Named> {
+    let manifest = state.manifest.lock();
+    let told = state.archives.dropped_since(Seq::ZERO);
+    let is_known = |id: KeyspaceId| {
+        manifest.keyspaces.iter().any(|keyspace| keyspace.id == id && !keyspace.dropped)
+            || told.iter().any(|gone| gone.id == id)
+    };
+    let there = before.keyspaces.iter().filter(|named| named.dropped.is_none_or(|at| at >= before.last));
+    let there = there.map(|named| (named.id, &named.name, named.dropped.unwrap_or(until)));
+    let made = manifest.keyspaces.iter().filter(|keyspace| keyspace.id.0 >= before.next_keyspace);
+    let made = made.map(|keyspace| (keyspace.id, &keyspace.name, until));
+    let gone = there.chain(made).filter(|(id, ..)| !is_known(*id));
+    gone.map(|(id, name, at)| {
+        log::warn!("nothing says when keyspace {name:?} was dropped: to the archive it was there up to {at}");
+        Named { id, name: name.clone(), dropped: Some(at) }
+    })
+    .collect()
+}
+
 /// Called when the commits have been read: what they are of had been made by then.
-fn head(state: &State, first: Seq, last: Seq, marks: &[Mark]) -> Head {
+fn head(state: &State, first: Seq, last: Seq, marks: &[Mark], untold: &[Named]) -> Head {
     let manifest = state.manifest.lock();
     let live = manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped);
     let live = live.map(|keyspace| Named { id: keyspace.id, name: keyspace.name.clone(), dropped: None });
+    let mut keyspaces: Vec<Named> = live.chain(untold.iter().cloned()).collect();
     // From the moment before it on: a checkpoint of that moment may have it.
-    let dropped = state.archives.dropped_since(Seq(first.0.saturating_sub(1))).into_iter();
-    let dropped = dropped.map(|gone| Named { id: gone.id, name: gone.name, dropped: Some(gone.at) });
-    let mut keyspaces: Vec<Named> = live.chain(dropped).collect();
+    for gone in state.archives.dropped_since(Seq(first.0.saturating_sub(1))) {
+        // As far as anybody knows by now: a drop of one that is there came to nothing.
+        if keyspaces.iter().all(|keyspace| keyspace.id != gone.id) {
+            keyspaces.push(Named { id: gone.id, name: gone.name, dropped: Some(gone.at) });
+        }
+    }
     keyspaces.sort_unstable_by_key(|keyspace| keyspace.id);
     Head {
         store: manifest.store,
@@ -250,27 +282,69 @@ fn head(state: &State, first: Seq, last: Seq, marks: &[Mark]) -> Head {
     }
 }
 
-/// Errors unless a checkpoint lies behind what an archive lacks: whoever goes on from that one does not need it.
-fn check_gap(state: &State, repository: &BackupRepository, (from, to): (Seq, Seq)) -> Result<()> {
-    if state.archives.is_bridged(repository.id, to) {
-        return Ok(());
-    }
+/// Errors unless a checkpoint lies behind all that an archive lacks, the newest of which is `gap` by the names of its pieces: whoever goes on
+/// from that one does not need it.
+fn check_gaps(
+    state: &State,
+    repository: &BackupRepository,
+    chain: &Chain,
+    gap: Option<(Seq, Seq)>,
+) -> Result<()> {
     let store = state.manifest.lock().store;
-    let checkpoints = repository.list()?;
-    if checkpoints.iter().any(|checkpoint| checkpoint.store == store && checkpoint.seq >= to) {
-        state.archives.bridged(repository.id, to);
-        return Ok(());
+    let damaged = state.archives.damaged(repository.id).into_iter().map(|gap| (gap, true));
+    let mut gaps: Vec<_> = gap.map(|gap| (gap, false)).into_iter().chain(damaged).collect();
+    gaps.sort_unstable_by_key(|((_, to), _)| std::cmp::Reverse(*to));
+    for ((from, to), is_damage) in gaps {
+        // A checkpoint behind the newest one lies behind all.
+        if is_bridged(state, repository, store, to)? {
+            break;
+        }
+        if is_damage && has(repository, store, chain, (from, to))? {
+            state.archives.mended(repository.id, |last| last == to);
+            continue;
+        }
+        let why =
+            if is_damage { "since its pieces there are damaged" } else { "which the journal no longer had" };
+        let text = format!(
+            "the archive lacks the writes with sequences {from} to {to}, {why}, and no checkpoint lies behind them. All others are archived"
+        );
+        log::error!("{text}");
+        return Err(Error::new(ErrorKind::Gap, text)
+            .remedy("take a checkpoint now: a restore that begins with it needs none of them"));
     }
-    let why = match state.archives.damaged(repository.id) {
-        Some(damaged) if damaged == (from, to) => "since its pieces there are damaged",
-        _ => "which the journal no longer had",
-    };
-    let text = format!(
-        "the archive lacks the writes with sequences {from} to {to}, {why}, and no checkpoint lies behind them. All others are archived"
-    );
-    log::error!("{text}");
-    Err(Error::new(ErrorKind::Gap, text)
-        .remedy("take a checkpoint now: a restore that begins with it needs none of them"))
+    Ok(())
+}
+
+/// Whether a checkpoint of the store lies behind these sequences. The one that was seen there last may have been deleted since.
+fn is_bridged(state: &State, repository: &BackupRepository, store: u128, to: Seq) -> Result<bool> {
+    if let Some(id) = state.archives.bridge(repository.id, to) {
+        match repository.load(id) {
+            // In a copy of the repository the number may be another's.
+            Ok(body) if body.store == store && body.seq >= to => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    let checkpoints = repository.list()?;
+    let behind =
+        checkpoints.iter().rev().find(|checkpoint| checkpoint.store == store && checkpoint.seq >= to);
+    if let Some(checkpoint) = behind {
+        state.archives.bridged(repository.id, checkpoint.seq, checkpoint.id);
+    }
+    Ok(behind.is_some())
+}
+
+/// Whether the pieces of an archive have these sequences, after all: what was damaged has been put back.
+fn has(repository: &BackupRepository, store: u128, chain: &Chain, (from, to): (Seq, Seq)) -> Result<bool> {
+    let mut next = from;
+    for listed in chain.from(from).iter().take_while(|listed| listed.first <= to) {
+        match repository.piece(store, listed) {
+            Ok(piece) if piece.head.first <= next => next = next.max(piece.head.last.next()),
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Ok(_) | Err(_) => return Ok(false),
+        }
+    }
+    Ok(next > to)
 }
 
 /// Keeps the journal no longer for an archive; whether it was.

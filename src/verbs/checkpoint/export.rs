@@ -15,7 +15,7 @@ pub fn export(state: &State, out: impl Write, scan: Scan<'_>) -> Result<Seq> {
     state.check_open()?;
     let (snapshot, taken) = snapshot(state);
     let manifest = state.manifest.lock().clone();
-    state.journal.sync_to(snapshot.at)?;
+    state.sync_to(snapshot.at)?;
     let live = keyspaces(&manifest);
     let layers = |(id, name)| KeyspaceLayers { id, name, layers: Vec::new() };
     let listed = live.iter().map(|keyspace| layers((keyspace.id, keyspace.name.clone()))).collect();

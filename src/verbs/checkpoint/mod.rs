@@ -95,7 +95,7 @@ pub fn checkpoint(
     drop(writer);
     let at = snapshot.at;
     drop(snapshot);
-    state.journal.sync_to(at)?;
+    state.sync_to(at)?;
     if !crate::plants::is("checkpoint-named-before-its-objects") {
         repository.storage.settle()?;
     }

@@ -71,7 +71,7 @@ fn replay(state: &State, layout: &Arc<Layout>, index: usize, from: Seq, until: S
         }
     })?;
     // No shard is ever ahead of what recovery can replay to its replicas.
-    state.journal.sync_to(read.last)?;
+    state.sync_to(read.last)?;
     let bytes = read.table.payload_bytes() as u64;
     apply(state, layout, index, read).inspect_err(|error| state.shard_failed(shard, error))?;
     Ok(bytes)

@@ -87,8 +87,22 @@ pub fn begin_beside(state: &State, mover: &mut Mover, layout: &Arc<Layout>, inde
     Ok(Step::Worked(0))
 }
 
-/// Copies or compares one chunk; at the end the shard serves from what has been filled.
+/// Copies or compares one chunk; at the end the shard serves from what has been filled. An engine that was only to take the place of the
+/// one that serves is given up where it cannot go on: each flush writes to it, and whoever asked for it may ask again.
 pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
+    let shard = &layout.shards[index];
+    match go_on(state, mover, layout, index) {
+        Err(error) if shard.serves() => {
+            mover.fill.take_if(|fill| fill.shard == shard.id);
+            shard.drop_aside(&error);
+            state.healing.granted(shard.id, Err(error));
+            Ok(Step::Worked(0))
+        }
+        outcome => outcome,
+    }
+}
+
+fn go_on(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
     if mover.fill.as_ref().is_none_or(|fill| fill.shard != shard.id) {
         abandon(state, layout, mover.fill.take());

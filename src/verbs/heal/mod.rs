@@ -10,8 +10,8 @@
 //! ```
 //! Invariants:
 //! - Nothing is given up before something else holds it: a damaged engine is set aside, not deleted; a shard is begun anew
-//!   only while every virtual node that it holds has another owner that serves, and one that serves itself only after those have been
-//!   verified.
+//!   only while every virtual node that it holds has another owner that serves, and one that serves itself, or is not known to be damaged,
+//!   only after those have been verified.
 //! - A directory that may be another disk's, or another shard's, is never written to.
 //! - A shard serves only after it holds every write that has left the memtables: by the journal, which has them all, or by a
 //!   copy that has been compared, record by record, with its sources.

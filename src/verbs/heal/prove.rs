@@ -1,5 +1,5 @@
-//! Before a shard that serves is given up to be filled anew: those that it is to be filled from are verified, and mended from it as
-//! long as it is there.
+//! Before a shard is given up to be filled anew that serves, or fails again and again and may be whole all the same: those that it is to be
+//! filled from are verified, and mended from it as long as it serves.
 //!
 //! Invariant: what one of them alone has lost is never the reason that both are without it.
 

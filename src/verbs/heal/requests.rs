@@ -93,7 +93,7 @@ pub fn request(state: &State, id: ShardId, wish: Wish, limit: Option<Duration>) 
             .on(id)
             .remedy("see health() for the shards"));
     }
-    if wish == Wish::Compact && state.manifest.lock().change.is_some() {
+    if wish == Wish::Compact && state.written().change.is_some() {
         return Err(change_under_way());
     }
     let Some(outcome) = state.healing.wish(id, wish) else {

@@ -1,7 +1,7 @@
 //! Taking a shard back whose files may be good: it is opened again, or begun anew where they are not.
 
-use super::fill;
 use super::step::{LOOK_AGAIN, OPENING, Step, has_gone, let_go};
+use super::{fill, prove};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
 use crate::options::Heal;
@@ -26,7 +26,14 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
     // Where nothing is any more it has failed for the last time: whether it may be made anew is decided below.
     let is_there = || !state.beside(layout, index, Shard::check_ours).is_err_and(|error| is_missing(&error));
     if shard.strikes() > MOST_STRIKES && is_there() && replaceable() {
-        return fill::begin_anew(state, mover, layout, index, false, "it fails again and again");
+        match prove::piece(state, mover, layout, index) {
+            Ok(Some(step)) => return Ok(step),
+            Ok(None) => {
+                return fill::begin_anew(state, mover, layout, index, false, "it fails again and again");
+            }
+            // Its files may be the only ones that have what another has lost: they are tried again.
+            Err(error) => log::warn!("shard {} is not begun anew: {error}", shard.id),
+        }
     }
     let error = match open_again(state, layout, index, &spec) {
         Ok(opened) => match take(state, mover, layout, index, opened) {

@@ -42,8 +42,10 @@ pub fn step(state: &State) -> Result<Step> {
     for filling in [false, true] {
         for index in 0..layout.shards.len() {
             let shard = &layout.shards[index];
-            // So does one that serves, and is to be filled anew: what it would be filled from is verified first.
-            let takes_long = if is_asked_anew(state, shard) { shard.serves() } else { shard.is_filling() };
+            // So does one that is to be filled anew, and that serves, or may be whole: what it would be filled from is verified first.
+            let proven = mover.proof.as_ref().is_some_and(|proof| proof.of == shard.id);
+            let takes_long =
+                if is_asked_anew(state, shard) { shard.serves() } else { shard.is_filling() || proven };
             if filling != takes_long {
                 continue;
             }

@@ -4,6 +4,7 @@
 //! too; the manifest comes last, so that an opening that is interrupted can be done again.
 
 use super::anew;
+use super::asking::Asking;
 use super::create::{MARKER, RESTORING};
 use super::recover::check_covered;
 use crate::disk::Disk;
@@ -21,7 +22,12 @@ use std::path::{Path, PathBuf};
 
 /// The newest copy of the manifest in the shards that the options name, or that lie in the store's directory; none if there
 /// is none, or a creation or a restore was interrupted there.
-pub fn from_shards(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Option<Manifest>> {
+pub fn from_shards(
+    disk: &dyn Disk,
+    dir: &Path,
+    options: &Options,
+    asking: &Asking,
+) -> Result<Option<Manifest>> {
     if [MARKER, RESTORING].iter().any(|marker| disk.exists(&dir.join(marker)).unwrap_or(true)) {
         return Ok(None);
     }
@@ -30,9 +36,9 @@ pub fn from_shards(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Opt
     let named = options.shard.iter().map(|shard| shard.path.clone());
     let places: Vec<PathBuf> = named.chain(names.into_iter().map(|name| inside.join(name))).collect();
     let mut newest: Option<Manifest> = None;
-    for place in &places {
+    for (place, found) in places.iter().zip(asking.each(&places, Identity::load)) {
         // One that cannot be read is one copy fewer.
-        let Ok(Some(Identity { manifest: Some(copy), .. })) = Identity::load(disk, place) else { continue };
+        let Some(Ok(Some(Identity { manifest: Some(copy), .. }))) = found else { continue };
         let Some(best) = &newest else {
             newest = Some(copy);
             continue;

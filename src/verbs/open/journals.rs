@@ -3,6 +3,7 @@
 //! Invariant: what the manifest lists is what the options of the last opening came to, and the words of the copies say
 //! the same before it is written.
 
+use super::asking::Asking;
 use super::given_up::Way;
 use crate::disk::{Disk, mounts};
 use crate::error::{Error, ErrorKind, Result};
@@ -51,8 +52,10 @@ pub fn of_new(
     options: &Options,
     shards: &[PathBuf],
 ) -> Result<Vec<JournalEntry>> {
-    let paths = resolved(disk, dir, &options.journals, shards)?;
     let base = paths::resolve(disk, dir)?;
+    let shards: Vec<PathBuf> =
+        shards.iter().map(|path| paths::resolve(disk, &dir.join(path))).collect::<Result<_>>()?;
+    let paths = resolved(disk, &base, &options.journals, &shards)?;
     let entry = |(id, path): (u32, PathBuf)| entry(disk, &base, id, path);
     Ok((0..).zip(paths).map(entry).collect())
 }
@@ -82,7 +85,13 @@ pub fn create(
 
 /// What an existing store's manifest and the options come to; none: the journal lies in the store's own directory, and
 /// nothing else was ever asked for.
-pub fn wanted(disk: &dyn Disk, dir: &Path, manifest: &Manifest, options: &Options) -> Result<Option<Wanted>> {
+pub fn wanted(
+    disk: &dyn Disk,
+    dir: &Path,
+    manifest: &Manifest,
+    options: &Options,
+    asking: &Asking,
+) -> Result<Option<Wanted>> {
     if manifest.journals.is_empty() && options.journals.is_empty() {
         return Ok(None);
     }
@@ -97,13 +106,13 @@ pub fn wanted(disk: &dyn Disk, dir: &Path, manifest: &Manifest, options: &Option
         let mounts = entry.mounts;
         places.push(Place { id: entry.id, dir: path, known: true, listed: false, implicit, mounts });
     }
-    let shards: Vec<PathBuf> = manifest.shards.iter().map(|shard| shard.path.clone()).collect();
-    let mut asked = resolved(disk, dir, &options.journals, &shards)?;
+    let base = paths::resolve(disk, dir)?;
+    let shards = asking.where_they_lie(dir, &base, manifest)?;
+    let mut asked = resolved(disk, &base, &options.journals, &shards)?;
     if asked.is_empty() {
         asked = places.iter().map(|place| place.dir.clone()).collect();
     }
     let mut next = places.iter().map(|place| place.id.saturating_add(1)).max().unwrap_or(0);
-    let base = paths::resolve(disk, dir)?;
     let mut entries = Vec::new();
     for path in asked {
         let index = match places.iter().position(|place| place.dir == path) {
@@ -207,11 +216,8 @@ fn relative(base: &Path, path: PathBuf) -> PathBuf {
     path.strip_prefix(base).map(Path::to_path_buf).unwrap_or(path)
 }
 
-/// The absolute paths of the directories, checked against each other and the shards'.
-fn resolved(disk: &dyn Disk, dir: &Path, asked: &[PathBuf], shards: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let base = paths::resolve(disk, dir)?;
-    let shards: Vec<PathBuf> =
-        shards.iter().map(|path| paths::resolve(disk, &dir.join(path))).collect::<Result<_>>()?;
+/// The absolute paths of the directories, checked against each other and where the store and the shards lie.
+fn resolved(disk: &dyn Disk, base: &Path, asked: &[PathBuf], shards: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut all: Vec<PathBuf> = Vec::new();
     for asked in asked {
         let path = paths::resolve(disk, asked)?;

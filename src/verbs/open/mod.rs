@@ -2,6 +2,7 @@
 
 mod adopt;
 mod anew;
+mod asking;
 mod create;
 mod given_up;
 mod journals;

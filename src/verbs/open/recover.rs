@@ -5,6 +5,7 @@
 //! and a shard that lacks what the journal no longer has stays offline.
 
 use super::adopt;
+use super::asking::Asking;
 use super::create::{self, Contents};
 use super::given_up::{self, Carrying, Way};
 use super::journals::{self, Locked, Wanted};
@@ -43,26 +44,27 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         allocator::hold_mapping_threshold();
     }
     let disk = seams.disk.as_ref();
-    let lock = lock(disk, dir, options)?;
-    let (found, adopted) = find(disk, dir, options)?;
+    let asking = Asking::new(&seams, options);
+    let lock = lock(disk, dir, options, &asking)?;
+    let (found, adopted) = find(disk, dir, options, &asking)?;
     let mut manifest = match found {
         // Its copies may speak of shards that were being made: those are to be cleared, not opened.
-        Some(manifest) if adopted => rolled_back(relocated(disk, dir, manifest, options)?),
+        Some(manifest) if adopted => rolled_back(relocated(disk, dir, manifest, options, &asking)?),
         Some(manifest) => {
             let known = manifest.clone();
-            let mut manifest = relocated(disk, dir, manifest, options)?;
+            let mut manifest = relocated(disk, dir, manifest, options, &asking)?;
             if manifest != known {
                 manifest.store_next(disk, dir)?;
             }
             create::end_creation(disk, dir)?;
-            take_up(disk, dir, manifest)?
+            take_up(disk, dir, manifest, &asking)?
         }
         None => create::create(dir, options, &seams, None)?,
     };
     let keyspaces: HashSet<KeyspaceId> =
         manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped).map(|keyspace| keyspace.id).collect();
     let archives = Archives::load(&seams.disk, dir, manifest.store, &keyspaces)?;
-    let wanted = journals::wanted(disk, dir, &manifest, options)?;
+    let wanted = journals::wanted(disk, dir, &manifest, options, &asking)?;
     // Before the shards: what is open elsewhere is not even looked at.
     let locks = Found::lock(disk, wanted.as_ref().map_or(&[], |wanted| &wanted.places))?;
     let lock = Locked::new(lock, locks.clone());
@@ -74,7 +76,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     }
     let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &archives, &seams)?;
     if adopted {
-        manifest = take_up(disk, dir, manifest)?;
+        manifest = take_up(disk, dir, manifest, &asking)?;
         manifest.store_next(disk, dir)?;
     }
     let mut replay = Replay {
@@ -166,26 +168,26 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
 }
 
 /// The manifest, and whether it was taken from the shards, since there is none, or a damaged one, where it should be.
-fn find(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<(Option<Manifest>, bool)> {
+fn find(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Result<(Option<Manifest>, bool)> {
     let damage = match Manifest::load(disk, dir) {
         Ok(Some(manifest)) => return Ok((Some(manifest), false)),
         Ok(None) => None,
         Err(error) if error.kind() == ErrorKind::Corruption => Some(error),
         Err(error) => return Err(error),
     };
-    match (adopt::from_shards(disk, dir, options)?, damage) {
+    match (adopt::from_shards(disk, dir, options, asking)?, damage) {
         (Some(manifest), _) => Ok((Some(manifest), true)),
         (None, Some(error)) => Err(error),
         (None, None) => Ok((None, false)),
     }
 }
 
-fn lock(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<Box<dyn Send + Sync>> {
+fn lock(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Result<Box<dyn Send + Sync>> {
     let manifest = dir.join(crate::manifest::FILE);
     if disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
         return lock_dir(disk, dir);
     }
-    if adopt::from_shards(disk, dir, options)?.is_none() {
+    if adopt::from_shards(disk, dir, options, asking)?.is_none() {
         create::check_vacant(disk, dir, false)?;
         if options.existing_only {
             return Err(Error::new(ErrorKind::NotFound, "there is no store")
@@ -231,7 +233,13 @@ fn settings(options: &Options) -> Settings {
 }
 
 /// Checks the options against the manifest, and takes over where the user says the shards' directories are now.
-fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Options) -> Result<Manifest> {
+fn relocated(
+    disk: &dyn Disk,
+    dir: &Path,
+    mut manifest: Manifest,
+    options: &Options,
+    asking: &Asking,
+) -> Result<Manifest> {
     let contradicts = |what: &str, asked: String, has: String| {
         Err(Error::new(
             ErrorKind::Mismatch,
@@ -260,16 +268,23 @@ fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Opti
     if !options.shard.is_empty() && options.shard.len() != count {
         return contradicts("shards:", options.shard.len().to_string(), count.to_string());
     }
-    let known: Vec<PathBuf> =
-        manifest.shards.iter().map(|s| paths::resolve(disk, &dir.join(&s.path))).collect::<Result<_>>()?;
+    if options.shard.is_empty() {
+        return Ok(manifest);
+    }
     let base = paths::resolve(disk, dir)?;
+    let known = asking.where_they_lie(dir, &base, &manifest)?;
+    let named: Vec<PathBuf> = options.shard.iter().map(|asked| asked.path.clone()).collect();
+    let found = asking.each(&named, paths::resolve);
     let mut taken = HashSet::new();
-    for asked in &options.shard {
-        let path = paths::resolve(disk, &asked.path)?;
+    for (asked, found) in options.shard.iter().zip(found) {
+        // Where a link leads is not known of one that does not answer.
+        let unresolved =
+            || std::path::absolute(&asked.path).map_err(|e| Error::io("resolve the path", &asked.path, e));
+        let path = found.unwrap_or_else(unresolved)?;
         let index = match known.iter().position(|k| *k == path) {
             Some(index) => index,
             // Not where it was: the directory itself says which shard it is.
-            None => match shard::identify(disk, &path)? {
+            None => match asking.one(&path, shard::identify).unwrap_or_else(|| Err(silent(&path)))? {
                 Some((store, id)) if store == manifest.store => {
                     let Some(index) = manifest.shards.iter().position(|s| s.id == id) else {
                         return contradicts("shard", path.display().to_string(), "no such shard".into());
@@ -303,6 +318,12 @@ fn relocated(disk: &dyn Disk, dir: &Path, mut manifest: Manifest, options: &Opti
         }
     }
     Ok(manifest)
+}
+
+fn silent(dir: &Path) -> Error {
+    Error::new(ErrorKind::Unavailable, "the file system of a shard's directory does not answer")
+        .at(dir)
+        .remedy("name the directory where the shard lay last, or leave the shards out of the options")
 }
 
 /// Opens all shards of the ring, and those that a change under way brings.

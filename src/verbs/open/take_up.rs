@@ -2,12 +2,13 @@
 //!
 //! Invariant: shards are opened by a manifest of which nothing is rolled back any more; what is to be cleared is not among them.
 
+use super::asking::Asking;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::manifest::{ChangeStep, Manifest, ShardState};
 use crate::shard::paths;
 use crate::shard::{self, Shard, ShardSpec};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The manifest without a change whose shards were still being made: they are given up. Nothing is changed on the disk.
 pub fn rolled_back(mut manifest: Manifest) -> Manifest {
@@ -20,10 +21,23 @@ pub fn rolled_back(mut manifest: Manifest) -> Manifest {
 }
 
 /// Rolls back what is to be, and clears the directories of shards that were given up.
-pub fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> Result<Manifest> {
+pub fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest, asking: &Asking) -> Result<Manifest> {
     let mut next = rolled_back(manifest.clone());
+    let dirs: Vec<PathBuf> = next.shards.iter().map(|entry| dir.join(&entry.path)).collect();
+    let store = dir.to_path_buf();
+    let find = move |disk: &dyn Disk, shard: &Path| {
+        // Only a directory that is there says where it lies.
+        let is_there = matches!(shard::identify(disk, shard), Ok(Some(_)));
+        is_there.then(|| paths::is_on_another_disk(disk, &store, shard))
+    };
+    let found = asking.each(&dirs, find);
+    for (entry, found) in next.shards.iter_mut().zip(&found) {
+        entry.own_disk = found.flatten().unwrap_or(entry.own_disk);
+    }
+    let mut answered = found.iter().map(Option::is_some);
     next.shards.retain(|entry| {
-        if entry.state != ShardState::Abandoned {
+        let answers = answered.next().unwrap_or(false);
+        if entry.state != ShardState::Abandoned || !answers {
             return true;
         }
         let cleared = Shard::clear(disk, &ShardSpec::of(dir, &manifest, entry, 0));
@@ -32,13 +46,6 @@ pub fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest) -> Result<Manife
             .inspect_err(|e| log::warn!("shard {} did not join and is not cleared: {e}", entry.id))
             .is_err()
     });
-    for entry in &mut next.shards {
-        let shard = dir.join(&entry.path);
-        // Only a directory that is there says where it lies.
-        if matches!(shard::identify(disk, &shard), Ok(Some(_))) {
-            entry.own_disk = paths::is_on_another_disk(disk, dir, &shard);
-        }
-    }
     if next != manifest {
         next.store_next(disk, dir)?;
     }

@@ -30,7 +30,7 @@ pub fn explore(state: &State, requests: &[Request]) -> Result<Explored> {
     let base = paths::resolve(disk.as_ref(), &state.dir)?;
     let device = disk.space(&base).ok().flatten().map(|space| space.device);
     let (there, next) = {
-        let manifest = state.manifest.lock();
+        let manifest = state.written();
         let entries = manifest.shards.iter();
         let there: Vec<_> = entries.map(|entry| (entry.id, state.dir.join(&entry.path))).collect();
         (there, manifest.next_shard)

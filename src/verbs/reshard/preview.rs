@@ -24,7 +24,8 @@ pub struct Worked {
 /// Works a plan out, and the ring that it leads to; nothing is changed.
 pub fn preview(state: &State, requests: &[Request]) -> Result<(Plan, Ring)> {
     state.check_open()?;
-    let manifest = state.manifest.lock().clone();
+    // Whoever begins it looks again, under the lock.
+    let manifest = state.written();
     if let Some(change) = &manifest.change {
         return Err(busy(change.next.epoch.0));
     }

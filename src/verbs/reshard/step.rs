@@ -37,6 +37,10 @@ pub fn step(state: &State) -> Result<Step> {
 
 fn take(state: &State, mover: &mut Mover) -> Result<Step> {
     let at = state.manifest.lock().change.as_ref().map(|change| (change.step, change.position.clone()));
+    let begun = at.as_ref().is_none_or(|(step, _)| *step != ChangeStep::Preparing);
+    if begun && state.change.is_paused() {
+        return Ok(Step::Idle);
+    }
     let Some((step, position)) = at else {
         return Ok(match sweep(state, mover)? {
             Swept::Nothing => Step::Idle,
@@ -48,9 +52,6 @@ fn take(state: &State, mover: &mut Mover) -> Result<Step> {
         // One that did not begin, and could not be taken back at once.
         retire::undo(state)?;
         return Ok(Step::Worked(0));
-    }
-    if state.change.is_paused() {
-        return Ok(Step::Idle);
     }
     if !mover.level {
         let _turn = state.flushing.lock();

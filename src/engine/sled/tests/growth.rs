@@ -361,3 +361,20 @@ fn the_rest_of_a_block_is_written_only_where_nobody_has_it() {
         core.verify(&page, core.read_frame(&page).unwrap()).unwrap();
     }
 }
+
+/// A page of a large value is many bytes: who waits for a slice, and the writer with him, does not wait for hundreds of those.
+#[test]
+fn a_slice_of_a_recount_is_bounded_in_bytes_as_well() {
+    let dir = scratch();
+    let (_, engine) = created(dir.path(), 4096);
+    let run: Run = (0..8).map(|n| (key(n), Seq(1), Some(vec![n as u8; 4 << 20]))).collect();
+    apply(&engine, &run, &[]).unwrap();
+    engine.sync(Seq(1)).unwrap();
+    let figures = engine.figures();
+    let mut slices = 1;
+    while let Recounted::Further = engine.recount(256).unwrap() {
+        slices += 1;
+    }
+    assert!((2..=8).contains(&slices), "{slices} for 32 MiB");
+    assert_eq!((engine.figures(), Some(counted(&core(&engine)))), (figures, figures));
+}

@@ -144,3 +144,26 @@ fn a_flush_begins_after_the_chunk_that_is_cleaned() {
     check_reads(&store, &content);
     check_placed(&store, &content);
 }
+
+/// A change rests when it is told to, also while old copies are removed.
+#[test]
+fn nothing_is_removed_while_a_change_is_paused() {
+    let world = World::new();
+    let (store, content) = world.filled(2);
+    let change =
+        store.apply(store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap()).unwrap();
+    step_to(&store, Phase::Cleaning);
+    let all = || -> usize { state(&store).layout().shards.iter().map(|s| held(&store, s.id).len()).sum() };
+    change.pause().unwrap();
+    let before = all();
+    assert!(before > 2 * content.len(), "old copies are there");
+    for _ in 0..20 {
+        assert_eq!(step(state(&store)).unwrap(), Step::Idle);
+    }
+    let progress = change.progress();
+    assert_eq!((progress.phase, progress.paused, all()), (Phase::Cleaning, true, before));
+    change.resume().unwrap();
+    settle(&store);
+    assert_eq!((change.progress().phase, change.progress().paused), (Phase::Completed, false));
+    check_placed(&store, &content);
+}

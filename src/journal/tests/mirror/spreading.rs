@@ -1,0 +1,163 @@
+//! Damage in the copy that another one is made from: what that has is not lost with it.
+
+use super::*;
+use crate::frame::Kind;
+use crate::journal::scan::{Item, Reader};
+use crate::journal::segment::{BODY, MARKER_DISTANCE, SegmentHeader};
+
+fn segments(disk: &SimDisk, copy: usize) -> Vec<PathBuf> {
+    let mut names = disk.list(Path::new(DIRS[copy])).unwrap();
+    names.retain(|name| name.ends_with(".seg"));
+    names.sort();
+    names.iter().map(|name| Path::new(DIRS[copy]).join(name)).collect()
+}
+
+/// Where the frames of a segment lie, up to and with the first marker.
+fn frames(disk: &SimDisk, path: &Path) -> Vec<(Kind, Seq, u64)> {
+    let file = disk.open(path, OpenMode::Read).unwrap();
+    let bytes = disk.read(path).unwrap().unwrap();
+    let (header, _) = SegmentHeader::decode_page(&bytes[..BODY as usize]).unwrap();
+    let mut reader = Reader::new(file, path, header, Vec::new());
+    let (mut at, mut found) = (BODY, Vec::new());
+    while let Ok(Item::Frame(frame, _)) = reader.item(at) {
+        found.push((frame.kind, frame.seq, at));
+        if frame.kind != Kind::Commit {
+            break;
+        }
+        at += frame.frame_bytes() as u64;
+    }
+    found
+}
+
+/// A journal of which the second copy was left behind after 60 writes, and the first has 10 more.
+fn behind(seed: u64) -> (Model, SimDisk, Arc<Mirrors>, Journal) {
+    let (mut model, disk) = (Model::default(), dirs_disk(seed));
+    let (mirrors, journal) = model.create(&disk);
+    (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    fault(&disk, Operation::Sync, 1, 1);
+    model.append(&journal, Handoff::Os).unwrap();
+    model.sync(&journal).unwrap();
+    (0..9).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    (model, disk, mirrors, journal)
+}
+
+#[test]
+fn a_copy_is_not_made_from_damage_where_it_was_whole() {
+    let (_, disk, ..) = behind(70);
+    let mut places: Vec<(usize, u64)> = Vec::new();
+    for (index, path) in segments(&disk, 0).iter().enumerate() {
+        let mut commits = frames(&disk, path);
+        commits.retain(|(kind, seq, _)| *kind == Kind::Commit && *seq <= Seq(60));
+        if !commits.is_empty() {
+            places.extend([(index, 100), (index, 2048 + 100)]);
+        }
+        // Of a header and of a payload.
+        places.extend(commits.iter().flat_map(|(_, _, at)| [(index, at + 20), (index, at + 44)]));
+    }
+    assert!(places.len() > 100);
+    for (index, at) in places {
+        let (mut model, disk, mirrors, journal) = behind(70);
+        let path = segments(&disk, 0)[index].clone();
+        disk.damage(&path, |bytes| {
+            bytes[at as usize] ^= 4;
+            // Both of the headers, which one damaged block does not come to.
+            if at == 100 {
+                bytes[2048 + 100] ^= 4;
+            }
+        })
+        .unwrap();
+        assert_eq!(mirrors.mend(), 1, "{} at {at}: {:?}", path.display(), mirrors.copies());
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        // Each of them alone has all.
+        for copy in [0, 1] {
+            let (mut model, disk) = (model.clone(), disk.fork().crash(PowerCut { seed: at }));
+            absent(&disk, 1 - copy);
+            let opened =
+                model.open(&disk, None).unwrap_or_else(|e| panic!("{} at {at}: {e}", path.display()));
+            assert_eq!(opened.2.last, Seq(71), "{} at {at}", path.display());
+        }
+    }
+}
+
+/// What nobody has any more is no reason to have one copy fewer of the rest.
+#[test]
+fn damage_that_no_copy_can_mend_does_not_keep_one_from_being_made() {
+    let (model, disk, mirrors, journal) = behind(71);
+    let holds = |path: &PathBuf| {
+        frames(&disk, path).iter().any(|(kind, seq, _)| *kind == Kind::Commit && *seq == Seq(66))
+    };
+    let path = segments(&disk, 0).into_iter().find(holds).unwrap();
+    let (_, _, at) = frames(&disk, &path).into_iter().find(|(_, seq, _)| *seq == Seq(66)).unwrap();
+    disk.damage(&path, |bytes| bytes[at as usize + 44] ^= 1).unwrap();
+    assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+    assert_eq!(good(&mirrors), [true; 2]);
+    drop(journal);
+    let error = model.clone().open(&disk.kill(), None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption);
+}
+
+/// The copy that was away has a write that the other's opening has cut: the number is another write's by now.
+#[test]
+fn what_an_opening_has_cut_does_not_come_back_from_a_copy_that_was_away() {
+    for spoiled in 0..4 {
+        let (mut model, disk) = (Model::default(), dirs_disk(72));
+        let (_, journal) = model.create(&disk);
+        (0..20).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        let [before, there] = [0, 1].map(|copy| segments(&disk, copy).pop().unwrap());
+        let whole = disk.read(&before).unwrap().unwrap();
+        (0..2).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        drop(journal);
+        assert_eq!(segments(&disk, 0).pop().unwrap(), before, "in one segment");
+        let longer = disk.read(&there).unwrap().unwrap();
+        // A power cut takes the last two from the one, and not from the other.
+        let disk = disk.crash(PowerCut { seed: 1 });
+        disk.damage(&before, |bytes| bytes.copy_from_slice(&whole)).unwrap();
+        disk.damage(&there, |bytes| bytes.copy_from_slice(&longer)).unwrap();
+        absent(&disk, 1);
+        let (mirrors, journal, report) = model.open(&disk, None).unwrap();
+        assert_eq!(report.last, Seq(20));
+        (0..3).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        disk.heal();
+        let (_, _, at) = frames(&disk, &before).into_iter().find(|(kind, ..)| *kind == Kind::End).unwrap();
+        let (header, _) = SegmentHeader::decode_page(&whole[..BODY as usize]).unwrap();
+        disk.damage(&before, |bytes| {
+            let at = at as usize;
+            // The marker; its second; both; and a frame that says that the log reaches further, which a power cut may leave.
+            if spoiled != 1 {
+                bytes[at + 20] ^= 1;
+            }
+            if spoiled == 1 || spoiled == 2 {
+                bytes[at + MARKER_DISTANCE + 20] ^= 1;
+            }
+            if spoiled == 3 {
+                let salt = header.salt();
+                let mut frame = Vec::new();
+                let late =
+                    crate::frame::Header::commit(header.generation, Seq(22), Seq(20), &Payload::new(b"late"))
+                        .unwrap();
+                crate::frame::encode(&mut frame, &late, salt, b"late");
+                bytes[at + 400..][..frame.len()].copy_from_slice(&frame);
+            }
+        })
+        .unwrap();
+        let found = disk.read(&before).unwrap();
+        assert_eq!(mirrors.mend(), 1, "{spoiled}: {:?}", mirrors.copies());
+        assert!(disk.read(&before).unwrap() == found, "{spoiled}: it was changed");
+        drop(journal);
+        let disk = disk.kill();
+        for copy in [0, 1] {
+            let (mut model, disk) = (model.clone(), disk.fork());
+            absent(&disk, 1 - copy);
+            match model.open(&disk, None) {
+                Ok((_, _, report)) => assert_eq!(report.last, Seq(23), "{spoiled}"),
+                Err(e) => panic!("{spoiled}: {e}"),
+            }
+        }
+    }
+}

@@ -147,7 +147,7 @@ impl Judge for Recovery<'_> {
         let promises = Promises { handed: self.floor, ..self.promises.clone() };
         let mut run =
             Run::new(disk, promises, Limits { cut: Bounds { states: 24, names: 4 }, deep: false }, seed);
-        run.open().map_err(|what| format!("{what} (while the cut was recovered from)"))?;
+        run.open().map_err(|what| format!("{} (while the cut was recovered from)", String::from(what)))?;
         run.look();
         let found = locked(&run.watched);
         let mut of_this = found.counts;
@@ -205,6 +205,29 @@ fn image_now(disk: &SimDisk, boot: u128) -> Image {
     Image { files: files.collect(), dirs, boot }
 }
 
+/// Why a journal was not opened.
+enum Unopened {
+    /// A promise was broken.
+    Broken(String),
+    /// It was refused, which a fault may be the reason of.
+    Refused(Error),
+}
+
+impl From<String> for Unopened {
+    fn from(what: String) -> Unopened {
+        Unopened::Broken(what)
+    }
+}
+
+impl From<Unopened> for String {
+    fn from(unopened: Unopened) -> String {
+        match unopened {
+            Unopened::Broken(what) => what,
+            Unopened::Refused(error) => format!("does not open: {error}"),
+        }
+    }
+}
+
 /// A script as it runs.
 struct Run {
     disk: SimDisk,
@@ -246,7 +269,7 @@ impl Run {
     }
 
     /// Opens the journal; what it finds must be what was promised, and is from here on.
-    fn open(&mut self) -> Result<(), String> {
+    fn open(&mut self) -> Result<(), Unopened> {
         let promises = self.promised(|promises| promises.clone());
         let from = Seq(promises.from);
         let (mut hash, disk) = (0, Arc::new(self.disk.clone()));
@@ -260,7 +283,7 @@ impl Run {
         };
         let opened = Journal::open(disk, Path::new(DIR), CONFIG, from, from, &mut visit);
         self.failure()?;
-        let (journal, report) = opened.map_err(|error| format!("does not open: {error}"))?;
+        let (journal, report) = opened.map_err(Unopened::Refused)?;
         let last = report.last.0;
         Recovery::new(&promises, promises.handed, None).check(&Outcome::Log { last, hash })?;
         self.promised(|promises| {
@@ -326,7 +349,25 @@ impl Run {
 
     /// A session, up to its end or an error that a fault brought.
     fn session(&mut self, faulty: bool) -> Result<(), String> {
-        self.open()?;
+        let strikes_first = faulty && self.random.below(2) == 0;
+        if strikes_first {
+            let after = self.random.below(16);
+            self.disk.inject(match self.random.below(3) {
+                0 => Fault::on(Operation::Write).after(after).times(1).short(),
+                1 => Fault::on(Operation::Sync).after(after / 2).times(1),
+                _ => Fault::on_any_change().after(after).times(1),
+            });
+        }
+        match self.open() {
+            // What it has promised before stays promised, to whoever opens it next.
+            Err(Unopened::Refused(error)) if strikes_first && error.kind() == ErrorKind::Io => {
+                locked(&self.watched).counts.failed += 1;
+                self.look();
+                self.disk.heal();
+                return self.failure();
+            }
+            opened => opened?,
+        }
         let journal = self.journal.take().ok_or("no journal")?;
         let steps = 4 + self.random.below(24);
         if faulty {

@@ -43,7 +43,7 @@ impl Found {
         for (_, place) in self.believed() {
             let from = Journal::first_retained(self.disk.as_ref(), &place.dir, self.store)
                 .map(|first| Seq(first.0.saturating_sub(1)));
-            match from.and_then(|from| self.reach(&place.dir, from, Known::default())) {
+            match from.and_then(|from| self.reach(&place.dir, from, Known::default(), false)) {
                 Ok((end, _)) => last = last.max(Some(Seq(end.0.saturating_sub(1)))),
                 Err(e) => failed = failed.and(Err(e)),
             }
@@ -58,7 +58,7 @@ impl Found {
 
     /// Whether a copy can be read from here on, and has all that is known of.
     pub fn has(&self, from: Seq, known: Known) -> bool {
-        self.believed().any(|(_, place)| self.reach(&place.dir, from, known).is_ok())
+        self.believed().any(|(_, place)| self.reach(&place.dir, from, known, true).is_ok())
     }
 
     /// Whether a session begins with this write in a copy.

@@ -74,18 +74,13 @@ impl Found {
         (same, unread)
     }
 
-    /// The undamaged copies, those first that reach furthest.
-    pub fn ranked(&self, from: Seq, at_least: Known) -> Result<Vec<Reach>> {
-        // A single one is read by the journal itself, which says what is wrong with it.
-        if let [(index, place)] = self.believed().collect::<Vec<_>>().as_slice() {
-            let listed = place.listed;
-            return Ok(vec![Reach { index: *index, end: Seq::ZERO, generation: 0, listed }]);
-        }
-        let (mut ranked, mut first_error) = (Vec::new(), None);
+    /// How far each copy goes that can be read, and what is wrong with another.
+    fn reaching(&self, from: Seq, at_least: Known, lenient: bool) -> (Vec<Reach>, Option<Error>) {
+        let (mut reaching, mut first_error) = (Vec::new(), None);
         for (index, place) in self.believed() {
-            match self.reach(&place.dir, from, at_least) {
+            match self.reach(&place.dir, from, at_least, lenient) {
                 Ok((end, generation)) => {
-                    ranked.push(Reach { index, end, generation, listed: place.listed });
+                    reaching.push(Reach { index, end, generation, listed: place.listed });
                 }
                 Err(e) => {
                     log::warn!("a copy of the journal cannot be used: {e}");
@@ -93,8 +88,23 @@ impl Found {
                 }
             }
         }
+        (reaching, first_error)
+    }
+
+    /// The undamaged copies, those first that reach furthest; where there is none, those whose damage nobody asks for.
+    pub fn ranked(&self, from: Seq, at_least: Known) -> Result<Vec<Reach>> {
+        // A single one is read by the journal itself, which says what is wrong with it.
+        if let [(index, place)] = self.believed().collect::<Vec<_>>().as_slice() {
+            let listed = place.listed;
+            return Ok(vec![Reach { index: *index, end: Seq::ZERO, generation: 0, listed }]);
+        }
+        let (mut ranked, error) = self.reaching(from, at_least, false);
         if ranked.is_empty() {
-            return Err(first_error.unwrap_or_else(|| nothing_left(&self.home)));
+            // What no copy has whole refuses no more than it does in a single directory.
+            ranked = self.reaching(from, at_least, true).0;
+        }
+        if ranked.is_empty() {
+            return Err(error.unwrap_or_else(|| nothing_left(&self.home)));
         }
         ranked.sort_by_key(|reach| std::cmp::Reverse(reach.key()));
         if crate::plants::is("shortest-copy-wins") {

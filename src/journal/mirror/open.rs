@@ -4,6 +4,7 @@
 //! |---|---|
 //! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves |
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
+//! | damage in all of them to a segment that is read for its end marker alone | passed over, as with one directory |
 //! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |
 //! | the copy that serves cannot be read in some place | another that reaches as far serves; if there is none, what cannot be compared stays believed |
 //! | a copy of an older epoch, without a word, or absent | left out, and made anew while the store serves |
@@ -20,7 +21,7 @@ use super::{Locks, Mirror, Mirrors, align, copy, locks};
 use crate::disk::{Disk, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
-use crate::journal::recovery::{self, Survey, Walker};
+use crate::journal::recovery::{Survey, Walker};
 use crate::journal::segment;
 use crate::journal::{Journal, Known};
 use crate::sync::atomic::Ordering;
@@ -297,10 +298,10 @@ impl Found {
         Ok(true)
     }
 
-    /// Where the log ends in one copy, and the generation that a replay begins with.
-    pub(super) fn reach(&self, dir: &Path, from: Seq, at_least: Known) -> Result<(Seq, u64)> {
+    /// Where the log ends in one copy, and the generation that a replay begins with. `lenient`: damage is passed over where the journal
+    /// passes it over, and what nobody asks for there is not replayed.
+    pub(super) fn reach(&self, dir: &Path, from: Seq, at_least: Known, lenient: bool) -> Result<(Seq, u64)> {
         let survey = Survey::read(self.disk.as_ref(), dir, self.store, from)?;
-        let start = recovery::start(&survey.segments, from);
         let mut walker = Walker {
             disk: self.disk.as_ref(),
             segments: &survey.segments,
@@ -313,8 +314,9 @@ impl Found {
             visited: (0, 0),
             buf: Vec::new(),
         };
-        let end = walker.walk()?.end;
-        Ok((end, survey.segments.get(start).map_or(0, |segment| segment.header.generation)))
+        let walk = if lenient { walker.walk_to_what_is_asked()? } else { walker.walk()? };
+        let begins = walk.parts.first().and_then(|part| survey.segments.get(part.index));
+        Ok((walk.end, begins.map_or(0, |segment| segment.header.generation)))
     }
 }
 

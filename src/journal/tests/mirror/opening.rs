@@ -323,3 +323,46 @@ fn a_copy_is_made_anew_by_an_opening_in_the_room_that_it_has() {
     let (mirrors, _, _) = model.open(&disk, None).unwrap();
     assert_eq!(good(&mirrors), [true; 2], "{:?}", mirrors.copies());
 }
+
+/// As with a single directory: nothing in there is asked for but the end marker.
+#[test]
+fn damage_in_every_copy_to_what_nothing_is_replayed_of_refuses_no_opening() {
+    for places in [[8300, 8300], [4200, 9000], [9000, 4200]] {
+        let (mut model, disk) = (Model::default(), dirs_disk(33));
+        let (_, journal) = model.create(&disk);
+        (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        drop(journal);
+        let disk = disk.kill();
+        let survey = recovery::Survey::read(&disk, Path::new(DIRS[0]), CONFIG.store_id, Seq(60)).unwrap();
+        let [before, asked] = [6, 7].map(|at: usize| &survey.segments[at]);
+        model.applied = asked.first.unwrap().0 - 1;
+        let name = before.path.file_name().unwrap();
+        let held = |dir: &str| disk.read(&Path::new(dir).join(name)).unwrap().unwrap();
+        let whole = held(DIRS[0]);
+        for (dir, at) in DIRS.iter().zip(places) {
+            disk.damage(&Path::new(dir).join(name), |bytes| bytes[at..at + 8].fill(0x55)).unwrap();
+        }
+        // What a single one does.
+        let alone = disk.fork();
+        let from = Seq(model.applied);
+        let single =
+            Journal::open(Arc::new(alone), Path::new(DIRS[0]), CONFIG, from, from, &mut |_, _| Ok(()));
+        assert_eq!(single.map(|(_, report)| report.last).unwrap(), Seq(60), "{places:?}");
+        let (mirrors, journal, report) =
+            model.open(&disk, None).unwrap_or_else(|e| panic!("{places:?}: {e}"));
+        assert_eq!((report.last, good(&mirrors)), (Seq(60), [true; 2]), "{places:?}");
+        for (dir, at) in DIRS.iter().zip(places) {
+            let mut now = held(dir);
+            now[at..at + 8].copy_from_slice(&whole[at..at + 8]);
+            assert!(now == whole, "{places:?}: the damage of one was put into the other");
+        }
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        for lost in [0, 1] {
+            let disk = disk.fork().kill();
+            absent(&disk, lost);
+            assert_eq!(model.clone().open(&disk, None).unwrap().2.last, Seq(61), "{places:?}");
+        }
+    }
+}

@@ -83,6 +83,15 @@ impl Journal {
         Ok(survey.segments.first().and_then(|segment| segment.first).unwrap_or_default())
     }
 
+    /// The newest sequence that a replay could begin with, for who looks for the end of the log and for nothing before.
+    ///
+    /// # Errors
+    /// As [`first_retained`](Self::first_retained).
+    pub fn newest_beginning(disk: &dyn Disk, dir: &Path, store_id: u128) -> Result<Seq> {
+        let survey = Survey::read(disk, dir, store_id, Seq::MAX)?;
+        Ok(survey.segments.iter().rev().find_map(|segment| segment.first).unwrap_or_default())
+    }
+
     /// Opens the journal in `dir`: makes what is there durable, hands every frame above `from` to `visit` in
     /// order up to the end of the log, and begins a new segment. `at_least`: what the log is known to reach.
     ///

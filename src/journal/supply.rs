@@ -231,6 +231,8 @@ impl Supply {
         let path = self.path(&segment::name(header.generation));
         let io = |e| Error::io("begin in a journal segment", &path, e);
         let file = self.disk.open(&path, OpenMode::Write).map_err(io)?;
+        // What was there may have been replaced already, by a file whose name could not be synced.
+        let header = SegmentHeader { len: file.len().map_err(io)?, ..header };
         file.write_at(0, &head(&header)).map_err(io)?;
         file.sync_all().map_err(io)?;
         let through = self.open_through(&path, &header)?;

@@ -41,7 +41,7 @@ impl Found {
         let mut last = None;
         let mut failed = Ok(Seq::ZERO);
         for (_, place) in self.believed() {
-            let from = Journal::first_retained(self.disk.as_ref(), &place.dir, self.store)
+            let from = Journal::newest_beginning(self.disk.as_ref(), &place.dir, self.store)
                 .map(|first| Seq(first.0.saturating_sub(1)));
             match from.and_then(|from| self.reach(&place.dir, from, Known::default(), false)) {
                 Ok((end, _)) => last = last.max(Some(Seq(end.0.saturating_sub(1)))),

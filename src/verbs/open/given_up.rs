@@ -96,7 +96,7 @@ pub fn ends_short(
             if Journal::examine(disk, dir, store, from, known, &mut pass).is_ok() {
                 return None;
             }
-            Journal::first_retained(disk, dir, store).and_then(|first| {
+            Journal::newest_beginning(disk, dir, store).and_then(|first| {
                 let before = Seq(first.0.saturating_sub(1));
                 Journal::examine(disk, dir, store, before, before, &mut pass).map(|report| report.last)
             })

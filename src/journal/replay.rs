@@ -139,6 +139,8 @@ impl Journal {
             // If the segment has been freed meanwhile, that is why.
             self.segment_of(cursor.next)?;
             if !copies.find(at, expected) {
+                // Or while another copy was looked for.
+                self.segment_of(cursor.next)?;
                 return Err(error);
             }
         }

@@ -273,6 +273,38 @@ fn readers_beside_trims_take_no_copy_for_damaged() {
     }
 }
 
+/// A segment is freed between the look at one copy and that at the other.
+#[test]
+fn what_is_freed_while_another_copy_is_looked_for_is_no_damage() {
+    let disk = dirs_disk(47);
+    let mut model = Model::default();
+    let armed: Arc<Mutex<Option<(PathBuf, Arc<Journal>)>>> = Arc::default();
+    let trims = armed.clone();
+    let reads = std::sync::atomic::AtomicUsize::new(0);
+    let hooked = Hooked::new(&disk, move |operation, path| {
+        let here = trims.lock().as_ref().is_some_and(|(there, _)| there == path);
+        // The second is that of the frame that was found damaged.
+        if here
+            && operation == Operation::Read
+            && reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1
+        {
+            let (_, journal) = trims.lock().take().unwrap();
+            assert!(journal.trim(Seq(60)).unwrap() > 0);
+        }
+        Ok(())
+    });
+    let (_, journal) = model.create_on(Arc::new(hooked));
+    let journal = Arc::new(journal);
+    (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    let (path, at) = place_of(&model, &journal, 0, 3);
+    harm(&disk, Harm::Payload, (path.clone(), at));
+    *armed.lock() = Some((path, journal.clone()));
+    let error = read_on(&model, &journal, &mut Cursor::at(Seq(1)), usize::MAX).unwrap_err();
+    assert!(armed.lock().is_none(), "nothing was freed");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+}
+
 /// A disk hangs under a reader until the store has been closed: the files are the next opening's, and so are the words.
 #[test]
 fn a_reader_that_outlives_a_close_mends_nothing() {

@@ -77,6 +77,20 @@ impl Worker {
         ticket
     }
 
+    /// Starts a job that begins when all that was asked for has ended, beside the flushes as well, and what was given up.
+    pub fn run_last<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Ticket<T> {
+        let (job, ticket) = self.ticket(job, &self.stuck);
+        match (&self.thread, &*self.beside.lock()) {
+            (None, _) => job.0(),
+            (Some((sender, _)), None) => drop(sender.send(job)),
+            (Some((sender, _)), Some((beside, _))) => {
+                let sender = sender.clone();
+                drop(beside.send(Job(Box::new(move || drop(sender.send(job))))));
+            }
+        }
+        ticket
+    }
+
     /// Starts something beside the flushes. Where no thread can be had for it that is nothing that the shard should be given up for: whoever
     /// asks does it himself.
     pub fn start_beside<T: Send + 'static>(
@@ -292,6 +306,30 @@ mod tests {
         ended.recv_timeout(LONG).unwrap();
         go_on.send(()).unwrap();
         assert!(hangs.receiver.recv_timeout(LONG).unwrap().unwrap());
+    }
+
+    /// What a shard is in beside its flushes may write its seal when the disk answers: its engine, which keeps the next opening out, is closed after
+    /// that.
+    #[test]
+    fn the_last_job_waits_for_what_was_given_up_on_either_thread() {
+        for beside in [false, true] {
+            let worker = Worker::start(ShardId(0), true).unwrap();
+            worker.wait_beside(&worker.start_beside(|| Ok(())), LONG).unwrap().unwrap();
+            let (go_on, told) = channel::<()>();
+            let ended = Arc::new(AtomicU8::new(0));
+            let ends = ended.clone();
+            let hang = move || {
+                let _ = told.recv();
+                ends.store(1, Ordering::Release);
+                Ok(())
+            };
+            let hung = if beside { worker.start_beside(hang) } else { worker.run(hang) };
+            worker.wait_beside(&hung, Duration::from_millis(1)).unwrap_err();
+            let last = worker.run_last(move || Ok(ended.load(Ordering::Acquire)));
+            assert!(last.receiver.recv_timeout(Duration::from_millis(100)).is_err(), "{beside}: it has run");
+            go_on.send(()).unwrap();
+            assert_eq!(worker.wait(&last, LONG, &AtomicU64::new(0)).unwrap(), 1, "{beside}");
+        }
     }
 
     /// That the system has no threads left is nothing that a shard is to be given up for.

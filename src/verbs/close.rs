@@ -43,7 +43,7 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
         layout.shards.iter().zip(&layout.workers).chain(left.iter().map(|(shard, worker)| (shard, worker)));
     let close = |(shard, worker): (&Arc<Shard>, &Arc<Worker>)| {
         let (of, stuck) = (shard.clone(), worker.is_stuck());
-        (worker.run(move || of.close()), stuck, shard.clone(), worker.clone())
+        (worker.run_last(move || of.close()), stuck, shard.clone(), worker.clone())
     };
     let closing: Vec<_> = all.map(close).collect();
     for (ticket, stuck, shard, worker) in &closing {

@@ -41,8 +41,11 @@ const NOTE_AT_MOST: Duration = Duration::from_secs(10);
 impl Health {
     /// Nobody is told that all is well from the failure on, and nobody that it is not before the note is there, unless its disk hangs.
     pub(super) fn check(&self) -> Result<()> {
+        if crate::plants::is("journal-poison-forgotten") {
+            return self.check_open();
+        }
         self.found()?;
-        if !self.failing.load(Ordering::Acquire) || crate::plants::is("journal-poison-forgotten") {
+        if !self.failing.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut noting = self.noting.lock();
@@ -53,17 +56,17 @@ impl Health {
     }
 
     fn found(&self) -> Result<()> {
-        if let Some(cause) = self.cause.get()
-            && !crate::plants::is("journal-poison-forgotten")
-        {
-            let remedy = match self.unnoted.load(Ordering::Acquire) {
-                false => "remove the cause, then reopen the store",
-                true => UNNOTED,
-            };
-            return Err(Error::new(ErrorKind::Poisoned, "an earlier write or sync of the journal failed")
-                .remedy(remedy)
-                .caused_by(cause.clone()));
-        }
+        let Some(cause) = self.cause.get() else { return self.check_open() };
+        let remedy = match self.unnoted.load(Ordering::Acquire) {
+            false => "remove the cause, then reopen the store",
+            true => UNNOTED,
+        };
+        Err(Error::new(ErrorKind::Poisoned, "an earlier write or sync of the journal failed")
+            .remedy(remedy)
+            .caused_by(cause.clone()))
+    }
+
+    fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "the journal is closed").remedy("open the store again"));
         }

@@ -278,7 +278,8 @@ fn readers_beside_trims_take_no_copy_for_damaged() {
 fn what_is_freed_while_another_copy_is_looked_for_is_no_damage() {
     let disk = dirs_disk(47);
     let mut model = Model::default();
-    let armed: Arc<Mutex<Option<(PathBuf, Arc<Journal>)>>> = Arc::default();
+    type Trims = Option<(PathBuf, Arc<Journal>)>;
+    let armed: Arc<Mutex<Trims>> = Arc::default();
     let trims = armed.clone();
     let reads = std::sync::atomic::AtomicUsize::new(0);
     let hooked = Hooked::new(&disk, move |operation, path| {

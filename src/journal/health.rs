@@ -23,6 +23,8 @@ pub struct Health {
     failing: AtomicBool,
     noting: Mutex<Noting>,
     noted: Condvar,
+    /// Somebody has waited for the note as long as one does.
+    overdue: AtomicBool,
 }
 
 /// How far it is with the note of a failure.
@@ -49,7 +51,11 @@ impl Health {
             return Ok(());
         }
         let mut noting = self.noting.lock();
-        self.noted.wait_while_for(&mut noting, |noting| *noting != Noting::Over, NOTE_AT_MOST);
+        if !self.overdue.load(Ordering::Relaxed) {
+            let waited =
+                self.noted.wait_while_for(&mut noting, |noting| *noting != Noting::Over, NOTE_AT_MOST);
+            self.overdue.store(waited.timed_out(), Ordering::Relaxed);
+        }
         drop(noting);
         self.found()?;
         Err(Error::new(ErrorKind::Poisoned, "a write or sync of the journal has failed").remedy(UNNOTED))

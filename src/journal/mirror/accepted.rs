@@ -3,7 +3,7 @@
 //! Invariant: what is asked here changes nothing; so a copy that is damaged within is refused before it is given a word.
 
 use super::open::{Found, end_of_age};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::recovery::Survey;
 use crate::journal::segment::Origin;
@@ -41,9 +41,19 @@ impl Found {
         let mut last = None;
         let mut failed = Ok(Seq::ZERO);
         for (_, place) in self.believed() {
-            let from = Journal::newest_beginning(self.disk.as_ref(), &place.dir, self.store)
-                .map(|first| Seq(first.0.saturating_sub(1)));
-            match from.and_then(|from| self.reach(&place.dir, from, Known::default(), false)) {
+            let (disk, dir) = (self.disk.as_ref(), &place.dir);
+            let end = |first: Result<Seq>, lenient| {
+                let before = Seq(first?.0.saturating_sub(1));
+                self.reach(dir, before, Known::default(), lenient)
+            };
+            let found = end(Journal::first_retained(disk, dir, self.store), false).or_else(|e| {
+                // Damage to what nothing is replayed of says nothing of the end.
+                match e.kind() == ErrorKind::Corruption {
+                    true => end(Journal::newest_beginning(disk, dir, self.store), true).map_err(|_| e),
+                    false => Err(e),
+                }
+            });
+            match found {
                 Ok((end, _)) => last = last.max(Some(Seq(end.0.saturating_sub(1)))),
                 Err(e) => failed = failed.and(Err(e)),
             }

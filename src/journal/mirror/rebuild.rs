@@ -58,15 +58,19 @@ impl Mirrors {
         let mut first: Option<Error> = None;
         for make_do in [false, true] {
             first = None;
+            let mut damaged = false;
             for source in self.good().collect::<Vec<_>>() {
                 match self.rebuild_from(source, index, make_do) {
                     // Another one may be whole where this one is not.
-                    Err(Failed::Source(e)) => first = first.or(Some(e)),
+                    Err(Failed::Source(e)) => {
+                        damaged |= e.kind() == ErrorKind::Corruption;
+                        first = first.or(Some(e));
+                    }
                     outcome => return Ok(outcome?),
                 }
             }
             // What cannot be read is not made do with.
-            if first.as_ref().is_none_or(|e| e.kind() != ErrorKind::Corruption) {
+            if !damaged {
                 break;
             }
         }

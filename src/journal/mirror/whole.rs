@@ -5,8 +5,9 @@
 //!   none of the journal's openings has cut it there. A place where the log ends is no damage, whatever lies there in a copy that was
 //!   left behind.
 //! - And only where it is the same frame for certain. A generation is used again where an opening cut all of its segment, so what lies in a
-//!   copy that was away may have been written in another life of that: the headers must be the same, some frame of both must be, and what is
-//!   put back must end where the copy's own next frame begins.
+//!   copy that was away may have been written in another life of that: the copy's own header of the frame says so, checksum included; or the
+//!   segments' headers are the same, and some frame of both, and what is put back ends where the copy's own next frame begins, which is the same in
+//!   the target, or where its next segment does.
 //! - What may be the only whole frame there is, and cannot be told to be the same, is not replaced.
 
 use super::align::{Patch, patch};
@@ -24,6 +25,8 @@ use crate::sync::RwLock;
 struct Looked {
     /// What the target has where the source is damaged.
     better: Vec<Patch>,
+    /// From where on some of that is the same only if the segments are.
+    unproven: Option<u64>,
     /// Some frame is the same in both.
     alike: bool,
     /// Where the source is damaged and the target is no better.
@@ -32,20 +35,34 @@ struct Looked {
     doubtful: Option<u64>,
 }
 
+/// What the target has in one stretch of damage.
+#[derive(Debug, Default)]
+struct Hole {
+    patches: Vec<Patch>,
+    /// Where it begins, unless the source's own headers of the frames say that they are these.
+    unproven: Option<u64>,
+    /// Up to which sequence the log reaches behind it, for certain.
+    reach: Option<Seq>,
+}
+
 impl Looked {
     fn is_whole(&self) -> bool {
         self.better.is_empty() && self.damaged.is_none() && self.doubtful.is_none()
     }
 
     fn doubtful(&self) -> Option<u64> {
-        let unproven = self.better.first().filter(|_| !self.alike).map(|patch| patch.at);
-        self.doubtful.or(unproven)
+        self.doubtful.or(self.unproven.filter(|_| !self.alike))
     }
 
-    /// The target's frames do not end where the source goes on.
-    fn leave(&mut self, hole: &mut Vec<Patch>) {
-        self.doubtful = self.doubtful.or(hole.first().map(|patch| patch.at));
-        hole.clear();
+    /// It ends where the source goes on.
+    fn fill(&mut self, hole: Hole) {
+        self.better.extend(hole.patches);
+        self.unproven = self.unproven.or(hole.unproven);
+    }
+
+    /// It does not.
+    fn leave(&mut self, hole: Hole) {
+        self.doubtful = self.doubtful.or(hole.patches.first().map(|patch| patch.at));
     }
 }
 
@@ -61,18 +78,18 @@ impl Copying<'_> {
         if looked.is_whole() {
             return Ok(());
         }
-        // Somebody may have been about to write there, or have freed it; and its file may not become another one meanwhile.
-        let _gate = self.gate.map(RwLock::write);
-        let looked = self.look_through(name, generation)?;
         let damage = |at, text| {
             let error = Error::corruption(text).at(self.from.join(name)).offset(at);
             Err(Failed::Source(error.remedy(
                 "nothing is to be done where a flush comes to its end: the segment goes; else restore from a checkpoint what cannot be read",
             )))
         };
-        if !self.make_do && !looked.is_whole() {
+        if !self.make_do {
             return damage(0, "a segment of the journal is damaged, and another copy is looked for");
         }
+        // Somebody may have been about to write there, or have freed it; and its file may not become another one meanwhile.
+        let _gate = self.gate.map(RwLock::write);
+        let looked = self.look_through(name, generation)?;
         if let Some(at) = looked.doubtful() {
             let text = "a segment of the journal is damaged, and what the copy that is to be made anew has in that place may be the only whole one, or that of \
                         another opening: it is kept";
@@ -86,87 +103,125 @@ impl Copying<'_> {
         let Some(file) = self.open(name)? else { return Ok(looked) };
         let other = self.disk.open(&self.to.join(name), OpenMode::Read).ok();
         let theirs = other.as_ref().and_then(|other| header(other.as_ref(), generation).ok().flatten());
+        // One that cannot be read says nothing; frames say of themselves whose they are.
+        let another = |header| theirs.is_some_and(|theirs| theirs != header);
         let header = match header(file.as_ref(), generation).map_err(|e| self.source(e, name))? {
             Some(header) => header,
             None => {
                 let Some(theirs) = theirs else { return Ok(Looked { damaged: Some(0), ..looked }) };
                 looked.better.push(Patch { name: name.to_owned(), at: 0, bytes: theirs.encode_page() });
+                looked.unproven = Some(0);
                 theirs
             }
         };
+        if file.len().map_err(|e| self.source(e, name))? < header.len {
+            // What follows the frames is nothing, but has to be there.
+            looked.better.push(Patch {
+                name: name.to_owned(),
+                at: header.len.saturating_sub(1),
+                bytes: vec![0],
+            });
+        }
         let mut ours = Reader::new(file, &self.from.join(name), header, Vec::new());
-        let other = other.filter(|_| theirs == Some(header));
+        let other = other.filter(|_| !another(header));
         let mut theirs = other.map(|other| Reader::new(other, &self.to.join(name), header, Vec::new()));
         let mut expected = match header.origin {
             Origin::Start { first } => Some(first),
             Origin::Continuation => None,
         };
-        let (mut at, mut hole) = (BODY, Vec::new());
+        let (mut at, mut hole) = (BODY, Hole::default());
         loop {
             self.go_on()?;
-            let frame = match ours.item(at).map_err(Failed::Source)? {
-                Item::Frame(frame, _) => Some(frame),
-                Item::Torn(_) | Item::Nothing => None,
+            let (frame, torn) = match ours.item(at).map_err(Failed::Source)? {
+                Item::Frame(frame, _) => (Some(frame), None),
+                Item::Torn(torn) => (None, Some(torn)),
+                Item::Nothing => (None, None),
             };
+            let found = theirs.as_mut().and_then(|theirs| whole(theirs, at));
             if let Some(frame) = frame {
-                if expected == Some(frame.seq) {
-                    looked.better.append(&mut hole);
+                // Where the target was left behind, both may end with the same marker, whatever lies before it.
+                let tells = frame.kind != Kind::Tail;
+                let same = found
+                    .filter(|(other, _)| tells && other.kind == frame.kind)
+                    .map(|(other, _)| other == frame);
+                let is_known = same == Some(true) || hole.unproven.is_none();
+                match expected == Some(frame.seq) && is_known {
+                    true => looked.fill(std::mem::take(&mut hole)),
+                    false => looked.leave(std::mem::take(&mut hole)),
                 }
-                looked.leave(&mut hole);
                 if frame.kind != Kind::Commit {
                     return Ok(looked);
                 }
-                match theirs.as_mut().and_then(|theirs| commit(theirs, at)) {
-                    Some((other, _)) if other == frame => looked.alike = true,
+                looked.alike |= same == Some(true);
+                if same == Some(false) {
                     // It is of another life from here on, or was from the beginning.
-                    Some(_) => theirs = None,
-                    None => {}
+                    theirs = None;
                 }
                 (at, expected) = (at + frame.frame_bytes() as u64, Some(frame.seq.next()));
                 continue;
             }
-            let found = theirs.as_mut().and_then(|theirs| commit(theirs, at));
             let found = found.filter(|(frame, _)| expected.is_none_or(|expected| expected == frame.seq));
+            let found = found.filter(|(frame, _)| torn.is_none_or(|torn| torn == *frame));
             let seq = expected.or_else(|| found.as_ref().map(|(frame, _)| frame.seq));
-            let goes_on = self.goes_on(&mut ours, generation, at, seq)?;
-            match found.filter(|_| goes_on) {
-                Some((frame, bytes)) => {
-                    hole.push(Patch { name: name.to_owned(), at, bytes });
+            let reach = match hole.reach {
+                Some(reach) => reach,
+                None => *hole.reach.insert(self.reaches(&mut ours, generation, at, seq)?),
+            };
+            let goes_on = seq.map_or(reach > Seq::ZERO, |seq| reach > seq);
+            match found {
+                Some((frame, bytes)) if frame.kind == Kind::Commit && goes_on => {
+                    hole.patches.push(Patch { name: name.to_owned(), at, bytes });
+                    if torn.is_none() {
+                        hole.unproven = hole.unproven.or(Some(at));
+                    }
                     (at, expected) = (at + frame.frame_bytes() as u64, Some(frame.seq.next()));
                 }
-                None => {
-                    looked.damaged = Some(at).filter(|_| goes_on);
-                    looked.leave(&mut hole);
+                _ if goes_on => {
+                    looked.damaged = Some(at);
+                    looked.leave(hole);
+                    return Ok(looked);
+                }
+                end => {
+                    // The marker that announces the next segment goes with it.
+                    if let Some((_, bytes)) =
+                        end.filter(|(frame, _)| frame.kind == Kind::End && seq == Some(reach))
+                    {
+                        hole.patches.push(Patch { name: name.to_owned(), at, bytes });
+                        hole.unproven = hole.unproven.or(Some(at));
+                    }
+                    match seq == Some(reach) {
+                        true => looked.fill(hole),
+                        false => looked.leave(hole),
+                    }
                     return Ok(looked);
                 }
             }
         }
     }
 
-    /// Whether the source's log has the frame `seq` for certain, which is not to be found at `at`.
-    fn goes_on(&self, ours: &mut Reader, generation: u64, at: u64, seq: Option<Seq>) -> Outcome<bool> {
-        let name = segment::name(generation.saturating_add(1));
-        let lies_above = |first: Seq| seq.is_none_or(|seq| first > seq);
+    /// The sequence that the source's log goes on with behind what is damaged at `at`, where `seq` is expected, or one above it; zero where that
+    /// cannot be told.
+    fn reaches(&self, ours: &mut Reader, generation: u64, at: u64, seq: Option<Seq>) -> Outcome<Seq> {
+        let generation = generation.saturating_add(1);
+        let name = segment::name(generation);
+        let mut next_first = Seq::ZERO;
         if let Some(next) = self.open(&name)? {
-            let path = self.from.join(&name);
-            let Some(header) =
-                header(next.as_ref(), generation.saturating_add(1)).map_err(|e| self.source(e, &name))?
-            else {
-                // Where the log went on cannot be told.
-                return Ok(false);
+            let Some(header) = header(next.as_ref(), generation).map_err(|e| self.source(e, &name))? else {
+                return Ok(Seq::ZERO);
             };
             match header.origin {
-                Origin::Start { first } => return Ok(lies_above(first)),
+                // What lies behind that in this segment was cut.
+                Origin::Start { first } => return Ok(first),
                 Origin::Continuation => {
-                    let first = Reader::new(next, &path, header, Vec::new()).first_seq();
-                    if first.map_err(Failed::Source)?.is_some_and(lies_above) {
-                        return Ok(true);
-                    }
+                    let first = Reader::new(next, &self.from.join(&name), header, Vec::new()).first_seq();
+                    next_first = first.map_err(Failed::Source)?.unwrap_or_default();
                 }
             }
         }
-        let reach = ours.evidence(at, seq).map_err(Failed::Source)?.reach;
-        Ok(seq.map_or(reach > Seq::ZERO, |seq| reach > seq))
+        if next_first > Seq::ZERO {
+            return Ok(next_first);
+        }
+        Ok(ours.evidence(at, seq).map_err(Failed::Source)?.reach)
     }
 }
 
@@ -179,13 +234,10 @@ fn header(file: &dyn DiskFile, generation: u64) -> std::io::Result<Option<Segmen
     Ok(header.filter(|header| header.generation == generation))
 }
 
-/// The frame of a commit that lies there.
-fn commit(theirs: &mut Reader, at: u64) -> Option<(Header, Vec<u8>)> {
+/// The frame that lies there.
+fn whole(theirs: &mut Reader, at: u64) -> Option<(Header, Vec<u8>)> {
     let salt = theirs.salt();
     let Ok(Item::Frame(frame, payload)) = theirs.item(at) else { return None };
-    if frame.kind != Kind::Commit {
-        return None;
-    }
     let mut bytes = Vec::new();
     frame::encode(&mut bytes, &frame, salt, payload);
     Some((frame, bytes))

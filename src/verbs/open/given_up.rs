@@ -96,10 +96,13 @@ pub fn ends_short(
             if Journal::examine(disk, dir, store, from, known, &mut pass).is_ok() {
                 return None;
             }
-            Journal::newest_beginning(disk, dir, store).and_then(|first| {
-                let before = Seq(first.0.saturating_sub(1));
+            let mut end = |first: Result<Seq>| {
+                let before = Seq(first?.0.saturating_sub(1));
                 Journal::examine(disk, dir, store, before, before, &mut pass).map(|report| report.last)
-            })
+            };
+            // Damage to what nothing is replayed of says nothing of the end.
+            end(Journal::first_retained(disk, dir, store))
+                .or_else(|_| end(Journal::newest_beginning(disk, dir, store)))
         }
     };
     // What else is wrong with it, opening it says.

@@ -97,7 +97,26 @@ fn a_copy_is_not_made_from_damage_where_it_was_whole() {
     assert!(mended > kept * 4 && kept > 0, "{mended} mended, {kept} kept");
 }
 
-/// A generation is used again where an opening has cut all of its segment: what lies in the copy that was away is another write.
+/// Writes other values of the same length into frames of a copy.
+fn rewrite(disk: &SimDisk, path: &Path, places: &[(Kind, Seq, u64)], value: u8) {
+    disk.damage(path, |bytes| {
+        let (header, _) = SegmentHeader::decode_page(&bytes[..BODY as usize]).unwrap();
+        for (_, _, at) in places.iter().filter(|(kind, ..)| *kind == Kind::Commit) {
+            let at = *at as usize;
+            let old = crate::frame::Header::decode(&bytes[at..], header.salt(), header.generation).unwrap();
+            let payload = vec![value; old.length as usize];
+            let new =
+                crate::frame::Header::commit(old.generation, old.seq, old.durable, &Payload::new(&payload));
+            let mut frame = Vec::new();
+            crate::frame::encode(&mut frame, &new.unwrap(), header.salt(), &payload);
+            bytes[at..at + frame.len()].copy_from_slice(&frame);
+        }
+    })
+    .unwrap();
+}
+
+/// A generation is used again where an opening has cut all of its segment: what lies in the copy that was away is another write, though a first one
+/// may be the same.
 #[test]
 fn a_frame_of_another_life_is_not_put_in_the_place_of_a_damaged_one() {
     let (_, disk, ..) = behind(73);
@@ -105,37 +124,62 @@ fn a_frame_of_another_life_is_not_put_in_the_place_of_a_damaged_one() {
     let in_both = |path: &Path| frames(&disk, path).iter().filter(|(_, seq, _)| *seq <= Seq(60)).count();
     let index = all.iter().position(|path| in_both(path) > 5).unwrap();
     let places = frames(&disk, &all[index]);
-    for (which, (_, _, at)) in places.iter().enumerate().take(4) {
-        let (model, disk, mirrors, journal) = behind(73);
-        let [ours, theirs] = [0, 1].map(|copy| segments(&disk, copy)[index].clone());
-        disk.damage(&theirs, |bytes| {
-            let (header, _) = SegmentHeader::decode_page(&bytes[..BODY as usize]).unwrap();
-            for (kind, _, at) in &places {
-                let at = *at as usize;
-                if *kind == Kind::Commit {
-                    let old =
-                        crate::frame::Header::decode(&bytes[at..], header.salt(), header.generation).unwrap();
-                    let payload = vec![9; old.length as usize];
-                    let new = crate::frame::Header::commit(
-                        old.generation,
-                        old.seq,
-                        old.durable,
-                        &Payload::new(&payload),
-                    );
-                    let mut frame = Vec::new();
-                    crate::frame::encode(&mut frame, &new.unwrap(), header.salt(), &payload);
-                    bytes[at..at + frame.len()].copy_from_slice(&frame);
-                }
+    let mut kept = Vec::new();
+    for (alike, which) in (0..2).flat_map(|alike| (alike..4).map(move |which| (alike, which))) {
+        // The header of the frame, and its payload: then the header tells what it was.
+        for harm in [20, 44] {
+            let (model, disk, mirrors, journal) = behind(73);
+            let [ours, theirs] = [0, 1].map(|copy| segments(&disk, copy)[index].clone());
+            rewrite(&disk, &theirs, &places[alike..], 9);
+            disk.damage(&ours, |bytes| bytes[places[which].2 as usize + harm] ^= 1).unwrap();
+            let before = disk.read(&ours).unwrap();
+            let case = format!("{alike} alike, {which} damaged at {harm}");
+            if mirrors.mend() == 0 {
+                kept.push((alike, which, harm));
             }
+            assert!(disk.read(&ours).unwrap() == before, "{case}: it was changed");
+            drop(journal);
+            assert_eq!(
+                model.clone().open(&disk.kill(), None).unwrap_err().kind(),
+                ErrorKind::Corruption,
+                "{case}"
+            );
+        }
+    }
+    // In doubt; the others are known to be of another life.
+    assert_eq!(kept, [(0, 0, 20), (1, 1, 20)]);
+}
+
+/// The end of a segment, with the marker that announces the next one.
+#[test]
+fn the_lost_end_of_a_segment_comes_back_from_the_copy_that_has_it() {
+    let (_, disk, ..) = behind(74);
+    let all = segments(&disk, 0);
+    let in_both = |path: &Path| frames(&disk, path).iter().filter(|(_, seq, _)| *seq <= Seq(60)).count();
+    let index = all.iter().position(|path| in_both(path) > 5).unwrap();
+    let places = frames(&disk, &all[index]);
+    for (lost, by) in (1..places.len()).flat_map(|lost| ["zeros", "truncation"].map(|by| (lost, by))) {
+        let (mut model, disk, mirrors, journal) = behind(74);
+        let ours = segments(&disk, 0)[index].clone();
+        let at = places[lost].2 as usize;
+        disk.damage(&ours, |bytes| match by {
+            "zeros" => bytes[at..].fill(0),
+            _ => bytes.truncate(at),
         })
         .unwrap();
-        disk.damage(&ours, |bytes| bytes[*at as usize + 44] ^= 1).unwrap();
-        let before = disk.read(&ours).unwrap();
-        // The first is in doubt; the others are of a segment that is known to be another.
-        assert_eq!(mirrors.mend(), usize::from(which > 0), "{which}: {:?}", mirrors.copies());
-        assert!(disk.read(&ours).unwrap() == before, "{which}: it was changed");
+        assert_eq!(mirrors.mend(), 1, "{by} from {lost}: {:?}", mirrors.copies());
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
         drop(journal);
-        assert_eq!(model.clone().open(&disk.kill(), None).unwrap_err().kind(), ErrorKind::Corruption);
+        let disk = disk.kill();
+        for copy in [0, 1] {
+            let (mut model, disk) = (model.clone(), disk.fork());
+            absent(&disk, 1 - copy);
+            match model.open(&disk, None) {
+                Ok((_, _, report)) => assert_eq!(report.last, Seq(71), "{by} from {lost}, copy {copy}"),
+                Err(e) => panic!("{by} from {lost}, copy {copy}: {e}"),
+            }
+        }
     }
 }
 

@@ -44,6 +44,17 @@ fn behind(seed: u64) -> (Model, SimDisk, Arc<Mirrors>, Journal) {
     (model, disk, mirrors, journal)
 }
 
+fn each_alone_has(model: &Model, disk: &SimDisk, last: Seq, case: &str) {
+    for copy in [0, 1] {
+        let (mut model, disk) = (model.clone(), disk.fork());
+        absent(&disk, 1 - copy);
+        match model.open(&disk, None) {
+            Ok((_, _, report)) => assert_eq!(report.last, last, "{case}, copy {copy}"),
+            Err(e) => panic!("{case}, copy {copy}: {e}"),
+        }
+    }
+}
+
 #[test]
 fn a_copy_is_not_made_from_damage_where_it_was_whole() {
     let (_, disk, ..) = behind(70);
@@ -86,13 +97,12 @@ fn a_copy_is_not_made_from_damage_where_it_was_whole() {
         model.append(&journal, Handoff::Os).unwrap();
         model.sync(&journal).unwrap();
         // Each of them alone has all.
-        for copy in [0, 1] {
-            let (mut model, disk) = (model.clone(), disk.fork().crash(PowerCut { seed: at }));
-            absent(&disk, 1 - copy);
-            let opened =
-                model.open(&disk, None).unwrap_or_else(|e| panic!("{} at {at}: {e}", path.display()));
-            assert_eq!(opened.2.last, Seq(71), "{} at {at}", path.display());
-        }
+        each_alone_has(
+            &model,
+            &disk.crash(PowerCut { seed: at }),
+            Seq(71),
+            &format!("{} at {at}", path.display()),
+        );
     }
     assert!(mended > kept * 4 && kept > 0, "{mended} mended, {kept} kept");
 }
@@ -172,14 +182,7 @@ fn the_lost_end_of_a_segment_comes_back_from_the_copy_that_has_it() {
         model.sync(&journal).unwrap();
         drop(journal);
         let disk = disk.kill();
-        for copy in [0, 1] {
-            let (mut model, disk) = (model.clone(), disk.fork());
-            absent(&disk, 1 - copy);
-            match model.open(&disk, None) {
-                Ok((_, _, report)) => assert_eq!(report.last, Seq(71), "{by} from {lost}, copy {copy}"),
-                Err(e) => panic!("{by} from {lost}, copy {copy}: {e}"),
-            }
-        }
+        each_alone_has(&model, &disk, Seq(71), &format!("{by} from {lost}"));
     }
 }
 
@@ -251,13 +254,6 @@ fn what_an_opening_has_cut_does_not_come_back_from_a_copy_that_was_away() {
         assert!(disk.read(&before).unwrap() == found, "{spoiled}: it was changed");
         drop(journal);
         let disk = disk.kill();
-        for copy in [0, 1] {
-            let (mut model, disk) = (model.clone(), disk.fork());
-            absent(&disk, 1 - copy);
-            match model.open(&disk, None) {
-                Ok((_, _, report)) => assert_eq!(report.last, Seq(23), "{spoiled}"),
-                Err(e) => panic!("{spoiled}: {e}"),
-            }
-        }
+        each_alone_has(&model, &disk, Seq(23), &format!("{spoiled}"));
     }
 }

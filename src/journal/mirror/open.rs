@@ -18,7 +18,7 @@ use super::choose::Reach;
 use super::copy::{Copying, Failed};
 use super::words::{Given, Word};
 use super::{Locks, Mirror, Mirrors, align, copy, locks};
-use crate::disk::{Disk, OpenMode, mounts};
+use crate::disk::{Disk, Limited, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::recovery::{Survey, Walker};
@@ -63,7 +63,8 @@ pub struct Found {
 }
 
 impl Mirrors {
-    /// Makes the directories for the copies of a new store's journal. What an interrupted creation has left is taken over.
+    /// Makes the directories for the copies of a new store's journal. What an interrupted creation has left is taken over. `limited` is `disk`,
+    /// where its disks are not to be waited for longer than that says.
     ///
     /// # Errors
     /// `Foreign`: a directory holds other files. `Locked`: an open store has its journal there. `Io`.
@@ -72,7 +73,7 @@ impl Mirrors {
         home: &Path,
         store: u128,
         places: Vec<Place>,
-        parallel: bool,
+        limited: Option<Arc<Limited>>,
     ) -> Result<Arc<Self>> {
         let locks = Arc::new(Locks::default());
         for Place { dir, .. } in &places {
@@ -92,7 +93,7 @@ impl Mirrors {
             }
         }
         let places = places.into_iter().map(|place| (place, None)).collect();
-        Ok(Mirrors::new(disk, home, store, places, Given::new(0, None), parallel, locks))
+        Ok(Mirrors::new(disk, home, store, places, Given::new(0, None), limited, locks))
     }
 
     /// Which copy a directory says that it holds. One of a newer epoch than the store's directory `home` may have been begun by a
@@ -248,7 +249,12 @@ impl Found {
     ///
     /// # Errors
     /// As [`Journal::open`], if it fails in all copies.
-    pub fn serve(self, from: Seq, at_least: impl Into<Known>, parallel: bool) -> Result<Arc<Mirrors>> {
+    pub fn serve(
+        self,
+        from: Seq,
+        at_least: impl Into<Known>,
+        limited: Option<Arc<Limited>>,
+    ) -> Result<Arc<Mirrors>> {
         let disk = self.disk.clone();
         let ranked = self.ranked(from, at_least.into())?;
         let (Reach { index: best, generation, .. }, compared) = self.choose(&ranked)?;
@@ -276,7 +282,7 @@ impl Found {
         let settled = self.settled && mend.is_empty();
         let leaving = (!source.listed).then(|| (source.id, source.dir.clone()));
         let given = Given::new(self.epoch, leaving);
-        let mirrors = Mirrors::new(disk, &self.home, self.store, places, given, parallel, self.locks);
+        let mirrors = Mirrors::new(disk, &self.home, self.store, places, given, limited, self.locks);
         if !settled {
             mirrors.settle(&source.dir, generation, good, mend)?;
         }

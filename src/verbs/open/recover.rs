@@ -8,7 +8,7 @@ use super::adopt;
 use super::asking::Asking;
 use super::create::{self, Contents};
 use super::given_up::{self, Carrying, Way};
-use super::journals::{self, Locked, Wanted};
+use super::journals::{self, Below, Locked, Wanted};
 use super::lock::lock_dir;
 use super::replay::Replay;
 use super::take_up::{rolled_back, take_up};
@@ -64,10 +64,11 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let keyspaces: HashSet<KeyspaceId> =
         manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped).map(|keyspace| keyspace.id).collect();
     let archives = Archives::load(&seams.disk, dir, manifest.store, &keyspaces)?;
-    let wanted = journals::wanted(disk, dir, &manifest, options, &asking)?;
+    let copies = Below::new(dir, &seams, options);
+    let wanted = journals::wanted(&copies, dir, &manifest, options, &asking)?;
     // Before the shards: what is open elsewhere is not even looked at.
-    let locks = Found::lock(disk, wanted.as_ref().map_or(&[], |wanted| &wanted.places))?;
-    let lock = Locked::new(lock, locks.clone());
+    let locks = Found::lock(copies.disk.as_ref(), wanted.as_ref().map_or(&[], |wanted| &wanted.places))?;
+    let lock = Locked::new(lock, locks.clone(), &copies);
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
     if adopted {
@@ -90,7 +91,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let mut found = None;
     if let Some(Wanted { places, entries, accept }) = wanted {
         let accept = accept.as_deref();
-        let look = Found::look(seams.disk.clone(), dir, manifest.store, places, accept, adopted, locks)?;
+        let look = Found::look(copies.disk.clone(), dir, manifest.store, places, accept, adopted, locks)?;
         found = Some((look, entries));
     }
     let mut way = Way::of(found.as_mut().map(|(found, _)| found), &manifest);
@@ -119,7 +120,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
             }
         }
     };
-    let mirrors = journals::serve(found, way, (from, at_least), &mut manifest, dir, &seams)?;
+    let mirrors = journals::serve(found, way, (from, at_least), &mut manifest, dir, &seams, &copies)?;
     let (below, journal_dir) = journals::below(&seams, dir, mirrors.as_ref());
     let (journal, frames, bytes) = if way == Way::Whole {
         let mut visit = |seq: Seq, ops: &[u8]| replay.visit(seq, ops);

@@ -9,6 +9,7 @@ mod catching_up;
 mod copies;
 mod filling;
 mod mending;
+mod older;
 mod purging;
 mod rebuilding;
 mod scrubbing;

@@ -6,6 +6,7 @@
 
 use super::adopt;
 use super::asking::Asking;
+use super::copies::Read;
 use super::create::{self, Contents};
 use super::given_up::{self, Carrying, Way};
 use super::journals::{self, Locked, Wanted};
@@ -47,9 +48,12 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let asking = Asking::new(&seams, options);
     let lock = lock(disk, dir, options, &asking)?;
     let (found, adopted) = find(disk, dir, options, &asking)?;
+    let read = Read::new(dir, found.as_ref(), adopted, options, &asking)?;
     let mut manifest = match found {
         // Its copies may speak of shards that were being made: those are to be cleared, not opened.
-        Some(manifest) if adopted => rolled_back(relocated(disk, dir, manifest, options, &asking)?),
+        Some(manifest) if adopted => {
+            rolled_back(adopt::outrank(relocated(disk, dir, manifest, options, &asking)?))
+        }
         Some(manifest) => {
             let known = manifest.clone();
             let mut manifest = relocated(disk, dir, manifest, options, &asking)?;
@@ -57,7 +61,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
                 manifest.store_next(disk, dir)?;
             }
             create::end_creation(disk, dir)?;
-            take_up(disk, dir, manifest, &asking)?
+            take_up(disk, dir, manifest, read, &asking)?
         }
         None => create::create(dir, options, &seams, None)?,
     };
@@ -70,19 +74,22 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let lock = Locked::new(lock, locks.clone());
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
+    read.check_opened(&layout)?;
     if adopted {
         // What is begun without the shards that are missing they could never come back to.
         check_covered(&layout)?;
     }
     let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &archives, &seams)?;
     if adopted {
-        manifest = take_up(disk, dir, manifest, &asking)?;
+        manifest = take_up(disk, dir, manifest, read, &asking)?;
         manifest.store_next(disk, dir)?;
     }
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
         limit: settings.memtable_bytes,
         keyspaces,
+        next_keyspace: KeyspaceId(manifest.next_keyspace),
+        manifest: dir.join(crate::manifest::FILE),
         layout: layout.clone(),
         timeout: settings.shard_timeout,
     };

@@ -13,6 +13,7 @@ mod older;
 mod purging;
 mod rebuilding;
 mod scrubbing;
+mod stalled;
 
 use annulus::testing::{self, Disk, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{BackupRepository, CheckpointId, EventKind, Heal, Health, Options, ShardId, Store};

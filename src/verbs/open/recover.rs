@@ -17,7 +17,7 @@ use crate::allocator;
 use crate::disk::Disk;
 use crate::engine::PowerLoss;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{KeyspaceId, Seq};
+use crate::ids::{KeyspaceId, Seq, VirtualNode};
 use crate::journal::mirror::Found;
 use crate::journal::{Journal, Known};
 use crate::manifest::{Manifest, ShardEntry, ShardState};
@@ -92,6 +92,8 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         manifest: dir.join(crate::manifest::FILE),
         layout: layout.clone(),
         timeout: settings.shard_timeout,
+        stuck: None,
+        told: false,
     };
     let config = create::journal_config(&manifest, options);
     let mut found = None;
@@ -392,13 +394,11 @@ fn replay_from(first: Seq, layout: &Layout) -> Result<Seq> {
 
 /// Errors, naming the shards and their causes, if some virtual node has no serving owner.
 pub(super) fn check_covered(layout: &Layout) -> Result<()> {
-    let Layout { ring, shards, .. } = layout;
-    let serves = |i: &u16| shards.get(usize::from(*i)).is_some_and(|s| s.serves());
-    let nodes = (0..ring.virtual_nodes()).map(crate::ids::VirtualNode);
-    let uncovered = nodes.filter(|n| !ring.owner_indexes(*n).iter().any(serves)).count();
+    let uncovered = without(layout, Shard::serves).count();
     if uncovered == 0 {
         return Ok(());
     }
+    let Layout { ring, shards, .. } = layout;
     let causes: Vec<String> = shards
         .iter()
         .filter_map(|s| match s.health() {
@@ -413,6 +413,15 @@ pub(super) fn check_covered(layout: &Layout) -> Result<()> {
     );
     Err(Error::new(ErrorKind::Unavailable, text)
         .remedy("bring one of these shards back; nothing has been changed"))
+}
+
+/// The virtual nodes without an owner that counts.
+pub(super) fn without(layout: &Layout, counts: impl Fn(&Shard) -> bool) -> impl Iterator<Item = VirtualNode> {
+    let Layout { ring, shards, .. } = layout;
+    let nodes = (0..ring.virtual_nodes()).map(VirtualNode);
+    nodes.filter(move |node| {
+        !ring.owner_indexes(*node).iter().any(|i| shards.get(usize::from(*i)).is_some_and(|s| counts(s)))
+    })
 }
 
 /// Says loudly what this store does not survive.

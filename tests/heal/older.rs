@@ -252,3 +252,25 @@ fn a_shard_that_has_joined_is_not_cleared_by_a_manifest_of_before() {
         assert_eq!(store.get(n.to_be_bytes()).unwrap().as_deref(), Some(&n.to_be_bytes()[..]), "{n}");
     }
 }
+
+/// Every shard has a copy; but what cannot be read now may be readable later, and says more than they.
+#[test]
+fn a_manifest_that_cannot_be_read_is_told_with_the_copy_that_could_take_its_place() {
+    for options in [elsewhere(2), options(2, 2)] {
+        let machine = Machine::new();
+        let store = machine.open(&options).unwrap();
+        let orders = store.keyspace("orders").unwrap();
+        orders.insert_with("order", "value", Durability::Sync).unwrap();
+        drop(orders);
+        let machine = machine.killed(store);
+        machine.disk.inject(Fault::on(Operation::Read).at(|path| path == Path::new(MANIFEST)));
+        let error = machine.open(&options).map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Io, Some(Path::new(MANIFEST))), "{error}");
+        assert!(error.to_string().contains("writing number 2"), "{error}");
+        machine.disk.heal();
+        let other = machine.fork();
+        assert!(other.open(&options).unwrap().keyspace("orders").unwrap().contains_key("order").unwrap());
+        machine.disk.remove_file(Path::new(MANIFEST)).unwrap();
+        assert!(machine.open(&options).unwrap().keyspace("orders").unwrap().contains_key("order").unwrap());
+    }
+}

@@ -58,15 +58,7 @@ pub fn from_shards(
     let lost = |manifest: &Manifest| {
         manifest.journals.is_empty() && !Journal::is_in(disk, &dir.join(JOURNAL_DIR)).unwrap_or(true)
     };
-    newest = newest.filter(|manifest| options.accept_journal_loss || !lost(manifest));
-    if let Some(manifest) = &newest {
-        log::warn!(
-            "the manifest of {} is lost or damaged: taken from its shards, as of its writing number {}",
-            dir.display(),
-            manifest.generation
-        );
-    }
-    Ok(newest)
+    Ok(newest.filter(|manifest| options.accept_journal_loss || !lost(manifest)))
 }
 
 /// What is written of a manifest that was taken from a shard counts more than the file that was lost, and than the copy of a shard that is away, should

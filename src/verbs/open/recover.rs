@@ -182,10 +182,28 @@ fn find(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Resu
         Ok(Some(manifest)) => return Ok((Some(manifest), false)),
         Ok(None) => None,
         Err(error) if error.kind() == ErrorKind::Corruption => Some(error),
+        // It may pass, and the copies do not say how far a change has got.
+        Err(error) if error.kind() == ErrorKind::Io => {
+            return Err(match adopt::from_shards(disk, dir, options, asking) {
+                Ok(Some(copy)) => error.remedy(format!(
+                    "check the disk and the kernel log, and try again; if it stays so, move the file away: the shards' newest copy, of writing \
+                     number {}, is taken then",
+                    copy.generation
+                )),
+                _ => error,
+            });
+        }
         Err(error) => return Err(error),
     };
     match (adopt::from_shards(disk, dir, options, asking)?, damage) {
-        (Some(manifest), _) => Ok((Some(manifest), true)),
+        (Some(manifest), _) => {
+            log::warn!(
+                "the manifest of {} is lost or damaged: taken from its shards, as of its writing number {}",
+                dir.display(),
+                manifest.generation
+            );
+            Ok((Some(manifest), true))
+        }
         (None, Some(error)) => Err(error),
         (None, None) => Ok((None, false)),
     }

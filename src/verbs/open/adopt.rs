@@ -6,8 +6,8 @@
 use super::anew;
 use super::asking::Asking;
 use super::copies;
+use super::covered::check_covered;
 use super::create::{MARKER, RESTORING};
-use super::recover::check_covered;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;

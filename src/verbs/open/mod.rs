@@ -4,6 +4,7 @@ mod adopt;
 mod anew;
 mod asking;
 mod copies;
+mod covered;
 mod create;
 mod given_up;
 mod journals;

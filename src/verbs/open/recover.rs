@@ -7,6 +7,7 @@
 use super::adopt;
 use super::asking::Asking;
 use super::copies::Read;
+use super::covered::check_covered;
 use super::create::{self, Contents};
 use super::given_up::{self, Carrying, Way};
 use super::journals::{self, Locked, Wanted};
@@ -17,7 +18,7 @@ use crate::allocator;
 use crate::disk::Disk;
 use crate::engine::PowerLoss;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{KeyspaceId, Seq, VirtualNode};
+use crate::ids::{KeyspaceId, Seq};
 use crate::journal::mirror::Found;
 use crate::journal::{Journal, Known};
 use crate::manifest::{Manifest, ShardEntry, ShardState};
@@ -63,7 +64,11 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
             create::end_creation(disk, dir)?;
             take_up(disk, dir, manifest, read, &asking)?
         }
-        None => create::create(dir, options, &seams, None)?,
+        None => {
+            // Once more: somebody may have made a store here while the lock was waited for.
+            check_new(disk, dir, options)?;
+            create::create(dir, options, &seams, None)?
+        }
     };
     let keyspaces: HashSet<KeyspaceId> =
         manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped).map(|keyspace| keyspace.id).collect();
@@ -215,15 +220,30 @@ fn lock(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Resu
         return lock_dir(disk, dir);
     }
     if adopt::from_shards(disk, dir, options, asking)?.is_none() {
-        create::check_vacant(disk, dir, false)?;
-        if options.existing_only {
-            return Err(Error::new(ErrorKind::NotFound, "there is no store")
-                .at(dir)
-                .remedy("create it first"));
-        }
+        check_new(disk, dir, options)?;
     }
     disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
     lock_dir(disk, dir)
+}
+
+/// Errors unless a store is to be created, and can be.
+fn check_new(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<()> {
+    create::check_vacant(disk, dir, false)?;
+    if options.existing_only {
+        return Err(Error::new(ErrorKind::NotFound, "there is no store").at(dir).remedy("create it first"));
+    }
+    Ok(())
+}
+
+/// Errors unless a store can be restored there.
+fn check_restorable(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let manifest = dir.join(crate::manifest::FILE);
+    if disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
+        return Err(Error::new(ErrorKind::Foreign, "there is a store in the directory already")
+            .at(dir)
+            .remedy("restore into an empty or new directory"));
+    }
+    create::check_vacant(disk, dir, true)
 }
 
 /// Creates a store with contents in a directory that is empty or absent. It is not open afterwards.
@@ -233,15 +253,11 @@ pub fn restore(dir: &Path, options: &Options, seams: &Seams, contents: Contents<
         allocator::hold_mapping_threshold();
     }
     let disk = seams.disk.as_ref();
-    let manifest = dir.join(crate::manifest::FILE);
-    if disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
-        return Err(Error::new(ErrorKind::Foreign, "there is a store in the directory already")
-            .at(dir)
-            .remedy("restore into an empty or new directory"));
-    }
-    create::check_vacant(disk, dir, true)?;
+    check_restorable(disk, dir)?;
     disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
     let _lock = lock_dir(disk, dir)?;
+    // Once more, as for one that is created.
+    check_restorable(disk, dir)?;
     create::create(dir, options, seams, Some(contents)).map(drop)
 }
 
@@ -408,38 +424,6 @@ fn replay_from(first: Seq, layout: &Layout) -> Result<Seq> {
     }
     check_covered(layout)?;
     Ok(shards.iter().filter(|s| s.is_open()).map(|s| s.applied()).min().unwrap_or_default())
-}
-
-/// Errors, naming the shards and their causes, if some virtual node has no serving owner.
-pub(super) fn check_covered(layout: &Layout) -> Result<()> {
-    let uncovered = without(layout, Shard::serves).count();
-    if uncovered == 0 {
-        return Ok(());
-    }
-    let Layout { ring, shards, .. } = layout;
-    let causes: Vec<String> = shards
-        .iter()
-        .filter_map(|s| match s.health() {
-            shard::Health::Offline(cause) => Some(format!("shard {}: {cause}", s.id)),
-            _ => None,
-        })
-        .collect();
-    let text = format!(
-        "{uncovered} of {} virtual nodes have no shard that serves them: {}",
-        ring.virtual_nodes(),
-        causes.join("; ")
-    );
-    Err(Error::new(ErrorKind::Unavailable, text)
-        .remedy("bring one of these shards back; nothing has been changed"))
-}
-
-/// The virtual nodes without an owner that counts.
-pub(super) fn without(layout: &Layout, counts: impl Fn(&Shard) -> bool) -> impl Iterator<Item = VirtualNode> {
-    let Layout { ring, shards, .. } = layout;
-    let nodes = (0..ring.virtual_nodes()).map(VirtualNode);
-    nodes.filter(move |node| {
-        !ring.owner_indexes(*node).iter().any(|i| shards.get(usize::from(*i)).is_some_and(|s| counts(s)))
-    })
 }
 
 /// Says loudly what this store does not survive.

@@ -1,6 +1,6 @@
 //! What the journal has and the shards lack: back into memtables.
 
-use super::recover::{check_covered, without};
+use super::covered::{check_covered, without};
 use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};

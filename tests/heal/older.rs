@@ -222,12 +222,12 @@ fn a_shard_that_has_joined_is_not_cleared_by_a_manifest_of_before() {
     let machine = Machine::new();
     let store = machine.open(&elsewhere(1)).unwrap();
     (0..200u32).for_each(|n| _ = store.insert(n.to_be_bytes(), n.to_be_bytes()).unwrap());
-    let prepared: Arc<Mutex<Vec<(PathBuf, Vec<u8>)>>> = Arc::default();
+    let prepared: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
     let seen = prepared.clone();
     machine.disk.watch(move |disk| {
         let Ok(Some(manifest)) = disk.read(Path::new(MANIFEST)) else { return };
         if String::from_utf8_lossy(&manifest).contains("\"preparing\"") {
-            *seen.lock().unwrap() = vec![(PathBuf::from(MANIFEST), manifest)];
+            *seen.lock().unwrap() = Some(manifest);
         }
     });
     let joins = ShardOptions::new("/data/2");
@@ -235,9 +235,8 @@ fn a_shard_that_has_joined_is_not_cleared_by_a_manifest_of_before() {
     while testing::change_step(&store).unwrap() {}
     machine.disk.watch(|_| ());
     let machine = machine.killed(store);
-    let prepared = prepared.lock().unwrap().clone();
-    assert_eq!(prepared.len(), 1);
-    machine.put_back(&prepared);
+    let prepared = prepared.lock().unwrap().take().unwrap();
+    machine.put_back(&[(MANIFEST.into(), prepared)]);
     machine.refuses(&plain(), "/data/");
     // However little of the others is there.
     let alone = machine.fork();

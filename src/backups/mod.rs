@@ -426,6 +426,7 @@ pub(crate) fn repair(
     seams: &Seams,
 ) -> Result<Repaired> {
     let (manifest, _lock) = verbs::open::locked(dir, seams.disk.as_ref())?;
+    verbs::open::check_newest(dir, &manifest, options, seams)?;
     verbs::restore::repair(dir, &manifest, seams, options.memory_budget_or_default(), repository)
 }
 

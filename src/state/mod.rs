@@ -62,7 +62,7 @@ use crate::journal::mirror::Mirrors;
 use crate::manifest::Manifest;
 use crate::options::{Durability, Heal, Options};
 use crate::ring::Ring;
-use crate::shard::{Health, Layout, Shard};
+use crate::shard::{Health, Layout, Shard, stays_readable};
 use crate::sync::Instant;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
@@ -450,8 +450,7 @@ impl State {
     /// A shard could not be flushed to: it is offline, or, where it was refused the writing alone or met a damaged page, goes
     /// on being read for as long as nothing is forgotten that it lacks.
     pub fn flush_failed(&self, shard: &Shard, error: &Error) {
-        // One damaged page keeps the rest of the shard neither from being read nor from being put right.
-        if !error.is_refusal_to_write() && error.kind() != crate::error::ErrorKind::Corruption {
+        if !stays_readable(error) {
             return self.shard_failed(shard, error);
         }
         if shard.stall(error) {

@@ -10,7 +10,7 @@
 //! - From `kept` on the journal is not needed. Nothing is acknowledged before the mark is gone.
 
 use super::anew;
-use super::recover::check_covered;
+use super::covered::check_covered;
 use super::replay::Replay;
 use crate::disk::Disk;
 use crate::error::{Error, Result};

@@ -161,8 +161,7 @@ pub fn wanted(
             None => {
                 // Not where one was: the directory itself says which copy it is, if it is one that was moved.
                 let moved = Mirrors::identify(disk, dir, &path, manifest.store)?;
-                let away =
-                    |p: &Place| Some(p.id) == moved && !p.listed && !disk.exists(&p.dir).unwrap_or(true);
+                let away = |p: &Place| Some(p.id) == moved && !p.listed && Mirrors::is_away(disk, &p.dir);
                 match places.iter().position(away) {
                     Some(index) => index,
                     None => {

@@ -6,6 +6,8 @@
 
 use super::adopt;
 use super::asking::Asking;
+use super::copies::Read;
+use super::covered::check_covered;
 use super::create::{self, Contents};
 use super::given_up::{self, Carrying, Way};
 use super::journals::{self, Below, Locked, Wanted};
@@ -47,9 +49,12 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let asking = Asking::new(&seams, options);
     let lock = lock(disk, dir, options, &asking)?;
     let (found, adopted) = find(disk, dir, options, &asking)?;
+    let read = Read::new(dir, found.as_ref(), adopted, options, &asking)?;
     let mut manifest = match found {
         // Its copies may speak of shards that were being made: those are to be cleared, not opened.
-        Some(manifest) if adopted => rolled_back(relocated(disk, dir, manifest, options, &asking)?),
+        Some(manifest) if adopted => {
+            rolled_back(adopt::outrank(relocated(disk, dir, manifest, options, &asking)?))
+        }
         Some(manifest) => {
             let known = manifest.clone();
             let mut manifest = relocated(disk, dir, manifest, options, &asking)?;
@@ -57,9 +62,13 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
                 manifest.store_next(disk, dir)?;
             }
             create::end_creation(disk, dir)?;
-            take_up(disk, dir, manifest, &asking)?
+            take_up(disk, dir, manifest, read, &asking)?
         }
-        None => create::create(dir, options, &seams, None)?,
+        None => {
+            // Once more: somebody may have made a store here while the lock was waited for.
+            check_new(disk, dir, options)?;
+            create::create(dir, options, &seams, None)?
+        }
     };
     let keyspaces: HashSet<KeyspaceId> =
         manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped).map(|keyspace| keyspace.id).collect();
@@ -71,21 +80,26 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let lock = Locked::new(lock, locks.clone(), &copies);
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
+    read.check_opened(&layout)?;
     if adopted {
         // What is begun without the shards that are missing they could never come back to.
         check_covered(&layout)?;
     }
     let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &archives, &seams)?;
     if adopted {
-        manifest = take_up(disk, dir, manifest, &asking)?;
+        manifest = take_up(disk, dir, manifest, read, &asking)?;
         manifest.store_next(disk, dir)?;
     }
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
         limit: settings.memtable_bytes,
         keyspaces,
+        next_keyspace: KeyspaceId(manifest.next_keyspace),
+        manifest: dir.join(crate::manifest::FILE),
         layout: layout.clone(),
         timeout: settings.shard_timeout,
+        stuck: None,
+        told: false,
     };
     let config = create::journal_config(&manifest, options);
     let mut found = None;
@@ -174,10 +188,28 @@ fn find(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Resu
         Ok(Some(manifest)) => return Ok((Some(manifest), false)),
         Ok(None) => None,
         Err(error) if error.kind() == ErrorKind::Corruption => Some(error),
+        // It may pass, and the copies do not say how far a change has got.
+        Err(error) if error.kind() == ErrorKind::Io => {
+            return Err(match adopt::from_shards(disk, dir, options, asking) {
+                Ok(Some(copy)) => error.remedy(format!(
+                    "check the disk and the kernel log, and try again; if it stays so, move the file away: the shards' newest copy, of writing \
+                     number {}, is taken then",
+                    copy.generation
+                )),
+                _ => error,
+            });
+        }
         Err(error) => return Err(error),
     };
     match (adopt::from_shards(disk, dir, options, asking)?, damage) {
-        (Some(manifest), _) => Ok((Some(manifest), true)),
+        (Some(manifest), _) => {
+            log::warn!(
+                "the manifest of {} is lost or damaged: taken from its shards, as of its writing number {}",
+                dir.display(),
+                manifest.generation
+            );
+            Ok((Some(manifest), true))
+        }
         (None, Some(error)) => Err(error),
         (None, None) => Ok((None, false)),
     }
@@ -189,15 +221,30 @@ fn lock(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Resu
         return lock_dir(disk, dir);
     }
     if adopt::from_shards(disk, dir, options, asking)?.is_none() {
-        create::check_vacant(disk, dir, false)?;
-        if options.existing_only {
-            return Err(Error::new(ErrorKind::NotFound, "there is no store")
-                .at(dir)
-                .remedy("create it first"));
-        }
+        check_new(disk, dir, options)?;
     }
     disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
     lock_dir(disk, dir)
+}
+
+/// Errors unless a store is to be created, and can be.
+fn check_new(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<()> {
+    create::check_vacant(disk, dir, false)?;
+    if options.existing_only {
+        return Err(Error::new(ErrorKind::NotFound, "there is no store").at(dir).remedy("create it first"));
+    }
+    Ok(())
+}
+
+/// Errors unless a store can be restored there.
+fn check_restorable(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let manifest = dir.join(crate::manifest::FILE);
+    if disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
+        return Err(Error::new(ErrorKind::Foreign, "there is a store in the directory already")
+            .at(dir)
+            .remedy("restore into an empty or new directory"));
+    }
+    create::check_vacant(disk, dir, true)
 }
 
 /// Creates a store with contents in a directory that is empty or absent. It is not open afterwards.
@@ -207,15 +254,11 @@ pub fn restore(dir: &Path, options: &Options, seams: &Seams, contents: Contents<
         allocator::hold_mapping_threshold();
     }
     let disk = seams.disk.as_ref();
-    let manifest = dir.join(crate::manifest::FILE);
-    if disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
-        return Err(Error::new(ErrorKind::Foreign, "there is a store in the directory already")
-            .at(dir)
-            .remedy("restore into an empty or new directory"));
-    }
-    create::check_vacant(disk, dir, true)?;
+    check_restorable(disk, dir)?;
     disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
     let _lock = lock_dir(disk, dir)?;
+    // Once more, as for one that is created.
+    check_restorable(disk, dir)?;
     create::create(dir, options, seams, Some(contents)).map(drop)
 }
 
@@ -382,31 +425,6 @@ fn replay_from(first: Seq, layout: &Layout) -> Result<Seq> {
     }
     check_covered(layout)?;
     Ok(shards.iter().filter(|s| s.is_open()).map(|s| s.applied()).min().unwrap_or_default())
-}
-
-/// Errors, naming the shards and their causes, if some virtual node has no serving owner.
-pub(super) fn check_covered(layout: &Layout) -> Result<()> {
-    let Layout { ring, shards, .. } = layout;
-    let serves = |i: &u16| shards.get(usize::from(*i)).is_some_and(|s| s.serves());
-    let nodes = (0..ring.virtual_nodes()).map(crate::ids::VirtualNode);
-    let uncovered = nodes.filter(|n| !ring.owner_indexes(*n).iter().any(serves)).count();
-    if uncovered == 0 {
-        return Ok(());
-    }
-    let causes: Vec<String> = shards
-        .iter()
-        .filter_map(|s| match s.health() {
-            shard::Health::Offline(cause) => Some(format!("shard {}: {cause}", s.id)),
-            _ => None,
-        })
-        .collect();
-    let text = format!(
-        "{uncovered} of {} virtual nodes have no shard that serves them: {}",
-        ring.virtual_nodes(),
-        causes.join("; ")
-    );
-    Err(Error::new(ErrorKind::Unavailable, text)
-        .remedy("bring one of these shards back; nothing has been changed"))
 }
 
 /// Says loudly what this store does not survive.

@@ -16,7 +16,7 @@ const HEADER: usize = 24;
 /// What to do about one that is damaged.
 pub const REMEDY: &str = "restore up to a write before it, or another checkpoint";
 
-/// At this moment, and not before, the log had come to this sequence.
+/// By this moment the log had come to this sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mark {

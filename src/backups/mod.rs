@@ -2,6 +2,7 @@
 
 mod archiver;
 mod point;
+mod times;
 
 pub use archiver::Archiver;
 
@@ -103,7 +104,8 @@ impl Store {
     /// journal cannot be read, `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
     /// is whole.
     pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
-        verbs::checkpoint::archive::archive(&self.handle.state, repository, &mut Vec::new())
+        let state = &self.handle.state;
+        verbs::checkpoint::archive::archive(state, repository, &mut verbs::checkpoint::archive::opened(state))
     }
 
     /// Archives continuously, on a thread of its own, until the value is dropped or [stopped](Archiver::stop): what is committed is in the
@@ -182,7 +184,9 @@ pub enum At {
     /// After the write with this version, and before the next.
     Seq(Seq),
     /// What was there at this time by the clock of the source, and nothing later. It is known to about a second while a store is
-    /// archived continuously.
+    /// archived continuously. Where what is known before the time is more than a minute older, and writes came in between that are
+    /// archived, or are behind an archive, the restore is refused: those who know which one they mean name it by its sequence. Where
+    /// nothing was archived by then, it is what the last checkpoint before that time has.
     Time(SystemTime),
 }
 
@@ -292,7 +296,8 @@ impl Restore {
     ///
     /// # Errors
     /// `Corruption` if the checkpoint is damaged: nothing is restored, and [`salvage`](Self::salvage) takes what is left. `NotFound` if
-    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for with all keyspaces,
+    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for with all keyspaces, or if it is not known
+    /// which write it comes to ([`At::Time`]),
     /// `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
     /// `Locked`, `Unsupported`, `Io`. After an error the directory is as empty as it was, as far as it could be cleared.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {

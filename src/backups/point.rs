@@ -1,6 +1,6 @@
 //! Which checkpoint and how much of the log a point in time comes to.
 
-use super::At;
+use super::{At, times};
 use crate::backup::BackupRepository;
 use crate::backup::checkpoint::{Body, KeyspaceLayers};
 use crate::backup::piece::{Listed, Named};
@@ -44,8 +44,7 @@ pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&s
         At::Time(time) => {
             let time = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             let time = u64::try_from(time).unwrap_or(u64::MAX);
-            let taken = of_store.iter().filter(|body| body.taken <= time).map(|body| body.seq).max();
-            taken.max(latest_mark(repository, store, time, taken)?).ok_or_else(too_early)?
+            times::sequence_at(repository, store, time, &of_store)?
         }
     };
     of_store.retain(|body| body.seq <= target);
@@ -101,62 +100,9 @@ fn soon_after(repository: &BackupRepository, body: &Body) -> Result<Vec<Keyspace
     }
 }
 
-fn too_early() -> Error {
+pub fn too_early() -> Error {
     Error::new(ErrorKind::NotFound, "every checkpoint of the store is later than the time asked for")
         .remedy("list() tells when the first one was taken")
-}
-
-fn within_gap(from: Seq, behind: Seq) -> Error {
-    let to = Seq(behind.0.saturating_sub(1));
-    let text = format!(
-        "the archive lacks the writes with sequences {from} to {to}, and which of them were there at the time asked for is not known"
-    );
-    Error::new(ErrorKind::NotFound, text).remedy(
-        "restore up to the write before them, by its sequence, or to a time when all of them were there",
-    )
-}
-
-/// The last sequence behind `taken` that the archive knows to have been there at a time. An error if a piece that cannot be read, or one that is
-/// missing, might know of a later one.
-fn latest_mark(
-    repository: &BackupRepository,
-    store: u128,
-    time: u64,
-    taken: Option<Seq>,
-) -> Result<Option<Seq>> {
-    let mut unread = None;
-    let chain = repository.chain(store)?;
-    let mut behind: Option<&Listed> = None;
-    for listed in chain.pieces.iter().rev() {
-        // What lies before the first piece was not archived.
-        if let Some(behind) = behind
-            && behind.first > taken.unwrap_or(listed.last).max(listed.last).next()
-        {
-            unread = unread.or_else(|| Some(within_gap(listed.last.next(), behind.first)));
-        }
-        behind = Some(listed);
-        if taken.is_some_and(|taken| listed.last <= taken) {
-            break;
-        }
-        let piece = match repository.piece(store, listed) {
-            Ok(piece) => piece,
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => {
-                unread = unread.or(Some(error));
-                continue;
-            }
-        };
-        let marks = &piece.head.marks;
-        if marks.iter().any(|mark| mark.time > time) {
-            // Those of the pieces behind it are later still.
-            unread = None;
-        }
-        let known = marks.iter().filter(|mark| mark.time <= time).map(|mark| mark.seq).max();
-        if known.is_some() {
-            return unread.map_or(Ok(known), Err);
-        }
-    }
-    unread.map_or(Ok(None), Err)
 }
 
 /// The keyspaces that a manifest lists.
@@ -223,3 +169,6 @@ fn keyspaces_of_old(
     });
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,21 @@ pub fn mark(state: &State) -> Mark {
     Mark { time: now(), seq }
 }
 
-/// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out. Returns what the
+/// Notes another moment behind those that were noted before. Of a rest the first and the last one stay, so that it is known for one.
+pub fn note(marks: &mut Vec<Mark>, mark: Mark) {
+    match marks.as_mut_slice() {
+        [.., first, last] if first.seq == mark.seq && last.seq == mark.seq => *last = mark,
+        _ => marks.push(mark),
+    }
+}
+
+/// What to begin with: what the log had come to when the store was opened.
+pub fn opened(state: &State) -> Vec<Mark> {
+    vec![state.opened]
+}
+
+/// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out, and of the others the newest
+/// stays. Returns what the
 /// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had.
 pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mark>) -> Result<Seq> {
     state.check_open()?;
@@ -32,7 +46,7 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     let _turn = turn.lock();
     let store = state.manifest.lock().store;
     let found = found(state, repository, store)?;
-    marks.push(mark(state));
+    note(marks, mark(state));
     let until = state.memory.last();
     state.sync_to(until)?;
     let first = state.journal.first();
@@ -62,7 +76,8 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
         marks.retain(|mark| mark.seq > last);
         state.archives.reached(repository.id, last)?;
     }
-    marks.clear();
+    // Whether the store has rested up to then shows with the next write, in the piece that has that one.
+    marks.drain(..marks.len().saturating_sub(1));
     check_gaps(state, repository, &found.chain, gap)?;
     Ok(until)
 }
@@ -276,7 +291,8 @@ fn head(state: &State, first: Seq, last: Seq, marks: &[Mark], untold: &[Named]) 
         store: manifest.store,
         first,
         last,
-        marks: marks.iter().filter(|mark| mark.seq <= last).copied().collect(),
+        // Of what lies before that, earlier pieces tell, or nobody: the journal no longer had it.
+        marks: marks.iter().filter(|mark| first <= mark.seq.next() && mark.seq <= last).copied().collect(),
         keyspaces,
         next_keyspace: manifest.next_keyspace,
     }

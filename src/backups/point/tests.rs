@@ -1,0 +1,162 @@
+//! Times that archive and checkpoints know too little of.
+
+use super::point;
+use crate::At;
+use crate::backup::BackupRepository;
+use crate::backup::checkpoint::{Body, CheckpointId, KIND, KeyspaceLayers, Source};
+use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
+use crate::disk::SimDisk;
+use crate::envelope;
+use crate::error::{ErrorKind, Result};
+use crate::ids::{KeyspaceId, Seq};
+use crate::ring::Partitioner;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+const STORE: u128 = 7;
+/// In seconds since 1970, some time in 2026.
+const MIDNIGHT: u64 = 1_772_323_200;
+const HOUR: u64 = 3600;
+
+/// A repository of what was taken and archived when: times are seconds since midnight.
+struct Told {
+    repo: BackupRepository,
+    midnight: u64,
+}
+
+impl Told {
+    fn new() -> Told {
+        Told::since(MIDNIGHT)
+    }
+
+    fn since(midnight: u64) -> Told {
+        let repo = BackupRepository::on_disk(Arc::new(SimDisk::new(1)), Path::new("/backup")).unwrap();
+        Told { repo, midnight }
+    }
+
+    fn millis(&self, time: u64) -> u64 {
+        (self.midnight + time) * 1000
+    }
+
+    /// A checkpoint of nothing, by a clock that says so many milliseconds since 1970.
+    fn checkpoint_at(&self, number: u64, taken: u64, seq: u64) {
+        let keyspace = KeyspaceLayers { id: KeyspaceId(0), name: "default".to_owned(), layers: Vec::new() };
+        let partitioner = Partitioner::default();
+        let body = Body {
+            repository: self.repo.id,
+            id: CheckpointId(number),
+            store: STORE,
+            seq: Seq(seq),
+            taken,
+            label: String::new(),
+            next_keyspace: 1,
+            keyspaces: vec![keyspace],
+            source: Source {
+                shards: 1,
+                replication_factor: 1,
+                virtual_nodes: 8,
+                partitioner,
+                page_bytes: 4096,
+            },
+            written: 0,
+        };
+        self.repo.storage.write(&body.id.name(), &envelope::encode(KIND, &body).unwrap()).unwrap();
+    }
+
+    fn checkpoint(&self, number: u64, time: u64, seq: u64) {
+        self.checkpoint_at(number, self.millis(time), seq);
+    }
+
+    fn piece_at(&self, (first, last): (u64, u64), marks: &[(u64, u64)]) {
+        let mut commits = Vec::new();
+        (first..=last).for_each(|_| put(&mut commits, b""));
+        let head = Head {
+            store: STORE,
+            first: Seq(first),
+            last: Seq(last),
+            marks: marks.iter().map(|(time, seq)| Mark { time: *time, seq: Seq(*seq) }).collect(),
+            keyspaces: vec![Named { id: KeyspaceId(0), name: "default".to_owned(), dropped: None }],
+            next_keyspace: 1,
+        };
+        let name = Listed::new(head.first, head.last).name(STORE);
+        self.repo.storage.write(&name, &Piece::encode(&head, &commits).unwrap()).unwrap();
+    }
+
+    fn piece(&self, ends: (u64, u64), marks: &[(u64, u64)]) {
+        let marks: Vec<_> = marks.iter().map(|(time, seq)| (self.millis(*time), *seq)).collect();
+        self.piece_at(ends, &marks);
+    }
+
+    /// What a restore of the newest checkpoint to a time comes to.
+    fn at(&self, time: u64) -> Result<u64> {
+        let newest = *self.repo.ids()?.last().unwrap();
+        let time = UNIX_EPOCH + Duration::from_secs(self.midnight + time);
+        let point = point(&self.repo, self.repo.load(newest)?, At::Time(time), None)?;
+        Ok(point.until.unwrap_or(point.body.seq).0)
+    }
+
+    /// The restore is refused, and these are what it names.
+    fn refused(&self, time: u64, named: &[&str]) {
+        let error = self.at(time).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(named.iter().all(|name| error.to_string().contains(name)), "{error}");
+        assert!(error.advice().is_some_and(|advice| advice.contains("At::Seq")), "{error}");
+    }
+}
+
+#[test]
+fn a_time_between_two_that_the_archive_knows_hours_apart_is_refused() {
+    let told = Told::new();
+    told.checkpoint(1, HOUR, 100);
+    told.piece((90, 500), &[(2 * HOUR, 100), (13 * HOUR, 500)]);
+    // The archiver came to nothing until its program had been started again, and what it had noted went with that.
+    told.piece((501, 900), &[(19 * HOUR, 900)]);
+    told.refused(18 * HOUR - 60, &["sequence 500", "2026-03-01T13:00:00", "900", "2026-03-01T19:00:00"]);
+    for (time, seq) in [(13 * HOUR, 500), (13 * HOUR + 5, 500), (19 * HOUR, 900), (23 * HOUR, 900)] {
+        assert_eq!(told.at(time).unwrap(), seq, "{time}");
+    }
+}
+
+#[test]
+fn a_time_between_the_end_of_an_archive_and_a_checkpoint_hours_later_is_refused() {
+    let told = Told::new();
+    told.piece((1, 500), &[(HOUR, 100), (10 * HOUR, 500)]);
+    told.checkpoint(1, HOUR, 100);
+    told.checkpoint(2, 18 * HOUR, 900);
+    told.refused(14 * HOUR, &["sequence 500", "900"]);
+    assert_eq!(told.at(10 * HOUR).unwrap(), 500);
+    assert_eq!(told.at(20 * HOUR).unwrap(), 900);
+}
+
+/// A prune leaves what the oldest checkpoint goes on with.
+#[test]
+fn a_time_hours_behind_the_checkpoint_that_an_archive_goes_on_from_is_refused() {
+    let told = Told::new();
+    told.checkpoint(1, 13 * HOUR, 500);
+    told.piece((501, 900), &[(19 * HOUR, 900)]);
+    told.refused(18 * HOUR, &["sequence 500", "900"]);
+}
+
+#[test]
+fn a_time_at_which_a_store_is_known_to_have_rested_is_that_of_the_write_before() {
+    let told = Told::new();
+    told.checkpoint(1, HOUR, 100);
+    told.piece((90, 500), &[(2 * HOUR, 100), (13 * HOUR, 500)]);
+    told.piece((501, 900), &[(19 * HOUR - 1, 500), (19 * HOUR, 900)]);
+    assert_eq!(told.at(18 * HOUR).unwrap(), 500);
+    told.checkpoint(2, 22 * HOUR, 900);
+    assert_eq!(told.at(21 * HOUR).unwrap(), 900);
+}
+
+/// Nothing was archived then, so a checkpoint is all that there is.
+#[test]
+fn a_time_hours_before_an_archive_begins_is_that_of_the_checkpoint_before() {
+    let told = Told::new();
+    told.checkpoint(1, HOUR, 100);
+    told.checkpoint(2, 10 * HOUR, 500);
+    assert_eq!(told.at(9 * HOUR).unwrap(), 100);
+    told.piece((700, 900), &[(19 * HOUR, 900)]);
+    assert_eq!(told.at(9 * HOUR).unwrap(), 100);
+    assert_eq!(told.at(18 * HOUR).unwrap(), 500);
+}

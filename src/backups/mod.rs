@@ -185,8 +185,9 @@ pub enum At {
     Seq(Seq),
     /// What was there at this time by the clock of the source, and nothing later. It is known to about a second while a store is
     /// archived continuously. Where what is known before the time is more than a minute older, and writes came in between that are
-    /// archived, or are behind an archive, the restore is refused: those who know which one they mean name it by its sequence. Where
-    /// nothing was archived by then, it is what the last checkpoint before that time has.
+    /// archived, or are behind an archive, the restore is refused: those who know which one they mean name it by its sequence. So it
+    /// is where the clock went back by more than two seconds, and had shown that time, or a later one, before. Where nothing was archived
+    /// by then, it is what the last checkpoint before that time has.
     Time(SystemTime),
 }
 

@@ -1,12 +1,12 @@
 //! Which write a time comes to, by what checkpoints and the archive know of times.
 //!
 //! Invariants: what is found is not later than the time. It is earlier by more than [`CLOSE`] only where nothing was written since, as far as
-//! anybody knows, or nothing was archived yet: then a checkpoint is all that there is.
+//! anybody knows, or nothing was archived yet: then a checkpoint is all that there is. Where the clock contradicts itself nobody guesses.
 
 use crate::backup::BackupRepository;
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::Body;
-use crate::backup::piece::Listed;
+use crate::backup::piece::{CLOCK_STEP, Listed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use std::fmt;
@@ -14,6 +14,12 @@ use std::fmt;
 /// How much older than asked for, in milliseconds, may be what is found in an archive that knows of later writes. An archiver notes the time
 /// every second, but not while it writes a piece.
 const CLOSE: u64 = 60_000;
+
+/// A clock that shows less has not been set: no store is as old. The first of 2024.
+const SET: u64 = 1_704_067_200_000;
+/// How long before the time a checkpoint was taken that no piece before it is asked any more: a clock that was wrong by less, and went back to where
+/// it is right, is told from the pieces in between, and one that has not been set shows something else.
+const SETTLED: std::ops::RangeInclusive<u64> = 86_400_000..=32 * 86_400_000;
 
 /// By then the log had come to this sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,15 +67,18 @@ struct Hole {
 struct Times {
     chain: Chain,
     known: Vec<Known>,
+    /// By a clock that had not been set.
+    unset: Vec<Known>,
     /// The newest first.
     holes: Vec<Hole>,
 }
 
 impl Times {
-    fn of(repository: &BackupRepository, store: u128, checkpoints: &[Body]) -> Result<Times> {
+    fn of(repository: &BackupRepository, store: u128, time: u64, checkpoints: &[Body]) -> Result<Times> {
         let chain = repository.chain(store)?;
         let mut known: Vec<Known> =
             checkpoints.iter().map(|body| Known { seq: body.seq, time: body.taken }).collect();
+        let settled = settled(&mut known, time);
         let mut holes = Vec::new();
         let mut behind: Option<&Listed> = None;
         for listed in chain.pieces.iter().rev() {
@@ -80,6 +89,9 @@ impl Times {
                 holes.push(missing(listed.last.next(), behind.first));
             }
             behind = Some(listed);
+            if settled.is_some_and(|settled| listed.last <= settled) {
+                break;
+            }
             match repository.piece(store, listed) {
                 Ok(piece) => {
                     known
@@ -91,11 +103,14 @@ impl Times {
         }
         known.sort_unstable();
         known.dedup();
-        Ok(Times { chain, known, holes })
+        // Of a clock that is never set one time may be asked for as well as another.
+        let (known, unset) = known.into_iter().partition(|known| known.time >= SET || time < SET);
+        Ok(Times { chain, known, unset, holes })
     }
 
     /// The last sequence that is known to have been there at a time.
     fn at(self, time: u64) -> Result<Seq> {
+        self.check_clock(time)?;
         let later = self.known.iter().position(|known| known.time > time).unwrap_or(self.known.len());
         let (before, after) = self.known.split_at(later);
         let (found, next) = (before.last().copied(), after.first().copied());
@@ -105,10 +120,13 @@ impl Times {
         if let Some(hole) = self.holes.into_iter().find(|hole| hole.last > from && hole.first <= upto) {
             return Err(hole.error);
         }
-        let found = found.ok_or_else(super::point::too_early)?;
-        if time - found.time <= CLOSE {
+        if let Some(found) = found.filter(|found| time - found.time <= CLOSE) {
             return Ok(found.seq);
         }
+        if let Some(unset) = self.unset.iter().find(|unset| from < unset.seq && unset.seq <= upto) {
+            return Err(by_no_clock(found, *unset));
+        }
+        let found = found.ok_or_else(super::point::too_early)?;
         let is_archived = self.chain.pieces.first().is_some_and(|first| first.first <= found.seq.next());
         match next {
             Some(next) if is_archived && next.seq > found.seq => Err(between(found, next)),
@@ -122,6 +140,32 @@ impl Times {
             _ => Ok(found.seq),
         }
     }
+
+    /// Errors if what is of that time by its own clock comes after something of a later time.
+    fn check_clock(&self, time: u64) -> Result<()> {
+        let Some(at) = self.known.iter().rposition(|known| known.time <= time) else { return Ok(()) };
+        let found = self.known[at];
+        let before = self.known[..at].iter().filter(|known| known.seq < found.seq);
+        match before.max_by_key(|known| known.time) {
+            Some(ahead) if ahead.time > found.time.saturating_add(CLOCK_STEP) => {
+                Err(went_back(*ahead, found))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The sequence of a checkpoint that all pieces which are asked for a time lie behind, if there is one. `known`: of all checkpoints.
+fn settled(known: &mut [Known], time: u64) -> Option<Seq> {
+    known.sort_unstable();
+    let (mut latest, mut settled) = (0, None);
+    for known in known {
+        if known.time >= latest && SETTLED.contains(&time.saturating_sub(known.time)) {
+            settled = Some(known.seq);
+        }
+        latest = latest.max(known.time);
+    }
+    settled
 }
 
 /// The last sequence that a store is known to have come to by a time. An error if a piece that cannot be read, or one that is missing, might know
@@ -132,7 +176,7 @@ pub fn sequence_at(
     time: u64,
     checkpoints: &[Body],
 ) -> Result<Seq> {
-    Times::of(repository, store, checkpoints)?.at(time)
+    Times::of(repository, store, time, checkpoints)?.at(time)
 }
 
 fn missing(from: Seq, behind: Seq) -> Hole {
@@ -152,6 +196,23 @@ fn between(found: Known, next: Known) -> Error {
     );
     Error::new(ErrorKind::NotFound, text)
         .remedy("restore up to one of these writes, or one between them, by its sequence (At::Seq), or to one of these times")
+}
+
+const BY_SEQ: &str = "restore up to the write that you mean, by its sequence (At::Seq)";
+
+fn went_back(ahead: Known, found: Known) -> Error {
+    let text = format!(
+        "the clock of the store went back: it had come to {ahead}, and later to {found}, and what was there at the time asked for is not known"
+    );
+    Error::new(ErrorKind::NotFound, text).remedy(BY_SEQ)
+}
+
+fn by_no_clock(found: Option<Known>, unset: Known) -> Error {
+    let before = found.map_or_else(|| "nothing".to_owned(), |found| found.to_string());
+    let text = format!(
+        "the store had come to {unset}, by a clock that had not been set, and whether that was before the time asked for is not known; what is known of before is {before}"
+    );
+    Error::new(ErrorKind::NotFound, text).remedy(BY_SEQ)
 }
 
 #[cfg(test)]

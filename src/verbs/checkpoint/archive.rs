@@ -6,7 +6,7 @@
 
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::now;
-use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
+use crate::backup::piece::{CLOCK_STEP, Head, Listed, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
@@ -26,9 +26,22 @@ pub fn mark(state: &State) -> Mark {
 
 /// Notes another moment behind those that were noted before. Of a rest the first and the last one stay, so that it is known for one.
 pub fn note(marks: &mut Vec<Mark>, mark: Mark) {
+    look_at_clock(marks.last(), mark);
     match marks.as_mut_slice() {
         [.., first, last] if first.seq == mark.seq && last.seq == mark.seq => *last = mark,
         _ => marks.push(mark),
+    }
+}
+
+/// Says so where the clock went back: restores to the times that it has shown twice are refused.
+fn look_at_clock(before: Option<&Mark>, now: Mark) {
+    if let Some(before) = before.filter(|before| before.time > now.time.saturating_add(CLOCK_STEP)) {
+        log::warn!(
+            "the clock went back by {} s between the writes with sequences {} and {}: see that it is right before the store is opened. A restore names a moment since then by its sequence, unless its time is later than before",
+            (before.time - now.time) / 1000,
+            before.seq,
+            now.seq
+        );
     }
 }
 
@@ -46,7 +59,9 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     let _turn = turn.lock();
     let store = state.manifest.lock().store;
     let found = found(state, repository, store)?;
-    note(marks, mark(state));
+    let now = mark(state);
+    look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
+    note(marks, now);
     let until = state.memory.last();
     state.sync_to(until)?;
     let first = state.journal.first();

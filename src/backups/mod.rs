@@ -44,7 +44,8 @@ impl Store {
     /// # Errors
     /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Mismatch` if the archive there is of
     /// another history of the store, which a restore would go on with (another copy of the store has been archived, or writes that were archived
-    /// have been given up with a part of the journal): nothing was written then. `Unavailable` or `Corruption` if some
+    /// have been given up with a part of the journal), or if the newest checkpoint there has more than the store has come to (an older
+    /// copy of the store was put back): nothing was written then. `Unavailable` or `Corruption` if some
     /// record cannot be read from any replica, `Poisoned` if the journal failed, `Closed`. What was written of the
     /// checkpoint does not count then, and is swept by the next one; where its last step of all failed, `list` has it, whole.
     pub fn checkpoint(&self, repository: &BackupRepository) -> Result<CheckpointId> {
@@ -99,8 +100,8 @@ impl Store {
     /// # Errors
     /// `Gap` if writes are missing in the archive, since the journal no longer had them or the newest piece was found to be damaged, and no checkpoint
     /// lies behind them: everything else was archived all the same; take a checkpoint. That may be so from the first call on. `Io` if the repository
-    /// cannot be written, `Foreign` if it is not in its place any more, `Mismatch` if another copy of the store has been archived there, or writes that
-    /// were archived have been given up with a part of the journal, `Refused` if there are 64 archives already, `Corruption` or `Poisoned` if the
+    /// cannot be written, `Foreign` if it is not in its place any more, `Mismatch` if another copy of the store has been archived there, if writes that
+    /// were archived have been given up with a part of the journal, or if the newest checkpoint there has more than the store has come to, `Refused` if there are 64 archives already, `Corruption` or `Poisoned` if the
     /// journal cannot be read, `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
     /// is whole.
     pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
@@ -299,7 +300,8 @@ impl Restore {
     /// `Corruption` if the checkpoint is damaged: nothing is restored, and [`salvage`](Self::salvage) takes what is left. `NotFound` if
     /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for with all keyspaces, or if it is not known
     /// which write it comes to ([`At::Time`]),
-    /// `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
+    /// `Mismatch` if it is to go [on](Self::until) from a checkpoint, or is to come to a time, of a history of the store that was given up
+    /// when an older copy of it was put back, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
     /// `Locked`, `Unsupported`, `Io`. After an error the directory is as empty as it was, as far as it could be cleared.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
         let seams = Seams::real(&self.options);

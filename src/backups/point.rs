@@ -30,21 +30,20 @@ impl Point {
 /// later and the archive leads from it to there; a checkpoint that lacks a keyspace of that moment is passed over.
 pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&str>) -> Result<Point> {
     let store = named.store;
-    let mut of_store = Vec::new();
-    for id in repository.ids()? {
-        match repository.load(id) {
-            Ok(body) if body.store == store => of_store.push(body),
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => log::error!("checkpoint {id} cannot be used: {error}"),
-        }
+    let (mut of_store, mut given_up) = (Vec::new(), Vec::new());
+    for found in repository.newest_first(store)? {
+        let (body, is_given_up) = found?;
+        if is_given_up { given_up.push(body) } else { of_store.push(body) }
+    }
+    if given_up.iter().any(|body| body.id == named.id) {
+        return Err(other_history(&named, "and nothing that came later goes on from it"));
     }
     let target = match at {
         At::Seq(seq) => seq,
         At::Time(time) => {
             let time = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             let time = u64::try_from(time).unwrap_or(u64::MAX);
-            times::sequence_at(repository, store, time, &of_store)?
+            times::sequence_at(repository, store, time, (&of_store, &given_up))?
         }
     };
     of_store.retain(|body| body.seq <= target);
@@ -98,6 +97,16 @@ fn soon_after(repository: &BackupRepository, body: &Body) -> Result<Vec<Keyspace
         }
         told => told,
     }
+}
+
+/// A checkpoint of a history that was given up is asked for.
+pub fn other_history(body: &Body, why: &str) -> Error {
+    let text = format!(
+        "checkpoint {} is of a history of the store that was given up, since a later one ends before its sequence {}, {why}",
+        body.id, body.seq
+    );
+    Error::new(ErrorKind::Mismatch, text)
+        .remedy("restore that checkpoint itself, by its number and not up to a moment; or name a moment by its sequence (At::Seq)")
 }
 
 pub fn too_early() -> Error {

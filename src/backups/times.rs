@@ -73,6 +73,9 @@ struct Times {
     holes: Vec<Hole>,
 }
 
+/// The checkpoints of a store's history, and those of one that was given up.
+type Checkpoints<'a> = (&'a [Body], &'a [Body]);
+
 impl Times {
     fn of(repository: &BackupRepository, store: u128, time: u64, checkpoints: &[Body]) -> Result<Times> {
         let chain = repository.chain(store)?;
@@ -109,11 +112,16 @@ impl Times {
     }
 
     /// The last sequence that is known to have been there at a time.
-    fn at(self, time: u64) -> Result<Seq> {
+    fn at(self, time: u64, given_up: &[Body]) -> Result<Seq> {
         self.check_clock(time)?;
         let later = self.known.iter().position(|known| known.time > time).unwrap_or(self.known.len());
         let (before, after) = self.known.split_at(later);
         let (found, next) = (before.last().copied(), after.first().copied());
+        // It was there, and nothing that is left of the history since then has it.
+        let since = |body: &&Body| found.is_none_or(|found| found.time < body.taken);
+        if let Some(body) = given_up.iter().filter(|body| body.taken <= time).find(since) {
+            return Err(super::point::other_history(body, "and was taken last before the time asked for"));
+        }
         let from = found.map_or(Seq::ZERO, |found| found.seq);
         let upto = next.map_or(Seq::MAX, |next| next.seq);
         // One of these might know of a later write that was there by then.
@@ -174,9 +182,9 @@ pub fn sequence_at(
     repository: &BackupRepository,
     store: u128,
     time: u64,
-    checkpoints: &[Body],
+    (checkpoints, given_up): Checkpoints<'_>,
 ) -> Result<Seq> {
-    Times::of(repository, store, time, checkpoints)?.at(time)
+    Times::of(repository, store, time, checkpoints)?.at(time, given_up)
 }
 
 fn missing(from: Seq, behind: Seq) -> Hole {

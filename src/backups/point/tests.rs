@@ -246,3 +246,44 @@ fn pieces_behind_a_checkpoint_of_days_before_are_not_read_for_a_time() {
     assert_eq!(told.at(days(3)).unwrap(), 300);
     told.refused(days(1) + 5, &["went back"]);
 }
+
+/// An older copy of the store was put back after the second one, and went on; the third is of that.
+fn put_back() -> Told {
+    let told = Told::new();
+    told.checkpoint(1, HOUR, 100);
+    told.checkpoint(2, 2 * HOUR, 200);
+    told.checkpoint(3, 5 * HOUR, 150);
+    told
+}
+
+#[test]
+fn a_checkpoint_of_what_was_given_up_for_an_older_copy_is_in_no_later_moment() {
+    let told = put_back();
+    assert_eq!(told.at(6 * HOUR).unwrap(), 150);
+    assert_eq!(told.at(HOUR + 60).unwrap(), 100);
+    // What came after is not laid over it, either.
+    told.piece((101, 300), &[(8 * HOUR, 300)]);
+    let at = |number, seq| {
+        let point = point(&told.repo, told.repo.load(CheckpointId(number))?, At::Seq(Seq(seq)), None)?;
+        Ok::<_, crate::Error>((point.body.id.0, point.until))
+    };
+    assert_eq!(at(3, 300).unwrap(), (3, Some(Seq(300))));
+    assert_eq!(at(3, 200).unwrap(), (3, Some(Seq(200))));
+    assert_eq!(at(1, 300).unwrap(), (1, Some(Seq(300))));
+    for seq in [200, 300] {
+        let error = at(2, seq).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+        assert!(error.advice().is_some_and(|advice| advice.contains("itself")), "{error}");
+    }
+}
+
+/// It is of that time, and of no moment that anything else leads to.
+#[test]
+fn a_time_at_which_a_checkpoint_was_taken_that_was_given_up_names_that_checkpoint() {
+    let told = put_back();
+    for time in [2 * HOUR, 4 * HOUR] {
+        let error = told.at(time).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+        assert!(error.to_string().contains("checkpoint 2"), "{error}");
+    }
+}

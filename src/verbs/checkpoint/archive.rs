@@ -114,6 +114,10 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
     let look = || {
         check_given_up(known)?;
         repository.check_there()?;
+        // Once is enough: what this store has come to is all that its checkpoints can have.
+        if state.archives.is_to_be_compared(repository.id) {
+            check_checkpoints(state, repository, store)?;
+        }
         let chain = repository.chain(store)?;
         if let Some(begin) = chain.pieces.first() {
             // What was pruned, or taken away, is a gap like any other before its beginning.
@@ -205,7 +209,26 @@ fn check_given_up(known: Option<ArchiveHold>) -> Result<()> {
     }
 }
 
-/// Errors if a repository has an archive of another history of the store, which a restore would put on top of a checkpoint. Where journal and
+/// Errors if the newest checkpoint of the store has more than that has come to: it was taken before an older copy of the store was put back, or of
+/// another one that lives on, and what comes now would be laid over it as soon as it has as many writes. One that is older than the newest is known
+/// by that.
+fn check_checkpoints(state: &State, repository: &BackupRepository, store: u128) -> Result<()> {
+    let Some(newest) = repository.of_history(store)?.next().transpose()? else { return Ok(()) };
+    let until = state.memory.last();
+    if newest.seq <= until {
+        return Ok(());
+    }
+    let (id, seq) = (newest.id, newest.seq);
+    let text = format!(
+        "checkpoint {id} is of another history of the store: it goes up to {seq}, the store has come to {until} only"
+    );
+    let remedy = format!(
+        "an older copy of the store was put in its place, or lives on beside it: use another repository, or delete checkpoint {id} if nothing of it is needed"
+    );
+    Err(Error::new(ErrorKind::Mismatch, text).at(repository.storage.describe(&id.name())).remedy(remedy))
+}
+
+/// Errors if a repository has an archive or a checkpoint of another history of the store, which a restore would put together with this one. Where journal and
 /// archive have nothing left to compare, or it is damaged, that keeps nobody from a checkpoint; an archive that cannot be read for the time being
 /// does.
 pub fn check_same_history(state: &State, repository: &BackupRepository) -> Result<()> {
@@ -213,6 +236,7 @@ pub fn check_same_history(state: &State, repository: &BackupRepository) -> Resul
     check_given_up(known)?;
     let known = known.map(|known| known.upto);
     let store = state.manifest.lock().store;
+    check_checkpoints(state, repository, store)?;
     let chain = repository.chain(store)?;
     for listed in chain.pieces.iter().rev() {
         if known == Some(listed.last) && !state.archives.is_to_be_compared(repository.id) {
@@ -356,13 +380,14 @@ fn is_bridged(state: &State, repository: &BackupRepository, store: u128, to: Seq
             Ok(_) | Err(_) => {}
         }
     }
-    let checkpoints = repository.list()?;
-    let behind =
-        checkpoints.iter().rev().find(|checkpoint| checkpoint.store == store && checkpoint.seq >= to);
-    if let Some(checkpoint) = behind {
-        state.archives.bridged(repository.id, checkpoint.seq, checkpoint.id);
+    for body in repository.of_history(store)? {
+        let body = body?;
+        if body.seq >= to {
+            state.archives.bridged(repository.id, body.seq, body.id);
+            return Ok(true);
+        }
     }
-    Ok(behind.is_some())
+    Ok(false)
 }
 
 /// Whether the pieces of an archive have these sequences, after all: what was damaged has been put back.

@@ -177,7 +177,8 @@ fn settled(known: &mut [Known], time: u64) -> Option<Seq> {
 }
 
 /// The last sequence that a store is known to have come to by a time. An error if a piece that cannot be read, or one that is missing, might know
-/// of a later one, or if writes were archived without anybody noting the time.
+/// of a later one, if writes were archived without anybody noting the time, if the clock went back or had not been set, or if a checkpoint that was
+/// given up was the last by then.
 pub fn sequence_at(
     repository: &BackupRepository,
     store: u128,
@@ -200,7 +201,7 @@ fn missing(from: Seq, behind: Seq) -> Hole {
 
 fn between(found: Known, next: Known) -> Error {
     let text = format!(
-        "the store had come to {found}, and to {next}, and which writes between these were there at the time asked for is not known, since nothing was archived meanwhile"
+        "the store had come to {found}, and to {next}, and which writes between these were there at the time asked for is not known, since nobody noted the time meanwhile"
     );
     Error::new(ErrorKind::NotFound, text)
         .remedy("restore up to one of these writes, or one between them, by its sequence (At::Seq), or to one of these times")

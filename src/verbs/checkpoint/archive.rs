@@ -409,3 +409,6 @@ pub fn forget(state: &State, repository: u128) -> Result<bool> {
     let _turn = turn.lock();
     state.archives.forget(repository)
 }
+
+#[cfg(test)]
+mod tests;

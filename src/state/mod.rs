@@ -52,6 +52,8 @@ pub use read::ATTEMPTS;
 pub use records::Records;
 pub use signals::Signals;
 
+use crate::backup::checkpoint::now;
+use crate::backup::piece::Mark;
 use crate::batch;
 use crate::disk::{Disk, RealDisk};
 use crate::engine::{EngineFactory, SledFactory};
@@ -161,6 +163,8 @@ pub struct State {
     pub changed: Changed,
     /// What the journal is archived in, and kept for.
     pub archives: Archives,
+    /// What the log had come to when the store was opened, for archives: nothing had been written meanwhile.
+    pub opened: Mark,
     // What the memtables held when the memory was shared out last.
     shared: AtomicU64,
     // The share of single records as of then.
@@ -241,6 +245,7 @@ impl State {
             records: Records::new(records),
             changed: Changed::new(records),
             archives: parts.archives,
+            opened: Mark { time: now(), seq: replayed },
             shared: AtomicU64::new(0),
             shared_records: AtomicU64::new(0),
             written: RwLock::new(Arc::new(parts.manifest.clone())),

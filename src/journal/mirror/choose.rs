@@ -93,10 +93,14 @@ impl Found {
 
     /// The undamaged copies, those first that reach furthest; where there is none, those whose damage nobody asks for.
     pub fn ranked(&self, from: Seq, at_least: Known) -> Result<Vec<Reach>> {
-        // A single one is read by the journal itself, which says what is wrong with it.
+        // A single one is read by the journal itself, which says what is wrong with it; but not before it gets the word that it alone is
+        // complete, which leaves all others behind.
         if let [(index, place)] = self.believed().collect::<Vec<_>>().as_slice() {
-            let listed = place.listed;
-            return Ok(vec![Reach { index: *index, end: Seq::ZERO, generation: 0, listed }]);
+            let (end, generation) = match self.settled {
+                true => (Seq::ZERO, 0),
+                false => self.reach(&place.dir, from, at_least, true)?,
+            };
+            return Ok(vec![Reach { index: *index, end, generation, listed: place.listed }]);
         }
         let (mut ranked, error) = self.reaching(from, at_least, false);
         if ranked.is_empty() {

@@ -3,6 +3,7 @@
 //! | what is found | what is done |
 //! |---|---|
 //! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves |
+//! | one believed copy, and the words do not say yet that it is alone | read first: damaged it leaves no other one behind |
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
 //! | damage in all of them to a segment that is read for its end marker alone | passed over, as with one directory |
 //! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |

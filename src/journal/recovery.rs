@@ -194,7 +194,7 @@ pub fn start(segments: &[Segment], from: Seq) -> usize {
 }
 
 /// The last segment that begins at or below `from` + 1.
-fn asked(segments: &[Segment], from: Seq) -> usize {
+pub fn asked(segments: &[Segment], from: Seq) -> usize {
     let next = from.next();
     segments.iter().rposition(|s| s.first.is_some_and(|first| first <= next)).unwrap_or(0)
 }

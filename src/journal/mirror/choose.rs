@@ -15,10 +15,10 @@ use crate::sync::atomic::AtomicBool;
 pub struct Reach {
     pub index: usize,
     /// Where the log ends.
-    end: Seq,
+    pub end: Seq,
     /// That a replay begins with.
     pub generation: u64,
-    listed: bool,
+    pub listed: bool,
 }
 
 impl Reach {
@@ -74,9 +74,9 @@ impl Found {
         (same, unread)
     }
 
-    /// How far each copy goes that can be read, and what is wrong with another.
-    fn reaching(&self, from: Seq, at_least: Known, lenient: bool) -> (Vec<Reach>, Option<Error>) {
-        let (mut reaching, mut first_error) = (Vec::new(), None);
+    /// How far each copy goes that can be read, and what is wrong with others.
+    fn reaching(&self, from: Seq, at_least: Known, lenient: bool) -> (Vec<Reach>, Vec<(usize, Error)>) {
+        let (mut reaching, mut failed) = (Vec::new(), Vec::new());
         for (index, place) in self.believed() {
             match self.reach(&place.dir, from, at_least, lenient) {
                 Ok((end, generation)) => {
@@ -84,11 +84,11 @@ impl Found {
                 }
                 Err(e) => {
                     log::warn!("a copy of the journal cannot be used: {e}");
-                    first_error = first_error.or(Some(e));
+                    failed.push((index, e));
                 }
             }
         }
-        (reaching, first_error)
+        (reaching, failed)
     }
 
     /// The undamaged copies, those first that reach furthest; where there is none, those whose damage nobody asks for.
@@ -102,10 +102,14 @@ impl Found {
             };
             return Ok(vec![Reach { index: *index, end, generation, listed: place.listed }]);
         }
-        let (mut ranked, error) = self.reaching(from, at_least, false);
+        let (mut ranked, mut failed) = self.reaching(from, at_least, false);
+        let error = failed.first().map(|(_, e)| e.clone());
         if ranked.is_empty() {
             // What no copy has whole refuses no more than it does in a single directory.
-            ranked = self.reaching(from, at_least, true).0;
+            (ranked, failed) = self.reaching(from, at_least, true);
+        }
+        if !self.shorter {
+            self.bring_back(&mut ranked, &failed, from, at_least)?;
         }
         if ranked.is_empty() {
             return Err(error.unwrap_or_else(|| nothing_left(&self.home)));

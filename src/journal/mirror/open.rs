@@ -5,6 +5,8 @@
 //! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves |
 //! | one believed copy, and the words do not say yet that it is alone | read first: damaged it leaves no other one behind |
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
+//! | a damaged one that shows more than the undamaged have | mended from the others first, if these have all of the damaged frames; it serves then |
+//! | if not, and it shows that a write was synced which the others lack | refused, unless the user accepts the end of the others; or moves that copy away |
 //! | damage in all of them to a segment that is read for its end marker alone | passed over, as with one directory |
 //! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |
 //! | the copy that serves cannot be read in some place | another that reaches as far serves; if there is none, what cannot be compared stays believed |
@@ -13,7 +15,7 @@
 //! | words of the newest epoch that differ, and none of that epoch in the store's directory | none is believed: each may have gone on alone |
 //! | none that is believed | refused, unless the user accepts one |
 //! | no word in the store's directory, and a copy is absent | refused likewise: the absent one may have gone on alone |
-//! | all believed copies damaged | the error that the journal has with one directory |
+//! | all believed copies damaged | one is mended from the others, where these have all of its damaged frames; else the error that the journal has with one directory |
 
 use super::choose::Reach;
 use super::copy::{Copying, Failed};
@@ -61,6 +63,8 @@ pub struct Found {
     pub(super) settled: bool,
     /// A copy was accepted that may have been left behind after a failed sync.
     pub(super) accepted: bool,
+    /// The user accepts where the copies end that can be read, whatever a damaged one shows behind it.
+    pub(super) shorter: bool,
 }
 
 impl Mirrors {
@@ -218,6 +222,7 @@ impl Found {
             heard: epoch,
             settled,
             accepted,
+            shorter: false,
         })
     }
 

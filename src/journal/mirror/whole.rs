@@ -98,6 +98,14 @@ impl Copying<'_> {
         patch(self.disk, self.from, &looked.better).map_err(Failed::Source)
     }
 
+    /// What the target has of all that a segment of the source lacks, if it has all of it, and something shows that it is the same.
+    pub fn remedy(&self, name: &str) -> Outcome<Option<Vec<Patch>>> {
+        let Name::Segment(generation) = segment::parse_name(name) else { return Ok(None) };
+        let looked = self.look_through(name, generation)?;
+        let lacks = looked.damaged.is_some() || looked.doubtful().is_some();
+        Ok((!lacks).then_some(looked.better))
+    }
+
     fn look_through(&self, name: &str, generation: u64) -> Outcome<Looked> {
         let mut looked = Looked::default();
         let Some(file) = self.open(name)? else { return Ok(looked) };

@@ -13,7 +13,7 @@ fn segments(disk: &SimDisk, copy: usize) -> Vec<PathBuf> {
 }
 
 /// Where the frames of a segment lie, up to and with the first marker.
-fn frames(disk: &SimDisk, path: &Path) -> Vec<(Kind, Seq, u64)> {
+pub fn frames(disk: &SimDisk, path: &Path) -> Vec<(Kind, Seq, u64)> {
     let file = disk.open(path, OpenMode::Read).unwrap();
     let bytes = disk.read(path).unwrap().unwrap();
     let (header, _) = SegmentHeader::decode_page(&bytes[..BODY as usize]).unwrap();

@@ -40,7 +40,7 @@ impl Found {
         from: Seq,
         at_least: Known,
     ) -> Result<()> {
-        let end = |ranked: &[Reach]| ranked.iter().map(|reach| reach.end).max().unwrap_or(Seq::ZERO);
+        let end = |ranked: &[Reach]| ranked.iter().map(|reach| reach.extent.end).max().unwrap_or(Seq::ZERO);
         let mut left = Vec::new();
         for (index, cause) in failed {
             let Some((place, _)) = self.places.get(*index) else { continue };
@@ -48,13 +48,11 @@ impl Found {
             if shown.reach.max(shown.proven.next()) <= end(ranked) {
                 continue;
             }
-            let generation = ranked.iter().map(|reach| reach.generation).min().unwrap_or(0);
+            let generation = ranked.iter().map(|reach| reach.extent.generation).min().unwrap_or(0);
             self.mend_from_others(*index, place, from, generation);
             let strict = self.reach(&place.dir, from, at_least, false);
             match strict.or_else(|_| self.reach(&place.dir, from, at_least, true)) {
-                Ok((end, generation)) => {
-                    ranked.push(Reach { index: *index, end, generation, listed: place.listed });
-                }
+                Ok(extent) => ranked.push(Reach { index: *index, extent, listed: place.listed }),
                 Err(_) => left.push((place, cause, shown.proven)),
             }
         }

@@ -8,6 +8,7 @@ mod mending;
 mod older;
 mod opening;
 mod reading;
+mod shown;
 mod spreading;
 mod walks;
 mod words;

@@ -220,6 +220,11 @@ pub fn serve(
         manifest.store_next(disk, dir)?;
     }
     let mut next = manifest.clone();
+    // Who accepts the end of what can be read asks for nothing that a damaged copy shows behind it.
+    let found = match way {
+        Way::Shorter => found.map(|(found, entries)| (found.without_the_rest(), entries)),
+        _ => found,
+    };
     let mut mirrors = None;
     if let Some((found, mut entries)) = found {
         entries.iter_mut().for_each(|entry| entry.mounts = found.mounts(entry.id));

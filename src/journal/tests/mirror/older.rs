@@ -166,3 +166,19 @@ fn a_copy_is_made_from_one_that_can_be_read_and_is_not_emptied_for_one_that_cann
         assert!(bytes(0) == bytes(1));
     }
 }
+
+/// A trim that was interrupted has left it in one of them; or the other has lost it.
+#[test]
+fn a_segment_that_only_one_copy_has_is_not_given_up() {
+    for (lost, which) in [0, 1].into_iter().flat_map(|copy| [0, 2].map(|which| (copy, which))) {
+        let (mut model, disk) = kept(66);
+        let mut names = disk.list(Path::new(DIRS[lost])).unwrap();
+        names.retain(|name| name.ends_with(".seg"));
+        names.sort();
+        disk.remove_file(&path(lost, &names[which])).unwrap();
+        let (mirrors, journal, _) = model.open(&disk, None).unwrap();
+        assert_eq!(good(&mirrors), [true; 2]);
+        read_all(&model, &journal).unwrap_or_else(|e| panic!("{which} of copy {lost}: {e}"));
+        super::mending::alike(&disk);
+    }
+}

@@ -179,6 +179,12 @@ impl Error {
         None
     }
 
+    /// Whether something could not be written for want of space.
+    pub(crate) fn is_want_of_room(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self.io_kind(), Some(StorageFull | QuotaExceeded))
+    }
+
     /// Whether something could not be written for want of space, or of the right to write: what was there before is as
     /// good as it was.
     pub(crate) fn is_refusal_to_write(&self) -> bool {

@@ -303,7 +303,8 @@ impl Restore {
     /// The same for a damaged checkpoint: restores what can be read, and says exactly what is missing.
     ///
     /// # Errors
-    /// As [`open`](Self::open), but not for damage to chunks and indexes.
+    /// As [`open`](Self::open), but not for damage to chunks and indexes, nor for single ones that cannot be read while others can: these have
+    /// damage of the kind `Io`.
     pub fn salvage(self, dir: impl AsRef<Path>) -> Result<(Store, Vec<Damage>)> {
         let seams = Seams::real(&self.options);
         self.run(dir.as_ref(), seams, true)

@@ -32,12 +32,7 @@ pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&s
     let store = named.store;
     let mut of_store = Vec::new();
     for id in repository.ids()? {
-        match repository.load(id) {
-            Ok(body) if body.store == store => of_store.push(body),
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => log::error!("checkpoint {id} cannot be used: {error}"),
-        }
+        of_store.extend(repository.usable(id)?.filter(|body| body.store == store));
     }
     let target = match at {
         At::Seq(seq) => seq,

@@ -136,7 +136,7 @@ fn read_through(
     };
     match repository.replay(body.store, body.seq, upto, &Watch::default(), &mut visit) {
         Ok(()) => Ok(upto),
-        Err(error) if error.kind() != ErrorKind::Io && had.next() >= first => {
+        Err(error) if had.next() >= first => {
             log::warn!("of the archive all after {had} is left out, which the journal has: {error}");
             Ok(had)
         }
@@ -171,15 +171,10 @@ fn covered(
 ) -> Result<(Body, Seq)> {
     let (mut failed, mut newest) = (None, Seq::MAX);
     for id in repository.ids()?.into_iter().rev() {
-        let body = match repository.load(id) {
+        let body = match repository.usable(id)? {
             // One that goes further than a later one is of a history that was given up.
-            Ok(body) if body.store == manifest.store && body.seq <= newest => body,
-            Ok(_) => continue,
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => {
-                log::error!("checkpoint {id} cannot be used: {error}");
-                continue;
-            }
+            Some(body) if body.store == manifest.store && body.seq <= newest => body,
+            _ => continue,
         };
         newest = body.seq;
         check_same_history(dir, manifest, seams, &body, repository)?;
@@ -187,7 +182,6 @@ fn covered(
             .and_then(|upto| read_through(&body, manifest, (first, upto), repository));
         match upto {
             Ok(upto) => return Ok((body, upto)),
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
             // From an earlier one the archive may lead past what is damaged.
             Err(error) => {
                 log::error!("checkpoint {id} cannot be used: {error}");

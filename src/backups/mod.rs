@@ -96,11 +96,11 @@ impl Store {
     /// archives into the same repository waits for that one.
     ///
     /// # Errors
-    /// `Gap` if writes are missing in the archive, since the journal no longer had them or the newest piece was found to be damaged, and no checkpoint
+    /// `Gap` if writes are missing in the archive, since the journal no longer had them or has them damaged, or the newest piece was found to be damaged, and no checkpoint
     /// lies behind them: everything else was archived all the same; take a checkpoint. That may be so from the first call on. `Io` if the repository
     /// cannot be written, `Foreign` if it is not in its place any more, `Mismatch` if another copy of the store has been archived there, or writes that
-    /// were archived have been given up with a part of the journal, `Refused` if there are 64 archives already, `Corruption` or `Poisoned` if the
-    /// journal cannot be read, `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
+    /// were archived have been given up with a part of the journal, `Refused` if there are 64 archives already, `Poisoned` or `Io` if the
+    /// journal cannot be read, `Corruption` if what it ends with is damaged (all before that was archived; what is written later tells how much it is), `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
     /// is whole.
     pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
         verbs::checkpoint::archive::archive(&self.handle.state, repository, &mut Vec::new())

@@ -1,7 +1,7 @@
 //! Putting the journal into a repository, piece by piece.
 //!
 //! Invariants: what is archived is durable in the source; pieces follow each other without a gap, unless the journal was trimmed
-//! meanwhile, or what they ended with was damaged, which is said; one history alone goes into an archive; the journal is not trimmed beyond what
+//! meanwhile, or is damaged, or what they ended with was damaged, which is said; one history alone goes into an archive; the journal is not trimmed beyond what
 //! is archived, up to its bound.
 
 use crate::backup::archive::Chain;
@@ -25,7 +25,7 @@ pub fn mark(state: &State) -> Mark {
 }
 
 /// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out. Returns what the
-/// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had.
+/// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had, or has damaged.
 pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mark>) -> Result<Seq> {
     state.check_open()?;
     let turn = state.archives.turn(repository.id);
@@ -45,26 +45,76 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     }
     // Where something lies between, it was dropped there for all that anybody knows.
     let goes_on = found.last.filter(|piece| piece.last.next() == next);
-    let untold = goes_on.map_or_else(Vec::new, |piece| untold(state, &piece, until));
+    let mut untold = goes_on.map_or_else(Vec::new, |piece| untold(state, &piece, until));
     state.archives.reached(repository.id, Seq(next.0.saturating_sub(1)))?;
-    let mut cursor = Cursor::at(next);
+    let (mut cursor, mut passed) = (Cursor::at(next), None);
     while cursor.next() <= until {
         let begin = cursor.next();
         let mut commits = Vec::new();
-        state.journal.replay(&mut cursor, until, PIECE, &mut |_, ops| {
-            put(&mut commits, ops);
-            Ok(())
-        })?;
+        let read = read_twice(state, &mut cursor, until, &mut commits);
         let last = Seq(cursor.next().0.saturating_sub(1));
-        repository.add_piece(&head(state, begin, last, marks, &untold), &commits)?;
-        // Again, since the journal is trimmed by what counts as archived: its disk may have gone since.
-        repository.check_there()?;
-        marks.retain(|mark| mark.seq > last);
-        state.archives.reached(repository.id, last)?;
+        // Whatever the journal lacks, this it has.
+        if last >= begin {
+            repository.add_piece(&head(state, begin, last, marks, &untold), &commits)?;
+            // Again, since the journal is trimmed by what counts as archived: its disk may have gone since.
+            repository.check_there()?;
+            marks.retain(|mark| mark.seq > last);
+            state.archives.reached(repository.id, last)?;
+        }
+        let Err(damage) = read else { continue };
+        let lacks = pass(state, &mut cursor, until, damage, &mut passed)?;
+        // Of these moments nobody knows what they were; and nothing is known to have been there since.
+        if let Some((from, to)) = lacks {
+            marks.retain(|mark| mark.seq < from || mark.seq > to);
+            untold.clear();
+            gap = lacks;
+        }
     }
     marks.clear();
     check_gaps(state, repository, &found.chain, gap)?;
     Ok(until)
+}
+
+/// Reads a piece of the journal, and what cannot be read once more.
+fn read_twice(state: &State, cursor: &mut Cursor, until: Seq, commits: &mut Vec<u8>) -> Result<()> {
+    let mut visit = |_, ops: &[u8]| {
+        put(commits, ops);
+        Ok(())
+    };
+    let read = state.journal.replay(cursor, until, PIECE, &mut visit);
+    match read {
+        Err(error) if error.kind() == ErrorKind::Corruption => {
+            state.journal.replay(cursor, until, PIECE, &mut visit).map(drop)
+        }
+        read => read.map(drop),
+    }
+}
+
+/// Goes on behind what is damaged in the journal, and says which sequences that is. Where nothing of the journal behind it can be read, or
+/// nothing could where it was gone on from last, that is the error: what is written later tells where it ends.
+fn pass(
+    state: &State,
+    cursor: &mut Cursor,
+    until: Seq,
+    damage: Error,
+    passed: &mut Option<Seq>,
+) -> Result<Option<(Seq, Seq)>> {
+    if damage.kind() != ErrorKind::Corruption {
+        return Err(damage);
+    }
+    let behind = match state.journal.behind(cursor, until)? {
+        Some(behind) if *passed != Some(behind.next()) => behind,
+        _ => return Err(damage),
+    };
+    let (from, to) = (cursor.next(), Seq(behind.next().0.saturating_sub(1)));
+    *passed = Some(behind.next());
+    *cursor = behind;
+    // It may be read after all, though not by who comes from before it.
+    if from > to {
+        return Ok(None);
+    }
+    log::error!("the writes with sequences {from} to {to} cannot be archived: {damage}");
+    Ok(Some((from, to)))
 }
 
 /// What there is of the store in an archive.
@@ -303,8 +353,10 @@ fn check_gaps(
             state.archives.mended(repository.id, |last| last == to);
             continue;
         }
-        let why =
-            if is_damage { "since its pieces there are damaged" } else { "which the journal no longer had" };
+        let why = match is_damage {
+            true => "since its pieces there are damaged",
+            false => "which the journal no longer had, or not whole",
+        };
         let text = format!(
             "the archive lacks the writes with sequences {from} to {to}, {why}, and no checkpoint lies behind them. All others are archived"
         );

@@ -5,7 +5,7 @@ mod point;
 
 pub use archiver::Archiver;
 
-use crate::backup::checkpoint::{Body, CheckpointId, Source};
+use crate::backup::checkpoint::{Body, CHECKPOINTS, Checkpoint, CheckpointId, Source};
 use crate::backup::layer::Reading;
 use crate::backup::progress::{BackupProgress, Through, Watch};
 use crate::backup::reader::CheckpointReader;
@@ -23,7 +23,7 @@ use crate::store::Store;
 use crate::verbs;
 use crate::verbs::restore::{Repaired, Tail};
 use point::Point;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -197,17 +197,41 @@ impl BackupRepository {
         Ok(Restore { repository, body, options, only: None, until: None, watch })
     }
 
-    /// Begins to restore the checkpoint with the highest number.
+    /// Begins to restore the checkpoint with the highest number, where all that can be read are of one store.
     ///
     /// # Errors
-    /// `NotFound` if there is none, otherwise as [`get`](Self::get): a damaged one is not passed over.
+    /// `NotFound` if there is none, `Mismatch` if there are checkpoints of several stores: the error names the newest of each, and
+    /// [`restore`](Self::restore) takes its number. Otherwise as [`get`](Self::get): a damaged one is not passed over.
     pub fn restore_latest(&self) -> Result<Restore> {
         let none = || Error::new(ErrorKind::NotFound, "the repository has no checkpoint");
-        self.restore(*self.ids()?.last().ok_or_else(none)?)
+        let ids = self.ids()?;
+        let restore = self.restore(*ids.last().ok_or_else(none)?)?;
+        let mut newest = BTreeMap::new();
+        for id in ids {
+            newest.extend(self.usable(id)?.map(|body| (body.store, id)));
+        }
+        if newest.len() < 2 {
+            return Ok(restore);
+        }
+        let each: Vec<String> =
+            newest.iter().map(|(store, id)| format!("{id} of store {store:032x}")).collect();
+        let text = format!(
+            "the repository has checkpoints of {} stores, and which of them is to be restored was not said; the newest are {}",
+            each.len(),
+            each.join(", ")
+        );
+        Err(Error::new(ErrorKind::Mismatch, text)
+            .at(self.storage.describe(CHECKPOINTS))
+            .remedy("name the checkpoint by its number: restore(id), or --id on the command line"))
     }
 }
 
 impl Restore {
+    /// The checkpoint that it was begun with. One that goes on [to a moment](Self::until) may begin with another of the same store.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.body.outline()
+    }
+
     /// Sets all options of the new store at once, in the place of those set before.
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;

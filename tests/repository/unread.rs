@@ -3,7 +3,7 @@
 use crate::{BACKUP, Content, Damaged, content, options, repository, seams};
 use annulus::testing::{self, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{
-    BackupRepository, CheckpointId, CheckpointOptions, Damage, ErrorKind, Retention, Store, Verification,
+    At, BackupRepository, CheckpointId, CheckpointOptions, Damage, ErrorKind, Retention, Store, Verification,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -194,6 +194,10 @@ fn beside_a_manifest_that_cannot_be_read_the_others_are_listed_and_nothing_is_pr
     let found = repo.verify_all().unwrap();
     assert_eq!((found.checkpoints, kinds(&found)), (2, vec![(second, ErrorKind::Io)]));
     assert_eq!((found.damage[0].keyspace.as_deref(), found.damage[0].records), (None, None));
+    let to_third =
+        repo.restore(third).unwrap().options(options()).until(At::Seq(repo.get(third).unwrap().seq));
+    let restored = testing::restore(to_third, Path::new("/new"), seams(2)).unwrap();
+    assert_eq!(content(&restored), content(&store));
     // What it needs is not known.
     let error = repo.prune(Retention::keep_last(1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);

@@ -111,7 +111,7 @@ fn a_number_is_not_given_again_whatever_is_deleted_and_whenever_the_power_is_cut
                 // Both of these had been acknowledged.
                 assert!(next > CheckpointId(2), "{what}: {next} is given again");
                 // So had the third where anything went on its word.
-                assert!(next > CheckpointId(3) || !deleted.is_ok(), "{what}: {next} is given again");
+                assert!(next > CheckpointId(3) || deleted.is_err(), "{what}: {next} is given again");
                 cuts += 1;
             }
             if !stopped {

@@ -5,12 +5,21 @@
 
 use super::checkpoint::{Body, CheckpointId};
 use super::hash::{OBJECTS, ObjectId};
+use super::piece::{Listed, Piece};
 use super::repository::{BackupRepository, MARKER};
 use super::storage::Storage;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How many others are asked for before nothing is believed to be given out any more.
 const OTHERS: usize = 8;
+
+/// Why a piece cannot be read.
+#[derive(Debug)]
+pub struct Unread {
+    pub error: Error,
+    /// Nothing else can be read either.
+    pub of_all: bool,
+}
 
 /// Asks once more for what the system did not give out.
 pub fn twice<T>(read: impl Fn() -> Result<T>) -> Result<T> {
@@ -46,6 +55,15 @@ pub fn gives_others(storage: &dyn Storage, name: &str) -> bool {
 }
 
 impl BackupRepository {
+    /// A piece of the archive, asked for twice.
+    pub(crate) fn piece_or_why(&self, store: u128, listed: &Listed) -> Result<Piece, Unread> {
+        twice(|| self.piece(store, listed)).map_err(|error| {
+            let io = error.kind() == ErrorKind::Io;
+            let of_all = io && !gives_others(self.storage.as_ref(), &listed.name(store));
+            Unread { error, of_all }
+        })
+    }
+
     /// Whether a manifest cannot be read, though others can.
     pub(crate) fn is_unread(&self, id: CheckpointId) -> bool {
         self.load(id).is_err_and(|error| error.kind() == ErrorKind::Io)

@@ -1,6 +1,7 @@
 //! Archives that lack something: their beginning, their place, or the end of what was written.
 
 use crate::common::copy;
+use crate::hooked::{Call, Hooked, out_of_order};
 use crate::{Place, content, options, walk};
 use annulus::{At, ErrorKind, Retention, Seq};
 use std::path::PathBuf;
@@ -451,4 +452,41 @@ fn a_journal_that_cannot_be_read_for_the_time_being_leaves_no_gap() {
     std::fs::rename(&away, segment).unwrap();
     assert_eq!(place.store.archive(&place.repo).unwrap(), Seq(700));
     check_numbered(&place, 700, "after");
+}
+
+/// Under the newest piece lies a bad sector; everything else is read.
+#[test]
+fn archiving_and_checkpoints_go_on_beside_a_newest_piece_that_cannot_be_read() {
+    for reopened in [false, true] {
+        let (mut place, storage) = Hooked::place();
+        let newest = damaged(&mut place);
+        let newest = format!("/{}", newest.file_name().unwrap().to_str().unwrap());
+        if reopened {
+            place.store.close().unwrap();
+            place.store = options().open(place.path("live")).unwrap();
+        }
+        place.write(10);
+        // Where nothing is read it is not known for damaged.
+        storage.on(|call| match call {
+            Call::Read(name) if name != "REPOSITORY" => Err(out_of_order()),
+            _ => Ok(()),
+        });
+        assert_eq!(place.store.archive(&place.repo).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(place.store.checkpoint(&place.repo).unwrap_err().kind(), ErrorKind::Io);
+        storage.on(move |call| match call {
+            Call::Read(name) if name.ends_with(&newest) => Err(out_of_order()),
+            _ => Ok(()),
+        });
+        for _ in 0..2 {
+            place.write(10);
+            let error = place.store.archive(&place.repo).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Gap, "reopened {reopened}: {error}");
+            assert!(error.to_string().contains("sequences 61 to 120"), "{error}");
+        }
+        place.store.checkpoint(&place.repo).unwrap();
+        place.write(10);
+        place.moment();
+        assert_eq!(place.store.archive(&place.repo).unwrap(), place.moments[0].0);
+        place.check_moments("");
+    }
 }

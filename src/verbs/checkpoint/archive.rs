@@ -8,6 +8,7 @@ use crate::backup::archive::Chain;
 use crate::backup::checkpoint::now;
 use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
+use crate::backup::unread::Unread;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Cursor;
@@ -194,19 +195,20 @@ impl Damaged {
     }
 }
 
-/// Looks for the last piece that can be read. What cannot be for the time being, or is of a later release, does not pass for damaged.
+/// Looks for the last piece that can be read. What cannot be while nothing else can, or is of a later release, does not pass for damaged.
 fn end(repository: &BackupRepository, store: u128, chain: &Chain) -> Result<End> {
     let mut damaged: Option<Damaged> = None;
     for listed in chain.pieces.iter().rev() {
-        match repository.piece(store, listed) {
+        let Unread { error, of_all } = match repository.piece_or_why(store, listed) {
             Ok(piece) => return Ok(End { piece: Some(piece), damaged }),
-            Err(error) if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Foreign) => {
-                log::error!("the archive ends with a piece that is damaged: {error}");
-                let (last, error) = damaged.map_or((*listed, error), |behind| (behind.last, behind.error));
-                damaged = Some(Damaged { first: *listed, last, error });
-            }
-            Err(error) => return Err(error),
+            Err(unread) => unread,
+        };
+        if of_all || !matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Foreign | ErrorKind::Io) {
+            return Err(error);
         }
+        log::error!("the archive ends with a piece that is damaged: {error}");
+        let (last, error) = damaged.map_or((*listed, error), |behind| (behind.last, behind.error));
+        damaged = Some(Damaged { first: *listed, last, error });
     }
     Ok(End { piece: None, damaged })
 }
@@ -226,8 +228,8 @@ fn check_given_up(known: Option<ArchiveHold>) -> Result<()> {
 }
 
 /// Errors if a repository has an archive of another history of the store, which a restore would put on top of a checkpoint. Where journal and
-/// archive have nothing left to compare, or it is damaged, that keeps nobody from a checkpoint; an archive that cannot be read for the time being
-/// does.
+/// archive have nothing left to compare, or it is damaged, that keeps nobody from a checkpoint; an archive that cannot be read, as little as the
+/// rest of its repository, does.
 pub fn check_same_history(state: &State, repository: &BackupRepository) -> Result<()> {
     let known = state.archives.get(repository.id);
     check_given_up(known)?;
@@ -238,10 +240,10 @@ pub fn check_same_history(state: &State, repository: &BackupRepository) -> Resul
         if known == Some(listed.last) && !state.archives.is_to_be_compared(repository.id) {
             return Ok(());
         }
-        let checked = match repository.piece(store, listed) {
+        let checked = match repository.piece_or_why(store, listed) {
             Ok(piece) => check_history(state, repository.id, &piece, known),
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => {
+            Err(Unread { error, of_all: true }) => return Err(error),
+            Err(Unread { error, .. }) => {
                 log::error!("the archive beside the checkpoint is damaged: {error}");
                 continue;
             }
@@ -390,9 +392,9 @@ fn is_bridged(state: &State, repository: &BackupRepository, store: u128, to: Seq
 fn has(repository: &BackupRepository, store: u128, chain: &Chain, (from, to): (Seq, Seq)) -> Result<bool> {
     let mut next = from;
     for listed in chain.from(from).iter().take_while(|listed| listed.first <= to) {
-        match repository.piece(store, listed) {
+        match repository.piece_or_why(store, listed) {
             Ok(piece) if piece.head.first <= next => next = next.max(piece.head.last.next()),
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Err(Unread { error, of_all: true }) => return Err(error),
             Ok(_) | Err(_) => return Ok(false),
         }
     }

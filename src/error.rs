@@ -49,7 +49,7 @@ pub enum ErrorKind {
     Refused,
     /// A thing that was named does not exist (a keyspace, a shard, a checkpoint), or no longer (a sequence of the journal).
     NotFound,
-    /// An archive lacks writes, since the journal no longer had them; all others were archived. Take a checkpoint: what comes after it can be
+    /// An archive lacks writes, since the journal no longer had them, or not whole; all others were archived. Take a checkpoint: what comes after it can be
     /// had again.
     Gap,
     /// The caller's own callback asked to stop. What had been done is left out of account.
@@ -177,6 +177,12 @@ impl Error {
             source = error.source();
         }
         None
+    }
+
+    /// Whether something could not be written for want of space.
+    pub(crate) fn is_want_of_room(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self.io_kind(), Some(StorageFull | QuotaExceeded))
     }
 
     /// Whether something could not be written for want of space, or of the right to write: what was there before is as

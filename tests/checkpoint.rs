@@ -258,6 +258,33 @@ fn prune_keeps_what_its_rules_keep_whole() {
     assert!(place.store.checkpoint(&place.repo).unwrap() > newest);
 }
 
+/// The newest of all may be of the wrong one: of the store that was restored from another, for one.
+#[test]
+fn of_several_stores_checkpoints_none_is_taken_for_the_latest() {
+    let place = Place::new(50);
+    let repo = &place.repo;
+    let first = place.store.checkpoint(repo).unwrap();
+    let other = repo.restore_latest().unwrap().options(options()).open(place.path("other")).unwrap();
+    fill(&other, 20, 3);
+    let second = place.store.checkpoint(repo).unwrap();
+    let third = other.checkpoint(repo).unwrap();
+    let error = repo.restore_latest().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    for id in [second, third] {
+        let named = format!("{id} of store {:032x}", repo.get(id).unwrap().store);
+        assert!(error.to_string().contains(&named), "{error}");
+    }
+    assert!(error.advice().is_some_and(|advice| advice.contains("restore(id)")), "{error}");
+    for (id, store) in [(second, &place.store), (third, &other)] {
+        let restore = repo.restore(id).unwrap();
+        assert_eq!(restore.checkpoint(), repo.get(id).unwrap());
+        assert_eq!(everything(&place.restored(id)), everything(store));
+    }
+    repo.delete(first).unwrap();
+    repo.delete(second).unwrap();
+    assert_eq!(repo.restore_latest().unwrap().checkpoint().id, third);
+}
+
 #[test]
 fn a_callback_is_told_and_may_cancel_and_leaves_nothing() {
     let place = Place::new(20_000);

@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "repository/full.rs"]
+mod full;
+#[path = "repository/unread.rs"]
+mod unread;
 
 use annulus::testing::{
     self, Disk, DiskFile, Fault, MemoryFactory, OpenMode, Operation, PowerCut, Seams, SimDisk,
@@ -327,10 +331,21 @@ struct Damaged {
     dir: tempfile::TempDir,
     backup: SimDisk,
     expected: Content,
+    /// The objects that a second checkpoint alone has, the newest, if there is one.
+    newer: Vec<PathBuf>,
 }
 
 impl Damaged {
     fn new() -> Damaged {
+        Damaged::made(false)
+    }
+
+    /// The same with a second checkpoint.
+    fn with_newer() -> Damaged {
+        Damaged::made(true)
+    }
+
+    fn made(newer: bool) -> Damaged {
         let dir = tempfile::tempdir().unwrap();
         let store = Self::options().shards(3).open(dir.path().join("live")).unwrap();
         let backup = SimDisk::new(7);
@@ -348,11 +363,20 @@ impl Damaged {
             store.archive(&repo).unwrap();
             store.flush().unwrap();
         }
+        let objects = || -> Vec<PathBuf> {
+            let files = backup.files().into_iter().map(|(path, _)| path);
+            files.filter(|path| path.starts_with("/backup/objects")).collect()
+        };
+        let before = objects();
+        if newer {
+            store.checkpoint_with(&repo, CheckpointOptions::new().full(true)).unwrap();
+        }
+        let newer = objects().into_iter().filter(|path| !before.contains(path)).collect();
         write(50, 9);
         store.sync().unwrap();
         let expected = content(&store);
         store.close().unwrap();
-        let damaged = Damaged { dir, backup, expected };
+        let damaged = Damaged { dir, backup, expected, newer };
         // Of three shards with two copies each, two are gone: one without a trace, one is damaged.
         std::fs::remove_dir_all(damaged.live().join("shards/0000")).unwrap();
         std::fs::write(damaged.live().join("shards/0002/SEAL"), b"rubbish").unwrap();

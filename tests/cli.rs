@@ -196,6 +196,40 @@ fn a_store_goes_into_a_repository_and_out_onto_another_topology() {
 }
 
 #[test]
+fn a_restore_says_what_it_is_of_and_asks_which_store_is_meant() {
+    let place = Place::new();
+    let (repo, one, two) = (place.text("repo"), place.text("one"), place.text("two"));
+    place.filled("one", 30);
+    place.filled("two", 40);
+    let first = done(&["checkpoint", &one, &repo]);
+    let made = done(&["restore", &repo, &place.text("first")]);
+    for field in ["store", "taken"] {
+        assert_eq!(made["of"][field], first[field]);
+    }
+    assert_eq!(made["of"]["checkpoint"], first["id"]);
+    let second = done(&["checkpoint", &two, &repo]);
+    for latest in [&["--latest"][..], &["--until", "now"], &[]] {
+        let new = place.text("refused");
+        let error = json(1, &[&["restore", &repo, &new][..], latest].concat()).error();
+        assert_eq!(error["kind"], "Mismatch");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("--id"), "{message}");
+        for taken in [&first, &second] {
+            let named = format!("{} of store {}", taken["id"], taken["store"].as_str().unwrap());
+            assert!(message.contains(&named), "{message}");
+        }
+        assert!(!place.path("refused").exists());
+    }
+    let id = first["id"].to_string();
+    let made = done(&["restore", &repo, &place.text("again"), "--id", &id]);
+    assert_eq!((&made["of"]["checkpoint"], &made["of"]["store"]), (&first["id"], &first["store"]));
+    let ran = run(&["restore", &repo, &place.text("told"), "--id", &id]);
+    let text = String::from_utf8(ran.out).unwrap();
+    let told = format!("checkpoint {id} of store {}", &first["store"].as_str().unwrap()[..8]);
+    assert!(text.contains(&told) && text.contains(first["taken"].as_str().unwrap()), "{text}");
+}
+
+#[test]
 fn a_restore_goes_on_to_a_sequence_or_a_time() {
     let place = Place::new();
     let (store, repo) = (place.text("store"), place.text("repo"));

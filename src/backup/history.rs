@@ -5,7 +5,7 @@
 
 use super::checkpoint::Body;
 use super::repository::BackupRepository;
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::ids::Seq;
 
 impl BackupRepository {
@@ -15,18 +15,14 @@ impl BackupRepository {
         store: u128,
     ) -> Result<impl Iterator<Item = Result<(Body, bool)>> + '_> {
         let mut least = Seq::MAX;
-        Ok(self.ids()?.into_iter().rev().filter_map(move |id| match self.load(id) {
-            Ok(body) if body.store == store => {
+        Ok(self.ids()?.into_iter().rev().filter_map(move |id| match self.usable(id) {
+            Ok(Some(body)) if body.store == store => {
                 let is_given_up = body.seq > least;
                 least = least.min(body.seq);
                 Some(Ok((body, is_given_up)))
             }
-            Err(error) if error.kind() == ErrorKind::Io => Some(Err(error)),
-            Err(error) => {
-                log::error!("checkpoint {id} cannot be used: {error}");
-                None
-            }
             Ok(_) => None,
+            Err(error) => Some(Err(error)),
         }))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants: every object has its hash before a record of it is given out; a layer's keys ascend, whatever lies in the place of its
 //! chunks; memory is one chunk. Damage ends the reading, unless it is asked for what is left: then each gap is told, with the keys that it
-//! covers.
+//! covers. An object that cannot be read, while others can, is a gap as well.
 
 use super::checkpoint::{CheckpointId, Layer};
 use super::chunk::{BlockCursor, ChunkRecord, ChunkView, PlainBlock, RecordCursor};
@@ -12,6 +12,7 @@ use super::index::{self, ChunkRef};
 use super::leftover;
 use super::progress::Watch;
 use super::storage::{Storage, advised};
+use super::unread::{gives_others, twice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use bytes::Bytes;
@@ -60,12 +61,28 @@ impl Reading {
         Reading { watch: watch.clone(), ..self }
     }
 
-    fn fetch(&mut self, id: &ObjectId) -> Result<Vec<u8>> {
-        let bytes = fetch(self.storage.as_ref(), id)?;
-        self.objects += 1;
-        self.bytes += bytes.len() as u64;
-        self.watch.more(1, bytes.len() as u64)?;
-        Ok(bytes)
+    /// Reads an object, or says what is wrong with it. An error if that is not this object's alone.
+    fn fetch(&mut self, id: &ObjectId) -> Result<Result<Vec<u8>>> {
+        let read = || fetch(self.storage.as_ref(), id);
+        let fetched = if self.salvage { twice(read) } else { read() };
+        match &fetched {
+            Ok(bytes) => {
+                self.objects += 1;
+                self.bytes += bytes.len() as u64;
+                self.watch.more(1, bytes.len() as u64)?;
+            }
+            Err(error) => self.check_alone(id, error)?,
+        }
+        Ok(fetched)
+    }
+
+    /// Errors if nothing else can be read either.
+    fn check_alone(&self, id: &ObjectId, error: &Error) -> Result<()> {
+        let of_system = self.salvage && error.kind() == ErrorKind::Io;
+        match of_system && !gives_others(self.storage.as_ref(), &id.name()) {
+            true => Err(error.clone()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -237,7 +254,7 @@ impl LayerReader {
 
     fn next_chunk(&mut self, reading: &mut Reading) -> Result<bool> {
         let Some(entry) = self.chunks.pop_front() else { return self.next_index(reading) };
-        let fetched = reading.fetch(&entry.id).and_then(|bytes| {
+        let fetched = reading.fetch(&entry.id)?.and_then(|bytes| {
             let view = ChunkView::parse(&bytes)?;
             let (blocks, records) = (view.start(), view.records);
             Ok((bytes, blocks, records))
@@ -252,18 +269,24 @@ impl LayerReader {
         Ok(true)
     }
 
-    /// A chunk does not have its hash, or is gone. What blocks of it have their checksums are given out all the same, unless they may be
-    /// another's.
+    /// A chunk does not have its hash, or is gone, or cannot be read. What blocks of it have their checksums are given out all the same, unless
+    /// they may be another's.
     fn chunk_failed(&mut self, reading: &mut Reading, entry: ChunkRef, error: Error) -> Result<()> {
         let id = entry.id;
         let bounds = (entry.first.clone(), Some(after(&entry.last)));
         if error.kind() != ErrorKind::Corruption || !reading.salvage {
-            return self.gap(reading, &id, error, bounds, None);
+            pass(&mut self.before, &entry.last);
+            return self.gap(reading, &id, error, bounds, Some(u64::from(entry.records)));
         }
         let mut bytes = match reading.storage.read(&id.name()) {
-            // Longer than any object: nothing of it can be had.
-            Err(error) if error.kind() == ErrorKind::Corruption => Vec::new(),
-            read => read?.unwrap_or_default(),
+            Ok(read) => read.unwrap_or_default(),
+            // Longer than any object, or not to be read again: nothing of it can be had.
+            Err(again) => {
+                if again.kind() != ErrorKind::Corruption {
+                    reading.check_alone(&id, &again)?;
+                }
+                Vec::new()
+            }
         };
         let more = bytes.len() > entry.bytes as usize;
         let (broken, passed) =
@@ -319,7 +342,7 @@ impl LayerReader {
             return self.end(reading).map(|()| false);
         };
         self.next_index += 1;
-        let listed = reading.fetch(&id).and_then(|bytes| {
+        let listed = reading.fetch(&id)?.and_then(|bytes| {
             let chunks = index::decode(&bytes)?;
             let above = chunks.first().is_some_and(|chunk| chunk.first > self.before);
             if above { Ok(chunks) } else { Err(Error::corruption("two indexes overlap")) }
@@ -378,8 +401,8 @@ impl LayerReader {
         records: Option<u64>,
     ) -> Result<()> {
         let error = if error.path().is_some() { error } else { error.at(&file) };
-        // What this release cannot read, or the system does not give, is not lost.
-        if !reading.salvage || error.kind() != ErrorKind::Corruption {
+        // What this release cannot read is not lost.
+        if !reading.salvage || !matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Io) {
             return Err(error);
         }
         reading.damage.push(Damage {

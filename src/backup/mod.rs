@@ -20,6 +20,7 @@
 //! | [`writer`], [`filling`], [`builder`], [`buffers`] | records to chunks |
 //! | [`layer`], [`reader`] | and back: one layer, and all of them in one order |
 //! | [`leftover`] | what is believed of a chunk that is damaged |
+//! | [`unread`] | what is done about files that the system does not give out |
 
 pub mod archive;
 pub mod buffers;
@@ -44,7 +45,7 @@ pub mod repository;
 pub mod storage;
 pub mod stream;
 mod sweep;
-
+pub mod unread;
 mod verify;
 pub mod writer;
 

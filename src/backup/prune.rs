@@ -100,9 +100,10 @@ impl BackupRepository {
     /// indexes of all checkpoints, and memory is about 50 bytes for each object there is.
     ///
     /// # Errors
-    /// `InvalidInput` for a rule that keeps nothing. `Locked` while somebody else writes to the repository. `Corruption`, `Foreign` or
-    /// `Unsupported` if a manifest, or an index of a checkpoint that is kept, cannot be read, since then nobody knows which objects it needs: nothing was
-    /// deleted. `Io`: some of the checkpoints may be gone, the others are whole.
+    /// `InvalidInput` for a rule that keeps nothing. `Locked` while somebody else writes to the repository. `Corruption`, `Foreign`,
+    /// `Unsupported` or `Io` if a manifest, or an index of a checkpoint that is kept, cannot be read, since then nobody knows which objects it needs: nothing was
+    /// deleted, and the error says which checkpoint it is. `Io` from another cause: some of the checkpoints may be gone, the others are whole. A
+    /// disk without room is none.
     pub fn prune(&self, retention: Retention) -> Result<Pruned> {
         self.prune_watched(retention, &Watch::default())
     }
@@ -136,19 +137,22 @@ impl BackupRepository {
     /// Deletes one checkpoint, and every object that only it named. Its manifest may be damaged: this is how to get rid of it.
     ///
     /// # Errors
-    /// `NotFound` if there is none of that number, `Locked`, `Io`. Where the manifest of another one cannot be read
+    /// `NotFound` if there is none of that number, `Locked`, `Io`; a disk without room is no cause of that, but for the checkpoint with the
+    /// highest number, which is noted before it goes. Where the manifest of another one cannot be read
     /// this checkpoint is gone, and its objects stay until that is deleted too.
     pub fn delete(&self, id: CheckpointId) -> Result<Pruned> {
-        let session = self.begin()?;
+        let session = self.begin_to_delete()?;
         if !self.ids()?.contains(&id) {
             session.end()?;
             return Err(Error::new(ErrorKind::NotFound, format!("there is no checkpoint {id}")));
         }
-        session.keep_numbers()?;
+        session.keep_numbers(&[id])?;
         self.storage.delete(&id.name())?;
-        match session.sweep(&Watch::default()) {
-            Ok(swept) => session.end().map(|()| pruned(vec![id], swept)),
-            Err(error) if error.kind() == ErrorKind::Io => Err(error),
+        match self.load_all().and_then(|bodies| session.needed(bodies)) {
+            Ok(needed) => {
+                let swept = session.sweep_but(&needed, &Watch::default())?;
+                session.end().map(|()| pruned(vec![id], swept))
+            }
             Err(error) => {
                 // The mark of work stays, so that they are swept once that can be done.
                 log::warn!("the objects of checkpoint {id} cannot be removed yet: {error}");
@@ -162,7 +166,7 @@ impl BackupRepository {
         choose: impl Fn(&[Checkpoint]) -> Vec<CheckpointId>,
         watch: &Watch,
     ) -> Result<Pruned> {
-        let session = self.begin()?;
+        let session = self.begin_to_delete()?;
         let mut bodies = self.load_all()?;
         let all: Vec<Checkpoint> = bodies.iter().map(|body| body.outline()).collect();
         let chosen = choose(&all);
@@ -170,7 +174,7 @@ impl BackupRepository {
         // Before anything is deleted: where an index cannot be read, nothing may be.
         let needed = session.needed(bodies)?;
         watch.more(0, 0)?;
-        session.keep_numbers()?;
+        session.keep_numbers(&chosen)?;
         for id in &chosen {
             self.storage.delete(&id.name())?;
         }

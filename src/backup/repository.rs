@@ -1,7 +1,8 @@
 //! A repository: where checkpoints lie, which there are, and who may write.
 //!
 //! Invariants: everything that changes it holds its lock; a number that a checkpoint had is never given out again; `WORKING`
-//! stands from before the first object of a checkpoint, or the first deletion, until after the last.
+//! stands from before the first object of a checkpoint, or the first deletion, until after the last, unless there was no room for it before
+//! a deletion.
 
 use super::checkpoint::{self, Body, CHECKPOINTS, Checkpoint, CheckpointId};
 use super::hash::{OBJECTS, ObjectId, kind, random};
@@ -9,6 +10,7 @@ use super::index;
 use super::layer::fetch;
 use super::progress::Watch;
 use super::storage::{DirStorage, Storage, advised};
+use super::unread::twice;
 use crate::disk::{Disk, RealDisk};
 use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,7 +19,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-const MARKER: &str = "REPOSITORY";
+pub const MARKER: &str = "REPOSITORY";
 const WORKING: &str = "WORKING";
 
 const KIND: Kind = kind(
@@ -132,26 +134,17 @@ impl BackupRepository {
         Ok(BackupRepository { storage, id })
     }
 
-    /// The checkpoints, in the order of their numbers. One whose manifest is damaged is left out, and told in the log:
-    /// [`verify_all`](Self::verify_all) says which.
+    /// The checkpoints, in the order of their numbers. One whose manifest is damaged, or cannot be read while others can, is left out, and told
+    /// in the log: [`verify_all`](Self::verify_all) says which.
     ///
     /// One whose process ended between its last write and its word of success is listed as well. A power cut may still take that one,
     /// up to the next checkpoint, `delete` or `prune` in the repository, each of which makes durable what is listed before anything goes.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Io` where nothing can be read.
     pub fn list(&self) -> Result<Vec<Checkpoint>> {
-        let mut found = Vec::new();
-        for id in self.ids()? {
-            match self.load(id) {
-                Ok(body) => found.push(body.outline()),
-                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-                // Pruned since its name was read.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => log::error!("checkpoint {id} cannot be used: {error}"),
-            }
-        }
-        Ok(found)
+        let usable = self.ids()?.into_iter().filter_map(|id| self.usable(id).transpose());
+        usable.map(|body| body.map(|body| body.outline())).collect()
     }
 
     /// One checkpoint.
@@ -176,8 +169,9 @@ impl BackupRepository {
                 .at(&path)
                 .remedy("list() tells which there are")
         };
-        let read = self.storage.read(&name).map_err(|error| advised(error, checkpoint::KIND.remedy));
-        Body::decode(&path, &read?.ok_or_else(missing)?, self.id, id)
+        let read = twice(|| self.storage.read(&name));
+        let read = read.map_err(|error| advised(error, checkpoint::KIND.remedy))?;
+        Body::decode(&path, &read.ok_or_else(missing)?, self.id, id)
     }
 
     /// The same, if the manifest is the one of that hash.
@@ -189,19 +183,18 @@ impl BackupRepository {
 
     /// The manifests of all checkpoints. An error if one cannot be read: then nobody knows what it needs.
     pub(crate) fn load_all(&self) -> Result<Vec<Body>> {
-        let remedy = "delete that checkpoint by its number if it is of no more use";
-        self.ids()?.into_iter().map(|id| self.load(id).map_err(|error| error.remedy(remedy))).collect()
+        let load = |id| self.load(id).map_err(|error| needs_unknown(id, "its manifest", error));
+        self.ids()?.into_iter().map(load).collect()
     }
 
-    /// The objects of the checkpoints that can be read, as far as they are there: what a new one need not write.
+    /// The objects of the checkpoints that can be read, as far as they are there: what a new one need not write. What cannot be read, for
+    /// whatever reason, costs nothing but room.
     pub(crate) fn reusable(&self) -> Result<HashSet<ObjectId>> {
         let mut named = HashSet::new();
         for id in self.ids()? {
-            let objects = self.load(id).and_then(|body| self.named(std::slice::from_ref(&body)));
-            match objects {
+            match self.load(id).and_then(|body| self.named(std::slice::from_ref(&body))) {
                 Ok(objects) => named.extend(objects),
-                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-                Err(error) => log::error!("checkpoint {id} cannot be used: {error}"),
+                Err(error) => log::error!("checkpoint {id} shares nothing with the next: {error}"),
             }
         }
         let mut there = HashSet::new();
@@ -215,6 +208,15 @@ impl BackupRepository {
 
     /// Keeps others from writing, and gets rid of what an interrupted writer left.
     pub(crate) fn begin(&self) -> Result<Session<'_>> {
+        self.begin_to(false)
+    }
+
+    /// The same for one who makes room, and so needs none.
+    pub(crate) fn begin_to_delete(&self) -> Result<Session<'_>> {
+        self.begin_to(true)
+    }
+
+    fn begin_to(&self, delete: bool) -> Result<Session<'_>> {
         let lock = self.storage.lock()?;
         let session = Session { repository: self, lock: Some(lock) };
         let is_there = match self.storage.read(WORKING) {
@@ -229,8 +231,15 @@ impl BackupRepository {
             }
         } else {
             let working = Working { repository: self.id };
-            self.storage.write(WORKING, &envelope::encode(WORKING_KIND, &working)?)?;
-            self.storage.settle()?;
+            match self.storage.write(WORKING, &envelope::encode(WORKING_KIND, &working)?) {
+                // Whoever deletes after this one takes all that it leaves, though nobody says that there is anything.
+                Err(error) if delete && error.is_want_of_room() => {
+                    log::warn!(
+                        "what is deleted now is not swept by the next checkpoint if this is interrupted: {error}"
+                    )
+                }
+                written => written.and_then(|()| self.storage.settle())?,
+            }
         }
         Ok(session)
     }
@@ -263,14 +272,25 @@ impl BackupRepository {
             for id in body.indexes() {
                 // Many checkpoints share an index; it is read once.
                 if named.insert(*id) {
-                    let listed = index::decode(&fetch(self.storage.as_ref(), id)?);
-                    let listed = listed.map_err(|error| error.at(self.storage.describe(&id.name())))?;
+                    let listed = twice(|| fetch(self.storage.as_ref(), id)).and_then(|bytes| {
+                        index::decode(&bytes).map_err(|error| error.at(self.storage.describe(&id.name())))
+                    });
+                    let listed = listed.map_err(|error| needs_unknown(body.id, "an index of it", error))?;
                     named.extend(listed.iter().map(|chunk| chunk.id));
                 }
             }
         }
         Ok(named)
     }
+}
+
+/// Nothing may be deleted while nobody knows what a checkpoint is made of.
+fn needs_unknown(id: CheckpointId, what: &str, error: Error) -> Error {
+    let text = format!("which objects checkpoint {id} needs is not known, since {what} cannot be read");
+    let told =
+        Error::new(error.kind(), text).remedy("delete that checkpoint by its number if it is of no more use");
+    let told = if let Some(path) = error.path() { told.at(path) } else { told };
+    told.caused_by(error)
 }
 
 /// Whether a path begins as an address does: with letters and `://`.
@@ -308,16 +328,17 @@ impl Session<'_> {
         Ok(CheckpointId(marker.next.max(newest)))
     }
 
-    /// Says that every number that a checkpoint has is used, before that checkpoint goes.
-    pub fn keep_numbers(&self) -> Result<()> {
-        let next = self.next_id()?.0;
+    /// Says that the numbers of these checkpoints are used, before they go. The highest number of all says so of those below it as long as it
+    /// is there, durably.
+    pub fn keep_numbers(&self, going: &[CheckpointId]) -> Result<()> {
         let marker = self.repository.marker()?;
-        if next > marker.next {
-            let storage = self.repository.storage.as_ref();
+        let newest = self.repository.ids()?.last().copied();
+        let storage = self.repository.storage.as_ref();
+        if let Some(newest) = newest.filter(|newest| newest.0 >= marker.next && going.contains(newest)) {
+            let next = newest.0.saturating_add(1);
             storage.write(MARKER, &envelope::encode(KIND, &Marker { next, ..marker })?)?;
-            storage.settle()?;
         }
-        Ok(())
+        storage.settle()
     }
 
     /// Nothing of this session is left to be swept.

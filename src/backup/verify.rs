@@ -43,10 +43,11 @@ impl Verification {
 
 impl BackupRepository {
     /// Reads every byte of a checkpoint, and says of damage which file it is in and which keys it hits. The archive that goes on from it is left to
-    /// [`verify_all`](Self::verify_all). Changes nothing. Memory: a chunk or two.
+    /// [`verify_all`](Self::verify_all). An object that cannot be read when it is asked for again, while others can, is damage of the kind
+    /// `Io`. Changes nothing. Memory: a chunk or two.
     ///
     /// # Errors
-    /// As [`get`](Self::get); `Unsupported` for an object of another release, `Io`. Damage is not an error.
+    /// As [`get`](Self::get); `Unsupported` for an object of another release, `Io` where nothing can be read any more. Damage is not an error.
     pub fn verify(&self, id: CheckpointId) -> Result<Verification> {
         self.verify_watched(id, &Watch::default())
     }
@@ -91,7 +92,8 @@ impl BackupRepository {
     /// checkpoint lies behind. Layers that several share are read once. Memory: a chunk or two, or a piece of the archive.
     ///
     /// # Errors
-    /// `Io`. Damage is not an error, nor is a manifest or an object of another release: both are told as damage.
+    /// `Io` where nothing can be read any more. Damage is not an error, nor is a manifest or an object of another release, or a single file that
+    /// cannot be read: all are told as damage.
     pub fn verify_all(&self) -> Result<Verification> {
         self.verify_all_watched(&Watch::default())
     }
@@ -121,9 +123,8 @@ impl BackupRepository {
         let (mut all, mut whole, mut begins) = (Verification::default(), Whole::new(), Begins::default());
         for id in self.ids()? {
             match self.verify_one(id, &mut all, &mut whole, watch) {
-                Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Cancelled) => {
-                    return Err(error);
-                }
+                Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+                Err(error) if error.kind() == ErrorKind::Io && !self.is_unread(id) => return Err(error),
                 // Pruned since its name was read.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => all.damage.push(Damage {

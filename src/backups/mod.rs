@@ -6,7 +6,7 @@ mod times;
 
 pub use archiver::Archiver;
 
-use crate::backup::checkpoint::{Body, CheckpointId, Source};
+use crate::backup::checkpoint::{Body, CHECKPOINTS, Checkpoint, CheckpointId, Source};
 use crate::backup::layer::Reading;
 use crate::backup::progress::{BackupProgress, Through, Watch};
 use crate::backup::reader::CheckpointReader;
@@ -24,7 +24,7 @@ use crate::store::Store;
 use crate::verbs;
 use crate::verbs::restore::{Repaired, Tail};
 use point::Point;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -98,11 +98,11 @@ impl Store {
     /// archives into the same repository waits for that one.
     ///
     /// # Errors
-    /// `Gap` if writes are missing in the archive, since the journal no longer had them or the newest piece was found to be damaged, and no checkpoint
+    /// `Gap` if writes are missing in the archive, since the journal no longer had them or has them damaged, or the newest piece was found to be damaged, and no checkpoint
     /// lies behind them: everything else was archived all the same; take a checkpoint. That may be so from the first call on. `Io` if the repository
     /// cannot be written, `Foreign` if it is not in its place any more, `Mismatch` if another copy of the store has been archived there, if writes that
-    /// were archived have been given up with a part of the journal, or if the newest checkpoint there has more than the store has come to, `Refused` if there are 64 archives already, `Corruption` or `Poisoned` if the
-    /// journal cannot be read, `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
+    /// were archived have been given up with a part of the journal, or if the newest checkpoint there has more than the store has come to, `Refused` if there are 64 archives already, `Poisoned` or `Io` if the
+    /// journal cannot be read, `Corruption` if what it ends with is damaged (all before that was archived; what is written later tells how much it is), `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
     /// is whole.
     pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
         let state = &self.handle.state;
@@ -203,17 +203,41 @@ impl BackupRepository {
         Ok(Restore { repository, body, options, only: None, until: None, watch })
     }
 
-    /// Begins to restore the checkpoint with the highest number.
+    /// Begins to restore the checkpoint with the highest number, where all that can be read are of one store.
     ///
     /// # Errors
-    /// `NotFound` if there is none, otherwise as [`get`](Self::get): a damaged one is not passed over.
+    /// `NotFound` if there is none, `Mismatch` if there are checkpoints of several stores: the error names the newest of each, and
+    /// [`restore`](Self::restore) takes its number. Otherwise as [`get`](Self::get): a damaged one is not passed over.
     pub fn restore_latest(&self) -> Result<Restore> {
         let none = || Error::new(ErrorKind::NotFound, "the repository has no checkpoint");
-        self.restore(*self.ids()?.last().ok_or_else(none)?)
+        let ids = self.ids()?;
+        let restore = self.restore(*ids.last().ok_or_else(none)?)?;
+        let mut newest = BTreeMap::new();
+        for id in ids {
+            newest.extend(self.usable(id)?.map(|body| (body.store, id)));
+        }
+        if newest.len() < 2 {
+            return Ok(restore);
+        }
+        let each: Vec<String> =
+            newest.iter().map(|(store, id)| format!("{id} of store {store:032x}")).collect();
+        let text = format!(
+            "the repository has checkpoints of {} stores, and which of them is to be restored was not said; the newest are {}",
+            each.len(),
+            each.join(", ")
+        );
+        Err(Error::new(ErrorKind::Mismatch, text)
+            .at(self.storage.describe(CHECKPOINTS))
+            .remedy("name the checkpoint by its number: restore(id), or --id on the command line"))
     }
 }
 
 impl Restore {
+    /// The checkpoint that it was begun with. One that goes on [to a moment](Self::until) may begin with another of the same store.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.body.outline()
+    }
+
     /// Sets all options of the new store at once, in the place of those set before.
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
@@ -311,7 +335,8 @@ impl Restore {
     /// The same for a damaged checkpoint: restores what can be read, and says exactly what is missing.
     ///
     /// # Errors
-    /// As [`open`](Self::open), but not for damage to chunks and indexes.
+    /// As [`open`](Self::open), but not for damage to chunks and indexes, nor for single ones that cannot be read while others can: these have
+    /// damage of the kind `Io`.
     pub fn salvage(self, dir: impl AsRef<Path>) -> Result<(Store, Vec<Damage>)> {
         let seams = Seams::real(&self.options);
         self.run(dir.as_ref(), seams, true)

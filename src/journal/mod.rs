@@ -2,7 +2,7 @@
 //!
 //! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
 //! `writer` (writing), `group` (syncing for many), `health` (failures), `freeing` (what nobody needs), `turns` (who is at the files), `scan` and `recovery` (reading back), `cases` (what to do with
-//! damage), `known` (how far the log reaches at least), `open` (creating and opening), `anew` (in the place of another), `replay` (reading while it is written to), `mirror`
+//! damage), `known` (how far the log reaches at least), `open` (creating and opening), `anew` (in the place of another), `replay` (reading while it is written to), `behind` (where that goes on behind damage), `mirror`
 //! (several copies, on a disk below all this).
 //!
 //! Invariants:
@@ -36,6 +36,7 @@
 //! removed. A spare: kept, up to the limit. Any other file: left alone. docs/FORMAT.md has the bytes.
 
 mod anew;
+mod behind;
 mod cases;
 mod chunk;
 mod freeing;

@@ -2,12 +2,14 @@
 //!
 //! Invariants:
 //! - What is visited was verified against its checksums, and is consecutive: a cursor never passes over a sequence.
+//! - Damage to what nobody asks for is passed by, up to what is asked for.
 //! - Where one copy of the journal does not have what it should, another is asked at the same place; so what is visited is visited
 //!   once, whichever copies it comes from. A copy that lacks something gets it again, or counts no more, unless the journal
 //!   has been closed under the reader.
 //! - What was freed, or used again, under the reader is told from damage: a segment leaves the list of those that are
 //!   retained before a byte of it is changed, and the list is looked at again after every read that came to nothing.
 
+use super::behind::least_commit;
 use super::scan::{Item, Reader};
 use super::segment::{self, BODY, Origin, SegmentHeader};
 use super::{Journal, Retained};
@@ -32,9 +34,18 @@ impl Cursor {
         Cursor { next, place: None, buf: Vec::new() }
     }
 
+    /// Before the frame with the sequence `next`, which lies in the segment of that generation, at that place.
+    pub(super) fn in_place(next: Seq, place: (u64, u64)) -> Self {
+        Cursor { next, place: Some(place), buf: Vec::new() }
+    }
+
     /// The sequence that is visited next.
     pub fn next(&self) -> Seq {
         self.next
+    }
+
+    pub(super) fn place(&self) -> Option<(u64, u64)> {
+        self.place
     }
 }
 
@@ -91,6 +102,13 @@ impl Journal {
         })
     }
 
+    /// Frames are bound to the store and the generation; what else a header says is not needed to read them.
+    pub(super) fn header_of(&self, segment: &Retained) -> SegmentHeader {
+        let Retained { generation, len, .. } = *segment;
+        let store_id = self.supply.config.store_id;
+        SegmentHeader { store_id, generation, boot_id: 0, len, origin: Origin::Continuation }
+    }
+
     /// Visits frames of one segment, which holds all up to `until`.
     fn replay_segment(
         &self,
@@ -100,10 +118,8 @@ impl Journal {
         left: &mut usize,
         visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let Retained { generation, first, len, .. } = segment;
-        // Frames are bound to the store and the generation; what else a header says is not needed to read them.
-        let store_id = self.supply.config.store_id;
-        let header = SegmentHeader { store_id, generation, boot_id: 0, len, origin: Origin::Continuation };
+        let Retained { generation, first, .. } = segment;
+        let header = self.header_of(&segment);
         let path = self.supply.path(&segment::name(generation));
         let mut copies = Copies::open(self, &path, header, std::mem::take(&mut cursor.buf));
         let (mut at, mut expected) = match cursor.place {
@@ -141,7 +157,11 @@ impl Journal {
             if !copies.find(at, expected) {
                 // Or while another copy was looked for.
                 self.segment_of(cursor.next)?;
-                return Err(error);
+                let wanted = expected.next()..cursor.next.next();
+                match least_commit(copies.disk, &path, header, at, wanted) {
+                    Ok(Some(behind)) if error.kind() == ErrorKind::Corruption => (at, expected) = behind,
+                    _ => return Err(error),
+                }
             }
         }
         cursor.buf = copies.into_buffer();
@@ -209,7 +229,13 @@ impl<'a> Copies<'a> {
     }
 }
 
-fn reader(disk: &dyn Disk, path: &Path, header: SegmentHeader, copy: usize, buf: Vec<u8>) -> Result<Reader> {
+pub(super) fn reader(
+    disk: &dyn Disk,
+    path: &Path,
+    header: SegmentHeader,
+    copy: usize,
+    buf: Vec<u8>,
+) -> Result<Reader> {
     let file = disk.open_copy(path, copy).map_err(|e| Error::io("open the journal", path, e))?;
     Ok(Reader::new(file, path, header, buf))
 }

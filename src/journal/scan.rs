@@ -7,6 +7,7 @@ use crate::disk::{BLOCK, DiskFile};
 use crate::error::{Error, Result};
 use crate::frame::{self, HEADER_BYTES, Header, Kind, Salt};
 use crate::ids::Seq;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -146,6 +147,37 @@ impl Reader {
             from = found + frame::ALIGN;
         }
         Ok(())
+    }
+
+    /// Where the whole commit with the least of these sequences lies, at `at` or behind it.
+    pub fn least_commit(&mut self, at: u64, seqs: Range<Seq>) -> Result<Option<(u64, Seq)>> {
+        let (salt, generation) = (self.header.salt(), self.header.generation);
+        let mut least: Option<(u64, Seq)> = None;
+        let mut chunk_at = at;
+        while chunk_at.saturating_add(HEADER_BYTES as u64) <= self.header.len {
+            let bytes = self.bytes(chunk_at, CHUNK)?;
+            let (mut from, mut found) = (0, Vec::new());
+            while let Some((offset, header)) = frame::find(bytes, from, salt, generation) {
+                if header.kind == Kind::Commit && seqs.contains(&header.seq) {
+                    found.push((chunk_at + offset as u64, header.seq));
+                }
+                from = offset + frame::ALIGN;
+            }
+            // The next chunk begins where a header could begin that did not fit into this one.
+            let step = bytes.len().saturating_sub(HEADER_BYTES) / frame::ALIGN * frame::ALIGN;
+            for (place, seq) in found {
+                let is_less = least.is_none_or(|(_, least)| seq < least);
+                if is_less && matches!(self.item(place)?, Item::Frame(header, _) if header.seq == seq) {
+                    least = Some((place, seq));
+                }
+            }
+            // The first may be what is lost; nothing that lies further on is nearer than the second.
+            if step == 0 || least.is_some_and(|(_, seq)| seq <= seqs.start.next()) {
+                break;
+            }
+            chunk_at += step as u64;
+        }
+        Ok(least)
     }
 
     /// Looks for valid frames anywhere from `at` on. A frame with the sequence `torn` at `at` itself is passed over.

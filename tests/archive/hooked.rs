@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 #[derive(Debug, Clone, Copy)]
 pub enum Call<'a> {
     List(&'a str),
+    Read(&'a str),
     Write(&'a str, &'a [u8]),
     Settle,
 }
@@ -85,6 +86,7 @@ impl Storage for Hooked {
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.before(Call::Read(name))?;
         self.inner.read(name)
     }
 

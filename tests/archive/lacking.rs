@@ -1,6 +1,7 @@
 //! Archives that lack something: their beginning, their place, or the end of what was written.
 
 use crate::common::copy;
+use crate::hooked::{Call, Hooked, out_of_order};
 use crate::{Place, content, options, walk};
 use annulus::{At, ErrorKind, Retention, Seq};
 use std::path::PathBuf;
@@ -317,4 +318,191 @@ fn a_time_between_an_opening_and_the_first_write_is_that_of_the_opening() {
     place.store.archive(&place.repo).unwrap();
     let restored = place.restored(At::Time(place.moments[0].1), "new").unwrap();
     assert_eq!(content(&restored), place.moments[0].2);
+}
+
+/// A store whose write number n sets "n" to that, and the key of that number to a value of its own.
+fn numbered(place: &Place, numbers: std::ops::RangeInclusive<u64>) {
+    for n in numbers {
+        let mut batch = annulus::WriteBatch::new();
+        batch.insert("n", n.to_be_bytes());
+        batch.insert(n.to_be_bytes(), value(n));
+        assert_eq!(place.store.commit(batch).unwrap(), Seq(n));
+    }
+}
+
+fn value(n: u64) -> Vec<u8> {
+    format!("the value of write number {n:06}, which is so long {}", "x".repeat(200)).into_bytes()
+}
+
+/// The files of the journal.
+fn segments(place: &Place) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(place.path("live/journal")).unwrap();
+    let mut segments: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    segments.sort();
+    segments
+}
+
+/// What the disk does to the frame of a write in the journal.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Harm {
+    Payload,
+    /// And the end of the frame before.
+    Header,
+}
+
+/// Damages the frame of a write, and says which segment of how many it lies in.
+fn damage_frame(place: &Place, n: u64, harm: Harm) -> (usize, usize) {
+    let segments = segments(place);
+    let value = value(n);
+    for (number, path) in segments.iter().enumerate() {
+        let mut bytes = std::fs::read(path).unwrap();
+        let Some(at) = bytes.windows(value.len()).position(|window| window == value) else { continue };
+        match harm {
+            Harm::Payload => bytes[at + 9] ^= 1,
+            Harm::Header => bytes[at - 110..at].fill(0),
+        }
+        std::fs::write(path, bytes).unwrap();
+        return (number, segments.len());
+    }
+    panic!("write {n} is not in the journal");
+}
+
+/// A restore to the moment after a write has that write and all before.
+fn check_numbered(place: &Place, n: u64, name: &str) {
+    let store = place.restored(At::Seq(Seq(n)), name).unwrap();
+    assert_eq!(store.get("n").unwrap().as_deref(), Some(&n.to_be_bytes()[..]), "{n}");
+    for n in 1..=n {
+        assert_eq!(store.get(n.to_be_bytes()).unwrap().as_deref(), Some(&value(n)[..]), "{n}");
+    }
+    assert_eq!(store.iter().count() as u64, n + 1);
+    store.close().unwrap();
+    std::fs::remove_dir_all(place.path(name)).unwrap();
+}
+
+/// They were flushed, so nothing but the archive needs them of the journal.
+#[test]
+fn of_a_journal_with_a_damaged_frame_all_others_are_archived() {
+    for harm in [Harm::Payload, Harm::Header] {
+        let mut place = Place::new();
+        numbered(&place, 1..=50);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.store.archive(&place.repo).unwrap();
+        numbered(&place, 51..=700);
+        place.store.flush().unwrap();
+        let (number, segments) = damage_frame(&place, 350, harm);
+        assert!(number > 0 && number + 1 < segments, "segment {number} of {segments}");
+        let from = if harm == Harm::Payload { 350 } else { 349 };
+        let gap = format!("sequences {from} to 350,");
+        for reopened in [false, false, true] {
+            if reopened {
+                place.store.close().unwrap();
+                place.store = options().open(place.path("live")).unwrap();
+            }
+            let error = place.store.archive(&place.repo).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Gap, "{harm:?}, reopened {reopened}: {error}");
+            assert!(error.to_string().contains(&gap), "{error}");
+            assert!(error.advice().is_some_and(|advice| advice.contains("checkpoint")), "{error}");
+            let last = place.store.stats().unwrap().last_seq;
+            assert_eq!(holds(&place), [(place.repo.id(), last)]);
+            numbered(&place, last.0 + 1..=last.0 + 10);
+        }
+        // What lies before it can be had, and nothing within it.
+        check_numbered(&place, from - 1, "before");
+        for n in [from, 350, 600] {
+            let error = place.restored(At::Seq(Seq(n)), "within").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        }
+        place.store.checkpoint(&place.repo).unwrap();
+        let last = place.store.stats().unwrap().last_seq;
+        numbered(&place, last.0 + 1..=last.0 + 10);
+        assert_eq!(place.store.archive(&place.repo).unwrap(), Seq(last.0 + 10));
+        check_numbered(&place, last.0 + 10, "after");
+        check_numbered(&place, from - 1, "still");
+        assert!(place.repo.verify_all().unwrap().is_whole());
+    }
+}
+
+/// Nothing says yet where the log goes on, so nothing is a gap, and all before it is archived.
+#[test]
+fn where_the_last_frame_is_damaged_all_before_it_is_archived() {
+    for harm in [Harm::Payload, Harm::Header] {
+        let place = Place::new();
+        numbered(&place, 1..=50);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.store.archive(&place.repo).unwrap();
+        numbered(&place, 51..=400);
+        place.store.flush().unwrap();
+        damage_frame(&place, 400, harm);
+        let from = if harm == Harm::Payload { 400 } else { 399 };
+        for _ in 0..2 {
+            let error = place.store.archive(&place.repo).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corruption, "{harm:?}: {error}");
+            assert_eq!(holds(&place), [(place.repo.id(), Seq(from - 1))]);
+        }
+        check_numbered(&place, from - 1, "before");
+        numbered(&place, 401..=420);
+        let error = place.store.archive(&place.repo).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Gap, "{harm:?}: {error}");
+        assert!(error.to_string().contains(&format!("sequences {from} to 400,")), "{error}");
+        place.store.checkpoint(&place.repo).unwrap();
+        assert_eq!(place.store.archive(&place.repo).unwrap(), Seq(420));
+        check_numbered(&place, 420, "after");
+    }
+}
+
+/// What cannot be read for the time being may be read later.
+#[test]
+fn a_journal_that_cannot_be_read_for_the_time_being_leaves_no_gap() {
+    let place = Place::new();
+    numbered(&place, 1..=50);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.archive(&place.repo).unwrap();
+    numbered(&place, 51..=700);
+    place.store.flush().unwrap();
+    let segments = segments(&place);
+    let (segment, away) = (&segments[segments.len() / 2], place.path("away"));
+    std::fs::rename(segment, &away).unwrap();
+    let error = place.store.archive(&place.repo).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    std::fs::rename(&away, segment).unwrap();
+    assert_eq!(place.store.archive(&place.repo).unwrap(), Seq(700));
+    check_numbered(&place, 700, "after");
+}
+
+/// Under the newest piece lies a bad sector; everything else is read.
+#[test]
+fn archiving_and_checkpoints_go_on_beside_a_newest_piece_that_cannot_be_read() {
+    for reopened in [false, true] {
+        let (mut place, storage) = Hooked::place();
+        let newest = damaged(&mut place);
+        let newest = format!("/{}", newest.file_name().unwrap().to_str().unwrap());
+        if reopened {
+            place.store.close().unwrap();
+            place.store = options().open(place.path("live")).unwrap();
+        }
+        place.write(10);
+        // Where nothing is read it is not known for damaged.
+        storage.on(|call| match call {
+            Call::Read(name) if name != "REPOSITORY" => Err(out_of_order()),
+            _ => Ok(()),
+        });
+        assert_eq!(place.store.archive(&place.repo).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(place.store.checkpoint(&place.repo).unwrap_err().kind(), ErrorKind::Io);
+        storage.on(move |call| match call {
+            Call::Read(name) if name.ends_with(&newest) => Err(out_of_order()),
+            _ => Ok(()),
+        });
+        for _ in 0..2 {
+            place.write(10);
+            let error = place.store.archive(&place.repo).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Gap, "reopened {reopened}: {error}");
+            assert!(error.to_string().contains("sequences 61 to 120"), "{error}");
+        }
+        place.store.checkpoint(&place.repo).unwrap();
+        place.write(10);
+        place.moment();
+        assert_eq!(place.store.archive(&place.repo).unwrap(), place.moments[0].0);
+        place.check_moments("");
+    }
 }

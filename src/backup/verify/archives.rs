@@ -10,6 +10,7 @@ use crate::backup::damage::{Damage, Loss};
 use crate::backup::piece::{Listed, prefix};
 use crate::backup::progress::Watch;
 use crate::backup::repository::BackupRepository;
+use crate::backup::unread::{gives_others, twice};
 use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -83,8 +84,10 @@ impl BackupRepository {
                     found.damage.push(damage(*last, file, (from, Some(to)), error));
                 }
                 let upto = self.verify_piece(*store, listed, found, watch).or_else(|error| {
+                    let is_alone = || gives_others(self.storage.as_ref(), &listed.name(*store));
                     match error.kind() {
-                        ErrorKind::Io | ErrorKind::Cancelled => return Err(error),
+                        ErrorKind::Cancelled => return Err(error),
+                        ErrorKind::Io if !is_alone() => return Err(error),
                         // Pruned since its name was read.
                         ErrorKind::NotFound if !self.chain(*store)?.pieces.contains(listed) => {}
                         _ => {
@@ -120,7 +123,7 @@ impl BackupRepository {
         found: &mut Verification,
         watch: &Watch,
     ) -> Result<Seq> {
-        let piece = self.piece(store, listed)?;
+        let piece = twice(|| self.piece(store, listed))?;
         found.objects += 1;
         found.bytes += piece.size();
         watch.more(1, piece.size())?;

@@ -134,7 +134,7 @@ pub struct Restore {
     /// The checkpoint's number
     #[arg(long, value_name = "ID")]
     pub id: Option<u64>,
-    /// The checkpoint with the highest number, as is done unless a number is given
+    /// The checkpoint with the highest number, as is done unless a number is given; refused where there are checkpoints of several stores
     #[arg(long, conflicts_with = "id")]
     pub latest: bool,
     /// Go on to a later write (its sequence) or time (2026-03-01T12:00:00Z, or with an offset; `now`), by the archive

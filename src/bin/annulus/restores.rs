@@ -6,6 +6,7 @@ use crate::output::{Failure, Outcome, Output};
 use crate::progress::{Progress, count, shown, size};
 use crate::repos;
 use crate::stores;
+use crate::time::rfc3339;
 use annulus::{CheckpointId, Store};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
@@ -19,6 +20,15 @@ pub fn restore(args: args::Restore, output: &Output) -> Result<Outcome, Failure>
         None => repo.restore_latest()?,
     };
     let mut restore = restore.options(args.topology.options());
+    let named = restore.checkpoint();
+    let mut of = json!({ "store": format!("{:032x}", named.store) });
+    let mut source = format!("store {:.8}", format!("{:032x}", named.store));
+    // To come to a moment it may begin with another.
+    if args.until.is_none() {
+        let taken = rfc3339(named.taken);
+        source = format!("checkpoint {} of {source}, taken {taken}", named.id);
+        (of["checkpoint"], of["taken"]) = (json!(named.id), json!(taken));
+    }
     if let Some(at) = args.until {
         restore = restore.until(at);
     }
@@ -34,11 +44,11 @@ pub fn restore(args: args::Restore, output: &Output) -> Result<Outcome, Failure>
     let (mut object, text) = made(&store)?;
     store.close()?;
     drop(progress);
-    object["damage"] = backups::damages(&damage);
+    (object["damage"], object["of"]) = (backups::damages(&damage), of);
     for damage in &damage {
         output.text(format!("lost: {damage}"))?;
     }
-    output.result(&object, format!("restored {}{text}", args.store.display()))?;
+    output.result(&object, format!("restored {} from {source}{text}", args.store.display()))?;
     Ok(Outcome::damage_if(!damage.is_empty()))
 }
 

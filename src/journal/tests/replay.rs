@@ -178,9 +178,14 @@ fn damage_in_the_middle_is_an_error_with_its_place() {
         let error = read_on(&journal, &mut cursor, Seq::MAX, 3_000).unwrap_err();
         assert_eq!((error.kind(), cursor.next()), (ErrorKind::Corruption, Seq(30)), "{what}: {error}");
         assert_eq!((error.path(), error.byte_offset()), (Some(&*path), Some(at)), "{what}");
-        // What lies behind a damaged payload can be read by whoever does not ask for it; nobody finds the way past a header.
-        let beyond = read_on(&journal, &mut Cursor::at(Seq(31)), Seq::MAX, 3_000);
-        assert_eq!(beyond.is_ok(), what == "its payload", "{beyond:?}");
+        // What lies behind it can be read by whoever does not ask for it, and is found.
+        for from in 31..50 {
+            read_on(&journal, &mut Cursor::at(Seq(from)), Seq::MAX, 3_000).unwrap();
+        }
+        let mut behind = journal.behind(&cursor, Seq::MAX).unwrap().unwrap();
+        assert_eq!(behind.next(), Seq(31), "{what}");
+        read_on(&journal, &mut behind, Seq::MAX, 3_000).unwrap();
+        assert!(journal.behind(&cursor, Seq(30)).unwrap().is_none(), "{what}");
         disk.damage(&path, flip).unwrap();
     }
     read_on(&journal, &mut Cursor::at(Seq(1)), Seq::MAX, 3_000).unwrap();
@@ -239,4 +244,50 @@ fn a_frame_in_the_place_of_another_is_damage() {
     let error = outcome.unwrap_err();
     assert_eq!((error.kind(), error.byte_offset()), (ErrorKind::Corruption, Some(at(9) as u64)), "{error}");
     assert_eq!(seen, (1..10).map(|n| (n, n as u8 - 1)).collect::<Vec<_>>());
+    // It is the fifth, and no reason to pass over the eleventh; nor is a later one in its place.
+    for from in [4, 15] {
+        disk.damage(&path, |bytes| bytes.copy_within(at(from)..at(from + 1), at(9))).unwrap();
+        let behind = journal.behind(&cursor, Seq(20)).unwrap().unwrap();
+        assert_eq!(behind.next(), Seq(11));
+        let mut seen = Vec::new();
+        for mut cursor in [behind, Cursor::at(Seq(11)), Cursor::at(Seq(13))] {
+            let visit = &mut |seq: Seq, payload: &[u8]| {
+                seen.push((seq.0, payload[0]));
+                Ok(())
+            };
+            journal.replay(&mut cursor, Seq(20), usize::MAX, visit).unwrap();
+        }
+        let expected = [11, 11, 13].into_iter().flat_map(|from| from..21).map(|n| (n, n as u8 - 1));
+        assert_eq!(seen, expected.collect::<Vec<_>>());
+    }
+}
+
+/// What lies between is the rest of a segment, and more than one where that is so.
+#[test]
+fn behind_damage_to_the_end_of_a_segment_the_log_goes_on_in_the_next() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    for _ in 0..120 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    let (held, below) = journal.segment_of(Seq(30)).unwrap();
+    let (_, further) = journal.segment_of(below).unwrap();
+    let mut at = segment::BODY as usize;
+    for seq in held.first.0..30 {
+        at += crate::frame::frame_bytes(payload(seq).len());
+    }
+    for (generation, from, next) in [(held.generation, at, below), (held.generation + 1, 0, further)] {
+        let path = dir().join(segment::name(generation));
+        disk.damage(&path, |bytes| bytes[from..].fill(0)).unwrap();
+        let mut cursor = Cursor::at(Seq(1));
+        let error = read_on(&journal, &mut cursor, Seq::MAX, usize::MAX).unwrap_err();
+        assert_eq!((error.kind(), cursor.next()), (ErrorKind::Corruption, Seq(30)), "{error}");
+        let mut behind = journal.behind(&cursor, Seq::MAX).unwrap().unwrap();
+        assert_eq!(behind.next(), next);
+        read_on(&journal, &mut behind, Seq::MAX, usize::MAX).unwrap();
+        assert!(journal.behind(&cursor, Seq(next.0 - 1)).unwrap().is_none());
+    }
+    // What cannot be read may be there.
+    disk.inject(Fault::on(Operation::Read).times(1));
+    assert_eq!(journal.behind(&Cursor::at(Seq(30)), Seq::MAX).unwrap_err().kind(), ErrorKind::Io);
 }

@@ -1,13 +1,14 @@
 //! Putting the journal into a repository, piece by piece.
 //!
 //! Invariants: what is archived is durable in the source; pieces follow each other without a gap, unless the journal was trimmed
-//! meanwhile, or what they ended with was damaged, which is said; one history alone goes into an archive; the journal is not trimmed beyond what
+//! meanwhile, or is damaged, or what they ended with was damaged, which is said; one history alone goes into an archive; the journal is not trimmed beyond what
 //! is archived, up to its bound.
 
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::now;
 use crate::backup::piece::{CLOCK_STEP, Head, Listed, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
+use crate::backup::unread::Unread;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Cursor;
@@ -52,7 +53,7 @@ pub fn opened(state: &State) -> Vec<Mark> {
 
 /// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out, and of the others the newest
 /// stays. Returns what the
-/// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had.
+/// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had, or has damaged.
 pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mark>) -> Result<Seq> {
     state.check_open()?;
     let turn = state.archives.turn(repository.id);
@@ -74,27 +75,77 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     }
     // Where something lies between, it was dropped there for all that anybody knows.
     let goes_on = found.last.filter(|piece| piece.last.next() == next);
-    let untold = goes_on.map_or_else(Vec::new, |piece| untold(state, &piece, until));
+    let mut untold = goes_on.map_or_else(Vec::new, |piece| untold(state, &piece, until));
     state.archives.reached(repository.id, Seq(next.0.saturating_sub(1)))?;
-    let mut cursor = Cursor::at(next);
+    let (mut cursor, mut passed) = (Cursor::at(next), None);
     while cursor.next() <= until {
         let begin = cursor.next();
         let mut commits = Vec::new();
-        state.journal.replay(&mut cursor, until, PIECE, &mut |_, ops| {
-            put(&mut commits, ops);
-            Ok(())
-        })?;
+        let read = read_twice(state, &mut cursor, until, &mut commits);
         let last = Seq(cursor.next().0.saturating_sub(1));
-        repository.add_piece(&head(state, begin, last, marks, &untold), &commits)?;
-        // Again, since the journal is trimmed by what counts as archived: its disk may have gone since.
-        repository.check_there()?;
-        marks.retain(|mark| mark.seq > last);
-        state.archives.reached(repository.id, last)?;
+        // Whatever the journal lacks, this it has.
+        if last >= begin {
+            repository.add_piece(&head(state, begin, last, marks, &untold), &commits)?;
+            // Again, since the journal is trimmed by what counts as archived: its disk may have gone since.
+            repository.check_there()?;
+            marks.retain(|mark| mark.seq > last);
+            state.archives.reached(repository.id, last)?;
+        }
+        let Err(damage) = read else { continue };
+        let lacks = pass(state, &mut cursor, until, damage, &mut passed)?;
+        // Of these moments nobody knows what they were; and nothing is known to have been there since.
+        if let Some((from, to)) = lacks {
+            marks.retain(|mark| mark.seq < from || mark.seq > to);
+            untold.clear();
+            gap = lacks;
+        }
     }
     // Whether the store has rested up to then shows with the next write, in the piece that has that one.
     marks.drain(..marks.len().saturating_sub(1));
     check_gaps(state, repository, &found.chain, gap)?;
     Ok(until)
+}
+
+/// Reads a piece of the journal, and what cannot be read once more.
+fn read_twice(state: &State, cursor: &mut Cursor, until: Seq, commits: &mut Vec<u8>) -> Result<()> {
+    let mut visit = |_, ops: &[u8]| {
+        put(commits, ops);
+        Ok(())
+    };
+    let read = state.journal.replay(cursor, until, PIECE, &mut visit);
+    match read {
+        Err(error) if error.kind() == ErrorKind::Corruption => {
+            state.journal.replay(cursor, until, PIECE, &mut visit).map(drop)
+        }
+        read => read.map(drop),
+    }
+}
+
+/// Goes on behind what is damaged in the journal, and says which sequences that is. Where nothing of the journal behind it can be read, or
+/// nothing could where it was gone on from last, that is the error: what is written later tells where it ends.
+fn pass(
+    state: &State,
+    cursor: &mut Cursor,
+    until: Seq,
+    damage: Error,
+    passed: &mut Option<Seq>,
+) -> Result<Option<(Seq, Seq)>> {
+    if damage.kind() != ErrorKind::Corruption {
+        return Err(damage);
+    }
+    let behind = match state.journal.behind(cursor, until)? {
+        Some(behind) if *passed != Some(behind.next()) => behind,
+        _ => return Err(damage),
+    };
+    let (from, to) = (cursor.next(), Seq(behind.next().0.saturating_sub(1)));
+    *passed = Some(behind.next());
+    *cursor = behind;
+    // It may be read after all, though not by who comes from before it.
+    if from > to {
+        return Ok(None);
+    }
+    log::error!("the writes with sequences {from} to {to} cannot be archived: {damage}");
+    Ok(Some((from, to)))
 }
 
 /// What there is of the store in an archive.
@@ -178,19 +229,20 @@ impl Damaged {
     }
 }
 
-/// Looks for the last piece that can be read. What cannot be for the time being, or is of a later release, does not pass for damaged.
+/// Looks for the last piece that can be read. What cannot be while nothing else can, or is of a later release, does not pass for damaged.
 fn end(repository: &BackupRepository, store: u128, chain: &Chain) -> Result<End> {
     let mut damaged: Option<Damaged> = None;
     for listed in chain.pieces.iter().rev() {
-        match repository.piece(store, listed) {
+        let Unread { error, of_all } = match repository.piece_or_why(store, listed) {
             Ok(piece) => return Ok(End { piece: Some(piece), damaged }),
-            Err(error) if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Foreign) => {
-                log::error!("the archive ends with a piece that is damaged: {error}");
-                let (last, error) = damaged.map_or((*listed, error), |behind| (behind.last, behind.error));
-                damaged = Some(Damaged { first: *listed, last, error });
-            }
-            Err(error) => return Err(error),
+            Err(unread) => unread,
+        };
+        if of_all || !matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Foreign | ErrorKind::Io) {
+            return Err(error);
         }
+        log::error!("the archive ends with a piece that is damaged: {error}");
+        let (last, error) = damaged.map_or((*listed, error), |behind| (behind.last, behind.error));
+        damaged = Some(Damaged { first: *listed, last, error });
     }
     Ok(End { piece: None, damaged })
 }
@@ -229,7 +281,7 @@ fn check_checkpoints(state: &State, repository: &BackupRepository, store: u128) 
 }
 
 /// Errors if a repository has an archive or a checkpoint of another history of the store, which a restore would put together with this one. Where journal and
-/// archive have nothing left to compare, or it is damaged, that keeps nobody from a checkpoint; an archive that cannot be read for the time being
+/// archive have nothing left to compare, or it is damaged, that keeps nobody from a checkpoint; an archive that cannot be read, as little as the rest of its repository,
 /// does.
 pub fn check_same_history(state: &State, repository: &BackupRepository) -> Result<()> {
     let known = state.archives.get(repository.id);
@@ -242,10 +294,10 @@ pub fn check_same_history(state: &State, repository: &BackupRepository) -> Resul
         if known == Some(listed.last) && !state.archives.is_to_be_compared(repository.id) {
             return Ok(());
         }
-        let checked = match repository.piece(store, listed) {
+        let checked = match repository.piece_or_why(store, listed) {
             Ok(piece) => check_history(state, repository.id, &piece, known),
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => {
+            Err(Unread { error, of_all: true }) => return Err(error),
+            Err(Unread { error, .. }) => {
                 log::error!("the archive beside the checkpoint is damaged: {error}");
                 continue;
             }
@@ -358,8 +410,10 @@ fn check_gaps(
             state.archives.mended(repository.id, |last| last == to);
             continue;
         }
-        let why =
-            if is_damage { "since its pieces there are damaged" } else { "which the journal no longer had" };
+        let why = match is_damage {
+            true => "since its pieces there are damaged",
+            false => "which the journal no longer had, or not whole",
+        };
         let text = format!(
             "the archive lacks the writes with sequences {from} to {to}, {why}, and no checkpoint lies behind them. All others are archived"
         );
@@ -394,9 +448,9 @@ fn is_bridged(state: &State, repository: &BackupRepository, store: u128, to: Seq
 fn has(repository: &BackupRepository, store: u128, chain: &Chain, (from, to): (Seq, Seq)) -> Result<bool> {
     let mut next = from;
     for listed in chain.from(from).iter().take_while(|listed| listed.first <= to) {
-        match repository.piece(store, listed) {
+        match repository.piece_or_why(store, listed) {
             Ok(piece) if piece.head.first <= next => next = next.max(piece.head.last.next()),
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Err(Unread { error, of_all: true }) => return Err(error),
             Ok(_) | Err(_) => return Ok(false),
         }
     }

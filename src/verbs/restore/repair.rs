@@ -136,7 +136,7 @@ fn read_through(
     };
     match repository.replay(body.store, body.seq, upto, &Watch::default(), &mut visit) {
         Ok(()) => Ok(upto),
-        Err(error) if error.kind() != ErrorKind::Io && had.next() >= first => {
+        Err(error) if had.next() >= first => {
             log::warn!("of the archive all after {had} is left out, which the journal has: {error}");
             Ok(had)
         }
@@ -177,7 +177,6 @@ fn covered(
             .and_then(|upto| read_through(&body, manifest, (first, upto), repository));
         match upto {
             Ok(upto) => return Ok((body, upto)),
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
             // From an earlier one the archive may lead past what is damaged.
             Err(error) => {
                 log::error!("checkpoint {} cannot be used: {error}", body.id);

@@ -163,7 +163,7 @@ fn what_a_damaged_copy_shows_is_given_up_where_that_is_accepted() {
     let shared: Arc<dyn Disk> = Arc::new(disk);
     let found =
         Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None, false, Arc::default()).unwrap();
-    let mirrors = found.without_the_rest().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+    let mirrors = found.without_the_rest().serve(Seq::ZERO, Seq::ZERO, None).unwrap();
     assert_eq!(good(&mirrors), [true; 2]);
 }
 

@@ -329,7 +329,7 @@ impl Options {
     /// `Locked` if the store is open already, `Foreign` for a directory of something else, `NotFound` if there is no
     /// store and none may be created, `Unsupported` for a format of another release, `Corruption` for damage that no
     /// replica makes up for, `Unavailable` if too many shards are missing, `Refused` if the
-    /// copies of the journal that are known to be complete are, `Full` if there is no room for a segment of it, `Io`. None of them changes the store.
+    /// copies of the journal that are known to be complete are, or the manifest is older than a shard's copy of it, `Full` if there is no room for a segment of it, `Io`. None of them changes the store.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
         Store::open_with(dir.as_ref(), self, Seams::real(self))
     }

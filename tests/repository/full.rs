@@ -87,7 +87,7 @@ fn a_number_is_not_given_again_whatever_is_deleted_and_whenever_the_power_is_cut
                 let disk = world.disk.fork();
                 let repo = repository(&disk);
                 let of_manifests = |path: &std::path::Path| path.ends_with("checkpoints");
-                disk.inject(Fault::on(Operation::SyncDir).at(of_manifests).after(1));
+                disk.inject(Fault::on(Operation::SyncDir).at(of_manifests).after(2));
                 let options = CheckpointOptions::new().full(true);
                 assert!(world.store.checkpoint_with(&repo, options).is_err());
                 disk.heal();

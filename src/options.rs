@@ -211,7 +211,8 @@ impl Options {
     /// of all of them but one, and what `Process` promises is kept in each. To have a copy in the store's own directory
     /// as well, name that too: `store/journal`.
     ///
-    /// The directories are made if absent; at creation they must be empty. The store remembers them: leave them out later to
+    /// The directories are made if absent; one that is new to the store must be empty, but for what this store has left there: another
+    /// store's journal, or other files, are refused with [`ErrorKind::Foreign`](crate::ErrorKind::Foreign) and stay as they are. The store remembers them: leave them out later to
     /// take those it has. Naming others for an existing store changes them at opening: one that is added is filled (in the background, while
     /// the store serves), one that is left out is used no more, and its files stay; one that was moved is known again.
     ///

@@ -17,7 +17,7 @@
 use super::choose::Reach;
 use super::copy::{Copying, Failed};
 use super::words::{Given, Word};
-use super::{Locks, Mirror, Mirrors, align, copy, locks};
+use super::{Locks, Mirror, Mirrors, align, copy};
 use crate::disk::{Disk, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -77,19 +77,11 @@ impl Mirrors {
         let locks = Arc::new(Locks::default());
         for Place { dir, .. } in &places {
             let io = |e| Error::io("make the journal's directory", dir, e);
+            Mirrors::check_vacant(disk.as_ref(), dir, store)?;
             disk.create_dir_durably(dir).map_err(io)?;
-            Word::load(disk.as_ref(), dir, store)?;
             locks.take(disk.as_ref(), dir)?;
-            let ours = copy::names(disk.as_ref(), dir)?;
-            let fits = |n: &String| {
-                ours.contains(n) || n.starts_with(super::words::FILE) || n == locks::FILE || n == "lost+found"
-            };
-            if let Some(name) = disk.list(dir).map_err(io)?.iter().find(|name| !fits(name)) {
-                let text = format!("the directory for the journal is not empty: it holds {name}");
-                return Err(Error::new(ErrorKind::Foreign, text)
-                    .at(dir)
-                    .remedy("name an empty or new directory"));
-            }
+            // Another may have had the lock, and have made its journal there meanwhile.
+            Mirrors::check_vacant(disk.as_ref(), dir, store)?;
         }
         let places = places.into_iter().map(|place| (place, None)).collect();
         Ok(Mirrors::new(disk, home, store, places, Given::new(0, None), parallel, locks))

@@ -456,9 +456,15 @@ fn accept_one(disk: &dyn Disk, places: &mut [(Place, Option<Error>)], accept: Op
     let causes: Vec<String> =
         places.iter().filter_map(|(_, cause)| Some(cause.as_ref()?.to_string())).collect();
     let text = format!("no copy of the journal is known to be complete: {}", causes.join("; "));
-    Err(Error::new(ErrorKind::Refused, text).remedy(
-        "bring the missing copies back; or go on without the writes that may be missing, with Options::accept_journal",
-    ))
+    let nothing = |(place, _): &(Place, Option<Error>)| matches!(Journal::is_in(disk, &place.dir), Ok(false));
+    Err(Error::new(ErrorKind::Refused, text).remedy(match places.iter().all(nothing) {
+        true => {
+            "bring the missing copies back; or, if all are lost for good, go on with what was flushed to the shards, with Options::accept_journal_loss"
+        }
+        false => {
+            "bring the missing copies back; or go on without the writes that may be missing, with Options::accept_journal"
+        }
+    }))
 }
 
 pub(super) fn nothing_left(home: &Path) -> Error {

@@ -45,7 +45,7 @@ pub enum ErrorKind {
     /// A plan was made for a topology that has changed since. Nothing was changed. Plan again.
     Stale,
     /// What was asked for cannot be had in full: the plan says what is in the way, or, at opening, the error which copies of
-    /// the journal are missing. Nothing was changed. Remove the cause, or accept it.
+    /// the journal are missing, or which shard has a newer manifest than the store's directory. Nothing was changed. Remove the cause, or accept it.
     Refused,
     /// A thing that was named does not exist (a keyspace, a shard, a checkpoint), or no longer (a sequence of the journal).
     NotFound,

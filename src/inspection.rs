@@ -59,7 +59,8 @@ pub struct Inspection {
     pub store: u128,
     /// The file that the manifest was read from: the store's own, or a shard's copy.
     pub manifest: PathBuf,
-    /// How often the manifest has been written.
+    /// The number of the manifest's writing: of several copies the one with the greatest is the newest. After one was taken from a shard it goes on
+    /// with a multiple of 2^32.
     pub generation: u64,
     /// Why the manifest is a shard's copy, if it is.
     pub damage: Option<String>,

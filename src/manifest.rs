@@ -38,7 +38,7 @@ pub struct Manifest {
     /// Drawn at random when the store was created.
     #[serde(with = "hex128")]
     pub store: u128,
-    /// Counts the writings of this file, so that the newest of several copies is known.
+    /// Rises with every writing of this file, so that the newest of several copies is known.
     pub generation: u64,
     /// The engine that keeps the shards.
     pub engine: String,
@@ -194,7 +194,7 @@ impl Manifest {
 
     /// The same, for one that is newer than what is there: of copies that differ the one counts that was written last.
     pub fn store_next(&mut self, disk: &dyn Disk, dir: &Path) -> Result<()> {
-        self.generation += 1;
+        self.generation = self.generation.saturating_add(1);
         self.store(disk, dir)
     }
 

@@ -222,8 +222,9 @@ impl Options {
     /// lacks what was acknowledged without it, should no other be there: see [`accept_journal`](Self::accept_journal).
     ///
     /// Which copies are complete is also written in the store's own directory; if that cannot be done when a copy is lost, the
-    /// journal takes no more writes until the store is opened again. A write waits for the slowest copy; for one whose disk hangs, and neither
-    /// answers nor fails, as long as it does.
+    /// journal takes no more writes until the store is opened again. A write waits for the slowest copy. One whose disk
+    /// does not answer within [`shard_timeout`](Self::shard_timeout) after another's has is left behind as one that failed is, and made anew when it
+    /// answers; where none answers, or there is only one, writes wait.
     ///
     /// ```
     /// # fn main() -> annulus::Result<()> {
@@ -303,7 +304,8 @@ impl Options {
     }
 
     /// How long a shard may take for one step of a flush before it is given up, and its replicas go on without it.
-    /// Opening one may take ten times as long. Default: 60 seconds; from 10 milliseconds to a day. Set it well above what the
+    /// Opening one may take ten times as long. So long one of several copies of the journal may take as well, after another one has done its part.
+    /// Default: 60 seconds; from 10 milliseconds to a day. Set it well above what the
     /// slowest disk needs for a sync.
     ///
     /// ```

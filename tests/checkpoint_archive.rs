@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "archive/beyond.rs"]
+mod beyond;
 #[path = "archive/dropped.rs"]
 mod dropped;
 #[path = "archive/dropping.rs"]

@@ -488,7 +488,10 @@ fn a_small_file_of_a_huge_length_is_damage_and_is_not_read() {
         let store = two.open(&place).unwrap_or_else(|e| panic!("{name}: {e}"));
         expect_whole(&store);
         store.close().unwrap();
-        drop(std::fs::write(&file, before));
+        // One that was taken from a shard is newer than it was.
+        if name != "MANIFEST" {
+            drop(std::fs::write(&file, before));
+        }
     }
     grow(dir.path().join("a/MIRRORS"));
     expect_whole(&two.open(&place).unwrap());

@@ -16,6 +16,7 @@
 //! | [`checkpoint`] | manifests |
 //! | [`progress`] | how far long work has got |
 //! | [`repository`], [`archive`], [`prune`], [`verify`] | what can be done with a repository |
+//! | [`history`] | which checkpoints go together |
 //! | [`writer`], [`filling`], [`builder`], [`buffers`] | records to chunks |
 //! | [`layer`], [`reader`] | and back: one layer, and all of them in one order |
 //! | [`leftover`] | what is believed of a chunk that is damaged |
@@ -28,6 +29,7 @@ pub mod chunk;
 pub mod damage;
 pub mod filling;
 pub mod hash;
+mod history;
 pub mod index;
 pub mod layer;
 pub mod leftover;

@@ -16,7 +16,11 @@ const HEADER: usize = 24;
 /// What to do about one that is damaged.
 pub const REMEDY: &str = "restore up to a write before it, or another checkpoint";
 
-/// At this moment, and not before, the log had come to this sequence.
+/// How far a clock may go back for nobody to mind, in milliseconds: it is put right by as much, and of two that look at it at once the first may
+/// note it last.
+pub const CLOCK_STEP: u64 = 2_000;
+
+/// By this moment the log had come to this sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mark {

@@ -1,7 +1,6 @@
 //! Archiving by itself.
 
 use crate::backup::BackupRepository;
-use crate::backup::piece::Mark;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Handle;
 use crate::ids::Seq;
@@ -26,7 +25,7 @@ pub struct Archiver {
 
 impl Archiver {
     pub(super) fn start(handle: Arc<Handle>, repository: BackupRepository) -> Result<Archiver> {
-        let mut marks = Vec::new();
+        let mut marks = archive::opened(&handle.state);
         // What is written while a piece is being written counts for the next one: not all of it may be in this one.
         let mut bytes = handle.state.journal.stats().bytes_written;
         match archive::archive(&handle.state, &repository, &mut marks) {
@@ -38,14 +37,9 @@ impl Archiver {
         let work = move || {
             let state = &handle.state;
             let mut begun = Instant::now();
-            let mut noted: Option<Mark> = None;
             loop {
                 let waited = stopped.recv_timeout(MARK);
-                let mark = archive::mark(state);
-                if noted.is_none_or(|before| before.seq < mark.seq) {
-                    noted = Some(mark);
-                    marks.push(mark);
-                }
+                archive::note(&mut marks, archive::mark(state));
                 let last = waited != Err(RecvTimeoutError::Timeout);
                 let now = state.journal.stats().bytes_written;
                 if !last && begun.elapsed() < PIECE && now.saturating_sub(bytes) < BYTES {
@@ -106,3 +100,6 @@ impl Drop for Archiver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

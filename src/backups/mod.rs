@@ -2,6 +2,7 @@
 
 mod archiver;
 mod point;
+mod times;
 
 pub use archiver::Archiver;
 
@@ -43,7 +44,8 @@ impl Store {
     /// # Errors
     /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Mismatch` if the archive there is of
     /// another history of the store, which a restore would go on with (another copy of the store has been archived, or writes that were archived
-    /// have been given up with a part of the journal): nothing was written then. `Unavailable` or `Corruption` if some
+    /// have been given up with a part of the journal), or if the newest checkpoint there has more than the store has come to (an older
+    /// copy of the store was put back): nothing was written then. `Unavailable` or `Corruption` if some
     /// record cannot be read from any replica, `Poisoned` if the journal failed, `Closed`. What was written of the
     /// checkpoint does not count then, and is swept by the next one; where its last step of all failed, `list` has it, whole.
     pub fn checkpoint(&self, repository: &BackupRepository) -> Result<CheckpointId> {
@@ -98,12 +100,13 @@ impl Store {
     /// # Errors
     /// `Gap` if writes are missing in the archive, since the journal no longer had them or the newest piece was found to be damaged, and no checkpoint
     /// lies behind them: everything else was archived all the same; take a checkpoint. That may be so from the first call on. `Io` if the repository
-    /// cannot be written, `Foreign` if it is not in its place any more, `Mismatch` if another copy of the store has been archived there, or writes that
-    /// were archived have been given up with a part of the journal, `Refused` if there are 64 archives already, `Corruption` or `Poisoned` if the
+    /// cannot be written, `Foreign` if it is not in its place any more, `Mismatch` if another copy of the store has been archived there, if writes that
+    /// were archived have been given up with a part of the journal, or if the newest checkpoint there has more than the store has come to, `Refused` if there are 64 archives already, `Corruption` or `Poisoned` if the
     /// journal cannot be read, `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
     /// is whole.
     pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
-        verbs::checkpoint::archive::archive(&self.handle.state, repository, &mut Vec::new())
+        let state = &self.handle.state;
+        verbs::checkpoint::archive::archive(state, repository, &mut verbs::checkpoint::archive::opened(state))
     }
 
     /// Archives continuously, on a thread of its own, until the value is dropped or [stopped](Archiver::stop): what is committed is in the
@@ -182,7 +185,10 @@ pub enum At {
     /// After the write with this version, and before the next.
     Seq(Seq),
     /// What was there at this time by the clock of the source, and nothing later. It is known to about a second while a store is
-    /// archived continuously.
+    /// archived continuously. Where what is known before the time is more than a minute older, and writes came in between that are
+    /// archived, or are behind an archive, the restore is refused: those who know which one they mean name it by its sequence. So it
+    /// is where the clock went back by more than two seconds, and had shown that time, or a later one, before. Where nothing was archived
+    /// by then, it is what the last checkpoint before that time has.
     Time(SystemTime),
 }
 
@@ -292,8 +298,10 @@ impl Restore {
     ///
     /// # Errors
     /// `Corruption` if the checkpoint is damaged: nothing is restored, and [`salvage`](Self::salvage) takes what is left. `NotFound` if
-    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for with all keyspaces,
-    /// `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
+    /// there is no keyspace of that name, or no checkpoint or archive to come to the time asked for with all keyspaces, or if it is not known
+    /// which write it comes to ([`At::Time`]),
+    /// `Mismatch` if it is to go [on](Self::until) from a checkpoint, or is to come to a time, of a history of the store that was given up
+    /// when an older copy of it was put back, `InvalidInput` for options outside their limits, `Foreign` for a directory that is not empty,
     /// `Locked`, `Unsupported`, `Io`. After an error the directory is as empty as it was, as far as it could be cleared.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
         let seams = Seams::real(&self.options);
@@ -426,6 +434,7 @@ pub(crate) fn repair(
     seams: &Seams,
 ) -> Result<Repaired> {
     let (manifest, _lock) = verbs::open::locked(dir, seams.disk.as_ref())?;
+    verbs::open::check_newest(dir, &manifest, options, seams)?;
     verbs::restore::repair(dir, &manifest, seams, options.memory_budget_or_default(), repository)
 }
 

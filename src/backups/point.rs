@@ -1,6 +1,6 @@
 //! Which checkpoint and how much of the log a point in time comes to.
 
-use super::At;
+use super::{At, times};
 use crate::backup::BackupRepository;
 use crate::backup::checkpoint::{Body, KeyspaceLayers};
 use crate::backup::piece::{Listed, Named};
@@ -30,22 +30,20 @@ impl Point {
 /// later and the archive leads from it to there; a checkpoint that lacks a keyspace of that moment is passed over.
 pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&str>) -> Result<Point> {
     let store = named.store;
-    let mut of_store = Vec::new();
-    for id in repository.ids()? {
-        match repository.load(id) {
-            Ok(body) if body.store == store => of_store.push(body),
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => log::error!("checkpoint {id} cannot be used: {error}"),
-        }
+    let (mut of_store, mut given_up) = (Vec::new(), Vec::new());
+    for found in repository.newest_first(store)? {
+        let (body, is_given_up) = found?;
+        if is_given_up { given_up.push(body) } else { of_store.push(body) }
+    }
+    if given_up.iter().any(|body| body.id == named.id) {
+        return Err(other_history(&named, "and nothing that came later goes on from it"));
     }
     let target = match at {
         At::Seq(seq) => seq,
         At::Time(time) => {
             let time = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             let time = u64::try_from(time).unwrap_or(u64::MAX);
-            let taken = of_store.iter().filter(|body| body.taken <= time).map(|body| body.seq).max();
-            taken.max(latest_mark(repository, store, time, taken)?).ok_or_else(too_early)?
+            times::sequence_at(repository, store, time, (&of_store, &given_up))?
         }
     };
     of_store.retain(|body| body.seq <= target);
@@ -101,62 +99,19 @@ fn soon_after(repository: &BackupRepository, body: &Body) -> Result<Vec<Keyspace
     }
 }
 
-fn too_early() -> Error {
+/// A checkpoint of a history that was given up is asked for.
+pub fn other_history(body: &Body, why: &str) -> Error {
+    let text = format!(
+        "checkpoint {} is of a history of the store that was given up, since a later one ends before its sequence {}, {why}",
+        body.id, body.seq
+    );
+    Error::new(ErrorKind::Mismatch, text)
+        .remedy("restore that checkpoint itself, by its number and not up to a moment; or name a moment by its sequence (At::Seq)")
+}
+
+pub fn too_early() -> Error {
     Error::new(ErrorKind::NotFound, "every checkpoint of the store is later than the time asked for")
         .remedy("list() tells when the first one was taken")
-}
-
-fn within_gap(from: Seq, behind: Seq) -> Error {
-    let to = Seq(behind.0.saturating_sub(1));
-    let text = format!(
-        "the archive lacks the writes with sequences {from} to {to}, and which of them were there at the time asked for is not known"
-    );
-    Error::new(ErrorKind::NotFound, text).remedy(
-        "restore up to the write before them, by its sequence, or to a time when all of them were there",
-    )
-}
-
-/// The last sequence behind `taken` that the archive knows to have been there at a time. An error if a piece that cannot be read, or one that is
-/// missing, might know of a later one.
-fn latest_mark(
-    repository: &BackupRepository,
-    store: u128,
-    time: u64,
-    taken: Option<Seq>,
-) -> Result<Option<Seq>> {
-    let mut unread = None;
-    let chain = repository.chain(store)?;
-    let mut behind: Option<&Listed> = None;
-    for listed in chain.pieces.iter().rev() {
-        // What lies before the first piece was not archived.
-        if let Some(behind) = behind
-            && behind.first > taken.unwrap_or(listed.last).max(listed.last).next()
-        {
-            unread = unread.or_else(|| Some(within_gap(listed.last.next(), behind.first)));
-        }
-        behind = Some(listed);
-        if taken.is_some_and(|taken| listed.last <= taken) {
-            break;
-        }
-        let piece = match repository.piece(store, listed) {
-            Ok(piece) => piece,
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => {
-                unread = unread.or(Some(error));
-                continue;
-            }
-        };
-        let marks = &piece.head.marks;
-        if marks.iter().any(|mark| mark.time > time) {
-            // Those of the pieces behind it are later still.
-            unread = None;
-        }
-        let known = marks.iter().filter(|mark| mark.time <= time).map(|mark| mark.seq).max();
-        if known.is_some() {
-            return unread.map_or(Ok(known), Err);
-        }
-    }
-    unread.map_or(Ok(None), Err)
 }
 
 /// The keyspaces that a manifest lists.
@@ -223,3 +178,6 @@ fn keyspaces_of_old(
     });
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,11 +4,15 @@
 //! Invariant of every implementation: what was not synced (a file's bytes by its `sync`, a name by its directory's
 //! `sync_dir`) may be gone, wholly or in parts, after a power cut; what was synced is there.
 
+mod hands;
+mod limited;
 mod mounts;
 pub mod power_loss;
 mod real;
 pub(crate) mod sim;
 
+pub use hands::{Hands, together};
+pub use limited::Limited;
 pub use mounts::mounts;
 pub use real::RealDisk;
 pub use sim::{Fault, OpenEnds, OpenFile, OpenNames, Operation, PowerCut, SimDisk};

@@ -74,13 +74,13 @@ impl Journal {
         Ok(names.iter().any(made))
     }
 
-    /// The oldest sequence that a replay could begin with.
+    /// The oldest sequence that a replay could begin with. Of an oldest segment that cannot be read where it begins, nothing can.
     ///
     /// # Errors
-    /// `Corruption`: there is no segment, or the oldest one is damaged. `Foreign`, `Unsupported`, `Io`.
+    /// `Corruption`: there is no segment, or none that says where it begins. `Foreign`, `Unsupported`, `Io`.
     pub fn first_retained(disk: &dyn Disk, dir: &Path, store_id: u128) -> Result<Seq> {
         let survey = Survey::read(disk, dir, store_id, Seq::MAX)?;
-        Ok(survey.segments.first().and_then(|segment| segment.first).unwrap_or_default())
+        Ok(survey.begins().unwrap_or_default())
     }
 
     /// The newest sequence that a replay could begin with, for who looks for the end of the log and for nothing before.
@@ -173,7 +173,7 @@ fn read(
     let walk = walker.walk_to_what_is_asked()?;
     let (frames, bytes) = walker.visited;
     let report = ReplayReport {
-        first: survey.segments.first().and_then(|s| s.first).unwrap_or(walk.end),
+        first: survey.begins().unwrap_or(walk.end),
         last: Seq(walk.end.0.saturating_sub(1)),
         frames,
         bytes,

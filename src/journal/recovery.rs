@@ -59,7 +59,11 @@ impl Survey {
                     survey.repaired_headers += u64::from(repaired);
                     let first = match header.origin {
                         Origin::Start { first } => Some(first),
-                        Origin::Continuation => open(disk, &path, header, Vec::new())?.first_seq()?,
+                        // Whoever asks for what is in there meets it again.
+                        Origin::Continuation => {
+                            let first = open(disk, &path, header, Vec::new())?.first_seq();
+                            first.inspect_err(|e| log::warn!("{e}")).unwrap_or_default()
+                        }
                     };
                     survey.segments.push(Segment { path, header, first });
                 }
@@ -74,29 +78,34 @@ impl Survey {
                 Name::Other => {}
             }
         }
-        survey.check_gaps(dir, from)?;
+        survey.check_gaps(disk, dir, from)?;
         Ok(survey)
     }
 
-    /// Only an interrupted trim leaves gaps, and it never touches what a replay asks for.
-    fn check_gaps(&mut self, dir: &Path, from: Seq) -> Result<()> {
+    /// Only an interrupted trim leaves gaps, and it never touches what a replay asks for. Nor is it asked for where the oldest segment
+    /// begins, if it cannot be read and a later one says that it begins early enough.
+    fn check_gaps(&mut self, disk: &dyn Disk, dir: &Path, from: Seq) -> Result<()> {
         let gap = self.segments.windows(2).rposition(|pair| match pair {
             [before, after] => before.header.generation.checked_add(1) != Some(after.header.generation),
             _ => false,
         });
-        let oldest = self.segments.get(gap.map_or(0, |at| at + 1));
-        let Some(oldest) = oldest else {
+        let cut = gap.map_or(0, |at| at + 1);
+        let rest = self.segments.get(cut..).unwrap_or_default();
+        let Some(oldest) = rest.first() else {
             return Err(Error::corruption("the journal has no segment, and a journal always has one")
                 .at(dir)
                 .remedy(format!("{WAY_OUT}{FLUSHED}")));
         };
-        let Some(first) = oldest.first else {
-            return Err(Error::corruption("the first frame of the oldest segment is damaged")
-                .at(&oldest.path)
-                .offset(BODY)
-                .remedy(WAY_OUT));
-        };
-        if first > from.next() {
+        let begins = rest.iter().find_map(|segment| segment.first);
+        if begins.is_none_or(|first| first > from.next()) {
+            let Some(first) = oldest.first else {
+                // That it cannot be read at all is another matter.
+                open(disk, &oldest.path, oldest.header, Vec::new())?.first_seq()?;
+                return Err(Error::corruption("the first frame of the oldest segment is damaged")
+                    .at(&oldest.path)
+                    .offset(BODY)
+                    .remedy(WAY_OUT));
+            };
             return Err(Error::corruption(format!(
                 "segments are missing: the oldest begins with sequence {first}, sequence {} is needed",
                 from.next()
@@ -104,9 +113,13 @@ impl Survey {
             .at(&oldest.path)
             .remedy(WAY_OUT));
         }
-        let cut = gap.map_or(0, |at| at + 1);
         self.leftovers = self.segments.drain(..cut).map(|segment| segment.path).collect();
         Ok(())
+    }
+
+    /// The oldest sequence that is known to be there.
+    pub fn begins(&self) -> Option<Seq> {
+        self.segments.iter().find_map(|segment| segment.first)
     }
 }
 
@@ -199,7 +212,7 @@ pub fn start(segments: &[Segment], from: Seq) -> usize {
 }
 
 /// The last segment that begins at or below `from` + 1.
-fn asked(segments: &[Segment], from: Seq) -> usize {
+pub fn asked(segments: &[Segment], from: Seq) -> usize {
     let next = from.next();
     segments.iter().rposition(|s| s.first.is_some_and(|first| first <= next)).unwrap_or(0)
 }

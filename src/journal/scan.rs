@@ -3,7 +3,7 @@
 //! Invariants: nothing is believed before its checksum; memory is bounded by the longest frame, whatever the bytes say.
 
 use super::segment::{BODY, SegmentHeader};
-use crate::disk::DiskFile;
+use crate::disk::{BLOCK, DiskFile};
 use crate::error::{Error, Result};
 use crate::frame::{self, HEADER_BYTES, Header, Kind, Salt};
 use crate::ids::Seq;
@@ -115,6 +115,37 @@ impl Reader {
         let (salt, generation) = (self.header.salt(), self.header.generation);
         let head = head.get(..read).unwrap_or_default();
         Ok(Header::decode(head, salt, generation).map(|header| header.seq))
+    }
+
+    /// What valid frames say anywhere in the segment, where it can be read.
+    pub fn evidence_left(&mut self) -> Evidence {
+        self.narrow();
+        let mut evidence = Evidence::default();
+        let end = self.header.len;
+        for at in (BODY..end).step_by(CHUNK) {
+            if self.sift(at, CHUNK, &mut evidence).is_err() {
+                let blocks = (at..end.min(at.saturating_add(CHUNK as u64))).step_by(BLOCK);
+                for at in blocks {
+                    // Of one that can be read, the next may be the one that cannot.
+                    let sifted = self.sift(at, BLOCK, &mut evidence);
+                    let alone = |_| self.sift(at, BLOCK - HEADER_BYTES, &mut evidence);
+                    let _unreadable = sifted.or_else(alone);
+                }
+            }
+        }
+        evidence
+    }
+
+    /// Looks for headers that begin in so many bytes.
+    fn sift(&mut self, at: u64, count: usize, evidence: &mut Evidence) -> Result<()> {
+        let (salt, generation) = (self.header.salt(), self.header.generation);
+        let bytes = self.bytes(at, count + HEADER_BYTES)?;
+        let mut from = 0;
+        while let Some((found, header)) = frame::find(bytes, from, salt, generation) {
+            evidence.add(&header);
+            from = found + frame::ALIGN;
+        }
+        Ok(())
     }
 
     /// Looks for valid frames anywhere from `at` on. A frame with the sequence `torn` at `at` itself is passed over.

@@ -29,7 +29,7 @@ pub use health::Health;
 pub use layout::Layout;
 pub use opening::Opened;
 pub use places::{Place, Places};
-pub use run::{Run, apply_to_all};
+pub use run::{Run, apply_to_all, stays_readable};
 pub use sealing::Session;
 pub use turns::Turns;
 pub use worker::{Ticket, Worker};

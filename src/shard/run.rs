@@ -9,7 +9,7 @@ use super::turns::Turns;
 use super::worker::{Ticket, beat};
 use super::{Layout, Shard};
 use crate::batch;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::memtable::Table;
 use crate::record::RunRecord;
@@ -134,6 +134,12 @@ pub fn apply_to_all<P: Fn(u64) + Send + 'static>(
     };
     let running: Vec<_> = (0..shards.len()).filter(|i| shards[*i].is_flushed()).filter_map(start).collect();
     running.into_iter().filter_map(finish).collect()
+}
+
+/// Whether a shard that met this when it was flushed to goes on being read: it was refused the writing alone, or met a damaged page, which keeps the rest
+/// of it neither from being read nor from being put right.
+pub fn stays_readable(error: &Error) -> bool {
+    error.is_refusal_to_write() || error.kind() == ErrorKind::Corruption
 }
 
 /// A run on its way to one shard.

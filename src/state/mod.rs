@@ -52,6 +52,8 @@ pub use read::ATTEMPTS;
 pub use records::Records;
 pub use signals::Signals;
 
+use crate::backup::checkpoint::now;
+use crate::backup::piece::Mark;
 use crate::batch;
 use crate::disk::{Disk, RealDisk};
 use crate::engine::{EngineFactory, SledFactory};
@@ -62,7 +64,7 @@ use crate::journal::mirror::Mirrors;
 use crate::manifest::Manifest;
 use crate::options::{Durability, Heal, Options};
 use crate::ring::Ring;
-use crate::shard::{Health, Layout, Shard};
+use crate::shard::{Health, Layout, Shard, stays_readable};
 use crate::sync::Instant;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
@@ -161,6 +163,8 @@ pub struct State {
     pub changed: Changed,
     /// What the journal is archived in, and kept for.
     pub archives: Archives,
+    /// What the log had come to when the store was opened, for archives: nothing had been written meanwhile.
+    pub opened: Mark,
     // What the memtables held when the memory was shared out last.
     shared: AtomicU64,
     // The share of single records as of then.
@@ -241,6 +245,7 @@ impl State {
             records: Records::new(records),
             changed: Changed::new(records),
             archives: parts.archives,
+            opened: Mark { time: now(), seq: replayed },
             shared: AtomicU64::new(0),
             shared_records: AtomicU64::new(0),
             written: RwLock::new(Arc::new(parts.manifest.clone())),
@@ -450,8 +455,7 @@ impl State {
     /// A shard could not be flushed to: it is offline, or, where it was refused the writing alone or met a damaged page, goes
     /// on being read for as long as nothing is forgotten that it lacks.
     pub fn flush_failed(&self, shard: &Shard, error: &Error) {
-        // One damaged page keeps the rest of the shard neither from being read nor from being put right.
-        if !error.is_refusal_to_write() && error.kind() != crate::error::ErrorKind::Corruption {
+        if !stays_readable(error) {
             return self.shard_failed(shard, error);
         }
         if shard.stall(error) {

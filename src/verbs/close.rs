@@ -2,8 +2,7 @@
 //!
 //! Invariant: when it returns, with or without an error, files and locks are released and nothing acknowledged is lost:
 //! what could not be flushed is in the journal. Only what a shard is in that hangs is released later, when it answers, and the store's lock where
-//! the journal's disk hangs while segments are freed, or that of a copy of it while it is made, or, after a failure of the journal, under whoever was
-//! still writing to it.
+//! the journal's disk hangs while segments are freed, or that of a copy of it, or, after a failure of the journal, under whoever was still writing to it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::shard::{Shard, Worker};
@@ -66,6 +65,7 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
         Some(copy) => e.at(copy.dir),
         None => e,
     }));
+    note(state.mirrors.as_ref().and_then(|mirrors| mirrors.silent()).map_or(Ok(()), Err));
     state.release_lock();
     outcome
 }

@@ -302,3 +302,19 @@ fn a_time_before_an_archive_begins_is_that_of_the_checkpoint_before() {
     let restored = place.restored(At::Time(place.moments[0].1), "new").unwrap();
     assert_eq!(content(&restored), place.moments[0].2);
 }
+
+/// What is archived for the first time long after a store was opened goes back to before that, and nobody noted the time.
+#[test]
+fn a_time_between_an_opening_and_the_first_write_is_that_of_the_opening() {
+    let mut place = Place::new();
+    place.write(20);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.write(20);
+    place.store.close().unwrap();
+    place.store = options().open(place.path("live")).unwrap();
+    place.moment();
+    place.write(20);
+    place.store.archive(&place.repo).unwrap();
+    let restored = place.restored(At::Time(place.moments[0].1), "new").unwrap();
+    assert_eq!(content(&restored), place.moments[0].2);
+}

@@ -9,9 +9,11 @@ mod catching_up;
 mod copies;
 mod filling;
 mod mending;
+mod older;
 mod purging;
 mod rebuilding;
 mod scrubbing;
+mod stalled;
 
 use annulus::testing::{self, Disk, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{BackupRepository, CheckpointId, EventKind, Heal, Health, Options, ShardId, Store};

@@ -241,6 +241,33 @@ fn copies_are_added_left_out_and_moved_at_an_opening() {
     assert_eq!(good(&store.stats().unwrap()), [true]);
 }
 
+/// The disk of the only copy is mounted elsewhere: what is left where it was is the mount point.
+#[test]
+fn the_only_copy_moves_with_its_disk_and_leaves_a_mount_point() {
+    let place = Place::new();
+    let at = place.at("store");
+    let with = |names: &[&str]| options().journal_dirs(names.iter().map(|name| place.at(name)));
+    let store = open(&at, &with(&["a"])).unwrap();
+    write(&store, 0..50);
+    drop(store);
+    std::fs::rename(place.at("a"), place.at("b")).unwrap();
+    std::fs::create_dir(place.at("a")).unwrap();
+    // One that was made there when nothing was mounted is no copy.
+    std::fs::write(place.at("a/LOCK"), "").unwrap();
+    let store = open(&at, &with(&["b"])).unwrap();
+    check(&store, 50);
+    drop(store);
+    let store = open(&at, &options()).unwrap();
+    assert_eq!(good(&store.stats().unwrap()), [true]);
+    copy(&place.at("b"), &place.at("c"));
+    write(&store, 50..60);
+    drop(store);
+    // Where a copy is left, it is the one that counts.
+    std::fs::remove_file(place.at("c/LOCK")).unwrap();
+    let store = open(&at, &with(&["c"])).unwrap();
+    check(&store, 60);
+}
+
 #[test]
 fn a_copy_that_was_left_out_is_not_believed_when_it_comes_back() {
     let place = Place::new();

@@ -7,7 +7,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex};
 
-/// A disk on which whatever is done to a name in one directory, or below it, hangs until it is let go; or the giving of another name alone.
+/// A disk on which whatever is done to a name in one directory, or below it, hangs until it is let go; or the giving of another name alone. And, if
+/// that is asked for, what is done to files that are open as well.
 #[derive(Debug, Clone)]
 pub struct HangingDisk {
     pub disk: SimDisk,
@@ -17,6 +18,7 @@ pub struct HangingDisk {
 #[derive(Debug, Default)]
 struct Gate {
     dir: Option<PathBuf>,
+    files: bool,
     renamed: Option<PathBuf>,
     waiting: usize,
 }
@@ -30,13 +32,18 @@ impl HangingDisk {
         self.gate.0.lock().unwrap().dir = Some(dir.to_path_buf());
     }
 
+    pub fn hang_with_files(&self, dir: &Path) {
+        let mut gate = self.gate.0.lock().unwrap();
+        (gate.dir, gate.files) = (Some(dir.to_path_buf()), true);
+    }
+
     pub fn hang_renames(&self, path: &Path) {
         self.gate.0.lock().unwrap().renamed = Some(path.to_path_buf());
     }
 
     pub fn release(&self) {
         let mut gate = self.gate.0.lock().unwrap();
-        (gate.dir, gate.renamed) = (None, None);
+        (gate.dir, gate.files, gate.renamed) = (None, false, None);
         drop(gate);
         self.gate.1.notify_all();
     }
@@ -67,6 +74,48 @@ impl HangingDisk {
     }
 }
 
+#[derive(Debug)]
+struct HangingFile {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    disk: HangingDisk,
+}
+
+impl HangingFile {
+    fn at(&self) -> &dyn DiskFile {
+        let here = |dir: &PathBuf| self.path.starts_with(dir);
+        self.disk.while_it(|gate| gate.files && gate.dir.as_ref().is_some_and(here));
+        self.file.as_ref()
+    }
+}
+
+impl DiskFile for HangingFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.at().read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        // That goes into the system's memory.
+        self.file.write_at(offset, bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.at().sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.at().sync_all()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.at().set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.at().len()
+    }
+}
+
 impl Disk for HangingDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         self.at(dir).create_dir_all(dir)
@@ -85,7 +134,8 @@ impl Disk for HangingDisk {
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        self.at(path).open(path, mode)
+        let file = self.at(path).open(path, mode)?;
+        Ok(Arc::new(HangingFile { file, path: path.to_path_buf(), disk: self.clone() }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -184,3 +184,108 @@ fn a_copy_of_the_journal_is_not_made_to_its_end_while_the_store_is_closed() {
     });
     assert!(there() == before);
 }
+
+/// A store with two copies of its journal, whose disks are waited for for a moment.
+struct InTwoCopies {
+    disk: HangingDisk,
+    factory: MemoryFactory,
+    options: Options,
+}
+
+impl InTwoCopies {
+    fn new() -> InTwoCopies {
+        let options = Options::new()
+            .shards(2)
+            .replication_factor(2)
+            .memory_budget(8 << 20)
+            .journal_segment_bytes(64 << 10)
+            .journal_dirs([PathBuf::from("/a"), PathBuf::from("/b")])
+            .shard_timeout(Duration::from_millis(300));
+        InTwoCopies { disk: HangingDisk::new(), factory: MemoryFactory::new(), options }
+    }
+
+    fn open(&self) -> Store {
+        let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
+        let options = self.options.clone();
+        in_time("opening", move || {
+            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: true })
+        })
+        .unwrap()
+    }
+}
+
+fn write_synced(store: &Store) {
+    let store = store.clone();
+    let write = move || {
+        (0..200_u32).for_each(|n| {
+            store.insert_with(n.to_be_bytes(), [7; 1000], Durability::Sync).unwrap();
+        });
+        store.flush().unwrap();
+        store.insert_with("last", "one", Durability::Sync).unwrap();
+    };
+    in_time("writing", write);
+}
+
+fn good(store: &Store) -> Vec<bool> {
+    store.stats().unwrap().journal.mirrors.iter().map(|copy| copy.good).collect()
+}
+
+fn until_all_are_good(store: &Store) {
+    let begun = Instant::now();
+    while good(store) != [true, true] {
+        assert!(begun.elapsed() < LONG, "{:?}", store.stats().unwrap().journal);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn all_are_there(store: &Store) {
+    assert!((0..200_u32).all(|n| store.get(n.to_be_bytes()).unwrap().is_some()));
+    assert!(store.get("last").unwrap().is_some());
+}
+
+/// Nothing but what is in the middle of something waits for it: writes go on, the store is closed, and opens without that copy. What the
+/// disk does when it answers it does before the copy is made anew.
+#[test]
+fn a_store_goes_on_and_is_closed_while_the_disk_of_a_copy_of_its_journal_hangs() {
+    for hangs in ["/a", "/b"] {
+        let world = InTwoCopies::new();
+        let store = world.open();
+        store.insert_with("first", "one", Durability::Sync).unwrap();
+        world.disk.hang_with_files(Path::new(hangs));
+        write_synced(&store);
+        let left_out = [hangs != "/a", hangs != "/b"];
+        assert_eq!(good(&store), left_out);
+        let error = in_time("closing", move || store.close()).unwrap_err();
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Unavailable, Some(Path::new(hangs))), "{error}");
+        let again = world.open();
+        assert_eq!(good(&again), left_out);
+        all_are_there(&again);
+        write_synced(&again);
+        world.disk.release();
+        until_all_are_good(&again);
+        again.close().unwrap();
+        let last = world.open();
+        assert_eq!(good(&last), [true, true]);
+        all_are_there(&last);
+        last.close().unwrap();
+    }
+}
+
+/// It is left out as one that is not there is, and made anew when it answers.
+#[test]
+fn a_store_opens_while_the_disk_of_a_copy_of_its_journal_hangs() {
+    for hangs in ["/a", "/b"] {
+        let world = InTwoCopies::new();
+        let store = world.open();
+        write_synced(&store);
+        store.close().unwrap();
+        world.disk.hang_with_files(Path::new(hangs));
+        let store = world.open();
+        assert_eq!(good(&store), [hangs != "/a", hangs != "/b"]);
+        all_are_there(&store);
+        write_synced(&store);
+        world.disk.release();
+        until_all_are_good(&store);
+        store.close().unwrap();
+    }
+}

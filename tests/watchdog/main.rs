@@ -5,6 +5,7 @@
 
 mod asking;
 mod closing;
+mod creating;
 
 use annulus::testing::{self, Disk, EngineOperation as Op, MemoryFactory, Seams, SimDisk};
 use annulus::{EventKind, Events, Health, KeyspaceId, Options, ShardId, Store};

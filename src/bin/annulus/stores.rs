@@ -45,7 +45,7 @@ pub fn inspect(args: &args::Inspect, output: &Output) -> Result<Outcome, Failure
 fn description(found: &Inspection) -> String {
     let mut lines = vec![
         format!("Store    {}, id {:032x}, {} on disk", found.dir.display(), found.store, size(found.bytes)),
-        format!("Manifest {}, written {} times", found.manifest.display(), found.generation),
+        format!("Manifest {}, writing number {}", found.manifest.display(), found.generation),
     ];
     if let Some(process) = found.opened_by {
         lines.push(format!("Opened   last by process {process}"));

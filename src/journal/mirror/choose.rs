@@ -10,21 +10,29 @@ use crate::ids::Seq;
 use crate::journal::Known;
 use crate::sync::atomic::AtomicBool;
 
+/// From where to where a copy goes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extent {
+    /// The oldest sequence that is known to be there.
+    pub begins: Seq,
+    /// Where the log ends.
+    pub end: Seq,
+    /// That a replay begins with.
+    pub generation: u64,
+}
+
 /// How far one copy goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Reach {
     pub index: usize,
-    /// Where the log ends.
-    end: Seq,
-    /// That a replay begins with.
-    pub generation: u64,
-    listed: bool,
+    pub extent: Extent,
+    pub listed: bool,
 }
 
 impl Reach {
     /// Of those that reach as far, one that is kept.
     fn key(&self) -> (Seq, bool) {
-        (self.end, self.listed)
+        (self.extent.end, self.listed)
     }
 }
 
@@ -59,13 +67,16 @@ impl Found {
                 gate: None,
                 make_do: true,
             };
-            match align::compare(&copying, source.generation) {
+            match align::compare(&copying, source.extent.generation) {
                 Ok(false) => same.push(index),
                 Ok(true) | Err(Failed::Target(_)) => {}
                 Err(Failed::Source(e)) => {
                     log::warn!("copies of the journal cannot be compared: {e}");
                     unread = Some(e);
-                    if ranked.iter().any(|reach| reach.index == index && reach.end == source.end) {
+                    if ranked
+                        .iter()
+                        .any(|reach| reach.index == index && reach.extent.end == source.extent.end)
+                    {
                         same.push(index);
                     }
                 }
@@ -74,39 +85,46 @@ impl Found {
         (same, unread)
     }
 
-    /// How far each copy goes that can be read, and what is wrong with another.
-    fn reaching(&self, from: Seq, at_least: Known, lenient: bool) -> (Vec<Reach>, Option<Error>) {
-        let (mut reaching, mut first_error) = (Vec::new(), None);
+    /// How far each copy goes that can be read, and what is wrong with others.
+    fn reaching(&self, from: Seq, at_least: Known, lenient: bool) -> (Vec<Reach>, Vec<(usize, Error)>) {
+        let (mut reaching, mut failed) = (Vec::new(), Vec::new());
         for (index, place) in self.believed() {
             match self.reach(&place.dir, from, at_least, lenient) {
-                Ok((end, generation)) => {
-                    reaching.push(Reach { index, end, generation, listed: place.listed });
-                }
+                Ok(extent) => reaching.push(Reach { index, extent, listed: place.listed }),
                 Err(e) => {
                     log::warn!("a copy of the journal cannot be used: {e}");
-                    first_error = first_error.or(Some(e));
+                    failed.push((index, e));
                 }
             }
         }
-        (reaching, first_error)
+        (reaching, failed)
     }
 
-    /// The undamaged copies, those first that reach furthest; where there is none, those whose damage nobody asks for.
+    /// The undamaged copies, those first that reach furthest, and of these those that begin first; where there is none, those whose damage nobody asks for.
     pub fn ranked(&self, from: Seq, at_least: Known) -> Result<Vec<Reach>> {
-        // A single one is read by the journal itself, which says what is wrong with it.
+        // A single one is read by the journal itself, which says what is wrong with it; but not before it gets the word that it alone is
+        // complete, which leaves all others behind.
         if let [(index, place)] = self.believed().collect::<Vec<_>>().as_slice() {
-            let listed = place.listed;
-            return Ok(vec![Reach { index: *index, end: Seq::ZERO, generation: 0, listed }]);
+            let extent = match self.settled {
+                true => Extent::default(),
+                false => self.reach(&place.dir, from, at_least, true)?,
+            };
+            return Ok(vec![Reach { index: *index, extent, listed: place.listed }]);
         }
-        let (mut ranked, error) = self.reaching(from, at_least, false);
+        let (mut ranked, mut failed) = self.reaching(from, at_least, false);
+        let error = failed.first().map(|(_, e)| e.clone());
         if ranked.is_empty() {
             // What no copy has whole refuses no more than it does in a single directory.
-            ranked = self.reaching(from, at_least, true).0;
+            (ranked, failed) = self.reaching(from, at_least, true);
+        }
+        if !self.shorter {
+            self.bring_back(&mut ranked, &failed, from, at_least)?;
         }
         if ranked.is_empty() {
             return Err(error.unwrap_or_else(|| nothing_left(&self.home)));
         }
-        ranked.sort_by_key(|reach| std::cmp::Reverse(reach.key()));
+        // What only one of them has of old segments is not given up: a shard or an archive that is behind may need it.
+        ranked.sort_by_key(|reach| (std::cmp::Reverse(reach.key()), reach.extent.begins));
         if crate::plants::is("shortest-copy-wins") {
             ranked.reverse();
         }

@@ -1,10 +1,8 @@
-//! A file that is open for writing in every copy of the journal, and the threads that sync beside the caller.
+//! A file that is open for writing in every copy of the journal.
 
 use super::Mirrors;
-use crate::disk::DiskFile;
-use crate::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use crate::disk::{Disk, DiskFile};
 use crate::sync::{Mutex, RwLock};
-use std::cell::Cell;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,19 +44,6 @@ pub struct MirrorFile {
     handle: Arc<Handle>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sync {
-    Data,
-    All,
-}
-
-fn sync(file: &dyn DiskFile, how: Sync) -> io::Result<()> {
-    match how {
-        Sync::Data => file.sync_data(),
-        Sync::All => file.sync_all(),
-    }
-}
-
 fn not_open() -> io::Error {
     io::Error::other("the file is not open in this copy of the journal")
 }
@@ -75,41 +60,50 @@ impl MirrorFile {
         Ok(Arc::new(MirrorFile { mirrors, handle }))
     }
 
-    /// Does `work` to the file in every copy that counts.
-    fn each<T>(&self, work: impl Fn(&dyn DiskFile) -> io::Result<T>) -> io::Result<T> {
+    /// Does `work` to the file in every copy that counts: see [`Mirrors::in_good`].
+    fn each<T: Send + 'static>(
+        &self,
+        work: impl Fn(&dyn DiskFile) -> io::Result<T> + Clone + Send + 'static,
+    ) -> io::Result<Vec<(usize, io::Result<T>)>> {
+        self.mirrors.check()?;
+        let files = self.handle.files.read();
+        Ok(self.mirrors.in_good(|index| {
+            let (file, work) = (files.get(index).cloned().flatten(), work.clone());
+            move |_: &dyn Disk| file.map_or_else(|| Err(not_open()), |file| work(file.as_ref()))
+        }))
+    }
+
+    fn change(
+        &self,
+        work: impl Fn(&dyn DiskFile) -> io::Result<()> + Clone + Send + 'static,
+    ) -> io::Result<()> {
+        let _gate = self.mirrors.gate.read();
+        let path = self.handle.path();
+        self.mirrors.touch(&path);
+        let outcomes = self.each(work)?;
+        self.mirrors.judge(&path, outcomes)
+    }
+
+    fn sync(
+        &self,
+        work: impl Fn(&dyn DiskFile) -> io::Result<()> + Clone + Send + 'static,
+    ) -> io::Result<()> {
+        let _gate = self.mirrors.gate.read();
+        let outcomes = self.each(work)?;
+        self.mirrors.judge(&self.handle.path(), outcomes)
+    }
+
+    /// Writes to one copy after the other, in the caller's thread.
+    fn write_here(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let _gate = self.mirrors.gate.read();
         self.mirrors.check()?;
         let path = self.handle.path();
         self.mirrors.touch(&path);
         let files = self.handle.files.read();
-        let at = |index| files.get(index).and_then(Option::as_deref);
-        let do_at = |index| (index, at(index).map_or_else(|| Err(not_open()), &work));
-        let outcomes = self.mirrors.good().map(do_at).collect();
+        let file = |index: usize| files.get(index).and_then(Option::as_deref);
+        let write = |index| file(index).map_or_else(|| Err(not_open()), |file| file.write_at(offset, bytes));
+        let outcomes = self.mirrors.good().map(|index| (index, write(index))).collect();
         self.mirrors.judge(&path, outcomes)
-    }
-
-    /// Syncs in all copies at once.
-    fn sync(&self, how: Sync) -> io::Result<()> {
-        let _gate = self.mirrors.gate.read();
-        self.mirrors.check()?;
-        let files = self.handle.files.read();
-        let (mut outcomes, mut waiting, mut here) = (Vec::new(), Vec::new(), Vec::new());
-        for index in self.mirrors.good() {
-            let Some(file) = files.get(index).and_then(Option::as_ref) else {
-                outcomes.push((index, Err(not_open())));
-                continue;
-            };
-            let syncer = self.mirrors.copies.get(index).and_then(|copy| copy.syncer.as_ref());
-            match syncer.and_then(|syncer| syncer.begin(file, how)) {
-                Some(answer) => waiting.push((index, answer)),
-                None => here.push((index, file)),
-            }
-        }
-        outcomes.extend(here.into_iter().map(|(index, file)| (index, sync(file.as_ref(), how))));
-        let gone = |_| Err(io::Error::other("the thread that syncs a copy of the journal is gone"));
-        outcomes
-            .extend(waiting.into_iter().map(|(index, answer)| (index, answer.recv().unwrap_or_else(gone))));
-        self.mirrors.judge(&self.handle.path(), outcomes)
     }
 }
 
@@ -127,62 +121,32 @@ impl DiskFile for MirrorFile {
         outcome
     }
 
+    /// Into the system's memory, which is quicker than a thread, as long as no copy's disk is slow.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.each(|file| file.write_at(offset, bytes))
+        if !self.mirrors.is_slow() {
+            return self.write_here(offset, bytes);
+        }
+        let bytes: Arc<[u8]> = bytes.into();
+        self.change(move |file| file.write_at(offset, &bytes))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.sync(Sync::Data)
+        self.sync(|file| file.sync_data())
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.sync(Sync::All)
+        self.sync(|file| file.sync_all())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.each(|file| file.set_len(len))
+        self.change(move |file| file.set_len(len))
     }
 
     fn len(&self) -> io::Result<u64> {
+        let _gate = self.mirrors.gate.read();
+        let lens = self.each(|file| file.len())?;
         // The shortest, so that what is filled up to a length is filled up in every copy.
-        let least = Cell::new(u64::MAX);
-        self.each(|file| file.len().map(|len| least.set(least.get().min(len))))?;
-        Ok(least.get())
-    }
-}
-
-struct Job {
-    file: Arc<dyn DiskFile>,
-    how: Sync,
-    answer: SyncSender<io::Result<()>>,
-}
-
-/// A thread that syncs one copy while the caller syncs another. It ends when this is dropped.
-#[derive(Debug)]
-pub struct Syncer(Sender<Job>);
-
-impl std::fmt::Debug for Job {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Job")
-    }
-}
-
-impl Syncer {
-    /// None where no thread can be had: then the caller syncs one copy after the other.
-    pub fn start() -> Option<Syncer> {
-        let (jobs, next): (Sender<Job>, Receiver<Job>) = channel();
-        let work = move || {
-            while let Ok(job) = next.recv() {
-                // Whoever asked may have gone.
-                let _ = job.answer.send(sync(job.file.as_ref(), job.how));
-            }
-        };
-        let thread = crate::sync::thread::Builder::new().name("annulus-mirror".to_owned()).spawn(work);
-        thread.ok().map(|_| Syncer(jobs))
-    }
-
-    fn begin(&self, file: &Arc<dyn DiskFile>, how: Sync) -> Option<Receiver<io::Result<()>>> {
-        let (answer, receiver) = sync_channel(1);
-        self.0.send(Job { file: file.clone(), how, answer }).ok().map(|()| receiver)
+        let least = lens.iter().filter_map(|(_, len)| len.as_ref().ok()).min().copied();
+        self.mirrors.judge(&self.handle.path(), lens).map(|len| least.unwrap_or(len))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Mirrors`] is a disk below the journal that does everything in each of the copies' directories; the journal knows
 //! nothing of it. Rooms: `words` (which copies are complete, durably), `file` (an open file of all copies), `copy` (making
-//! one copy like another), `vacant` (where one may be made), `whole` (damage that is not to be spread so), `align` (comparing two that are both believed), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `choose` (which of them serves), `accepted` (one that is not complete), `afresh` (where all are lost), `rebuild`
+//! one copy like another), `vacant` (where one may be made), `whole` (damage that is not to be spread so), `align` (comparing two that are both believed), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `choose` (which of them serves), `shown` (what one shows that cannot be read), `accepted` (one that is not complete), `afresh` (where all are lost), `rebuild`
 //! and `spot` (while the store serves: all of a copy, and a frame of it).
 //!
 //! Invariants:
@@ -12,6 +12,8 @@
 //! - Where every copy that counts fails, none is dropped: it is the journal's failure, as with a single directory. There is
 //!   no word that names no copy.
 //! - A copy is complete again only when all of it has been copied and synced, and nothing was written meanwhile.
+//! - A copy whose disk does not answer while another one's has is one that failed. Where none answers the journal waits, as with a single
+//!   directory.
 //!
 //! Lock order: the journal's own locks, `gate`, `handles`, a handle's files, `given`. No operation of a disk is called by one that
 //! holds the gate already.
@@ -25,6 +27,7 @@ mod file;
 mod locks;
 mod open;
 mod rebuild;
+mod shown;
 mod spot;
 mod vacant;
 mod whole;
@@ -33,11 +36,11 @@ mod words;
 pub use locks::Locks;
 pub use open::{Found, Place};
 
-use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
+use crate::disk::{Disk, DiskFile, FreeSpace, Hands, Limited, OpenMode, together};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sync::{Mutex, RwLock};
-use file::{Handle, MirrorFile, Syncer};
+use file::{Handle, MirrorFile};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,8 +61,8 @@ struct Mirror {
     rebuilding: AtomicBool,
     /// In how many places it was mended since it is complete.
     mended: AtomicU32,
-    /// Syncs beside the caller; none for the first copy, and where everything is to happen in one thread.
-    syncer: Option<Syncer>,
+    /// Ask its disk; none where everything is to happen in the caller's thread.
+    hands: Option<Arc<Hands>>,
 }
 
 /// How a copy of the journal is.
@@ -75,7 +78,10 @@ pub struct CopyState {
 #[derive(Debug)]
 pub struct Mirrors {
     me: Weak<Mirrors>,
+    /// [`limited`](Self::limited), if there is one.
     disk: Arc<dyn Disk>,
+    /// Of which the hands are.
+    limited: Option<Arc<Limited>>,
     /// The store's directory.
     home: PathBuf,
     store: u128,
@@ -113,23 +119,24 @@ impl Mirrors {
         store: u128,
         places: Vec<(Place, Option<Error>)>,
         given: Given,
-        parallel: bool,
+        limited: Option<Arc<Limited>>,
         locks: Arc<Locks>,
     ) -> Arc<Mirrors> {
-        let copies = places.into_iter().enumerate().map(|(index, (place, cause))| Mirror {
-            id: place.id,
-            dir: place.dir,
-            mounts: place.mounts,
+        let copies = places.into_iter().map(|(Place { id, dir, mounts, .. }, cause)| Mirror {
+            id,
+            mounts,
             good: AtomicBool::new(cause.is_none()),
             cause: Mutex::new(cause),
             rebuilding: AtomicBool::new(false),
             mended: AtomicU32::new(0),
-            syncer: if parallel && index > 0 { Syncer::start() } else { None },
+            hands: limited.as_ref().map(|limited| limited.watch(&dir)),
+            dir,
         });
         let copies = copies.collect();
         Arc::new_cyclic(|me| Mirrors {
             me: me.clone(),
             disk,
+            limited,
             home: home.to_path_buf(),
             store,
             copies,
@@ -164,7 +171,7 @@ impl Mirrors {
 
     /// The directory by which the journal calls all of them.
     pub fn dir(&self) -> &Path {
-        self.copies.first().map_or(&self.home, |copy| &copy.dir)
+        self.dir_of(0)
     }
 
     /// How the copies are.
@@ -188,12 +195,80 @@ impl Mirrors {
     }
 
     /// Does `work` in every copy that counts.
-    fn each<T>(&self, path: &Path, work: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    fn each(
+        &self,
+        path: &Path,
+        work: impl Fn(&dyn Disk, &Path) -> io::Result<()> + Clone + Send + 'static,
+    ) -> io::Result<()> {
         let _gate = self.gate.read();
         self.touch(path);
-        let outcomes = self.good().map(|index| (index, work(&self.place(index, path))));
-        let outcomes = outcomes.collect();
+        let work = |index| {
+            let (path, work) = (self.place(index, path), work.clone());
+            move |disk: &dyn Disk| work(disk, &path)
+        };
+        let outcomes = self.in_good(work);
         self.judge(path, outcomes)
+    }
+
+    /// Does in every copy that counts what `work` makes for it; side by side where there are several, and threads for them. With a single one
+    /// there is nothing to gain by not waiting for it.
+    fn in_good<T: Send + 'static, W: FnOnce(&dyn Disk) -> io::Result<T> + Send + 'static>(
+        &self,
+        work: impl Fn(usize) -> W,
+    ) -> Vec<(usize, io::Result<T>)> {
+        self.in_copies(&self.good().collect::<Vec<_>>(), work)
+    }
+
+    fn in_copies<T: Send + 'static, W: FnOnce(&dyn Disk) -> io::Result<T> + Send + 'static>(
+        &self,
+        those: &[usize],
+        work: impl Fn(usize) -> W,
+    ) -> Vec<(usize, io::Result<T>)> {
+        match &self.limited {
+            Some(limited) if those.len() > 1 => {
+                let hands = those.iter().filter_map(|index| self.copies.get(*index)?.hands.as_deref());
+                let work = |index: &usize| {
+                    let (disk, work) = (limited.below().clone(), work(*index));
+                    move || work(disk.as_ref())
+                };
+                let works: Vec<_> = hands.zip(those.iter().map(work)).collect();
+                those.iter().copied().zip(together(works, limited.limit())).collect()
+            }
+            _ => those.iter().map(|index| (*index, work(*index)(self.below()))).collect(),
+        }
+    }
+
+    /// Whether the disk of a copy that counts is slow.
+    fn is_slow(&self) -> bool {
+        let hands = |index: usize| self.copies.get(index)?.hands.as_ref();
+        self.good().filter_map(hands).any(|hands| hands.is_slow())
+    }
+
+    /// The disk without a limit.
+    fn below(&self) -> &dyn Disk {
+        self.limited.as_ref().map_or(&self.disk, |limited| limited.below()).as_ref()
+    }
+
+    /// The disk to read a copy with: with a limit if there is another copy to be read in its place.
+    fn to_read(&self, index: usize) -> &dyn Disk {
+        if self.good().all(|good| good == index) { self.below() } else { self.disk.as_ref() }
+    }
+
+    /// What still goes on in a copy's directory, or the store's, though it was given up: none of their locks is given back meanwhile.
+    pub fn silent(&self) -> Option<Error> {
+        let limited = self.limited.as_ref()?;
+        let dirs = self.copies.iter().map(|copy| &copy.dir).chain([&self.home]);
+        let dir = dirs.into_iter().find(|dir| limited.is_silent(dir))?;
+        let text = "the disk of a copy of the journal does not answer";
+        Some(
+            Error::new(ErrorKind::Unavailable, text)
+                .at(dir)
+                .remedy("look at it and the kernel log; the store can be opened again when it has answered"),
+        )
+    }
+
+    fn dir_of(&self, index: usize) -> &Path {
+        self.copies.get(index).map_or(&self.home, |copy| &copy.dir)
     }
 
     /// Where a path of the journal's lies in a copy.
@@ -295,12 +370,16 @@ impl Mirrors {
                 continue;
             }
             let before = lost.len();
-            for (index, copy) in kept() {
-                word.mirror = Some(copy.id);
-                if let Err(e) = word.store(self.disk.as_ref(), &copy.dir) {
-                    lost.push((index, e));
-                }
-            }
+            let stored = self.in_copies(&good, |index| {
+                let (mut word, copy) = (word.clone(), self.copies.get(index));
+                word.mirror = copy.map(|copy| copy.id);
+                let dir = copy.map(|copy| copy.dir.clone());
+                move |disk: &dyn Disk| Ok(dir.map_or(Ok(()), |dir| word.store(disk, &dir)))
+            });
+            lost.extend(stored.into_iter().filter_map(|(index, stored)| {
+                let silent = |e| Error::io("write the word on the journal's copies", self.dir_of(index), e);
+                stored.map_err(silent).flatten().err().map(|e| (index, e))
+            }));
             if lost.len() == before && given.deferred {
                 return Ok(lost);
             }
@@ -341,12 +420,14 @@ impl Mirrors {
         Ok(())
     }
 
-    /// The first answer that any copy gives.
-    fn first<T>(&self, path: &Path, work: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    /// The first answer that any copy gives. Who is asked last is waited for.
+    fn first<T>(&self, path: &Path, work: impl Fn(&dyn Disk, &Path) -> io::Result<T>) -> io::Result<T> {
         let _gate = self.gate.read();
         let mut outcome = Err(io::Error::other("no copy of the journal is left"));
-        for index in self.good() {
-            outcome = work(&self.place(index, path));
+        let good: Vec<usize> = self.good().collect();
+        for index in &good {
+            let disk = if Some(index) == good.last() { self.below() } else { self.disk.as_ref() };
+            outcome = work(disk, &self.place(*index, path));
             if outcome.is_ok() {
                 break;
             }
@@ -365,33 +446,33 @@ fn is_full(kind: io::ErrorKind) -> bool {
 
 impl Disk for Mirrors {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.each(dir, |dir| self.disk.create_dir_all(dir))
+        self.each(dir, |disk, dir| disk.create_dir_all(dir))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.first(dir, |dir| self.disk.list(dir))
+        self.first(dir, |disk, dir| disk.list(dir))
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.first(path, |path| self.disk.exists(path))
+        self.first(path, |disk, path| disk.exists(path))
     }
 
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
-        self.first(path, |path| self.disk.canonicalize(path))
+        self.first(path, |disk, path| disk.canonicalize(path))
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         match mode {
-            OpenMode::Read => self.first(path, |path| self.disk.open(path, mode)),
+            OpenMode::Read => self.first(path, |disk, path| disk.open(path, mode)),
             // A write past the cache would wait for one copy after the other; syncs run side by side.
             OpenMode::Through => Err(io::ErrorKind::Unsupported.into()),
             OpenMode::Write | OpenMode::CreateNew => {
                 let _gate = self.gate.read();
                 self.touch(path);
-                let opened: Vec<_> = self
-                    .good()
-                    .map(|index| (index, self.disk.open(&self.place(index, path), mode)))
-                    .collect();
+                let opened = self.in_good(|index| {
+                    let path = self.place(index, path);
+                    move |disk: &dyn Disk| disk.open(&path, mode)
+                });
                 let mut files: Vec<Option<Arc<dyn DiskFile>>> = vec![None; self.copies.len()];
                 let mut outcomes = Vec::new();
                 for (index, outcome) in opened {
@@ -407,8 +488,10 @@ impl Disk for Mirrors {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let _gate = self.gate.read();
         self.touch(to);
-        let rename = |index| self.disk.rename(&self.place(index, from), &self.place(index, to));
-        let outcomes = self.good().map(|index| (index, rename(index))).collect();
+        let outcomes = self.in_good(|index| {
+            let (from, to) = (self.place(index, from), self.place(index, to));
+            move |disk: &dyn Disk| disk.rename(&from, &to)
+        });
         self.judge(to, outcomes)?;
         for handle in self.handles.lock().iter().filter_map(Weak::upgrade) {
             handle.renamed(from, to);
@@ -418,29 +501,27 @@ impl Disk for Mirrors {
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let _gate = self.gate.read();
-        let mut removed = false;
-        let mut outcomes = Vec::new();
-        for index in self.good() {
-            let outcome = match self.disk.remove_file(&self.place(index, path)) {
-                // Gone is gone: that is an answer, and no reason to refuse when another copy gives none.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-                outcome => {
-                    removed |= outcome.is_ok();
-                    outcome
-                }
-            };
-            outcomes.push((index, outcome));
-        }
+        let removals = self.in_good(|index| {
+            let path = self.place(index, path);
+            move |disk: &dyn Disk| disk.remove_file(&path)
+        });
+        let removed = removals.iter().any(|(_, outcome)| outcome.is_ok());
+        // Gone is gone: that is an answer, and no reason to refuse when another copy gives none.
+        let answer = |outcome: io::Result<()>| match outcome {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        };
+        let outcomes = removals.into_iter().map(|(index, outcome)| (index, answer(outcome))).collect();
         self.judge(path, outcomes)?;
         if removed { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.each(dir, |dir| self.disk.remove_dir_all(dir))
+        self.each(dir, |disk, dir| disk.remove_dir_all(dir))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.each(dir, |dir| self.disk.sync_dir(dir))
+        self.each(dir, |disk, dir| disk.sync_dir(dir))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
@@ -453,7 +534,7 @@ impl Disk for Mirrors {
 
     fn open_copy(&self, path: &Path, copy: usize) -> io::Result<Arc<dyn DiskFile>> {
         let _gate = self.gate.read();
-        self.disk.open(&self.place(copy, path), OpenMode::Read)
+        self.to_read(copy).open(&self.place(copy, path), OpenMode::Read)
     }
 
     fn mend_copy(&self, path: &Path, copy: usize, from: usize, offset: u64, bytes: &[u8]) -> bool {

@@ -2,8 +2,11 @@
 //!
 //! | what is found | what is done |
 //! |---|---|
-//! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves |
+//! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves, of several the one that begins first |
+//! | one believed copy, and the words do not say yet that it is alone | read first: damaged it leaves no other one behind |
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
+//! | a damaged one that shows more than the undamaged have | mended from the others first, if these have all of the damaged frames; it serves then |
+//! | if not, and it shows that a write was synced which the others lack | refused, unless the user accepts the end of the others; or moves that copy away |
 //! | damage in all of them to a segment that is read for its end marker alone | passed over, as with one directory |
 //! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |
 //! | the copy that serves cannot be read in some place | another that reaches as far serves; if there is none, what cannot be compared stays believed |
@@ -12,13 +15,13 @@
 //! | words of the newest epoch that differ, and none of that epoch in the store's directory | none is believed: each may have gone on alone |
 //! | none that is believed | refused, unless the user accepts one |
 //! | no word in the store's directory, and a copy is absent | refused likewise: the absent one may have gone on alone |
-//! | all believed copies damaged | the error that the journal has with one directory |
+//! | all believed copies damaged | one is mended from the others, where these have all of its damaged frames; else the error that the journal has with one directory |
 
-use super::choose::Reach;
+use super::choose::{Extent, Reach};
 use super::copy::{Copying, Failed};
 use super::words::{Given, Word};
 use super::{Locks, Mirror, Mirrors, align, copy};
-use crate::disk::{Disk, OpenMode, mounts};
+use crate::disk::{Disk, Limited, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::recovery::{Survey, Walker};
@@ -60,10 +63,13 @@ pub struct Found {
     pub(super) settled: bool,
     /// A copy was accepted that may have been left behind after a failed sync.
     pub(super) accepted: bool,
+    /// The user accepts where the copies end that can be read, whatever a damaged one shows behind it.
+    pub(super) shorter: bool,
 }
 
 impl Mirrors {
-    /// Makes the directories for the copies of a new store's journal. What an interrupted creation has left is taken over.
+    /// Makes the directories for the copies of a new store's journal. What an interrupted creation has left is taken over. `limited` is `disk`,
+    /// where its disks are not to be waited for longer than that says.
     ///
     /// # Errors
     /// `Foreign`: a directory holds other files. `Locked`: an open store has its journal there. `Io`.
@@ -72,7 +78,7 @@ impl Mirrors {
         home: &Path,
         store: u128,
         places: Vec<Place>,
-        parallel: bool,
+        limited: Option<Arc<Limited>>,
     ) -> Result<Arc<Self>> {
         let locks = Arc::new(Locks::default());
         for Place { dir, .. } in &places {
@@ -84,7 +90,7 @@ impl Mirrors {
             Mirrors::check_vacant(disk.as_ref(), dir, store)?;
         }
         let places = places.into_iter().map(|place| (place, None)).collect();
-        Ok(Mirrors::new(disk, home, store, places, Given::new(0, None), parallel, locks))
+        Ok(Mirrors::new(disk, home, store, places, Given::new(0, None), limited, locks))
     }
 
     /// Which copy a directory says that it holds. One of a newer epoch than the store's directory `home` may have been begun by a
@@ -209,6 +215,7 @@ impl Found {
             heard: epoch,
             settled,
             accepted,
+            shorter: false,
         })
     }
 
@@ -240,10 +247,16 @@ impl Found {
     ///
     /// # Errors
     /// As [`Journal::open`], if it fails in all copies.
-    pub fn serve(self, from: Seq, at_least: impl Into<Known>, parallel: bool) -> Result<Arc<Mirrors>> {
+    pub fn serve(
+        self,
+        from: Seq,
+        at_least: impl Into<Known>,
+        limited: Option<Arc<Limited>>,
+    ) -> Result<Arc<Mirrors>> {
         let disk = self.disk.clone();
         let ranked = self.ranked(from, at_least.into())?;
-        let (Reach { index: best, generation, .. }, compared) = self.choose(&ranked)?;
+        let (Reach { index: best, extent: Extent { generation, .. }, .. }, compared) =
+            self.choose(&ranked)?;
         let Some((source, _)) = self.places.get(best).cloned() else { return Err(nothing_left(&self.home)) };
         let suspect = self.suspect(&source.dir)?;
         let (mut good, mut mend, mut places) = (Vec::new(), Vec::new(), Vec::new());
@@ -268,7 +281,7 @@ impl Found {
         let settled = self.settled && mend.is_empty();
         let leaving = (!source.listed).then(|| (source.id, source.dir.clone()));
         let given = Given::new(self.epoch, leaving);
-        let mirrors = Mirrors::new(disk, &self.home, self.store, places, given, parallel, self.locks);
+        let mirrors = Mirrors::new(disk, &self.home, self.store, places, given, limited, self.locks);
         if !settled {
             mirrors.settle(&source.dir, generation, good, mend)?;
         }
@@ -290,9 +303,9 @@ impl Found {
         Ok(true)
     }
 
-    /// Where the log ends in one copy, and the generation that a replay begins with. `lenient`: damage is passed over where the journal
+    /// How far one copy goes. `lenient`: damage is passed over where the journal
     /// passes it over, and what nobody asks for there is not replayed.
-    pub(super) fn reach(&self, dir: &Path, from: Seq, at_least: Known, lenient: bool) -> Result<(Seq, u64)> {
+    pub(super) fn reach(&self, dir: &Path, from: Seq, at_least: Known, lenient: bool) -> Result<Extent> {
         let survey = Survey::read(self.disk.as_ref(), dir, self.store, from)?;
         let mut walker = Walker {
             disk: self.disk.as_ref(),
@@ -308,7 +321,8 @@ impl Found {
         };
         let walk = if lenient { walker.walk_to_what_is_asked()? } else { walker.walk()? };
         let begins = walk.parts.first().and_then(|part| survey.segments.get(part.index));
-        Ok((walk.end, begins.map_or(0, |segment| segment.header.generation)))
+        let generation = begins.map_or(0, |segment| segment.header.generation);
+        Ok(Extent { begins: survey.begins().unwrap_or(walk.end), end: walk.end, generation })
     }
 }
 

@@ -11,7 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sync::RwLockWriteGuard;
 use crate::sync::atomic::Ordering;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 /// So often what has changed is copied beside the writers.
@@ -182,6 +183,13 @@ impl Mirrors {
         copying.sync()
     }
 
+    /// Opens a file of one copy, as [`MirrorFile`](super::file::MirrorFile) has them.
+    fn open_below(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let Some(limited) = &self.limited else { return self.disk.open(path, mode) };
+        let at = path.to_path_buf();
+        limited.ask(path, move |disk| disk.open(&at, mode))
+    }
+
     /// Counts a copy complete that is; nobody writes meanwhile.
     fn join(&self, index: usize) -> Result<()> {
         let Some(mirror) = self.copies.get(index) else { return Ok(()) };
@@ -189,7 +197,7 @@ impl Mirrors {
         let mut files: Vec<Option<Arc<dyn DiskFile>>> = Vec::new();
         for handle in &handles {
             let path = self.place(index, &handle.path());
-            match self.disk.open(&path, OpenMode::Write) {
+            match self.open_below(&path, OpenMode::Write) {
                 Ok(file) => files.push(Some(file)),
                 // It was removed while it was open: nobody writes to it any more.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => files.push(None),

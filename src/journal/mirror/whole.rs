@@ -8,7 +8,7 @@
 //!   copy that was away may have been written in another life of that: the copy's own header of the frame says so, checksum included; or the
 //!   segments' headers are the same, and some frame of both, and what is put back ends where the copy's own next frame begins, which is the same in
 //!   the target, or where its next segment does.
-//! - What may be the only whole frame there is, and cannot be told to be the same, is not replaced.
+//! - What may be the only whole frame there is, and cannot be told to be the same, or to be part of the log, is not replaced.
 
 use super::align::{Patch, patch};
 use super::copy::{Copying, Failed, Outcome};
@@ -98,6 +98,14 @@ impl Copying<'_> {
         patch(self.disk, self.from, &looked.better).map_err(Failed::Source)
     }
 
+    /// What the target has of all that a segment of the source lacks, if it has all of it, and something shows that it is the same.
+    pub fn remedy(&self, name: &str) -> Outcome<Option<Vec<Patch>>> {
+        let Name::Segment(generation) = segment::parse_name(name) else { return Ok(None) };
+        let looked = self.look_through(name, generation)?;
+        let lacks = looked.damaged.is_some() || looked.doubtful().is_some();
+        Ok((!lacks).then_some(looked.better))
+    }
+
     fn look_through(&self, name: &str, generation: u64) -> Outcome<Looked> {
         let mut looked = Looked::default();
         let Some(file) = self.open(name)? else { return Ok(looked) };
@@ -133,6 +141,10 @@ impl Copying<'_> {
         loop {
             self.go_on()?;
             let (frame, torn) = match ours.item(at).map_err(Failed::Source)? {
+                // One that belongs elsewhere lies in the place of another.
+                Item::Frame(frame, _) if expected.is_some_and(|expected| expected != frame.seq) => {
+                    (None, None)
+                }
                 Item::Frame(frame, _) => (Some(frame), None),
                 Item::Torn(torn) => (None, Some(torn)),
                 Item::Nothing => (None, None),
@@ -165,7 +177,16 @@ impl Copying<'_> {
             let seq = expected.or_else(|| found.as_ref().map(|(frame, _)| frame.seq));
             let reach = match hole.reach {
                 Some(reach) => reach,
-                None => *hole.reach.insert(self.reaches(&mut ours, generation, at, seq)?),
+                None => match self.reaches(&mut ours, generation, at, seq)? {
+                    Some(reach) => *hole.reach.insert(reach),
+                    None => {
+                        // Then nor can it be told whether what the target has belongs there.
+                        looked.leave(hole);
+                        let kept = found.filter(|(frame, _)| frame.kind == Kind::Commit).map(|_| at);
+                        looked.doubtful = looked.doubtful.or(kept);
+                        return Ok(looked);
+                    }
+                },
             };
             let goes_on = seq.map_or(reach > Seq::ZERO, |seq| reach > seq);
             match found {
@@ -177,9 +198,14 @@ impl Copying<'_> {
                     (at, expected) = (at + frame.frame_bytes() as u64, Some(frame.seq.next()));
                 }
                 _ if goes_on => {
-                    looked.damaged = Some(at);
-                    looked.leave(hole);
-                    return Ok(looked);
+                    looked.damaged = looked.damaged.or(Some(at));
+                    looked.leave(std::mem::take(&mut hole));
+                    // What lies behind it is read on, if its header says where that begins.
+                    let Some(torn) = torn.filter(|torn| torn.kind == Kind::Commit && Some(torn.seq) == seq)
+                    else {
+                        return Ok(looked);
+                    };
+                    (at, expected) = (at + torn.frame_bytes() as u64, Some(torn.seq.next()));
                 }
                 end => {
                     // The marker that announces the next segment goes with it.
@@ -199,19 +225,19 @@ impl Copying<'_> {
         }
     }
 
-    /// The sequence that the source's log goes on with behind what is damaged at `at`, where `seq` is expected, or one above it; zero where that
-    /// cannot be told.
-    fn reaches(&self, ours: &mut Reader, generation: u64, at: u64, seq: Option<Seq>) -> Outcome<Seq> {
+    /// The sequence that the source's log goes on with behind what is damaged at `at`, where `seq` is expected, or one above it; zero where nothing
+    /// shows that it does, and none where that cannot be told.
+    fn reaches(&self, ours: &mut Reader, generation: u64, at: u64, seq: Option<Seq>) -> Outcome<Option<Seq>> {
         let generation = generation.saturating_add(1);
         let name = segment::name(generation);
         let mut next_first = Seq::ZERO;
         if let Some(next) = self.open(&name)? {
             let Some(header) = header(next.as_ref(), generation).map_err(|e| self.source(e, &name))? else {
-                return Ok(Seq::ZERO);
+                return Ok(None);
             };
             match header.origin {
                 // What lies behind that in this segment was cut.
-                Origin::Start { first } => return Ok(first),
+                Origin::Start { first } => return Ok(Some(first)),
                 Origin::Continuation => {
                     let first = Reader::new(next, &self.from.join(&name), header, Vec::new()).first_seq();
                     next_first = first.map_err(Failed::Source)?.unwrap_or_default();
@@ -219,9 +245,9 @@ impl Copying<'_> {
             }
         }
         if next_first > Seq::ZERO {
-            return Ok(next_first);
+            return Ok(Some(next_first));
         }
-        Ok(ours.evidence(at, seq).map_err(Failed::Source)?.reach)
+        Ok(Some(ours.evidence(at, seq).map_err(Failed::Source)?.reach))
     }
 }
 

@@ -6,9 +6,11 @@
 //! epoch may be given, one of them in part. A word in a directory that the manifest does not list is not heard: before anything is
 //! acknowledged there the manifest lists it, and the store's directory has that word as well.
 
+use super::Mirrors;
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::Journal;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -84,5 +86,14 @@ impl Word {
         let path = dir.join(FILE);
         let bytes = envelope::encode(KIND, self)?;
         disk.replace(&path, &bytes).map_err(|e| Error::io("write the word on the journal's copies", &path, e))
+    }
+}
+
+impl Mirrors {
+    /// Whether nothing of a copy is in a directory: a disk that was mounted there, and is elsewhere now, leaves the mount point behind. One that
+    /// cannot be looked at counts as there.
+    pub fn is_away(disk: &dyn Disk, dir: &Path) -> bool {
+        let missing = |path: &Path| matches!(disk.exists(path), Ok(false));
+        missing(dir) || missing(&dir.join(FILE)) && matches!(Journal::is_in(disk, dir), Ok(false))
     }
 }

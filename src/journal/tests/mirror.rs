@@ -1,12 +1,14 @@
 //! A journal in several copies: faults in one, losses of one, and what must never be believed.
 
 mod faults;
+mod hanging;
 mod histories;
 pub mod hooked;
 mod mending;
 mod older;
 mod opening;
 mod reading;
+mod shown;
 mod spreading;
 mod walks;
 mod words;
@@ -116,7 +118,7 @@ impl Model {
         let locks = Found::lock(shared.as_ref(), &places())?;
         let found = Found::look(shared, home, store, places(), accept.map(Path::new), false, locks)?;
         let from = Seq(self.applied.max(found.first_retained()?.0.saturating_sub(1)));
-        let mirrors = found.serve(from, from, false)?;
+        let mirrors = found.serve(from, from, None)?;
         let at = mirrors.dir().to_path_buf();
         let mut next = from.next();
         let (journal, report) =
@@ -138,7 +140,7 @@ impl Model {
     }
 
     pub fn create_on(&self, shared: Arc<dyn Disk>) -> (Arc<Mirrors>, Journal) {
-        let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), false).unwrap();
+        let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None).unwrap();
         let at = mirrors.dir().to_path_buf();
         let journal = Journal::create(mirrors.clone(), &at, CONFIG, Seq(1)).unwrap();
         mirrors.vouch().unwrap();

@@ -6,7 +6,7 @@
 
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::now;
-use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
+use crate::backup::piece::{CLOCK_STEP, Head, Listed, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
@@ -24,7 +24,34 @@ pub fn mark(state: &State) -> Mark {
     Mark { time: now(), seq }
 }
 
-/// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out. Returns what the
+/// Notes another moment behind those that were noted before. Of a rest the first and the last one stay, so that it is known for one.
+pub fn note(marks: &mut Vec<Mark>, mark: Mark) {
+    look_at_clock(marks.last(), mark);
+    match marks.as_mut_slice() {
+        [.., first, last] if first.seq == mark.seq && last.seq == mark.seq => *last = mark,
+        _ => marks.push(mark),
+    }
+}
+
+/// Says so where the clock went back: restores to the times that it has shown twice are refused.
+fn look_at_clock(before: Option<&Mark>, now: Mark) {
+    if let Some(before) = before.filter(|before| before.time > now.time.saturating_add(CLOCK_STEP)) {
+        log::warn!(
+            "the clock went back by {} s between the writes with sequences {} and {}: see that it is right before the store is opened. A restore names a moment since then by its sequence, unless its time is later than before",
+            (before.time - now.time) / 1000,
+            before.seq,
+            now.seq
+        );
+    }
+}
+
+/// What to begin with: what the log had come to when the store was opened.
+pub fn opened(state: &State) -> Vec<Mark> {
+    vec![state.opened]
+}
+
+/// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out, and of the others the newest
+/// stays. Returns what the
 /// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had.
 pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mark>) -> Result<Seq> {
     state.check_open()?;
@@ -32,7 +59,9 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     let _turn = turn.lock();
     let store = state.manifest.lock().store;
     let found = found(state, repository, store)?;
-    marks.push(mark(state));
+    let now = mark(state);
+    look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
+    note(marks, now);
     let until = state.memory.last();
     state.sync_to(until)?;
     let first = state.journal.first();
@@ -62,7 +91,8 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
         marks.retain(|mark| mark.seq > last);
         state.archives.reached(repository.id, last)?;
     }
-    marks.clear();
+    // Whether the store has rested up to then shows with the next write, in the piece that has that one.
+    marks.drain(..marks.len().saturating_sub(1));
     check_gaps(state, repository, &found.chain, gap)?;
     Ok(until)
 }
@@ -84,6 +114,10 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
     let look = || {
         check_given_up(known)?;
         repository.check_there()?;
+        // Once is enough: what this store has come to is all that its checkpoints can have.
+        if state.archives.is_to_be_compared(repository.id) {
+            check_checkpoints(state, repository, store)?;
+        }
         let chain = repository.chain(store)?;
         if let Some(begin) = chain.pieces.first() {
             // What was pruned, or taken away, is a gap like any other before its beginning.
@@ -175,7 +209,26 @@ fn check_given_up(known: Option<ArchiveHold>) -> Result<()> {
     }
 }
 
-/// Errors if a repository has an archive of another history of the store, which a restore would put on top of a checkpoint. Where journal and
+/// Errors if the newest checkpoint of the store has more than that has come to: it was taken before an older copy of the store was put back, or of
+/// another one that lives on, and what comes now would be laid over it as soon as it has as many writes. One that is older than the newest is known
+/// by that.
+fn check_checkpoints(state: &State, repository: &BackupRepository, store: u128) -> Result<()> {
+    let Some(newest) = repository.of_history(store)?.next().transpose()? else { return Ok(()) };
+    let until = state.memory.last();
+    if newest.seq <= until {
+        return Ok(());
+    }
+    let (id, seq) = (newest.id, newest.seq);
+    let text = format!(
+        "checkpoint {id} is of another history of the store: it goes up to {seq}, the store has come to {until} only"
+    );
+    let remedy = format!(
+        "an older copy of the store was put in its place, or lives on beside it: use another repository, or delete checkpoint {id} if nothing of it is needed"
+    );
+    Err(Error::new(ErrorKind::Mismatch, text).at(repository.storage.describe(&id.name())).remedy(remedy))
+}
+
+/// Errors if a repository has an archive or a checkpoint of another history of the store, which a restore would put together with this one. Where journal and
 /// archive have nothing left to compare, or it is damaged, that keeps nobody from a checkpoint; an archive that cannot be read for the time being
 /// does.
 pub fn check_same_history(state: &State, repository: &BackupRepository) -> Result<()> {
@@ -183,6 +236,7 @@ pub fn check_same_history(state: &State, repository: &BackupRepository) -> Resul
     check_given_up(known)?;
     let known = known.map(|known| known.upto);
     let store = state.manifest.lock().store;
+    check_checkpoints(state, repository, store)?;
     let chain = repository.chain(store)?;
     for listed in chain.pieces.iter().rev() {
         if known == Some(listed.last) && !state.archives.is_to_be_compared(repository.id) {
@@ -276,7 +330,8 @@ fn head(state: &State, first: Seq, last: Seq, marks: &[Mark], untold: &[Named]) 
         store: manifest.store,
         first,
         last,
-        marks: marks.iter().filter(|mark| mark.seq <= last).copied().collect(),
+        // Of what lies before that, earlier pieces tell, or nobody: the journal no longer had it.
+        marks: marks.iter().filter(|mark| first <= mark.seq.next() && mark.seq <= last).copied().collect(),
         keyspaces,
         next_keyspace: manifest.next_keyspace,
     }
@@ -325,13 +380,14 @@ fn is_bridged(state: &State, repository: &BackupRepository, store: u128, to: Seq
             Ok(_) | Err(_) => {}
         }
     }
-    let checkpoints = repository.list()?;
-    let behind =
-        checkpoints.iter().rev().find(|checkpoint| checkpoint.store == store && checkpoint.seq >= to);
-    if let Some(checkpoint) = behind {
-        state.archives.bridged(repository.id, checkpoint.seq, checkpoint.id);
+    for body in repository.of_history(store)? {
+        let body = body?;
+        if body.seq >= to {
+            state.archives.bridged(repository.id, body.seq, body.id);
+            return Ok(true);
+        }
     }
-    Ok(behind.is_some())
+    Ok(false)
 }
 
 /// Whether the pieces of an archive have these sequences, after all: what was damaged has been put back.
@@ -353,3 +409,6 @@ pub fn forget(state: &State, repository: u128) -> Result<bool> {
     let _turn = turn.lock();
     state.archives.forget(repository)
 }
+
+#[cfg(test)]
+mod tests;

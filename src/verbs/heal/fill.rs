@@ -53,7 +53,8 @@ pub fn begin_anew(
     let kept = begun.inspect_err(|error| state.shard_failed(shard, error))?;
     // What it had need not be what the others have.
     state.changed.corrected();
-    let copy = manifest.clone();
+    // Not what is in memory: after a failed replacement that has a number which no file may have.
+    let copy = state.manifest_copy();
     if let Err(error) = state.beside(layout, index, move |shard| shard.write_identity(&copy)) {
         log::warn!("the manifest could not be copied to shard {}: {error}", shard.id);
     }

@@ -5,9 +5,10 @@
 
 use super::anew;
 use super::asking::Asking;
+use super::copies;
+use super::covered::check_covered;
 use super::create::{MARKER, RESTORING};
 use super::lost;
-use super::recover::check_covered;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -15,7 +16,6 @@ use crate::journal::Journal;
 use crate::manifest::Manifest;
 use crate::options::Options;
 use crate::shard::Layout;
-use crate::shard::identity::Identity;
 use crate::shard::paths::JOURNAL_DIR;
 use crate::state::Seams;
 use crate::state::archives::Archives;
@@ -37,9 +37,7 @@ pub fn from_shards(
     let named = options.shard.iter().map(|shard| shard.path.clone());
     let places: Vec<PathBuf> = named.chain(names.into_iter().map(|name| inside.join(name))).collect();
     let mut newest: Option<Manifest> = None;
-    for (place, found) in places.iter().zip(asking.each(&places, Identity::load)) {
-        // One that cannot be read is one copy fewer.
-        let Some(Ok(Some(Identity { manifest: Some(copy), .. }))) = found else { continue };
+    for (place, copy) in copies::all(places, asking) {
         let Some(best) = &newest else {
             newest = Some(copy);
             continue;
@@ -61,15 +59,14 @@ pub fn from_shards(
     let lost = |manifest: &Manifest| {
         manifest.journals.is_empty() && !Journal::is_in(disk, &dir.join(JOURNAL_DIR)).unwrap_or(true)
     };
-    newest = newest.filter(|manifest| options.accept_journal_loss || !lost(manifest));
-    if let Some(manifest) = &newest {
-        log::warn!(
-            "the manifest of {} is lost or damaged: taken from its shards, as of its writing number {}",
-            dir.display(),
-            manifest.generation
-        );
-    }
-    Ok(newest)
+    Ok(newest.filter(|manifest| options.accept_journal_loss || !lost(manifest)))
+}
+
+/// What is written of a manifest that was taken from a shard counts more than the file that was lost, and than the copy of a shard that is away, should
+/// they come back: of these one does not know the numbers, so many are left out.
+pub fn outrank(mut manifest: Manifest) -> Manifest {
+    manifest.generation |= u64::from(u32::MAX);
+    manifest
 }
 
 /// Makes a new journal in the place of one that is lost with the store's directory, as the user has accepted. Returns whether

@@ -4,7 +4,7 @@
 //! to the last, so that an interrupted creation is taken up again and never mistaken for a damaged store; the manifest
 //! comes last but for the marker's removal.
 
-use super::journals;
+use super::journals::{self, Below};
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
@@ -148,7 +148,7 @@ pub fn create(
         if manifest.journals.is_empty() {
             Journal::create(seams.disk.clone(), &journal, config, last.next())?.close()?;
         } else {
-            journals::create(dir, &manifest, config, seams, last.next())?;
+            journals::create(dir, &manifest, config, &Below::new(dir, seams, options), last.next())?;
         }
         disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))
     };

@@ -11,8 +11,8 @@
 //! - From `kept` on the journal is not needed. Nothing is acknowledged before the mark is gone.
 
 use super::anew;
+use super::covered::check_covered;
 use super::lost;
-use super::recover::check_covered;
 use super::replay::Replay;
 use crate::disk::Disk;
 use crate::error::Result;

@@ -5,7 +5,7 @@
 
 use super::asking::Asking;
 use super::given_up::Way;
-use crate::disk::{Disk, mounts};
+use crate::disk::{Disk, Limited, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::mirror::{Found, Locks, Mirrors, Place};
@@ -17,21 +17,54 @@ use crate::state::Seams;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The disk as the journal's copies see it: what is asked of one takes no longer than one step of a shard may. Without background threads it is
+/// waited for.
+#[derive(Clone)]
+pub struct Below {
+    pub disk: Arc<dyn Disk>,
+    limited: Option<Arc<Limited>>,
+    home: PathBuf,
+}
+
+impl Below {
+    pub fn new(dir: &Path, seams: &Seams, options: &Options) -> Below {
+        let limit = options.shard_timeout_or_default();
+        let limited = seams.background.then(|| Arc::new(Limited::new(seams.disk.clone(), limit)));
+        let disk = match &limited {
+            Some(limited) => limited.clone(),
+            None => seams.disk.clone(),
+        };
+        let below = Below { disk, limited, home: dir.to_path_buf() };
+        below.watch(dir);
+        below
+    }
+
+    fn watch(&self, dir: &Path) {
+        if let Some(limited) = &self.limited {
+            limited.watch(dir);
+        }
+    }
+}
+
 /// The locks of a store and its journal's directories. They go together, whoever still has a hand in the journal.
 pub struct Locked {
-    _store: Box<dyn Send + Sync>,
+    store: Option<Box<dyn Send + Sync>>,
     journals: Arc<Locks>,
+    below: Below,
 }
 
 impl Locked {
-    pub fn new(store: Box<dyn Send + Sync>, journals: Arc<Locks>) -> Locked {
-        Locked { _store: store, journals }
+    pub fn new(store: Box<dyn Send + Sync>, journals: Arc<Locks>, below: &Below) -> Locked {
+        Locked { store: Some(store), journals, below: below.clone() }
     }
 }
 
 impl Drop for Locked {
     fn drop(&mut self) {
         self.journals.release();
+        if let (Some(limited), Some(store)) = (&self.below.limited, self.store.take()) {
+            limited.leave(&self.below.home, store);
+        }
     }
 }
 
@@ -65,7 +98,7 @@ pub fn create(
     dir: &Path,
     manifest: &Manifest,
     config: JournalConfig,
-    seams: &Seams,
+    below: &Below,
     first: Seq,
 ) -> Result<()> {
     let places = manifest.journals.iter().map(|entry| Place {
@@ -76,8 +109,10 @@ pub fn create(
         implicit: false,
         mounts: entry.mounts,
     });
-    let disk = seams.disk.clone();
-    let mirrors = Mirrors::create(disk, dir, manifest.store, places.collect(), seams.background)?;
+    let places: Vec<Place> = places.collect();
+    places.iter().for_each(|place| below.watch(&place.dir));
+    let (disk, limited) = (below.disk.clone(), below.limited.clone());
+    let mirrors = Mirrors::create(disk, dir, manifest.store, places, limited)?;
     let at = mirrors.dir().to_path_buf();
     Journal::create(mirrors.clone(), &at, config, first)?.close()?;
     mirrors.vouch()
@@ -86,7 +121,7 @@ pub fn create(
 /// What an existing store's manifest and the options come to; none: the journal lies in the store's own directory, and
 /// nothing else was ever asked for.
 pub fn wanted(
-    disk: &dyn Disk,
+    below: &Below,
     dir: &Path,
     manifest: &Manifest,
     options: &Options,
@@ -95,15 +130,20 @@ pub fn wanted(
     if manifest.journals.is_empty() && options.journals.is_empty() {
         return Ok(None);
     }
+    let disk = below.disk.as_ref();
     let implicit = manifest.journals.is_empty();
     let known = match implicit {
         true => vec![JournalEntry { id: 0, path: JOURNAL_DIR.into(), mounts: 0 }],
         false => manifest.journals.clone(),
     };
+    // As they are called, and, below, as they are called with links resolved.
+    known.iter().for_each(|entry| below.watch(&dir.join(&entry.path)));
+    options.journals.iter().for_each(|path| below.watch(path));
     let mut places = Vec::new();
     for entry in known {
         let path = paths::resolve(disk, &dir.join(&entry.path))?;
         let mounts = entry.mounts;
+        below.watch(&path);
         places.push(Place { id: entry.id, dir: path, known: true, listed: false, implicit, mounts });
     }
     let base = paths::resolve(disk, dir)?;
@@ -112,6 +152,7 @@ pub fn wanted(
     if asked.is_empty() {
         asked = places.iter().map(|place| place.dir.clone()).collect();
     }
+    asked.iter().for_each(|path| below.watch(path));
     let mut next = places.iter().map(|place| place.id.saturating_add(1)).max().unwrap_or(0);
     let mut entries = Vec::new();
     for path in asked {
@@ -120,8 +161,7 @@ pub fn wanted(
             None => {
                 // Not where one was: the directory itself says which copy it is, if it is one that was moved.
                 let moved = Mirrors::identify(disk, dir, &path, manifest.store)?;
-                let away =
-                    |p: &Place| Some(p.id) == moved && !p.listed && !disk.exists(&p.dir).unwrap_or(true);
+                let away = |p: &Place| Some(p.id) == moved && !p.listed && Mirrors::is_away(disk, &p.dir);
                 match places.iter().position(away) {
                     Some(index) => index,
                     None => {
@@ -173,6 +213,7 @@ pub fn serve(
     manifest: &mut Manifest,
     dir: &Path,
     seams: &Seams,
+    below: &Below,
 ) -> Result<Option<Arc<Mirrors>>> {
     let disk = seams.disk.as_ref();
     // Before the words that begin it: one that is interrupted between them must not pass for a journal that is whole.
@@ -181,10 +222,15 @@ pub fn serve(
         manifest.store_next(disk, dir)?;
     }
     let mut next = manifest.clone();
+    // Who accepts the end of what can be read asks for nothing that a damaged copy shows behind it.
+    let found = match way {
+        Way::Shorter => found.map(|(found, entries)| (found.without_the_rest(), entries)),
+        _ => found,
+    };
     let mut mirrors = None;
     if let Some((found, mut entries)) = found {
         entries.iter_mut().for_each(|entry| entry.mounts = found.mounts(entry.id));
-        mirrors = Some(found.serve(from, at_least, seams.background)?);
+        mirrors = Some(found.serve(from, at_least, below.limited.clone())?);
         next.journals = entries;
     }
     // A mark that came to nothing goes when the words say so.

@@ -12,8 +12,8 @@
 //! - A journal that was begun by an opening that was interrupted is begun again with the same write.
 
 use super::anew;
+use super::covered::check_covered;
 use super::journals::Wanted;
-use super::recover::check_covered;
 use crate::disk::{Disk, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, VirtualNode};

@@ -3,6 +3,8 @@
 mod adopt;
 mod anew;
 mod asking;
+mod copies;
+mod covered;
 mod create;
 mod given_up;
 mod journals;
@@ -12,6 +14,7 @@ mod recover;
 mod replay;
 mod take_up;
 
+pub use copies::check_newest;
 pub use create::{Contents, LOCK, RESTORING, SHARDS_DIR};
 pub use lock::locked;
 pub use recover::{open, restore};

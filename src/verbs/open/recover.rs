@@ -6,9 +6,11 @@
 
 use super::adopt;
 use super::asking::Asking;
+use super::copies::Read;
+use super::covered::check_covered;
 use super::create::{self, Contents};
 use super::given_up::{self, Carrying, Way};
-use super::journals::{self, Locked, Wanted};
+use super::journals::{self, Below, Locked, Wanted};
 use super::lock::lock_dir;
 use super::lost;
 use super::replay::Replay;
@@ -48,9 +50,12 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let asking = Asking::new(&seams, options);
     let lock = lock(disk, dir, options, &asking)?;
     let (found, adopted) = find(disk, dir, options, &asking)?;
+    let read = Read::new(dir, found.as_ref(), adopted, options, &asking)?;
     let mut manifest = match found {
         // Its copies may speak of shards that were being made: those are to be cleared, not opened.
-        Some(manifest) if adopted => rolled_back(relocated(disk, dir, manifest, options, &asking)?),
+        Some(manifest) if adopted => {
+            rolled_back(adopt::outrank(relocated(disk, dir, manifest, options, &asking)?))
+        }
         Some(manifest) => {
             let known = manifest.clone();
             let mut manifest = relocated(disk, dir, manifest, options, &asking)?;
@@ -58,34 +63,44 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
                 manifest.store_next(disk, dir)?;
             }
             create::end_creation(disk, dir)?;
-            take_up(disk, dir, manifest, &asking)?
+            take_up(disk, dir, manifest, read, &asking)?
         }
-        None => create::create(dir, options, &seams, None)?,
+        None => {
+            // Once more: somebody may have made a store here while the lock was waited for.
+            check_new(disk, dir, options)?;
+            create::create(dir, options, &seams, None)?
+        }
     };
     let keyspaces: HashSet<KeyspaceId> =
         manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped).map(|keyspace| keyspace.id).collect();
     let archives = Archives::load(&seams.disk, dir, manifest.store, &keyspaces)?;
-    let wanted = journals::wanted(disk, dir, &manifest, options, &asking)?;
+    let copies = Below::new(dir, &seams, options);
+    let wanted = journals::wanted(&copies, dir, &manifest, options, &asking)?;
     // Before the shards: what is open elsewhere is not even looked at.
-    let locks = Found::lock(disk, wanted.as_ref().map_or(&[], |wanted| &wanted.places))?;
-    let lock = Locked::new(lock, locks.clone());
+    let locks = Found::lock(copies.disk.as_ref(), wanted.as_ref().map_or(&[], |wanted| &wanted.places))?;
+    let lock = Locked::new(lock, locks.clone(), &copies);
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
+    read.check_opened(&layout)?;
     if adopted {
         // What is begun without the shards that are missing they could never come back to.
         check_covered(&layout)?;
     }
     let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &archives, &seams)?;
     if adopted {
-        manifest = take_up(disk, dir, manifest, &asking)?;
+        manifest = take_up(disk, dir, manifest, read, &asking)?;
         manifest.store_next(disk, dir)?;
     }
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
         limit: settings.memtable_bytes,
         keyspaces,
+        next_keyspace: KeyspaceId(manifest.next_keyspace),
+        manifest: dir.join(crate::manifest::FILE),
         layout: layout.clone(),
         timeout: settings.shard_timeout,
+        stuck: None,
+        told: false,
     };
     let config = create::journal_config(&manifest, options);
     let losing = lost::Losing { disk: &seams.disk, dir, options, layout: &layout, locks: &locks, config };
@@ -93,7 +108,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let mut found = None;
     if let Some(Wanted { places, entries, accept }) = wanted {
         let accept = accept.as_deref();
-        let look = Found::look(seams.disk.clone(), dir, manifest.store, places, accept, adopted, locks)?;
+        let look = Found::look(copies.disk.clone(), dir, manifest.store, places, accept, adopted, locks)?;
         found = Some((look, entries));
     }
     let begins = |next| Journal::begins_with(disk, &dir.join(JOURNAL_DIR), manifest.store, next);
@@ -122,7 +137,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
             }
         }
     };
-    let mirrors = journals::serve(found, way, (from, at_least), &mut manifest, dir, &seams)?;
+    let mirrors = journals::serve(found, way, (from, at_least), &mut manifest, dir, &seams, &copies)?;
     let (below, journal_dir) = journals::below(&seams, dir, mirrors.as_ref());
     let (journal, frames, bytes) = if way == Way::Whole {
         let mut visit = |seq: Seq, ops: &[u8]| replay.visit(seq, ops);
@@ -176,10 +191,28 @@ fn find(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Resu
         Ok(Some(manifest)) => return Ok((Some(manifest), false)),
         Ok(None) => None,
         Err(error) if error.kind() == ErrorKind::Corruption => Some(error),
+        // It may pass, and the copies do not say how far a change has got.
+        Err(error) if error.kind() == ErrorKind::Io => {
+            return Err(match adopt::from_shards(disk, dir, options, asking) {
+                Ok(Some(copy)) => error.remedy(format!(
+                    "check the disk and the kernel log, and try again; if it stays so, move the file away: the shards' newest copy, of writing \
+                     number {}, is taken then",
+                    copy.generation
+                )),
+                _ => error,
+            });
+        }
         Err(error) => return Err(error),
     };
     match (adopt::from_shards(disk, dir, options, asking)?, damage) {
-        (Some(manifest), _) => Ok((Some(manifest), true)),
+        (Some(manifest), _) => {
+            log::warn!(
+                "the manifest of {} is lost or damaged: taken from its shards, as of its writing number {}",
+                dir.display(),
+                manifest.generation
+            );
+            Ok((Some(manifest), true))
+        }
         (None, Some(error)) => Err(error),
         (None, None) => Ok((None, false)),
     }
@@ -191,15 +224,30 @@ fn lock(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Resu
         return lock_dir(disk, dir);
     }
     if adopt::from_shards(disk, dir, options, asking)?.is_none() {
-        create::check_vacant(disk, dir, false)?;
-        if options.existing_only {
-            return Err(Error::new(ErrorKind::NotFound, "there is no store")
-                .at(dir)
-                .remedy("create it first"));
-        }
+        check_new(disk, dir, options)?;
     }
     disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
     lock_dir(disk, dir)
+}
+
+/// Errors unless a store is to be created, and can be.
+fn check_new(disk: &dyn Disk, dir: &Path, options: &Options) -> Result<()> {
+    create::check_vacant(disk, dir, false)?;
+    if options.existing_only {
+        return Err(Error::new(ErrorKind::NotFound, "there is no store").at(dir).remedy("create it first"));
+    }
+    Ok(())
+}
+
+/// Errors unless a store can be restored there.
+fn check_restorable(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let manifest = dir.join(crate::manifest::FILE);
+    if disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
+        return Err(Error::new(ErrorKind::Foreign, "there is a store in the directory already")
+            .at(dir)
+            .remedy("restore into an empty or new directory"));
+    }
+    create::check_vacant(disk, dir, true)
 }
 
 /// Creates a store with contents in a directory that is empty or absent. It is not open afterwards.
@@ -209,15 +257,11 @@ pub fn restore(dir: &Path, options: &Options, seams: &Seams, contents: Contents<
         allocator::hold_mapping_threshold();
     }
     let disk = seams.disk.as_ref();
-    let manifest = dir.join(crate::manifest::FILE);
-    if disk.exists(&manifest).map_err(|e| Error::io("look for the manifest", &manifest, e))? {
-        return Err(Error::new(ErrorKind::Foreign, "there is a store in the directory already")
-            .at(dir)
-            .remedy("restore into an empty or new directory"));
-    }
-    create::check_vacant(disk, dir, true)?;
+    check_restorable(disk, dir)?;
     disk.create_dir_durably(dir).map_err(|e| Error::io("create the store's directory", dir, e))?;
     let _lock = lock_dir(disk, dir)?;
+    // Once more, as for one that is created.
+    check_restorable(disk, dir)?;
     create::create(dir, options, seams, Some(contents)).map(drop)
 }
 
@@ -384,31 +428,6 @@ fn replay_from(first: Seq, layout: &Layout) -> Result<Seq> {
     }
     check_covered(layout)?;
     Ok(shards.iter().filter(|s| s.is_open()).map(|s| s.applied()).min().unwrap_or_default())
-}
-
-/// Errors, naming the shards and their causes, if some virtual node has no serving owner.
-pub(super) fn check_covered(layout: &Layout) -> Result<()> {
-    let Layout { ring, shards, .. } = layout;
-    let serves = |i: &u16| shards.get(usize::from(*i)).is_some_and(|s| s.serves());
-    let nodes = (0..ring.virtual_nodes()).map(crate::ids::VirtualNode);
-    let uncovered = nodes.filter(|n| !ring.owner_indexes(*n).iter().any(serves)).count();
-    if uncovered == 0 {
-        return Ok(());
-    }
-    let causes: Vec<String> = shards
-        .iter()
-        .filter_map(|s| match s.health() {
-            shard::Health::Offline(cause) => Some(format!("shard {}: {cause}", s.id)),
-            _ => None,
-        })
-        .collect();
-    let text = format!(
-        "{uncovered} of {} virtual nodes have no shard that serves them: {}",
-        ring.virtual_nodes(),
-        causes.join("; ")
-    );
-    Err(Error::new(ErrorKind::Unavailable, text)
-        .remedy("bring one of these shards back; nothing has been changed"))
 }
 
 /// Says loudly what this store does not survive.

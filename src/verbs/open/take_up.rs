@@ -3,11 +3,13 @@
 //! Invariant: shards are opened by a manifest of which nothing is rolled back any more; what is to be cleared is not among them.
 
 use super::asking::Asking;
+use super::copies::Read;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::manifest::{ChangeStep, Manifest, ShardState};
+use crate::shard::identity::Identity;
 use crate::shard::paths;
-use crate::shard::{self, Shard, ShardSpec};
+use crate::shard::{Shard, ShardSpec};
 use std::path::{Path, PathBuf};
 
 /// The manifest without a change whose shards were still being made: they are given up. Nothing is changed on the disk.
@@ -20,19 +22,29 @@ pub fn rolled_back(mut manifest: Manifest) -> Manifest {
     manifest
 }
 
-/// Rolls back what is to be, and clears the directories of shards that were given up.
-pub fn take_up(disk: &dyn Disk, dir: &Path, manifest: Manifest, asking: &Asking) -> Result<Manifest> {
+/// Rolls back what is to be, and clears the directories of shards that were given up. Nothing is cleared where a shard has a newer
+/// manifest than was `read`: by that one it may have joined.
+pub fn take_up(
+    disk: &dyn Disk,
+    dir: &Path,
+    manifest: Manifest,
+    read: Read<'_>,
+    asking: &Asking,
+) -> Result<Manifest> {
     let mut next = rolled_back(manifest.clone());
     let dirs: Vec<PathBuf> = next.shards.iter().map(|entry| dir.join(&entry.path)).collect();
     let store = dir.to_path_buf();
     let find = move |disk: &dyn Disk, shard: &Path| {
         // Only a directory that is there says where it lies.
-        let is_there = matches!(shard::identify(disk, shard), Ok(Some(_)));
-        is_there.then(|| paths::is_on_another_disk(disk, &store, shard))
+        let identity = Identity::load(disk, shard).ok().flatten()?;
+        Some((identity, paths::is_on_another_disk(disk, &store, shard)))
     };
     let found = asking.each(&dirs, find);
-    for (entry, found) in next.shards.iter_mut().zip(&found) {
-        entry.own_disk = found.flatten().unwrap_or(entry.own_disk);
+    for ((entry, place), found) in next.shards.iter_mut().zip(&dirs).zip(&found) {
+        if let Some(Some((identity, own_disk))) = found {
+            read.check_identity(place, identity)?;
+            entry.own_disk = *own_disk;
+        }
     }
     let mut answered = found.iter().map(Option::is_some);
     next.shards.retain(|entry| {

@@ -169,19 +169,9 @@ fn covered(
     seams: &Seams,
     repository: &BackupRepository,
 ) -> Result<(Body, Seq)> {
-    let (mut failed, mut newest) = (None, Seq::MAX);
-    for id in repository.ids()?.into_iter().rev() {
-        let body = match repository.load(id) {
-            // One that goes further than a later one is of a history that was given up.
-            Ok(body) if body.store == manifest.store && body.seq <= newest => body,
-            Ok(_) => continue,
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Err(error) => {
-                log::error!("checkpoint {id} cannot be used: {error}");
-                continue;
-            }
-        };
-        newest = body.seq;
+    let mut failed = None;
+    for body in repository.of_history(manifest.store)? {
+        let body = body?;
         check_same_history(dir, manifest, seams, &body, repository)?;
         let upto = reached(dir, &body, first, repository)
             .and_then(|upto| read_through(&body, manifest, (first, upto), repository));
@@ -190,7 +180,7 @@ fn covered(
             Err(error) if error.kind() == ErrorKind::Io => return Err(error),
             // From an earlier one the archive may lead past what is damaged.
             Err(error) => {
-                log::error!("checkpoint {id} cannot be used: {error}");
+                log::error!("checkpoint {} cannot be used: {error}", body.id);
                 failed.get_or_insert(error);
             }
         }

@@ -2,9 +2,11 @@
 
 use super::hooked::Hooked;
 use super::*;
+use crate::disk::Limited;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 #[test]
 fn either_copy_alone_holds_what_was_acknowledged() {
@@ -225,7 +227,7 @@ fn a_copy_may_lie_at_the_top_of_a_file_system() {
             disk.replace(&dir.join(name), b"").unwrap();
         }
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let made = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), false);
+        let made = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None);
         assert_eq!(
             made.map(|_| ()).map_err(|e| e.kind()),
             if fits { Ok(()) } else { Err(ErrorKind::Foreign) }
@@ -251,7 +253,9 @@ fn the_last_copy_is_not_left_out_for_one_that_was_left_out_meanwhile() {
             }
             Ok(())
         }));
-        let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), parallel).unwrap();
+        let limited = parallel.then(|| Arc::new(Limited::new(shared.clone(), Duration::from_secs(600))));
+        let home = Path::new(HOME);
+        let mirrors = Mirrors::create(shared, home, CONFIG.store_id, places(), limited).unwrap();
         let at = mirrors.dir().to_path_buf();
         let journal = Journal::create(mirrors.clone(), &at, CONFIG, Seq(1)).unwrap();
         mirrors.vouch().unwrap();

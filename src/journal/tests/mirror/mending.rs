@@ -67,7 +67,7 @@ pub fn alike(disk: &SimDisk) -> usize {
 fn large_segments_are_copied_and_compared_to_their_ends() {
     let disk = dirs_disk(24);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let mirrors = Mirrors::create(shared, Path::new(HOME), LARGE.store_id, places(), false).unwrap();
+    let mirrors = Mirrors::create(shared, Path::new(HOME), LARGE.store_id, places(), None).unwrap();
     let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), LARGE, Seq(1)).unwrap();
     mirrors.vouch().unwrap();
     let write = |count: u64| {
@@ -90,7 +90,7 @@ fn large_segments_are_copied_and_compared_to_their_ends() {
         let found =
             Found::look(shared, Path::new(HOME), LARGE.store_id, places(), None, false, Arc::default())
                 .unwrap();
-        let mirrors = found.serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+        let mirrors = found.serve(Seq::ZERO, Seq::ZERO, None).unwrap();
         assert_eq!(good(&mirrors), [true; 2]);
         let mut count = 0;
         let visit = &mut |seq: Seq, bytes: &[u8]| {
@@ -169,7 +169,7 @@ fn what_changes_while_a_copy_is_made_is_copied_again() {
             Ok(())
         });
         let mirrors =
-            Mirrors::create(Arc::new(hooked), Path::new(HOME), CONFIG.store_id, places(), false).unwrap();
+            Mirrors::create(Arc::new(hooked), Path::new(HOME), CONFIG.store_id, places(), None).unwrap();
         let _journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
         mirrors.vouch().unwrap();
         let made = NAMES.map(|name| {
@@ -217,7 +217,7 @@ fn a_copy_that_has_no_room_leaves_what_is_free_to_others() {
         Ok(())
     });
     let shared: Arc<dyn Disk> = Arc::new(hooked);
-    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), false).unwrap();
+    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None).unwrap();
     let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
     mirrors.vouch().unwrap();
     let mut model = Model::default();

@@ -129,7 +129,7 @@ fn a_copy_is_made_from_one_that_can_be_read_and_is_not_emptied_for_one_that_cann
         let hooked = Hooked::new(&disk, |_, _| Ok(()));
         let places = if three { third() } else { places() };
         let shared = Arc::new(hooked.clone());
-        let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places, false).unwrap();
+        let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places, None).unwrap();
         let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
         mirrors.vouch().unwrap();
         let mut model = Model::default();
@@ -164,5 +164,21 @@ fn a_copy_is_made_from_one_that_can_be_read_and_is_not_emptied_for_one_that_cann
             segments(&disk).iter().map(|n| disk.read(&path(copy, n)).unwrap()).collect::<Vec<_>>()
         };
         assert!(bytes(0) == bytes(1));
+    }
+}
+
+/// A trim that was interrupted has left it in one of them; or the other has lost it.
+#[test]
+fn a_segment_that_only_one_copy_has_is_not_given_up() {
+    for (lost, which) in [0, 1].into_iter().flat_map(|copy| [0, 2].map(|which| (copy, which))) {
+        let (mut model, disk) = kept(66);
+        let mut names = disk.list(Path::new(DIRS[lost])).unwrap();
+        names.retain(|name| name.ends_with(".seg"));
+        names.sort();
+        disk.remove_file(&path(lost, &names[which])).unwrap();
+        let (mirrors, journal, _) = model.open(&disk, None).unwrap();
+        assert_eq!(good(&mirrors), [true; 2]);
+        read_all(&model, &journal).unwrap_or_else(|e| panic!("{which} of copy {lost}: {e}"));
+        super::mending::alike(&disk);
     }
 }

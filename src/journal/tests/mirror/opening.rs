@@ -130,7 +130,7 @@ fn a_damaged_word_in_the_store_counts_as_none_and_one_of_another_store_is_refuse
     // The second directory has become another store's; the first would do.
     let other = dirs_disk(17);
     let shared: Arc<dyn Disk> = Arc::new(other.clone());
-    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id + 1, places(), false).unwrap();
+    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id + 1, places(), None).unwrap();
     mirrors.vouch().unwrap();
     let word = other.read(&Path::new(DIRS[1]).join("MIRRORS")).unwrap().unwrap();
     disk.damage(&Path::new(DIRS[1]).join("MIRRORS"), |bytes| *bytes = word).unwrap();
@@ -260,7 +260,7 @@ fn a_directory_is_believed_for_the_copy_that_it_is_known_to_be() {
     // What the manifest did not know of is made anew, whatever it says of itself.
     let mut news = places();
     news[1].known = false;
-    let mirrors = look(&disk.fork(), news).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+    let mirrors = look(&disk.fork(), news).unwrap().serve(Seq::ZERO, Seq::ZERO, None).unwrap();
     assert_eq!(good(&mirrors), [true, false]);
     let cause = mirrors.copies()[1].cause.clone().unwrap().to_string();
     assert!(cause.contains("is new"), "{cause}");

@@ -356,7 +356,7 @@ fn copies_whose_locks_were_given_back_are_given_no_word_and_not_mended() {
     let locks = Found::lock(shared.as_ref(), &places()).unwrap();
     let (home, store) = (Path::new(HOME), CONFIG.store_id);
     let found = Found::look(shared, home, store, places(), None, false, locks.clone()).unwrap();
-    let mirrors = found.serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+    let mirrors = found.serve(Seq::ZERO, Seq::ZERO, None).unwrap();
     let dir = Path::new(DIRS[0]);
     let file = mirrors.open(&dir.join("0000000000000009.tmp"), OpenMode::CreateNew).unwrap();
     file.write_at(0, b"bytes").unwrap();

@@ -13,7 +13,7 @@ fn segments(disk: &SimDisk, copy: usize) -> Vec<PathBuf> {
 }
 
 /// Where the frames of a segment lie, up to and with the first marker.
-fn frames(disk: &SimDisk, path: &Path) -> Vec<(Kind, Seq, u64)> {
+pub fn frames(disk: &SimDisk, path: &Path) -> Vec<(Kind, Seq, u64)> {
     let file = disk.open(path, OpenMode::Read).unwrap();
     let bytes = disk.read(path).unwrap().unwrap();
     let (header, _) = SegmentHeader::decode_page(&bytes[..BODY as usize]).unwrap();
@@ -256,4 +256,72 @@ fn what_an_opening_has_cut_does_not_come_back_from_a_copy_that_was_away() {
         let disk = disk.kill();
         each_alone_has(&model, &disk, Seq(23), &format!("{spoiled}"));
     }
+}
+
+/// A segment of the first copy that both have more than five frames of, and where they lie.
+fn in_both(disk: &SimDisk) -> (usize, Vec<(Kind, Seq, u64)>) {
+    let all = segments(disk, 0).into_iter().map(|path| frames(disk, &path)).enumerate();
+    let mut fitting =
+        all.filter(|(_, frames)| frames.iter().filter(|(_, seq, _)| *seq <= Seq(60)).count() > 5);
+    fitting.next().unwrap()
+}
+
+fn is_whole(disk: &SimDisk, path: &Path, (.., seq, at): (Kind, Seq, u64)) -> bool {
+    let file = disk.open(path, OpenMode::Read).unwrap();
+    let (header, _) = SegmentHeader::decode_page(&disk.read(path).unwrap().unwrap()).unwrap();
+    let mut reader = Reader::new(file, path, header, Vec::new());
+    matches!(reader.item(at), Ok(Item::Frame(frame, _)) if frame.seq == seq)
+}
+
+/// It is a valid frame, and not the one that belongs there.
+#[test]
+fn a_frame_that_was_written_in_the_place_of_another_is_damage() {
+    let (_, disk, ..) = behind(75);
+    let (index, places) = in_both(&disk);
+    for (from, to) in [(0, 2), (3, 1)] {
+        let (mut model, disk, mirrors, journal) = behind(75);
+        let ours = segments(&disk, 0)[index].clone();
+        let [begin, end, to] = [from, from + 1, to].map(|at: usize| places[at].2 as usize);
+        disk.damage(&ours, |bytes| bytes.copy_within(begin..end, to)).unwrap();
+        assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        drop(journal);
+        each_alone_has(&model, &disk.kill(), Seq(71), &format!("{from} to {to}"));
+    }
+}
+
+/// Readers pass over a frame that neither has, where they do not ask for it.
+#[test]
+fn behind_what_neither_copy_has_a_frame_is_put_back_as_well() {
+    let (_, disk, mirrors, _journal) = behind(76);
+    let (index, places) = in_both(&disk);
+    let both = [0, 1].map(|copy| segments(&disk, copy)[index].clone());
+    let harm = |copy: usize, place: usize| {
+        disk.damage(&both[copy], |bytes| bytes[places[place].2 as usize + 44] ^= 1).unwrap();
+    };
+    [(0, 1), (1, 1), (0, 3)].into_iter().for_each(|(copy, place)| harm(copy, place));
+    assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+    for path in &both {
+        let whole: Vec<bool> = places.iter().map(|place| is_whole(&disk, path, *place)).collect();
+        assert!(!whole[1] && whole.iter().filter(|whole| !**whole).count() == 1, "{whole:?}");
+    }
+}
+
+/// The next segment's header would say whether an opening has cut the log there.
+#[test]
+fn what_nobody_can_say_was_cut_is_kept() {
+    let (_, disk, mirrors, journal) = behind(77);
+    let (index, places) = in_both(&disk);
+    let [ours, theirs] = [0, 1].map(|copy| segments(&disk, copy)[index].clone());
+    let next = segments(&disk, 0)[index + 1].clone();
+    disk.damage(&ours, |bytes| bytes[places[2].2 as usize + 44] ^= 1).unwrap();
+    let headers = disk.read(&next).unwrap().unwrap()[..BODY as usize].to_vec();
+    disk.damage(&next, |bytes| [100, 2048 + 100].into_iter().for_each(|at| bytes[at] ^= 1)).unwrap();
+    mirrors.mend();
+    assert!(is_whole(&disk, &theirs, places[2]), "the only whole one is gone");
+    disk.damage(&next, |bytes| bytes[..BODY as usize].copy_from_slice(&headers)).unwrap();
+    assert_eq!((mirrors.mend(), good(&mirrors)), (1, [true; 2]), "{:?}", mirrors.copies());
+    assert!(is_whole(&disk, &ours, places[2]) && is_whole(&disk, &theirs, places[2]));
+    drop(journal);
 }

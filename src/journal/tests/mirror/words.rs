@@ -45,7 +45,7 @@ fn an_opening_that_finds_all_in_order_gives_no_word() {
     }
     let mut turned = places();
     turned.reverse();
-    look(&disk, turned, false).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+    look(&disk, turned, false).unwrap().serve(Seq::ZERO, Seq::ZERO, None).unwrap();
     assert_eq!(words(&disk), now);
     // With one left behind, a directory that is new, or one fewer, there is something to be said.
     disk.heal();
@@ -65,7 +65,7 @@ fn an_opening_that_finds_all_in_order_gives_no_word() {
             }),
             _ => places[1].listed = false,
         }
-        look(&disk, places, false).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+        look(&disk, places, false).unwrap().serve(Seq::ZERO, Seq::ZERO, None).unwrap();
         assert_ne!(word_in(&disk, HOME), last[2], "case {case}");
         assert_ne!(word_in(&disk, DIRS[0]), last[0], "case {case}");
     }
@@ -85,16 +85,16 @@ fn what_lies_in_a_directory_that_the_manifest_does_not_list_is_not_heard() {
     for adopted in [false, true] {
         let disk = disk.fork();
         let mirrors =
-            look(&disk, unlisted.clone(), adopted).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+            look(&disk, unlisted.clone(), adopted).unwrap().serve(Seq::ZERO, Seq::ZERO, None).unwrap();
         assert_eq!(good(&mirrors), [true, false]);
         // And from now on what it says is old, though the manifest lists it.
-        let mirrors = look(&disk, places(), adopted).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+        let mirrors = look(&disk, places(), adopted).unwrap().serve(Seq::ZERO, Seq::ZERO, None).unwrap();
         assert_eq!(good(&mirrors), [true, false]);
     }
     disk.remove_file(&Path::new(HOME).join("MIRRORS")).unwrap();
     let error = look(&disk, unlisted.clone(), true).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
-    let mirrors = look(&disk, unlisted, false).unwrap().serve(Seq::ZERO, Seq::ZERO, false).unwrap();
+    let mirrors = look(&disk, unlisted, false).unwrap().serve(Seq::ZERO, Seq::ZERO, None).unwrap();
     assert_eq!(good(&mirrors), [true, false]);
 }
 
@@ -176,7 +176,7 @@ fn a_copy_that_is_half_mended_has_no_word_though_none_can_be_given_of_that() {
         disk.inject(Fault::on_any_change().at(|path| path.starts_with(DIRS[0])));
         disk.stop_after(stop);
         let moved =
-            look(&disk, moved.clone(), false).and_then(|found| found.serve(Seq::ZERO, Seq::ZERO, false));
+            look(&disk, moved.clone(), false).and_then(|found| found.serve(Seq::ZERO, Seq::ZERO, None));
         let ended = moved.is_ok();
         let disk = disk.kill();
         let now = segments(&disk, DIRS[1]);

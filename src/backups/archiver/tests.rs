@@ -1,0 +1,48 @@
+//! What an archive knows of times.
+
+use crate::backup::BackupRepository;
+use crate::backup::piece::Mark;
+use crate::ids::Seq;
+use crate::store::Store;
+use crate::verbs::checkpoint::archive;
+
+fn mark(time: u64, seq: u64) -> Mark {
+    Mark { time, seq: Seq(seq) }
+}
+
+#[test]
+fn of_a_rest_the_first_and_the_last_moment_are_noted() {
+    let mut marks = Vec::new();
+    for time in 10..20 {
+        archive::note(&mut marks, mark(time, 5));
+    }
+    archive::note(&mut marks, mark(20, 6));
+    archive::note(&mut marks, mark(21, 7));
+    assert_eq!(marks, [mark(10, 5), mark(19, 5), mark(20, 6), mark(21, 7)]);
+}
+
+/// What is archived while a store rests is nothing, and that it rested belongs to what comes after.
+#[test]
+fn that_a_store_rested_until_a_write_is_archived_with_the_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("live")).unwrap();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    let state = &store.handle.state;
+    let mut marks = Vec::new();
+    store.insert("one", "write").unwrap();
+    archive::archive(state, &repo, &mut marks).unwrap();
+    let rested = archive::mark(state);
+    for _ in 0..2 {
+        archive::note(&mut marks, rested);
+        archive::archive(state, &repo, &mut marks).unwrap();
+    }
+    store.insert("another", "write").unwrap();
+    archive::archive(state, &repo, &mut marks).unwrap();
+    let id = state.manifest.lock().store;
+    let chain = repo.chain(id).unwrap();
+    let piece = repo.piece(id, chain.pieces.last().unwrap()).unwrap();
+    let seqs: Vec<u64> = piece.head.marks.iter().map(|mark| mark.seq.0).collect();
+    assert_eq!((piece.head.first, seqs), (Seq(2), vec![1, 2]));
+    assert!(piece.head.marks[0].time >= rested.time);
+    assert_eq!(marks, []);
+}

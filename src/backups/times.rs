@@ -1,0 +1,246 @@
+//! Which write a time comes to, by what checkpoints and the archive know of times.
+//!
+//! Invariants: what is found is not later than the time. It is earlier by more than [`CLOSE`] only where nothing was written since, as far as
+//! anybody knows, or nothing was archived yet: then a checkpoint is all that there is. Where the clock contradicts itself nobody guesses.
+
+use crate::backup::BackupRepository;
+use crate::backup::archive::Chain;
+use crate::backup::checkpoint::Body;
+use crate::backup::piece::{CLOCK_STEP, Listed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Seq;
+use std::fmt;
+
+/// How much older than asked for, in milliseconds, may be what is found in an archive that knows of later writes. An archiver notes the time
+/// every second, but not while it writes a piece.
+const CLOSE: u64 = 60_000;
+
+/// A clock that shows less has not been set: no store is as old. The first of 2024.
+const SET: u64 = 1_704_067_200_000;
+/// How long before the time a checkpoint was taken that no piece before it is asked any more: a clock that was wrong by less, and went back to where
+/// it is right, is told from the pieces in between, and one that has not been set shows something else.
+const SETTLED: std::ops::RangeInclusive<u64> = 86_400_000..=32 * 86_400_000;
+
+/// By then the log had come to this sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Known {
+    seq: Seq,
+    /// Milliseconds since 1970.
+    time: u64,
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sequence {} at {}", self.seq, When(self.time))
+    }
+}
+
+/// Milliseconds since 1970, as people write a time.
+#[derive(Debug, Clone, Copy)]
+struct When(u64);
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, seconds) = (self.0 / 86_400_000, self.0 / 1000 % 86_400);
+        // Years that begin in March have their leap day last; 719,468 days lie between the first of year 0 and 1970.
+        let day = days.saturating_add(719_468);
+        let (era, day) = (day / 146_097, day % 146_097);
+        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let date = day - (153 * month + 2) / 5 + 1;
+        let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+        let year = era * 400 + year + next;
+        let (hour, minute, second, milli) = (seconds / 3600, seconds / 60 % 60, seconds % 60, self.0 % 1000);
+        write!(f, "{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+    }
+}
+
+/// Sequences of which nothing is known but that they were archived, or not even that.
+struct Hole {
+    first: Seq,
+    last: Seq,
+    error: Error,
+}
+
+/// What a repository knows of a store's times.
+struct Times {
+    chain: Chain,
+    known: Vec<Known>,
+    /// By a clock that had not been set.
+    unset: Vec<Known>,
+    /// The newest first.
+    holes: Vec<Hole>,
+}
+
+/// The checkpoints of a store's history, and those of one that was given up.
+type Checkpoints<'a> = (&'a [Body], &'a [Body]);
+
+impl Times {
+    fn of(repository: &BackupRepository, store: u128, time: u64, checkpoints: &[Body]) -> Result<Times> {
+        let chain = repository.chain(store)?;
+        let mut known: Vec<Known> =
+            checkpoints.iter().map(|body| Known { seq: body.seq, time: body.taken }).collect();
+        let settled = settled(&mut known, time);
+        let mut holes = Vec::new();
+        let mut behind: Option<&Listed> = None;
+        for listed in chain.pieces.iter().rev() {
+            // What lies before the first piece was not archived.
+            if let Some(behind) = behind
+                && behind.first > listed.last.next()
+            {
+                holes.push(missing(listed.last.next(), behind.first));
+            }
+            behind = Some(listed);
+            if settled.is_some_and(|settled| listed.last <= settled) {
+                break;
+            }
+            match repository.piece(store, listed) {
+                Ok(piece) => {
+                    known
+                        .extend(piece.head.marks.iter().map(|mark| Known { seq: mark.seq, time: mark.time }));
+                }
+                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+                Err(error) => holes.push(Hole { first: listed.first, last: listed.last, error }),
+            }
+        }
+        known.sort_unstable();
+        known.dedup();
+        // Of a clock that is never set one time may be asked for as well as another.
+        let (known, unset) = known.into_iter().partition(|known| known.time >= SET || time < SET);
+        Ok(Times { chain, known, unset, holes })
+    }
+
+    /// The last sequence that is known to have been there at a time.
+    fn at(self, time: u64, given_up: &[Body]) -> Result<Seq> {
+        self.check_clock(time)?;
+        let later = self.known.iter().position(|known| known.time > time).unwrap_or(self.known.len());
+        let (before, after) = self.known.split_at(later);
+        let (found, next) = (before.last().copied(), after.first().copied());
+        // It was there, and nothing that is left of the history since then has it.
+        let since = |body: &&Body| found.is_none_or(|found| found.time < body.taken);
+        if let Some(body) = given_up.iter().filter(|body| body.taken <= time).find(since) {
+            return Err(super::point::other_history(body, "and was taken last before the time asked for"));
+        }
+        let from = found.map_or(Seq::ZERO, |found| found.seq);
+        let upto = next.map_or(Seq::MAX, |next| next.seq);
+        // One of these might know of a later write that was there by then.
+        if let Some(hole) = self.holes.into_iter().find(|hole| hole.last > from && hole.first <= upto) {
+            return Err(hole.error);
+        }
+        if let Some(found) = found.filter(|found| time - found.time <= CLOSE) {
+            return Ok(found.seq);
+        }
+        if let Some(unset) = self.unset.iter().find(|unset| from < unset.seq && unset.seq <= upto) {
+            return Err(by_no_clock(found, *unset));
+        }
+        let found = found.ok_or_else(super::point::too_early)?;
+        let is_archived = self.chain.pieces.first().is_some_and(|first| first.first <= found.seq.next());
+        match next {
+            Some(next) if is_archived && next.seq > found.seq => Err(between(found, next)),
+            None => {
+                // Where its disk has burnt, that is all that there is of it; where its archiver comes to nothing, it is not.
+                log::warn!(
+                    "the last that is known of the store is {found}: what it wrote between then and the time asked for is not in the repository"
+                );
+                Ok(found.seq)
+            }
+            _ => Ok(found.seq),
+        }
+    }
+
+    /// Errors if what is of that time by its own clock comes after something of a later time.
+    fn check_clock(&self, time: u64) -> Result<()> {
+        let Some(at) = self.known.iter().rposition(|known| known.time <= time) else { return Ok(()) };
+        let found = self.known[at];
+        let before = self.known[..at].iter().filter(|known| known.seq < found.seq);
+        match before.max_by_key(|known| known.time) {
+            Some(ahead) if ahead.time > found.time.saturating_add(CLOCK_STEP) => {
+                Err(went_back(*ahead, found))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The sequence of a checkpoint that all pieces which are asked for a time lie behind, if there is one. `known`: of all checkpoints.
+fn settled(known: &mut [Known], time: u64) -> Option<Seq> {
+    known.sort_unstable();
+    let (mut latest, mut settled) = (0, None);
+    for known in known {
+        if known.time >= latest && SETTLED.contains(&time.saturating_sub(known.time)) {
+            settled = Some(known.seq);
+        }
+        latest = latest.max(known.time);
+    }
+    settled
+}
+
+/// The last sequence that a store is known to have come to by a time. An error if a piece that cannot be read, or one that is missing, might know
+/// of a later one, if writes were archived without anybody noting the time, if the clock went back or had not been set, or if a checkpoint that was
+/// given up was the last by then.
+pub fn sequence_at(
+    repository: &BackupRepository,
+    store: u128,
+    time: u64,
+    (checkpoints, given_up): Checkpoints<'_>,
+) -> Result<Seq> {
+    Times::of(repository, store, time, checkpoints)?.at(time, given_up)
+}
+
+fn missing(from: Seq, behind: Seq) -> Hole {
+    let to = Seq(behind.0.saturating_sub(1));
+    let text = format!(
+        "the archive lacks the writes with sequences {from} to {to}, and which of them were there at the time asked for is not known"
+    );
+    let error = Error::new(ErrorKind::NotFound, text).remedy(
+        "restore up to the write before them, by its sequence (At::Seq), or to a time when all of them were there",
+    );
+    Hole { first: from, last: to, error }
+}
+
+fn between(found: Known, next: Known) -> Error {
+    let text = format!(
+        "the store had come to {found}, and to {next}, and which writes between these were there at the time asked for is not known, since nobody noted the time meanwhile"
+    );
+    Error::new(ErrorKind::NotFound, text)
+        .remedy("restore up to one of these writes, or one between them, by its sequence (At::Seq), or to one of these times")
+}
+
+const BY_SEQ: &str = "restore up to the write that you mean, by its sequence (At::Seq)";
+
+fn went_back(ahead: Known, found: Known) -> Error {
+    let text = format!(
+        "the clock of the store went back: it had come to {ahead}, and later to {found}, and what was there at the time asked for is not known"
+    );
+    Error::new(ErrorKind::NotFound, text).remedy(BY_SEQ)
+}
+
+fn by_no_clock(found: Option<Known>, unset: Known) -> Error {
+    let before = found.map_or_else(|| "nothing".to_owned(), |found| found.to_string());
+    let text = format!(
+        "the store had come to {unset}, by a clock that had not been set, and whether that was before the time asked for is not known; what is known of before is {before}"
+    );
+    Error::new(ErrorKind::NotFound, text).remedy(BY_SEQ)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::When;
+
+    #[test]
+    fn a_time_is_told_as_people_write_it() {
+        // By `date -u -d @N`.
+        let known = [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_772_366_400_125, "2026-03-01T12:00:00.125Z"),
+            (4_107_542_399_000, "2100-02-28T23:59:59.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ];
+        for (millis, text) in known {
+            assert_eq!(When(millis).to_string(), text);
+        }
+        assert!(When(u64::MAX).to_string().ends_with('Z'));
+    }
+}

@@ -1,0 +1,155 @@
+//! What a believed copy shows that cannot be read as a whole: the log may reach further than another copy goes, which could serve.
+//!
+//! Invariants:
+//! - No copy serves that ends below what a believed one shows was synced, whatever keeps that one from being read: it would be made like the
+//!   other, and what it alone has would be gone.
+//! - Before that refuses an opening, the damaged copy is mended from the others: in every place that is read, or in none.
+
+use super::align::{Patch, patch};
+use super::choose::Reach;
+use super::copy::{self, Copying};
+use super::open::{Found, Place};
+use crate::disk::OpenMode;
+use crate::error::{Error, Result};
+use crate::ids::Seq;
+use crate::journal::Known;
+use crate::journal::recovery::{self, Segment, Survey};
+use crate::journal::scan::{Evidence, Reader};
+use crate::journal::segment::{self, BODY, Name, Origin, SegmentHeader};
+use crate::sync::atomic::AtomicBool;
+use std::path::Path;
+
+/// Of a file without a header, as much is looked at: its length may be anything.
+const LONGEST: u64 = 4 << 30;
+
+impl Found {
+    /// Nobody asks for what a damaged copy shows behind the end of the others: the user accepts that.
+    pub fn without_the_rest(mut self) -> Found {
+        self.shorter = true;
+        self
+    }
+
+    /// Of the copies that cannot be read those are mended that show more than the `ranked` ones have, if they can be, and ranked as well.
+    ///
+    /// # Errors
+    /// `Corruption`: one shows that something was synced which no copy has that can be read.
+    pub(super) fn bring_back(
+        &self,
+        ranked: &mut Vec<Reach>,
+        failed: &[(usize, Error)],
+        from: Seq,
+        at_least: Known,
+    ) -> Result<()> {
+        let end = |ranked: &[Reach]| ranked.iter().map(|reach| reach.extent.end).max().unwrap_or(Seq::ZERO);
+        let mut left = Vec::new();
+        for (index, cause) in failed {
+            let Some((place, _)) = self.places.get(*index) else { continue };
+            let shown = self.shown(&place.dir);
+            if shown.reach.max(shown.proven.next()) <= end(ranked) {
+                continue;
+            }
+            let generation = ranked.iter().map(|reach| reach.extent.generation).min().unwrap_or(0);
+            self.mend_from_others(*index, place, from, generation);
+            let strict = self.reach(&place.dir, from, at_least, false);
+            match strict.or_else(|_| self.reach(&place.dir, from, at_least, true)) {
+                Ok(extent) => ranked.push(Reach { index: *index, extent, listed: place.listed }),
+                Err(_) => left.push((place, cause, shown.proven)),
+            }
+        }
+        let end = end(ranked);
+        match left.into_iter().find(|(.., proven)| *proven >= end && end > Seq::ZERO) {
+            Some((place, cause, proven)) => {
+                let others = ranked.iter().filter_map(|reach| self.places.get(reach.index));
+                let others: Vec<String> = others.map(|(place, _)| place.dir.display().to_string()).collect();
+                Err(Error::corruption(format!(
+                    "a copy of the journal is damaged ({cause}), and shows that writes up to {proven} were synced; those that can be read \
+                     have none from {end} on: {}",
+                    others.join(", ")
+                ))
+                .at(&place.dir)
+                .remedy(
+                    "put that copy's files back from a backup, or restore the store from a checkpoint; or, to go on without the writes that are \
+                     lost, for good, move that copy's directory away",
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What whole frames anywhere in a copy say.
+    fn shown(&self, dir: &Path) -> Evidence {
+        let named = copy::names(self.disk.as_ref(), dir).unwrap_or_default();
+        // None before the newest that says anything says more.
+        let all = named.iter().rev().filter_map(|name| self.shown_in(dir, name));
+        all.into_iter().find(|shown| shown.reach > Seq::ZERO).unwrap_or_default()
+    }
+
+    fn shown_in(&self, dir: &Path, name: &str) -> Option<Evidence> {
+        let Name::Segment(generation) = segment::parse_name(name) else { return None };
+        let path = dir.join(name);
+        let file = self.disk.open(&path, OpenMode::Read).ok()?;
+        let len = file.len().ok()?;
+        let mut page = vec![0; BODY as usize];
+        let read = file.read_at(0, &mut page).unwrap_or(0);
+        let header = SegmentHeader::decode_page(page.get(..read)?).ok().map(|(header, _)| header);
+        let header = match header {
+            Some(header) if header.store_id != self.store || header.generation != generation => return None,
+            Some(header) => SegmentHeader { len: header.len.min(len), ..header },
+            // Frames say of themselves whose they are.
+            None => SegmentHeader {
+                store_id: self.store,
+                generation,
+                boot_id: 0,
+                len: len.min(LONGEST),
+                origin: Origin::Continuation,
+            },
+        };
+        let mut shown = Reader::new(file, &path, header, Vec::new()).evidence_left();
+        if let Origin::Start { first } = header.origin {
+            // All before it was durable when it was made.
+            shown.reach = shown.reach.max(first);
+            shown.proven = shown.proven.max(Seq(first.0.saturating_sub(1)));
+        }
+        Some(shown)
+    }
+
+    /// Puts into a damaged copy what others have of it, if that is all that an opening reads. `generation`: that another begins with.
+    fn mend_from_others(&self, index: usize, place: &Place, from: Seq, generation: u64) {
+        let begins = match Survey::read(self.disk.as_ref(), &place.dir, self.store, from) {
+            Ok(Survey { segments, .. }) => {
+                let generation = |at| segments.get(at).map_or(generation, |s: &Segment| s.header.generation);
+                // What is entered for its end marker alone may be left damaged.
+                [recovery::start(&segments, from), recovery::asked(&segments, from)].map(generation)
+            }
+            Err(_) => [generation; 2],
+        };
+        let named = copy::names(self.disk.as_ref(), &place.dir).unwrap_or_default();
+        let patches = begins.into_iter().find_map(|begin| {
+            let is_read =
+                |name: &&String| matches!(segment::parse_name(name), Name::Segment(at) if at >= begin);
+            let remedies = named.iter().filter(is_read).map(|name| self.remedy(index, &place.dir, name));
+            remedies.collect::<Option<Vec<_>>>()
+        });
+        let patches: Vec<Patch> = patches.into_iter().flatten().flatten().collect();
+        if let Err(e) = patch(self.disk.as_ref(), &place.dir, &patches) {
+            log::warn!("a copy of the journal is damaged, and not mended: {e}");
+        }
+    }
+
+    /// What a segment of a copy lacks that another copy has, if there is one that has it all.
+    fn remedy(&self, index: usize, dir: &Path, name: &str) -> Option<Vec<Patch>> {
+        let mut others = self.believed().filter(|(other, _)| *other != index);
+        others.find_map(|(_, other)| {
+            let stop = AtomicBool::new(false);
+            let copying = Copying {
+                disk: self.disk.as_ref(),
+                from: dir,
+                to: &other.dir,
+                stop: &stop,
+                gate: None,
+                make_do: true,
+            };
+            copying.remedy(name).ok().flatten()
+        })
+    }
+}

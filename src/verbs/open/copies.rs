@@ -1,0 +1,102 @@
+//! The shards' copies of the manifest, beside the one that an opening has found.
+//!
+//! Invariant: the store's own file is always durable before any copy of it is given to a shard. So where a copy is newer the file is out of a backup,
+//! or what was taken in its place is not the newest copy; and nothing is changed by an opening that does not know what was made since.
+
+use super::asking::Asking;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::{FILE, Manifest};
+use crate::options::Options;
+use crate::shard::Layout;
+use crate::shard::identity::{self, Identity};
+use crate::state::Seams;
+use std::path::{Path, PathBuf};
+
+/// The copies in these directories, and where each is. One that cannot be read, or does not answer, is one copy fewer.
+pub fn all(places: Vec<PathBuf>, asking: &Asking) -> impl Iterator<Item = (PathBuf, Manifest)> {
+    let found = asking.each(&places, Identity::load);
+    places.into_iter().zip(found).filter_map(|(place, found)| match found {
+        Some(Ok(Some(Identity { manifest: Some(copy), .. }))) => Some((place, copy)),
+        _ => None,
+    })
+}
+
+/// What an opening has found of the manifest.
+#[derive(Debug, Clone, Copy)]
+pub struct Read<'a> {
+    dir: &'a Path,
+    store: u128,
+    /// Of the file, or the copy, as it was found.
+    generation: u64,
+    /// It is a shard's copy.
+    adopted: bool,
+}
+
+impl<'a> Read<'a> {
+    /// What was found, if anything was; an error where a shard's directory that it or the options name has a newer copy.
+    pub fn new(
+        dir: &'a Path,
+        found: Option<&Manifest>,
+        adopted: bool,
+        options: &Options,
+        asking: &Asking,
+    ) -> Result<Read<'a>> {
+        let (store, generation) = found.map_or((0, u64::MAX), |found| (found.store, found.generation));
+        let read = Read { dir, store, generation, adopted };
+        let known = found.into_iter().flat_map(|found| &found.shards);
+        let mut places: Vec<PathBuf> = known.map(|shard| dir.join(&shard.path)).collect();
+        for shard in &options.shard {
+            if found.is_some() && !places.contains(&shard.path) {
+                places.push(shard.path.clone());
+            }
+        }
+        let own = all(places, asking).filter(|(_, copy)| copy.store == store);
+        match own.max_by_key(|(_, copy)| copy.generation) {
+            Some((place, copy)) => read.check(&place, copy.generation).map(|()| read),
+            None => Ok(read),
+        }
+    }
+
+    /// An error where one that has been opened has, which may not have answered before.
+    pub fn check_opened(&self, layout: &Layout) -> Result<()> {
+        layout.shards.iter().try_for_each(|shard| self.check(&shard.dir, shard.copied()))
+    }
+
+    /// An error where a shard's identity file has.
+    pub fn check_identity(&self, shard: &Path, found: &Identity) -> Result<()> {
+        match &found.manifest {
+            Some(copy) if copy.store == self.store => self.check(shard, copy.generation),
+            _ => Ok(()),
+        }
+    }
+
+    fn check(&self, shard: &Path, copied: u64) -> Result<()> {
+        if copied <= self.generation {
+            return Ok(());
+        }
+        let copy = shard.join(identity::FILE);
+        let (what, remedy) = match self.adopted {
+            true => (
+                "the newest manifest that the shards have which the options name",
+                "name the directory of that shard in the options as well",
+            ),
+            false => (
+                "the manifest",
+                "put the newest one back, or move this one away and name the shards' directories in the options: the newest copy \
+                 is taken then",
+            ),
+        };
+        let text = format!(
+            "{what} is older than a shard's copy: it is writing number {}, the copy in {} number {copied}; what was made between \
+             them would be lost",
+            self.generation,
+            copy.display()
+        );
+        Err(Error::new(ErrorKind::Refused, text).at(self.dir.join(FILE)).remedy(remedy))
+    }
+}
+
+/// Errors where a shard has a newer copy of the manifest that was read from the store's own file.
+pub fn check_newest(dir: &Path, manifest: &Manifest, options: &Options, seams: &Seams) -> Result<()> {
+    Read::new(dir, Some(manifest), false, options, &Asking::new(seams, options)).map(drop)
+}

@@ -1,0 +1,275 @@
+//! A manifest out of a backup beside shards that have a newer one: nothing that the older one does not know of may be taken for
+//! nothing.
+
+use super::*;
+use annulus::{Durability, ErrorKind, ShardOptions};
+use std::sync::Mutex;
+
+const MANIFEST: &str = "/store/MANIFEST";
+
+struct Machine {
+    disk: SimDisk,
+    factory: MemoryFactory,
+}
+
+impl Machine {
+    fn new() -> Machine {
+        Machine { disk: SimDisk::new(12), factory: MemoryFactory::new() }
+    }
+
+    fn open(&self, options: &Options) -> annulus::Result<Store> {
+        let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
+        testing::open(Path::new("/store"), options, Seams { disk, factory, background: false })
+    }
+
+    fn killed(self, store: Store) -> Machine {
+        let disk = self.disk.kill();
+        drop(store);
+        Machine { disk, factory: self.factory }
+    }
+
+    fn fork(&self) -> Machine {
+        Machine { disk: self.disk.fork().kill(), factory: self.factory.fork() }
+    }
+
+    fn saved(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let files = self.disk.files().into_iter();
+        files.filter(|(path, _)| path.parent() == Some(Path::new("/store"))).collect()
+    }
+
+    fn put_back(&self, saved: &[(PathBuf, Vec<u8>)]) {
+        for (path, bytes) in saved {
+            self.disk.damage(path, |now| now.clone_from(bytes)).unwrap();
+        }
+    }
+
+    /// It does not open, says where the newer copy is, and leaves everything as it was.
+    fn refuses(&self, options: &Options, at: &str) {
+        let locks = |path: &Path| path.file_name().is_some_and(|name| name == "LOCK");
+        let files = || self.disk.files().into_iter().filter(|(path, _)| !locks(path)).collect::<Vec<_>>();
+        let before = files();
+        for _ in 0..2 {
+            let error = self.open(options).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(at) && text.contains(MANIFEST), "{text}");
+        }
+        assert!(files() == before);
+    }
+}
+
+fn elsewhere(replicas: usize) -> Options {
+    let shard = |n: u32| ShardOptions::new(format!("/data/{n}"));
+    let journals = [PathBuf::from("/a"), PathBuf::from("/b")];
+    let options = plain().replication_factor(replicas).virtual_nodes(64).journal_dirs(journals);
+    options.shard(shard(0)).shard(shard(1))
+}
+
+/// The options that name nothing that the manifest has.
+fn plain() -> Options {
+    Options::new().memory_budget(8 << 20).journal_segment_bytes(64 << 10)
+}
+
+#[test]
+fn a_manifest_that_is_older_than_the_shards_copies_is_refused_and_nothing_is_lost() {
+    let machine = Machine::new();
+    let store = machine.open(&elsewhere(2)).unwrap();
+    store.insert_with("before", "value", Durability::Sync).unwrap();
+    let machine = machine.killed(store);
+    let saved = machine.saved();
+    let store = machine.open(&plain()).unwrap();
+    let orders = store.keyspace("orders").unwrap();
+    orders.insert_with("order", "value", Durability::Sync).unwrap();
+    drop(orders);
+    let machine = machine.killed(store);
+    machine.put_back(&saved);
+    for options in [&plain(), &elsewhere(2)] {
+        machine.fork().refuses(options, "/data/");
+    }
+    // What makes lost shards anew clears them first.
+    let backup = testing::repository(Arc::new(machine.disk.clone()), Path::new("/backup")).unwrap();
+    let (disk, factory) = (Arc::new(machine.disk.clone()), Arc::new(machine.factory.clone()));
+    let seams = Seams { disk, factory, background: false };
+    let error = testing::repair_from(&plain(), &backup, Path::new("/store"), &seams).unwrap_err();
+    assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("/data/"), "{error}");
+    // One shard that says so is enough.
+    let one = machine.fork();
+    one.disk.remove_dir_all(Path::new("/data/0")).unwrap();
+    one.refuses(&plain(), "/data/1");
+    machine.refuses(&plain(), "/data/");
+    machine.disk.remove_file(Path::new(MANIFEST)).unwrap();
+    let store = machine.open(&elsewhere(2)).unwrap();
+    assert_eq!(store.get("before").unwrap().as_deref(), Some(&b"value"[..]));
+    let orders = store.keyspace("orders").unwrap();
+    assert_eq!(orders.get("order").unwrap().as_deref(), Some(&b"value"[..]));
+}
+
+/// A shard that does not say so when it is asked first.
+#[test]
+fn a_newer_copy_that_can_be_read_only_later_is_not_passed_over() {
+    let machine = Machine::new();
+    drop(machine.open(&elsewhere(2)).unwrap());
+    let saved = machine.saved();
+    let store = machine.open(&plain()).unwrap();
+    store.keyspace("orders").unwrap();
+    let machine = machine.killed(store);
+    machine.put_back(&saved);
+    for times in 1..=2 {
+        let machine = machine.fork();
+        let refuses = || {
+            for shard in ["/data/0", "/data/1"] {
+                let identity = Path::new(shard).join("IDENTITY");
+                machine.disk.inject(Fault::on(Operation::Read).at(move |path| path == identity).times(times));
+            }
+            let error = machine.open(&plain()).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{times}: {error}");
+        };
+        refuses();
+        refuses();
+    }
+}
+
+/// What there is of copies is as old as the manifest, and the journal is not.
+#[test]
+fn a_write_to_a_keyspace_that_no_manifest_knows_is_not_passed_over() {
+    let machine = Machine::new();
+    drop(machine.open(&elsewhere(2)).unwrap());
+    let files = |machine: &Machine| machine.disk.files().into_iter();
+    let small = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        name == "IDENTITY" || name == "MANIFEST"
+    };
+    let saved: Vec<_> = files(&machine).filter(|(path, _)| small(path)).collect();
+    let store = machine.open(&plain()).unwrap();
+    let orders = store.keyspace("orders").unwrap();
+    orders.insert_with("order", "value", Durability::Sync).unwrap();
+    drop(orders);
+    let machine = machine.killed(store);
+    let newest: Vec<_> = files(&machine).filter(|(path, _)| small(path)).collect();
+    machine.put_back(&saved);
+    for _ in 0..2 {
+        let error = machine.open(&plain()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        assert!(error.to_string().contains("keyspace 1"), "{error}");
+    }
+    machine.put_back(&newest);
+    let store = machine.open(&plain()).unwrap();
+    let orders = store.keyspace("orders").unwrap();
+    assert_eq!(orders.get("order").unwrap().as_deref(), Some(&b"value"[..]));
+}
+
+/// The manifest could not be written, nor the old one again: what is in memory is of a number that no file has.
+#[test]
+fn a_shard_is_given_no_manifest_that_is_not_written() {
+    let mut world = World::new(options(3, 2));
+    world.write(50);
+    world.store.flush().unwrap();
+    world.disk.inject(Fault::on(Operation::SyncDir).at(|path| path == Path::new("/store")).times(1));
+    world
+        .disk
+        .inject(Fault::on(Operation::Rename).at(|path| path.starts_with("/store/MANIFEST.tmp")).after(1));
+    world.store.keyspace("orders").map(drop).unwrap_err();
+    testing::fail_shard(&world.store, ShardId(1));
+    world.disk.remove_dir_all(&world.dir(1)).unwrap();
+    world.store.repair(ShardId(1)).unwrap();
+    for _ in 0..50 {
+        drop(testing::heal_step(&world.store));
+    }
+    let identity = world.disk.read(&world.dir(1).join("IDENTITY")).unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&identity).contains("\"generation\":"));
+    let World { disk, factory, options, store, .. } = world;
+    let disk = disk.kill();
+    drop(store);
+    open(&disk, &factory, &options);
+}
+
+/// The store's directory was lost while a shard was away that alone had the newest copy: the store goes on by what was taken, and is not refused
+/// when that shard is back.
+#[test]
+fn a_manifest_that_was_taken_from_a_shard_counts_more_than_what_was_away() {
+    let machine = Machine::new();
+    let store = machine.open(&elsewhere(2)).unwrap();
+    store.insert_with("before", "value", Durability::Sync).unwrap();
+    machine.disk.inject(Fault::on_any_change().at(|path| path.starts_with("/data/0/IDENTITY.tmp")));
+    for name in ["one", "two", "three"] {
+        store.keyspace(name).unwrap();
+    }
+    let machine = machine.killed(store);
+    let newest = machine.disk.read(Path::new(MANIFEST)).unwrap().unwrap();
+    machine.disk.remove_file(Path::new(MANIFEST)).unwrap();
+    let away = |path: &Path| path.starts_with("/data/1");
+    machine.disk.inject(Fault::on(Operation::Look).at(away));
+    machine.disk.inject(Fault::on(Operation::Read).at(away));
+    machine.disk.inject(Fault::on_any_change().at(away));
+    let store = machine.open(&elsewhere(2)).unwrap();
+    store.insert_with("after", "value", Durability::Sync).unwrap();
+    let machine = machine.killed(store);
+    let taken = machine.disk.read(Path::new(MANIFEST)).unwrap().unwrap();
+    let store = machine.open(&plain()).unwrap();
+    assert!(store.contains_key("before").unwrap() && store.contains_key("after").unwrap());
+    while testing::heal_step(&store).unwrap() {}
+    let machine = machine.killed(store);
+    // It is the one that was lost that is older now, however much had been written to it.
+    machine.put_back(&[(MANIFEST.into(), newest)]);
+    machine.refuses(&plain(), "/data/");
+    machine.put_back(&[(MANIFEST.into(), taken)]);
+    assert!(machine.open(&plain()).unwrap().contains_key("after").unwrap());
+}
+
+/// What the manifest says of a change that was only being prepared is over: the shard that was to join holds records.
+#[test]
+fn a_shard_that_has_joined_is_not_cleared_by_a_manifest_of_before() {
+    let machine = Machine::new();
+    let store = machine.open(&elsewhere(1)).unwrap();
+    (0..200u32).for_each(|n| _ = store.insert(n.to_be_bytes(), n.to_be_bytes()).unwrap());
+    let prepared: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
+    let seen = prepared.clone();
+    machine.disk.watch(move |disk| {
+        let Ok(Some(manifest)) = disk.read(Path::new(MANIFEST)) else { return };
+        if String::from_utf8_lossy(&manifest).contains("\"preparing\"") {
+            *seen.lock().unwrap() = Some(manifest);
+        }
+    });
+    let joins = ShardOptions::new("/data/2");
+    store.apply(store.plan().add_shard(joins).preview().unwrap()).unwrap();
+    while testing::change_step(&store).unwrap() {}
+    machine.disk.watch(|_| ());
+    let machine = machine.killed(store);
+    let prepared = prepared.lock().unwrap().take().unwrap();
+    machine.put_back(&[(MANIFEST.into(), prepared)]);
+    machine.refuses(&plain(), "/data/");
+    // However little of the others is there.
+    let alone = machine.fork();
+    for shard in ["/data/0", "/data/1"] {
+        alone.disk.remove_dir_all(Path::new(shard)).unwrap();
+    }
+    alone.refuses(&plain(), "/data/2");
+    machine.disk.remove_file(Path::new(MANIFEST)).unwrap();
+    let named = elsewhere(1).shard(ShardOptions::new("/data/2"));
+    let store = machine.open(&named).unwrap();
+    for n in 0..200u32 {
+        assert_eq!(store.get(n.to_be_bytes()).unwrap().as_deref(), Some(&n.to_be_bytes()[..]), "{n}");
+    }
+}
+
+/// Every shard has a copy; but what cannot be read now may be readable later, and says more than they.
+#[test]
+fn a_manifest_that_cannot_be_read_is_told_with_the_copy_that_could_take_its_place() {
+    for options in [elsewhere(2), options(2, 2)] {
+        let machine = Machine::new();
+        let store = machine.open(&options).unwrap();
+        let orders = store.keyspace("orders").unwrap();
+        orders.insert_with("order", "value", Durability::Sync).unwrap();
+        drop(orders);
+        let machine = machine.killed(store);
+        machine.disk.inject(Fault::on(Operation::Read).at(|path| path == Path::new(MANIFEST)));
+        let error = machine.open(&options).map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Io, Some(Path::new(MANIFEST))), "{error}");
+        assert!(error.to_string().contains("writing number 2"), "{error}");
+        machine.disk.heal();
+        let other = machine.fork();
+        assert!(other.open(&options).unwrap().keyspace("orders").unwrap().contains_key("order").unwrap());
+        machine.disk.remove_file(Path::new(MANIFEST)).unwrap();
+        assert!(machine.open(&options).unwrap().keyspace("orders").unwrap().contains_key("order").unwrap());
+    }
+}

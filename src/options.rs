@@ -211,7 +211,8 @@ impl Options {
     /// of all of them but one, and what `Process` promises is kept in each. To have a copy in the store's own directory
     /// as well, name that too: `store/journal`.
     ///
-    /// The directories are made if absent; at creation they must be empty. The store remembers them: leave them out later to
+    /// The directories are made if absent; one that is new to the store must be empty, but for what this store has left there: another
+    /// store's journal, or other files, are refused with [`ErrorKind::Foreign`](crate::ErrorKind::Foreign) and stay as they are. The store remembers them: leave them out later to
     /// take those it has. Naming others for an existing store changes them at opening: one that is added is filled (in the background, while
     /// the store serves), one that is left out is used no more, and its files stay; one that was moved is known again.
     ///
@@ -254,6 +255,8 @@ impl Options {
     /// up; but for what shards have applied of it, which stays, and a scrub makes replicas equal. Damage within the copy stays an
     /// error, and changes nothing. An archive that has what is lost is added to no more.
     ///
+    /// It must hold a journal: where all copies are lost, [`accept_journal_loss`](Self::accept_journal_loss) goes on without.
+    ///
     /// Numbers of writes go on at least 2^32 later, since those that were given up may still be held somewhere. A shard that is
     /// away meanwhile, or has not got as far as the others, is made anew when it comes back. An acceptance that is interrupted is gone on
     /// with by the next opening, for which this need not be said again where no copy was known to be complete.
@@ -276,13 +279,19 @@ impl Options {
         self
     }
 
-    /// Opens a store whose own directory is lost, and with it its only journal, from its shards, which this takes for whole
-    /// as they are. Name them with [`shard`](Self::shard): each carries a copy of the manifest. What was acknowledged and not
-    /// yet flushed is lost, and of a batch that was being flushed a part may be there; a scrub makes replicas equal. Without
-    /// this, such an opening is refused and changes nothing. Of no effect while the journal is there.
+    /// Opens a store whose journal is lost, in every directory that it had, from its shards, which this takes for whole as they are. What was
+    /// acknowledged and not yet flushed is lost, and of a batch that was being flushed a part may be there; a scrub makes replicas equal. Without
+    /// this, such an opening is refused and changes nothing. Of no effect while a directory of the journal has a segment: which of several
+    /// copies to go by [`accept_journal`](Self::accept_journal) says.
     ///
-    /// Numbers of writes go on at least 2^32 later, since those that were given up may still be held somewhere. A shard that is
-    /// away meanwhile is made anew when it comes back, whatever it has; where too few are there, nothing is changed.
+    /// Where the store's own directory is lost as well, name the shards with [`shard`](Self::shard): each carries a copy of the manifest. The
+    /// journal is begun anew in the directories that it had, or in those that [`journal_dir`](Self::journal_dir) names. Opening refuses while one
+    /// of its disks is known not to be mounted; set this for one opening, and mount all disks first, since that is not known of each.
+    ///
+    /// Numbers of writes go on at least 2^32 later, since those that were given up may still be held somewhere. A copy of the journal that
+    /// turns up later is not believed. A shard that is away meanwhile, or has not got as far as others which have all, is made anew when it
+    /// comes back; where too few are there, nothing is changed. An acceptance that is interrupted is gone on with by the next opening that
+    /// accepts, and by any as soon as the new journal counts.
     pub fn accept_journal_loss(mut self, accept: bool) -> Self {
         self.accept_journal_loss = accept;
         self

@@ -379,16 +379,22 @@ pub(super) fn begin(
 
 /// Whether a segment was made and never written to.
 fn is_blank(disk: &dyn Disk, path: &Path) -> Result<bool> {
+    blank(disk, path).map(|header| header.is_some())
+}
+
+/// The header of a segment, if it was made and never written to.
+pub(super) fn blank(disk: &dyn Disk, path: &Path) -> Result<Option<SegmentHeader>> {
     let io = |e| Error::io("read the journal", path, e);
     let file = disk.open(path, OpenMode::Read).map_err(io)?;
     let mut page = vec![0; BODY as usize];
     let read = file.read_at(0, &mut page).map_err(io)?;
     let Ok((header, _)) = SegmentHeader::decode_page(page.get(..read).unwrap_or_default()) else {
-        return Ok(false);
+        return Ok(None);
     };
     let first = match header.origin {
         Origin::Start { first } => first,
         Origin::Continuation => Seq::ZERO,
     };
-    Ok(recovery::open(disk, path, header, Vec::new())?.evidence(BODY, None)?.reach <= first)
+    let reach = recovery::open(disk, path, header, Vec::new())?.evidence(BODY, None)?.reach;
+    Ok((reach <= first).then_some(header))
 }

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 const WAY_OUT: &str =
     "put the journal's files back from a copy, or restore the store from a checkpoint; nothing was changed";
+/// What is left where all is lost.
+const FLUSHED: &str = "; or, if it is lost for good, go on with what was flushed to the shards, with Options::accept_journal_loss";
 /// What is left where the end alone is lost.
 const WITHOUT: &str = "; or go on without the writes that are lost, for good, with Options::accept_journal and the journal's directory";
 
@@ -44,7 +46,10 @@ pub struct Survey {
 
 impl Survey {
     pub fn read(disk: &dyn Disk, dir: &Path, store_id: u128, from: Seq) -> Result<Survey> {
-        let names = disk.list(dir).map_err(|e| Error::io("list the journal's directory", dir, e))?;
+        let names = match disk.list(dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            names => names.map_err(|e| Error::io("list the journal's directory", dir, e))?,
+        };
         let mut survey = Survey::default();
         for text in names {
             let path = dir.join(&text);
@@ -89,7 +94,7 @@ impl Survey {
         let Some(oldest) = rest.first() else {
             return Err(Error::corruption("the journal has no segment, and a journal always has one")
                 .at(dir)
-                .remedy(WAY_OUT));
+                .remedy(format!("{WAY_OUT}{FLUSHED}")));
         };
         let begins = rest.iter().find_map(|segment| segment.first);
         if begins.is_none_or(|first| first > from.next()) {

@@ -1,5 +1,7 @@
 //! A copy of the journal that is accepted though it lacks what was acknowledged: what it lacks is given up, and its numbers with it.
 
+mod losing;
+
 use super::*;
 use annulus::testing::{EngineOperation, Fault, MemoryFactory, Operation, PowerCut, SimDisk};
 use annulus::{Health, KeyspaceId};

@@ -2,11 +2,9 @@
 //!
 //! Invariant: what is asked here changes nothing; so a copy that is damaged within is refused before it is given a word.
 
-use super::open::{Found, end_of_age};
+use super::open::{Found, Place, end_of_age};
 use crate::error::{ErrorKind, Result};
 use crate::ids::Seq;
-use crate::journal::recovery::Survey;
-use crate::journal::segment::Origin;
 use crate::journal::{Journal, Known};
 use std::path::Path;
 
@@ -73,12 +71,7 @@ impl Found {
 
     /// Whether a session begins with this write in a copy.
     pub fn begins_with(&self, next: Seq) -> bool {
-        let before = Seq(next.0.saturating_sub(1));
-        self.believed().any(|(_, place)| {
-            Survey::read(self.disk.as_ref(), &place.dir, self.store, before).is_ok_and(|survey| {
-                let origin = Origin::Start { first: next };
-                survey.segments.iter().any(|segment| segment.header.origin == origin)
-            })
-        })
+        let begins = |place: &Place| Journal::begins_with(self.disk.as_ref(), &place.dir, self.store, next);
+        self.believed().any(|(_, place)| begins(place))
     }
 }

@@ -55,9 +55,14 @@ pub fn is_blank(name: &str) -> bool {
     matches!(segment::parse_name(name), Name::Spare(_) | Name::Temporary)
 }
 
-/// Whether it is what an interrupted copying has left, or has a name that is no segment's.
+/// Whether it is what an interrupted copying has left.
+pub fn is_unfinished(name: &str) -> bool {
+    name.strip_suffix(UNFINISHED).is_some_and(is_ours)
+}
+
+/// Whether it is that, or has a name that is no segment's.
 fn is_left(name: &str) -> bool {
-    segment::parse_name(name) == Name::Misnamed || name.ends_with(UNFINISHED)
+    segment::parse_name(name) == Name::Misnamed || is_unfinished(name)
 }
 
 pub fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {

@@ -20,7 +20,7 @@
 use super::choose::{Extent, Reach};
 use super::copy::{Copying, Failed};
 use super::words::{Given, Word};
-use super::{Locks, Mirror, Mirrors, align, copy, locks};
+use super::{Locks, Mirror, Mirrors, align, copy};
 use crate::disk::{Disk, Limited, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -83,19 +83,11 @@ impl Mirrors {
         let locks = Arc::new(Locks::default());
         for Place { dir, .. } in &places {
             let io = |e| Error::io("make the journal's directory", dir, e);
+            Mirrors::check_vacant(disk.as_ref(), dir, store)?;
             disk.create_dir_durably(dir).map_err(io)?;
-            Word::load(disk.as_ref(), dir, store)?;
             locks.take(disk.as_ref(), dir)?;
-            let ours = copy::names(disk.as_ref(), dir)?;
-            let fits = |n: &String| {
-                ours.contains(n) || n.starts_with(super::words::FILE) || n == locks::FILE || n == "lost+found"
-            };
-            if let Some(name) = disk.list(dir).map_err(io)?.iter().find(|name| !fits(name)) {
-                let text = format!("the directory for the journal is not empty: it holds {name}");
-                return Err(Error::new(ErrorKind::Foreign, text)
-                    .at(dir)
-                    .remedy("name an empty or new directory"));
-            }
+            // Another may have had the lock, and have made its journal there meanwhile.
+            Mirrors::check_vacant(disk.as_ref(), dir, store)?;
         }
         let places = places.into_iter().map(|place| (place, None)).collect();
         Ok(Mirrors::new(disk, home, store, places, Given::new(0, None), limited, locks))
@@ -478,9 +470,15 @@ fn accept_one(disk: &dyn Disk, places: &mut [(Place, Option<Error>)], accept: Op
     let causes: Vec<String> =
         places.iter().filter_map(|(_, cause)| Some(cause.as_ref()?.to_string())).collect();
     let text = format!("no copy of the journal is known to be complete: {}", causes.join("; "));
-    Err(Error::new(ErrorKind::Refused, text).remedy(
-        "bring the missing copies back; or go on without the writes that may be missing, with Options::accept_journal",
-    ))
+    let nothing = |(place, _): &(Place, Option<Error>)| matches!(Journal::is_in(disk, &place.dir), Ok(false));
+    Err(Error::new(ErrorKind::Refused, text).remedy(match places.iter().all(nothing) {
+        true => {
+            "bring the missing copies back; or, if all are lost for good, go on with what was flushed to the shards, with Options::accept_journal_loss"
+        }
+        false => {
+            "bring the missing copies back; or go on without the writes that may be missing, with Options::accept_journal"
+        }
+    }))
 }
 
 pub(super) fn nothing_left(home: &Path) -> Error {

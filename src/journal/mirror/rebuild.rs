@@ -5,7 +5,7 @@
 //! read, from whichever complete copy can be read.
 
 use super::copy::{Copying, Failed, Outcome};
-use super::{Mirror, Mirrors, copy};
+use super::{Mirror, Mirrors, copy, vacant};
 use crate::disk::{DiskFile, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::RwLockWriteGuard;
@@ -93,6 +93,7 @@ impl Mirrors {
                 "mount it; or, if the copy is to be made anew where the directory is now, open the store once with the directories of the other copies, then with this one too",
             ));
         }
+        vacant::check_owner(disk, dir, self.store)?;
         disk.create_dir_durably(dir).map_err(io)?;
         if mirror.mounts > 0 {
             // What was locked may have been the directory that the disk is mounted over by now.

@@ -8,6 +8,7 @@ use super::asking::Asking;
 use super::copies;
 use super::covered::check_covered;
 use super::create::{MARKER, RESTORING};
+use super::lost;
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -91,7 +92,7 @@ pub fn replace_journal(
     let next = anew::first_after(last)?;
     // The new numbers do not tell which archive has more than that.
     archives.log_ends(last)?;
-    // Nothing can tell them any more what they lack: they count as they are, and a scrub makes replicas equal.
+    lost::fail_behind(layout, lost::level(layout));
     anew::level(layout, Seq(next.0.saturating_sub(1)));
     check_covered(layout)?;
     let config = super::create::journal_config(manifest, options);

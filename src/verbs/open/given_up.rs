@@ -7,13 +7,15 @@
 //! - The manifest has the mark before a copy has a word of the new epoch, and until a journal has begun whose numbers nothing has that
 //!   was given up: so what interrupts this is gone on with by the next opening, whether or not the user accepts once more.
 //! - A mark counts only if a word is heard of that is as new: before, nothing was given up.
+//! - Where the journal is lost in all its directories the mark is set with `kept` from the first on (`lost`).
 //! - From `kept` on the journal is not needed. Nothing is acknowledged before the mark is gone.
 
 use super::anew;
 use super::covered::check_covered;
+use super::lost;
 use super::replay::Replay;
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::Seq;
 use crate::journal::mirror::Found;
 use crate::journal::{Journal, JournalConfig, Known};
@@ -39,12 +41,20 @@ pub enum Way {
 }
 
 impl Way {
-    /// What the copies and the manifest come to.
-    pub fn of(found: Option<&mut Found>, manifest: &Manifest) -> Way {
-        let Some(found) = found else { return Way::Whole };
+    /// What the copies and the manifest come to. `begins`: whether the journal begins with a write, where it has no copies.
+    pub fn of(found: Option<&mut Found>, manifest: &Manifest, begins: impl Fn(Seq) -> bool) -> Way {
+        let Some(found) = found else {
+            return match manifest.given_up {
+                Some(GivenUp { epoch, kept: Some(kept) }) if begins(kept.next) => Way::Kept { epoch, kept },
+                _ => Way::Whole,
+            };
+        };
         match manifest.given_up {
             Some(GivenUp { epoch, kept: None }) if found.goes_by(epoch) => return Way::Accepted { epoch },
-            Some(GivenUp { epoch, kept: Some(kept) }) if found.goes_by(epoch) => {
+            // Where there are no words, the journal that was begun in the place of a lost one says it itself.
+            Some(GivenUp { epoch, kept: Some(kept) })
+                if found.goes_by(epoch) && (epoch > 0 || found.begins_with(kept.next)) =>
+            {
                 return Way::Kept { epoch, kept };
             }
             Some(other) => found.pass_over(other.epoch),
@@ -67,11 +77,12 @@ impl Way {
 }
 
 /// Where a replay begins and what the log reaches at least, where nobody asks for what a copy lacks that the shards have.
-pub fn from_where(way: Way, found: &Found, from: impl FnOnce() -> Result<Seq>) -> Result<Seq> {
-    match way {
-        Way::Kept { kept, .. } if found.begins_with(kept.next) => Ok(Seq(kept.next.0.saturating_sub(1))),
-        Way::Kept { kept, .. } => Ok(kept.end),
-        _ => {
+pub fn from_where(way: Way, found: Option<&Found>, from: impl FnOnce() -> Result<Seq>) -> Result<Seq> {
+    match (way, found) {
+        (Way::Kept { kept, .. }, Some(found)) if !found.begins_with(kept.next) => Ok(kept.end),
+        (Way::Kept { kept, .. }, _) => Ok(Seq(kept.next.0.saturating_sub(1))),
+        (_, None) => from(),
+        (_, Some(found)) => {
             let last = found.last()?;
             Ok(from()?.min(last))
         }
@@ -133,14 +144,7 @@ pub fn carry_out(
     let kept = match way {
         Way::Kept { kept, .. } => {
             // One that was away: nothing tells it what it lacks.
-            for shard in layout.shards.iter().filter(|s| s.is_open() && s.applied() < kept.level) {
-                let text = format!(
-                    "the shard holds writes up to {}, and a part of the journal was given up after it",
-                    shard.applied()
-                );
-                let error = Error::corruption(text).at(&shard.dir).on(shard.id);
-                shard.fail(&error.remedy("rebuild it from its replicas"));
-            }
+            lost::fail_behind(layout, kept.level);
             kept
         }
         _ => {

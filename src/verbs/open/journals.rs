@@ -165,6 +165,8 @@ pub fn wanted(
                 match places.iter().position(away) {
                     Some(index) => index,
                     None => {
+                        // Before anything is made there, be it a lock.
+                        Mirrors::check_vacant(disk, &path, manifest.store)?;
                         let place = Place {
                             id: next,
                             dir: path.clone(),

@@ -9,6 +9,7 @@ mod create;
 mod given_up;
 mod journals;
 mod lock;
+mod lost;
 mod recover;
 mod replay;
 mod take_up;

@@ -12,6 +12,7 @@ use super::create::{self, Contents};
 use super::given_up::{self, Carrying, Way};
 use super::journals::{self, Below, Locked, Wanted};
 use super::lock::lock_dir;
+use super::lost;
 use super::replay::Replay;
 use super::take_up::{rolled_back, take_up};
 use crate::allocator;
@@ -102,24 +103,26 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         told: false,
     };
     let config = create::journal_config(&manifest, options);
+    let losing = lost::Losing { disk: &seams.disk, dir, options, layout: &layout, locks: &locks, config };
+    let wanted = lost::replace(losing, &mut manifest, wanted)?;
     let mut found = None;
     if let Some(Wanted { places, entries, accept }) = wanted {
         let accept = accept.as_deref();
         let look = Found::look(copies.disk.clone(), dir, manifest.store, places, accept, adopted, locks)?;
         found = Some((look, entries));
     }
-    let mut way = Way::of(found.as_mut().map(|(found, _)| found), &manifest);
+    let begins = |next| Journal::begins_with(disk, &dir.join(JOURNAL_DIR), manifest.store, next);
+    let mut way = Way::of(found.as_mut().map(|(found, _)| found), &manifest, begins);
     let oldest = || match &found {
         Some((found, _)) => found.first_retained(),
         None => Journal::first_retained(disk, &dir.join(JOURNAL_DIR), manifest.store),
     };
     let begin = || replay_from(oldest()?, &layout);
-    let (from, at_least) = match &found {
-        Some((found, _)) if way != Way::Whole => {
+    let (from, at_least) = match found.as_ref().map(|(found, _)| found) {
+        found if way != Way::Whole => {
             given_up::from_where(way, found, begin).map(|from| (from, from.into()))?
         }
         found => {
-            let found = found.as_ref().map(|(found, _)| found);
             let applied = layout.shards.iter().map(|s| s.applied()).max().unwrap_or_default();
             let asked = (begin()?, Known { applied, archived: archives.furthest() });
             let accepts = journals::accepts(disk, dir, options, found)?;

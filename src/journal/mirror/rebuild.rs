@@ -171,6 +171,7 @@ impl Mirrors {
                     made.insert(name);
                 }
             } else if touched.contains(&path) && (is_open || !copy::is_blank(&name)) {
+                // Not looked through: what was written since the file was made, the target has had from nobody else.
                 match copying.level(&name, true) {
                     // It was freed a moment ago.
                     Err(_) if !self.disk.exists(&copying.from.join(&name)).unwrap_or(true) => {}

@@ -60,6 +60,8 @@ pub struct Found {
     pub(super) settled: bool,
     /// A copy was accepted that may have been left behind after a failed sync.
     pub(super) accepted: bool,
+    /// Such a one, in this opening or one before that did not come to its end, may lack segments that it was about to get.
+    pub(super) unfinished: bool,
 }
 
 impl Mirrors {
@@ -217,6 +219,7 @@ impl Found {
             heard: epoch,
             settled,
             accepted,
+            unfinished: accepted,
         })
     }
 
@@ -308,6 +311,7 @@ impl Found {
             boot_id: self.disk.boot_id(),
             // One that was left behind had a failed write or sync; the note of it is made when it serves.
             poisoned: survey.poisoned || self.accepted,
+            unfinished: self.unfinished,
             from,
             at_least: at_least.and_applied(from),
             visit: &mut |_, _| Ok(()),

@@ -157,10 +157,8 @@ impl Mirrors {
         made: &mut BTreeSet<String>,
     ) -> Outcome<()> {
         let (wanted, found) = copying.names()?;
-        for name in found.difference(&wanted) {
-            copying.remove(name)?;
-            made.remove(name);
-        }
+        made.retain(|name| wanted.contains(name));
+        let mut last = copying.clear(&wanted, &found)?;
         let open = self.open_files();
         for name in wanted {
             copying.go_on()?;
@@ -168,6 +166,9 @@ impl Mirrors {
             let is_open = open.contains(&path);
             if !made.contains(&name) {
                 if copying.renew(&name, is_open)? {
+                    if copy::is_segment(&name) {
+                        copying.drop_last(&mut last)?;
+                    }
                     made.insert(name);
                 }
             } else if touched.contains(&path) && (is_open || !copy::is_blank(&name)) {
@@ -178,6 +179,9 @@ impl Mirrors {
                     outcome => drop(outcome?),
                 }
             }
+        }
+        if copying.gate.is_none() {
+            copying.drop_last(&mut last)?;
         }
         copying.sync()
     }

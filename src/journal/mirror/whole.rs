@@ -263,7 +263,7 @@ impl Copying<'_> {
 }
 
 /// The header of the segment of that generation, if this is it.
-fn header(file: &dyn DiskFile, generation: u64) -> std::io::Result<Option<SegmentHeader>> {
+pub fn header(file: &dyn DiskFile, generation: u64) -> std::io::Result<Option<SegmentHeader>> {
     let mut page = vec![0; BODY as usize];
     let read = file.read_at(0, &mut page)?;
     page.truncate(read);

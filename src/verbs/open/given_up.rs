@@ -43,9 +43,9 @@ impl Way {
     pub fn of(found: Option<&mut Found>, manifest: &Manifest) -> Way {
         let Some(found) = found else { return Way::Whole };
         match manifest.given_up {
-            Some(GivenUp { epoch, kept: None }) if found.goes_by(epoch) => return Way::Accepted { epoch },
-            Some(GivenUp { epoch, kept: Some(kept) }) if found.goes_by(epoch) => {
-                return Way::Kept { epoch, kept };
+            Some(GivenUp { epoch, kept }) if found.goes_by(epoch) => {
+                found.go_on_accepting();
+                return kept.map_or(Way::Accepted { epoch }, |kept| Way::Kept { epoch, kept });
             }
             Some(other) => found.pass_over(other.epoch),
             None => {}
@@ -146,7 +146,9 @@ pub fn carry_out(
         _ => {
             let mut visit = |seq: Seq, ops: &[u8]| replay.visit(seq, ops);
             // No shard may get what the copy could still lose: another would be sealed without it by the next opening.
-            let report = Journal::settle(below.as_ref(), journal_dir, config.store_id, from, &mut visit)?;
+            let unfinished = matches!(way, Way::Accepted { .. });
+            let below = below.as_ref();
+            let report = Journal::settle(below, journal_dir, config.store_id, from, unfinished, &mut visit)?;
             (frames, bytes) = (report.frames, report.bytes);
             replay.flush_all()?;
             let end = report.last;

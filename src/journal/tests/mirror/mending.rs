@@ -148,9 +148,10 @@ fn what_lies_above_the_copies_is_synced_in_each() {
 fn what_changes_while_a_copy_is_made_is_copied_again() {
     const NAMES: [&str; 3] = ["0000000000000007.spare", "0000000000000008.spare", "0000000000000009.spare"];
     let path = |name: &str| Path::new(DIRS[0]).join(name);
-    for (round, renamed) in (0..3).flat_map(|round| [(round, false), (round, true)]) {
+    for (round, renamed) in (0..4).flat_map(|round| [(round, false), (round, true)]) {
         let disk = dirs_disk(27);
-        // Rounds end with a sync of the copy's directory; none is counted before the copy has been cleared.
+        // Rounds end with a sync of the copy's directory, and the only segment is followed by one; none is counted before the copy has
+        // been cleared.
         let rounds = Arc::new(AtomicUsize::new(usize::MAX));
         let changes = Arc::new(Mutex::new(None::<(Weak<Mirrors>, Arc<dyn crate::disk::DiskFile>)>));
         let (count, change) = (rounds.clone(), changes.clone());

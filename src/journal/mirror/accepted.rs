@@ -59,7 +59,7 @@ impl Found {
                 }
             });
             match found {
-                Ok((end, _)) => last = last.max(Some(Seq(end.0.saturating_sub(1)))),
+                Ok((end, ..)) => last = last.max(Some(Seq(end.0.saturating_sub(1)))),
                 Err(e) => failed = failed.and(Err(e)),
             }
         }

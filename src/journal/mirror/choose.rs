@@ -16,6 +16,8 @@ pub struct Reach {
     pub index: usize,
     /// Where the log ends.
     end: Seq,
+    /// Where it begins, without a gap.
+    first: Seq,
     /// That a replay begins with.
     pub generation: u64,
     listed: bool,
@@ -79,8 +81,8 @@ impl Found {
         let (mut reaching, mut first_error) = (Vec::new(), None);
         for (index, place) in self.believed() {
             match self.reach(&place.dir, from, at_least, lenient) {
-                Ok((end, generation)) => {
-                    reaching.push(Reach { index, end, generation, listed: place.listed });
+                Ok((end, first, generation)) => {
+                    reaching.push(Reach { index, end, first, generation, listed: place.listed });
                 }
                 Err(e) => {
                     log::warn!("a copy of the journal cannot be used: {e}");
@@ -91,12 +93,18 @@ impl Found {
         (reaching, first_error)
     }
 
-    /// The undamaged copies, those first that reach furthest; where there is none, those whose damage nobody asks for.
+    /// The undamaged copies, those first that reach furthest, and of these those that begin earliest; where there is none, those whose damage nobody asks for.
     pub fn ranked(&self, from: Seq, at_least: Known) -> Result<Vec<Reach>> {
         // A single one is read by the journal itself, which says what is wrong with it.
         if let [(index, place)] = self.believed().collect::<Vec<_>>().as_slice() {
             let listed = place.listed;
-            return Ok(vec![Reach { index: *index, end: Seq::ZERO, generation: 0, listed }]);
+            return Ok(vec![Reach {
+                index: *index,
+                end: Seq::ZERO,
+                first: Seq::ZERO,
+                generation: 0,
+                listed,
+            }]);
         }
         let (mut ranked, error) = self.reaching(from, at_least, false);
         if ranked.is_empty() {
@@ -106,7 +114,8 @@ impl Found {
         if ranked.is_empty() {
             return Err(error.unwrap_or_else(|| nothing_left(&self.home)));
         }
-        ranked.sort_by_key(|reach| std::cmp::Reverse(reach.key()));
+        // A segment that only one has lost leaves a gap as an interrupted trim does: what that has more does no harm.
+        ranked.sort_by_key(|reach| (std::cmp::Reverse(reach.key()), reach.first));
         if crate::plants::is("shortest-copy-wins") {
             ranked.reverse();
         }

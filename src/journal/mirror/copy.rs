@@ -193,6 +193,11 @@ impl Copying<'_> {
     /// writing to it.
     pub fn renew(&self, name: &str, is_open: bool) -> Outcome<bool> {
         self.look_after(name)?;
+        self.renew_as_it_is(name, is_open)
+    }
+
+    /// As [`renew`](Self::renew), of what was looked through.
+    pub fn renew_as_it_is(&self, name: &str, is_open: bool) -> Outcome<bool> {
         let Some(file) = self.open(name)? else { return Ok(false) };
         if is_blank(name) && !is_open {
             let len = file.len().map_err(|e| self.source(e, name))?;

@@ -2,7 +2,7 @@
 //!
 //! | what is found | what is done |
 //! |---|---|
-//! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves |
+//! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves, and of several that which begins earliest |
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
 //! | damage in all of them to a segment that is read for its end marker alone | passed over, as with one directory |
 //! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |
@@ -301,9 +301,15 @@ impl Found {
         Ok(true)
     }
 
-    /// Where the log ends in one copy, and the generation that a replay begins with. `lenient`: damage is passed over where the journal
+    /// Where the log ends in one copy, where it begins there, and the generation that a replay begins with. `lenient`: damage is passed over where the journal
     /// passes it over, and what nobody asks for there is not replayed.
-    pub(super) fn reach(&self, dir: &Path, from: Seq, at_least: Known, lenient: bool) -> Result<(Seq, u64)> {
+    pub(super) fn reach(
+        &self,
+        dir: &Path,
+        from: Seq,
+        at_least: Known,
+        lenient: bool,
+    ) -> Result<(Seq, Seq, u64)> {
         let survey = Survey::read(self.disk.as_ref(), dir, self.store, from)?;
         let mut walker = Walker {
             disk: self.disk.as_ref(),
@@ -320,7 +326,8 @@ impl Found {
         };
         let walk = if lenient { walker.walk_to_what_is_asked()? } else { walker.walk()? };
         let begins = walk.parts.first().and_then(|part| survey.segments.get(part.index));
-        Ok((walk.end, begins.map_or(0, |segment| segment.header.generation)))
+        let first = survey.segments.first().and_then(|segment| segment.first).unwrap_or(walk.end);
+        Ok((walk.end, first, begins.map_or(0, |segment| segment.header.generation)))
     }
 }
 

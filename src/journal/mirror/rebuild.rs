@@ -127,6 +127,7 @@ impl Mirrors {
     fn copy_all(&self, copying: &Copying<'_>) -> Outcome<RwLockWriteGuard<'_, ()>> {
         self.take_touched();
         copying.sweep()?;
+        copying.fill_gaps()?;
         let mut made = BTreeSet::new();
         for _ in 0..ROUNDS {
             let touched = self.take_touched();

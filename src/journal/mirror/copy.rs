@@ -126,6 +126,16 @@ impl Copying<'_> {
         self.sync()
     }
 
+    /// Removes from the target what was being made or copied when it was left out: it is of no use there, whether or not there is room now for what is.
+    pub fn discard(&self) -> Outcome<()> {
+        let of_no_use =
+            |name: &&String| name.ends_with(UNFINISHED) || segment::parse_name(name) == Name::Temporary;
+        for name in self.listed()?.iter().filter(of_no_use) {
+            remove(self.disk, &self.to.join(name)).map_err(Failed::Target)?;
+        }
+        Ok(())
+    }
+
     fn listed(&self) -> Outcome<Vec<String>> {
         let failed = |e| Failed::Target(Error::io("list a copy of the journal", self.to, e));
         self.disk.list(self.to).map_err(failed)

@@ -107,6 +107,8 @@ impl Mirrors {
         let (disk, stop) = (self.disk.as_ref(), &self.stop);
         let (from, to, gate) = (source.dir.as_path(), mirror.dir.as_path(), Some(&self.gate));
         let copying = Copying { disk, from, to, stop, gate, make_do };
+        self.let_go_of_files(index);
+        copying.discard()?;
         copying.check_room(true)?;
         let (_, before) = copying.names()?;
         // Not what came from a source that can be read no further, since it may be all that is left of it; nor at the end of a store,
@@ -121,6 +123,16 @@ impl Mirrors {
             return Err(Failed::Source(nothing()));
         }
         self.join(index).map_err(Failed::Target)
+    }
+
+    /// Closes what is open in a copy that does not count: nobody writes to it, and what is removed there would take room until then.
+    fn let_go_of_files(&self, index: usize) {
+        let handles: Vec<_> = self.handles.lock().iter().filter_map(Weak::upgrade).collect();
+        if handles.iter().any(|handle| handle.is_open(index)) {
+            // Whoever has begun before the copy was left out still asks for its files.
+            let _gate = self.gate.write();
+            handles.iter().for_each(|handle| handle.join(index, None));
+        }
     }
 
     /// Makes all of the target like the source; nobody writes until what is returned is dropped.

@@ -264,3 +264,44 @@ fn a_copy_that_has_no_room_leaves_what_is_free_to_others() {
     model.sync(&journal).unwrap();
     alike(&disk);
 }
+
+/// Its disk was full to the last byte with a segment that was being made, which nobody finishes there.
+#[test]
+fn what_was_being_made_in_a_copy_that_had_no_room_for_it_goes_though_there_is_none_to_make_the_copy() {
+    let disk = dirs_disk(29);
+    let full = Arc::new(AtomicUsize::new(0));
+    let writes = full.clone();
+    let hooked = Hooked::new(&disk, move |operation, at| {
+        let made = at.starts_with(DIRS[1]) && at.extension().is_some_and(|end| end == "tmp");
+        match operation == Operation::Write && made && writes.fetch_add(1, Ordering::SeqCst) == 1 {
+            true => Err(std::io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    });
+    let shared: Arc<dyn Disk> = Arc::new(hooked);
+    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), false).unwrap();
+    full.store(usize::MAX / 2, Ordering::SeqCst);
+    let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
+    mirrors.vouch().unwrap();
+    let mut model = Model::default();
+    (0..4).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    let names = || disk.list(Path::new(DIRS[1])).unwrap();
+    let before = names();
+    full.store(0, Ordering::SeqCst);
+    assert!(journal.provision().unwrap());
+    assert_eq!(good(&mirrors), [true, false]);
+    assert!(names().iter().any(|name| name.ends_with(".tmp")), "{:?}", names());
+    disk.set_capacity(Some(disk.files().iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>()));
+    for _ in 0..2 {
+        assert_eq!(mirrors.mend(), 0);
+        let cause = mirrors.copies()[1].cause.clone().unwrap();
+        assert_eq!((cause.kind(), names()), (ErrorKind::Full, before.clone()), "{cause}");
+    }
+    disk.set_capacity(None);
+    assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+    (0..20).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    assert_eq!(good(&mirrors), [true; 2]);
+    alike(&disk);
+}

@@ -28,6 +28,7 @@
 //! | H | none | no frame `e` | later writes, machine started since, none says `e` was synced | a hole: cut |
 //! | I | none | no frame `e` | no word of `e`, but the shards have applied it, or an archive has it | damage |
 //!
+//! A copy that was accepted may have been about to get its next segments: where it has none after an end marker, that is row E.
 //! Damage to a segment that is entered for its end marker alone, since the next one begins with what is asked for, is passed over.
 //!
 //! The files themselves: no segment at all, a gap above what is asked for, both headers damaged, a name that does not

@@ -108,7 +108,7 @@ impl Journal {
     ) -> Result<(Journal, ReplayReport)> {
         let config = config.checked()?;
         let survey = settled(disk.as_ref(), dir, config.store_id, from)?;
-        let (walk, report) = read(disk.as_ref(), &survey, from, at_least.into(), visit)?;
+        let (walk, report) = read(disk.as_ref(), &survey, (from, at_least.into()), false, visit)?;
         if report.lost > 0 {
             let (lost, last) = (report.lost, report.last);
             log::warn!(
@@ -120,6 +120,7 @@ impl Journal {
     }
 
     /// What [`open`](Self::open) would find, made durable as it does before any of it is handed to `visit`; nothing else is changed.
+    /// `unfinished`: it may be a copy that was being made.
     ///
     /// # Errors
     /// As `open`.
@@ -128,10 +129,11 @@ impl Journal {
         dir: &Path,
         store_id: u128,
         from: Seq,
+        unfinished: bool,
         visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
     ) -> Result<ReplayReport> {
         let survey = settled(disk, dir, store_id, from)?;
-        read(disk, &survey, from, from.into(), visit).map(|(_, report)| report)
+        read(disk, &survey, (from, from.into()), unfinished, visit).map(|(_, report)| report)
     }
 
     /// What [`open`](Self::open) would find, without a change of anything.
@@ -147,7 +149,7 @@ impl Journal {
         visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
     ) -> Result<ReplayReport> {
         let survey = Survey::read(disk, dir, store_id, from)?;
-        read(disk, &survey, from, at_least.into(), visit).map(|(_, report)| report)
+        read(disk, &survey, (from, at_least.into()), false, visit).map(|(_, report)| report)
     }
 }
 
@@ -155,8 +157,8 @@ impl Journal {
 fn read(
     disk: &dyn Disk,
     survey: &Survey,
-    from: Seq,
-    at_least: Known,
+    (from, at_least): (Seq, Known),
+    unfinished: bool,
     visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
 ) -> Result<(Walk, ReplayReport)> {
     let mut walker = Walker {
@@ -164,6 +166,7 @@ fn read(
         segments: &survey.segments,
         boot_id: disk.boot_id(),
         poisoned: survey.poisoned,
+        unfinished,
         from,
         at_least: at_least.and_applied(from),
         visit,

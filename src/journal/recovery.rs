@@ -224,6 +224,8 @@ pub struct Walker<'a> {
     pub boot_id: u128,
     /// A write or a sync failed in the life before: what was handed to the system since the last sync may be gone.
     pub poisoned: bool,
+    /// It may be a copy that was being made, one segment after the other: then a last one that is full is its end.
+    pub unfinished: bool,
     pub from: Seq,
     pub at_least: Known,
     pub visit: &'a mut dyn FnMut(Seq, &[u8]) -> Result<()>,
@@ -262,7 +264,10 @@ impl Walker<'_> {
         let mut seen = Evidence::default();
         let mut parts = Vec::new();
         loop {
-            let (part, stop) = self.scan(index, &mut expected, &mut seen)?;
+            let (part, mut stop) = self.scan(index, &mut expected, &mut seen)?;
+            if self.unfinished && stop == Stop::EndAlone && index + 1 >= self.segments.len() {
+                stop = Stop::Open;
+            }
             parts.push(part);
             let limit = self.limit(index);
             let mut o = Observation {

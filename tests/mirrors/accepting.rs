@@ -476,3 +476,65 @@ fn interrupted(
         }
     }
 }
+
+/// The good copy is lost while another one is made from it: that has less than it is to get, and no word, and is accepted as far as it has come; also where
+/// nothing of what it had is in the good one any more.
+#[test]
+fn a_copy_that_was_being_made_when_the_good_one_was_lost_is_accepted_as_far_as_it_has_come() {
+    for trimmed in [false, true] {
+        let (mut world, store) = World::new(2);
+        let value = |n: u32| format!("{n}-").repeat(500);
+        (0..100).for_each(|n| _ = world.insert(&store, &format!("{n}"), &value(n)));
+        // The next segment is ready, and has no frame yet.
+        testing::tick(&store).unwrap();
+        world.leave_b_behind();
+        for n in 100..350 {
+            world.insert(&store, &format!("{n}"), &value(n));
+            testing::tick(&store).unwrap();
+        }
+        if trimmed {
+            store.flush().unwrap();
+        }
+        (350..500).for_each(|n| _ = world.insert(&store, &format!("{n}"), &value(n)));
+        assert_eq!(good(&store.stats().unwrap()), [true, false]);
+        world.kill(store);
+        world.disk.heal();
+        let mend = |world: &World| {
+            let store = world.open(&world.options).unwrap();
+            assert_eq!(good(&store.stats().unwrap()), [true, false]);
+            let before = world.disk.operations();
+            (store, before)
+        };
+        let undisturbed = world.fork();
+        let (store, before) = mend(&undisturbed);
+        testing::mend(&store);
+        assert_eq!(good(&store.stats().unwrap()), [true, true]);
+        let all = undisturbed.disk.operations() - before;
+        let segments = undisturbed.disk.list(Path::new("/b")).unwrap();
+        assert!(segments.iter().filter(|name| name.ends_with(".seg")).count() > 4, "{segments:?}");
+        drop(store);
+        let mut lengths = std::collections::BTreeSet::new();
+        for stop in 0..all {
+            let mut world = world.fork();
+            let (store, _) = mend(&world);
+            world.disk.stop_after(stop);
+            testing::mend(&store);
+            match stop % 2 {
+                0 => world.kill(store),
+                _ => world.cut(store, stop),
+            }
+            world.take_a_away();
+            let when = format!("trimmed: {trimmed}, stopped at {stop} of {all}");
+            let store = world.open(&world.accepted()).unwrap_or_else(|e| panic!("{when}: {e}"));
+            let found = (0..500).filter(|n| store.get(n.to_string()).unwrap().is_some()).count() as u32;
+            assert!(found >= if trimmed { 350 } else { 100 }, "{when}: {found}");
+            world.model = (0..found).map(|n| (n.to_string(), value(n))).collect();
+            world.check(&store, &when);
+            lengths.insert(found);
+            if stop % 16 == 0 {
+                world.goes_on(store, &when);
+            }
+        }
+        assert!(lengths.len() > 2 && lengths.last() == Some(&500), "{lengths:?}");
+    }
+}

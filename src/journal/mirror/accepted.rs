@@ -24,6 +24,11 @@ impl Found {
         !self.accepted && self.heard >= epoch
     }
 
+    /// This opening goes on with such an acceptance.
+    pub fn go_on_accepting(&mut self) {
+        self.unfinished = true;
+    }
+
     /// An acceptance that began with this epoch does not count: a copy that has got its word, and is away, must not be taken for newer than
     /// those that go on now.
     pub fn pass_over(&mut self, epoch: u64) {

@@ -5,12 +5,15 @@
 //!   system may hold bytes in memory that it no longer means to write, so what is copied from scratch is copied into new files.
 //! - A file of the target is replaced only when all of the source's has been read: the target may be all that is left.
 //! - Nor by damage: what the target has in such a place is put into the source before.
+//! - Whatever ends it, the target can be accepted: its segments are replaced in the order of the log, and it is never without one.
 //! - What an error says of the source is not held against the target.
 //! - Where the target fails, what was added to it goes again: as much is free as was before.
 
+use super::whole;
 use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::segment::{self, Name};
+use crate::journal::scan::Reader;
+use crate::journal::segment::{self, Name, Origin};
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeSet;
@@ -53,6 +56,10 @@ fn is_ours(name: &str) -> bool {
 /// Whether the bytes of such a file mean nothing to whoever finds it: only he knows them who has it open.
 pub fn is_blank(name: &str) -> bool {
     matches!(segment::parse_name(name), Name::Spare(_) | Name::Temporary)
+}
+
+pub fn is_segment(name: &str) -> bool {
+    matches!(segment::parse_name(name), Name::Segment(_))
 }
 
 /// Whether it is what an interrupted copying has left.
@@ -124,6 +131,16 @@ impl Copying<'_> {
         self.sync()
     }
 
+    /// Removes from the target what was being made or copied when it was left out: it is of no use there, whether or not there is room now for what is.
+    pub fn discard(&self) -> Outcome<()> {
+        let of_no_use =
+            |name: &&String| name.ends_with(UNFINISHED) || segment::parse_name(name) == Name::Temporary;
+        for name in self.listed()?.iter().filter(of_no_use) {
+            remove(self.disk, &self.to.join(name)).map_err(Failed::Target)?;
+        }
+        Ok(())
+    }
+
     fn listed(&self) -> Outcome<Vec<String>> {
         let failed = |e| Failed::Target(Error::io("list a copy of the journal", self.to, e));
         self.disk.list(self.to).map_err(failed)
@@ -191,12 +208,21 @@ impl Copying<'_> {
     /// writing to it.
     pub fn renew(&self, name: &str, is_open: bool) -> Outcome<bool> {
         self.look_after(name)?;
+        self.renew_as_it_is(name, is_open)
+    }
+
+    /// As [`renew`](Self::renew), of what was looked through.
+    pub fn renew_as_it_is(&self, name: &str, is_open: bool) -> Outcome<bool> {
         let Some(file) = self.open(name)? else { return Ok(false) };
         if is_blank(name) && !is_open {
             let len = file.len().map_err(|e| self.source(e, name))?;
             self.put(name, |copy| self.zero(copy, name, len))?;
         } else {
             self.put(name, |copy| self.copy(&*file, copy, name, 0))?;
+        }
+        if is_segment(name) {
+            // For good before the next one: a power cut must not leave a gap.
+            self.sync()?;
         }
         Ok(true)
     }
@@ -275,14 +301,51 @@ impl Copying<'_> {
         Ok(differs)
     }
 
+    /// Removes from the target what the source does not have. Where nothing of the source's log is in it yet, one segment of its own
+    /// stays, the newest with frames, until that is [`dropped`](Self::drop_last): should the source be lost, it is all that there is.
+    pub fn clear(&self, wanted: &BTreeSet<String>, found: &BTreeSet<String>) -> Outcome<Option<String>> {
+        let gone: Vec<&String> = found.difference(wanted).collect();
+        let last = match found.intersection(wanted).any(|name| self.has_frames(name)) {
+            true => None,
+            false => gone.iter().rev().find(|name| self.has_frames(name)).map(|name| name.to_string()),
+        };
+        let gone = gone.into_iter().filter(|name| Some(*name) != last.as_ref());
+        gone.into_iter().try_for_each(|name| self.remove(name))?;
+        Ok(last)
+    }
+
+    /// Whether it is a segment of the target's from which a log could be read.
+    fn has_frames(&self, name: &str) -> bool {
+        let Name::Segment(generation) = segment::parse_name(name) else { return false };
+        let path = self.to.join(name);
+        let Ok(file) = self.disk.open(&path, OpenMode::Read) else { return false };
+        let Ok(Some(header)) = whole::header(file.as_ref(), generation) else { return false };
+        match header.origin {
+            Origin::Start { .. } => true,
+            Origin::Continuation => {
+                let first = Reader::new(file, &path, header, Vec::new()).first_seq();
+                first.is_ok_and(|first| first.is_some())
+            }
+        }
+    }
+
+    /// Removes what [`clear`](Self::clear) has left, now that something else is there.
+    pub fn drop_last(&self, last: &mut Option<String>) -> Outcome<()> {
+        last.take().map_or(Ok(()), |name| self.remove(&name))
+    }
+
     /// Makes all of the target anew.
     pub fn all(&self) -> Outcome<()> {
         self.sweep()?;
         let (wanted, found) = self.names()?;
-        found.difference(&wanted).try_for_each(|name| self.remove(name))?;
+        let mut last = self.clear(&wanted, &found)?;
         for name in &wanted {
             self.renew(name, false)?;
+            if is_segment(name) {
+                self.drop_last(&mut last)?;
+            }
         }
+        self.drop_last(&mut last)?;
         self.sync()
     }
 }

@@ -30,6 +30,10 @@ impl Handle {
         self.path.lock().clone()
     }
 
+    pub fn is_open(&self, index: usize) -> bool {
+        self.files.read().get(index).is_some_and(Option::is_some)
+    }
+
     /// Takes in the file as it is in a copy that was made complete.
     pub fn join(&self, index: usize, file: Option<Arc<dyn DiskFile>>) {
         if let Some(slot) = self.files.write().get_mut(index) {

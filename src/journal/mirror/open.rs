@@ -65,6 +65,8 @@ pub struct Found {
     pub(super) accepted: bool,
     /// The user accepts where the copies end that can be read, whatever a damaged one shows behind it.
     pub(super) shorter: bool,
+    /// An accepted one, in this opening or one before that did not come to its end, may lack segments that it was about to get.
+    pub(super) unfinished: bool,
 }
 
 impl Mirrors {
@@ -216,6 +218,7 @@ impl Found {
             settled,
             accepted,
             shorter: false,
+            unfinished: accepted,
         })
     }
 
@@ -313,6 +316,7 @@ impl Found {
             boot_id: self.disk.boot_id(),
             // One that was left behind had a failed write or sync; the note of it is made when it serves.
             poisoned: survey.poisoned || self.accepted,
+            unfinished: self.unfinished,
             from,
             at_least: at_least.and_applied(from),
             visit: &mut |_, _| Ok(()),

@@ -109,6 +109,8 @@ impl Mirrors {
         let (disk, stop) = (self.disk.as_ref(), &self.stop);
         let (from, to, gate) = (source.dir.as_path(), mirror.dir.as_path(), Some(&self.gate));
         let copying = Copying { disk, from, to, stop, gate, make_do };
+        self.let_go_of_files(index);
+        copying.discard()?;
         copying.check_room(true)?;
         let (_, before) = copying.names()?;
         // Not what came from a source that can be read no further, since it may be all that is left of it; nor at the end of a store,
@@ -125,10 +127,21 @@ impl Mirrors {
         self.join(index).map_err(Failed::Target)
     }
 
+    /// Closes what is open in a copy that does not count: nobody writes to it, and what is removed there would take room until then.
+    fn let_go_of_files(&self, index: usize) {
+        let handles: Vec<_> = self.handles.lock().iter().filter_map(Weak::upgrade).collect();
+        if handles.iter().any(|handle| handle.is_open(index)) {
+            // Whoever has begun before the copy was left out still asks for its files.
+            let _gate = self.gate.write();
+            handles.iter().for_each(|handle| handle.join(index, None));
+        }
+    }
+
     /// Makes all of the target like the source; nobody writes until what is returned is dropped.
     fn copy_all(&self, copying: &Copying<'_>) -> Outcome<RwLockWriteGuard<'_, ()>> {
         self.take_touched();
         copying.sweep()?;
+        copying.fill_gaps()?;
         let mut made = BTreeSet::new();
         for _ in 0..ROUNDS {
             let touched = self.take_touched();
@@ -159,10 +172,8 @@ impl Mirrors {
         made: &mut BTreeSet<String>,
     ) -> Outcome<()> {
         let (wanted, found) = copying.names()?;
-        for name in found.difference(&wanted) {
-            copying.remove(name)?;
-            made.remove(name);
-        }
+        made.retain(|name| wanted.contains(name));
+        let mut last = copying.clear(&wanted, &found)?;
         let open = self.open_files();
         for name in wanted {
             copying.go_on()?;
@@ -170,15 +181,22 @@ impl Mirrors {
             let is_open = open.contains(&path);
             if !made.contains(&name) {
                 if copying.renew(&name, is_open)? {
+                    if copy::is_segment(&name) {
+                        copying.drop_last(&mut last)?;
+                    }
                     made.insert(name);
                 }
             } else if touched.contains(&path) && (is_open || !copy::is_blank(&name)) {
+                // Not looked through: what was written since the file was made, the target has had from nobody else.
                 match copying.level(&name, true) {
                     // It was freed a moment ago.
                     Err(_) if !self.disk.exists(&copying.from.join(&name)).unwrap_or(true) => {}
                     outcome => drop(outcome?),
                 }
             }
+        }
+        if copying.gate.is_none() {
+            copying.drop_last(&mut last)?;
         }
         copying.sync()
     }

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A frame is put into a copy only where that lacks it for certain: the log has gone on behind it, in the segment or in the next one, and
 //!   none of the journal's openings has cut it there. A place where the log ends is no damage, whatever lies there in a copy that was
-//!   left behind.
+//!   left behind; and a marker in the place of a frame is the end only if the log does not go on behind it.
 //! - And only where it is the same frame for certain. A generation is used again where an opening cut all of its segment, so what lies in a
 //!   copy that was away may have been written in another life of that: the copy's own header of the frame says so, checksum included; or the
 //!   segments' headers are the same, and some frame of both, and what is put back ends where the copy's own next frame begins, which is the same in
@@ -41,8 +41,32 @@ struct Hole {
     patches: Vec<Patch>,
     /// Where it begins, unless the source's own headers of the frames say that they are these.
     unproven: Option<u64>,
-    /// Up to which sequence the log reaches behind it, for certain.
-    reach: Option<Seq>,
+    beyond: Option<Beyond>,
+}
+
+/// What is behind a place where the source's frames stop.
+#[derive(Debug, Clone, Copy, Default)]
+struct Beyond {
+    /// Up to which sequence the log reaches there, for certain; zero where nothing shows that it does.
+    reach: Seq,
+    /// With that a segment begins which an end marker has announced.
+    announced: bool,
+}
+
+impl Beyond {
+    /// Whether a marker with that sequence at the place was covered by what is not there any more.
+    fn covers(self, seq: Seq) -> bool {
+        self.reach > seq || (self.announced && self.reach == seq)
+    }
+}
+
+impl Hole {
+    fn beyond(&mut self, look: impl FnOnce() -> Outcome<Option<Beyond>>) -> Outcome<Option<Beyond>> {
+        if self.beyond.is_none() {
+            self.beyond = look()?;
+        }
+        Ok(self.beyond)
+    }
 }
 
 impl Looked {
@@ -78,6 +102,12 @@ impl Copying<'_> {
         if looked.is_whole() {
             return Ok(());
         }
+        // Somebody may have been about to write there, or have freed it; and its file may not become another one meanwhile.
+        let _gate = self.gate.map(RwLock::write);
+        let looked = self.look_through(name, generation)?;
+        if looked.is_whole() {
+            return Ok(());
+        }
         let damage = |at, text| {
             let error = Error::corruption(text).at(self.from.join(name)).offset(at);
             Err(Failed::Source(error.remedy(
@@ -87,9 +117,6 @@ impl Copying<'_> {
         if !self.make_do {
             return damage(0, "a segment of the journal is damaged, and another copy is looked for");
         }
-        // Somebody may have been about to write there, or have freed it; and its file may not become another one meanwhile.
-        let _gate = self.gate.map(RwLock::write);
-        let looked = self.look_through(name, generation)?;
         if let Some(at) = looked.doubtful() {
             let text = "a segment of the journal is damaged, and what the copy that is to be made anew has in that place may be the only whole one, or that of \
                         another opening: it is kept";
@@ -149,8 +176,27 @@ impl Copying<'_> {
                 Item::Torn(torn) => (None, Some(torn)),
                 Item::Nothing => (None, None),
             };
-            let found = theirs.as_mut().and_then(|theirs| whole(theirs, at));
-            if let Some(frame) = frame {
+            let mut found = theirs.as_mut().and_then(|theirs| whole(theirs, at));
+            let stale = match frame.filter(|frame| frame.kind == Kind::Tail) {
+                Some(tail) => {
+                    let seq = expected.unwrap_or(tail.seq);
+                    let beyond = hole.beyond(|| self.beyond(&mut ours, generation, at, Some(seq)))?;
+                    if beyond.is_none() {
+                        // What the target has in its place may be what belongs there.
+                        let kept = found.as_ref().filter(|(frame, _)| frame.kind != Kind::Tail).map(|_| at);
+                        looked.doubtful = looked.doubtful.or(kept);
+                    }
+                    let stale = beyond.is_some_and(|beyond| beyond.covers(seq));
+                    if stale {
+                        expected = Some(seq);
+                        // What comes in the place of another frame is none of the target's.
+                        found = found.filter(|_| seq == tail.seq);
+                    }
+                    stale
+                }
+                None => false,
+            };
+            if let Some(frame) = frame.filter(|_| !stale) {
                 // Where the target was left behind, both may end with the same marker, whatever lies before it.
                 let tells = frame.kind != Kind::Tail;
                 let same = found
@@ -175,18 +221,14 @@ impl Copying<'_> {
             let found = found.filter(|(frame, _)| expected.is_none_or(|expected| expected == frame.seq));
             let found = found.filter(|(frame, _)| torn.is_none_or(|torn| torn == *frame));
             let seq = expected.or_else(|| found.as_ref().map(|(frame, _)| frame.seq));
-            let reach = match hole.reach {
-                Some(reach) => reach,
-                None => match self.reaches(&mut ours, generation, at, seq)? {
-                    Some(reach) => *hole.reach.insert(reach),
-                    None => {
-                        // Then nor can it be told whether what the target has belongs there.
-                        looked.leave(hole);
-                        let kept = found.filter(|(frame, _)| frame.kind == Kind::Commit).map(|_| at);
-                        looked.doubtful = looked.doubtful.or(kept);
-                        return Ok(looked);
-                    }
-                },
+            let Some(Beyond { reach, announced }) =
+                hole.beyond(|| self.beyond(&mut ours, generation, at, seq))?
+            else {
+                // Then nor can it be told whether what the target has belongs there.
+                looked.leave(hole);
+                let kept = found.filter(|(frame, _)| frame.kind == Kind::Commit).map(|_| at);
+                looked.doubtful = looked.doubtful.or(kept);
+                return Ok(looked);
             };
             let goes_on = seq.map_or(reach > Seq::ZERO, |seq| reach > seq);
             match found {
@@ -209,11 +251,12 @@ impl Copying<'_> {
                 }
                 end => {
                     // The marker that announces the next segment goes with it.
-                    if let Some((_, bytes)) =
-                        end.filter(|(frame, _)| frame.kind == Kind::End && seq == Some(reach))
-                    {
+                    let end = end.filter(|(frame, _)| frame.kind == Kind::End && seq == Some(reach));
+                    if let Some((_, bytes)) = end {
                         hole.patches.push(Patch { name: name.to_owned(), at, bytes });
                         hole.unproven = hole.unproven.or(Some(at));
+                    } else if announced && seq == Some(reach) {
+                        looked.damaged = Some(at);
                     }
                     match seq == Some(reach) {
                         true => looked.fill(hole),
@@ -225,34 +268,38 @@ impl Copying<'_> {
         }
     }
 
-    /// The sequence that the source's log goes on with behind what is damaged at `at`, where `seq` is expected, or one above it; zero where nothing
-    /// shows that it does, and none where that cannot be told.
-    fn reaches(&self, ours: &mut Reader, generation: u64, at: u64, seq: Option<Seq>) -> Outcome<Option<Seq>> {
+    /// What the source has behind a place where its frames stop, at which `seq` is expected; none where that cannot be told.
+    fn beyond(
+        &self,
+        ours: &mut Reader,
+        generation: u64,
+        at: u64,
+        seq: Option<Seq>,
+    ) -> Outcome<Option<Beyond>> {
         let generation = generation.saturating_add(1);
         let name = segment::name(generation);
-        let mut next_first = Seq::ZERO;
         if let Some(next) = self.open(&name)? {
             let Some(header) = header(next.as_ref(), generation).map_err(|e| self.source(e, &name))? else {
                 return Ok(None);
             };
             match header.origin {
                 // What lies behind that in this segment was cut.
-                Origin::Start { first } => return Ok(Some(first)),
+                Origin::Start { first } => return Ok(Some(Beyond { reach: first, announced: false })),
                 Origin::Continuation => {
                     let first = Reader::new(next, &self.from.join(&name), header, Vec::new()).first_seq();
-                    next_first = first.map_err(Failed::Source)?.unwrap_or_default();
+                    if let Some(reach) = first.map_err(Failed::Source)? {
+                        return Ok(Some(Beyond { reach, announced: true }));
+                    }
                 }
             }
         }
-        if next_first > Seq::ZERO {
-            return Ok(Some(next_first));
-        }
-        Ok(Some(ours.evidence(at, seq).map_err(Failed::Source)?.reach))
+        let reach = ours.evidence(at, seq).map_err(Failed::Source)?.reach;
+        Ok(Some(Beyond { reach, announced: false }))
     }
 }
 
 /// The header of the segment of that generation, if this is it.
-fn header(file: &dyn DiskFile, generation: u64) -> std::io::Result<Option<SegmentHeader>> {
+pub fn header(file: &dyn DiskFile, generation: u64) -> std::io::Result<Option<SegmentHeader>> {
     let mut page = vec![0; BODY as usize];
     let read = file.read_at(0, &mut page)?;
     page.truncate(read);

@@ -110,6 +110,7 @@ fn damage_to_a_segment_that_is_read_for_its_end_marker_alone_refuses_no_opening(
                 segments: &survey.segments,
                 boot_id: disk.boot_id(),
                 poisoned: false,
+                unfinished: false,
                 from: Seq(22),
                 at_least: Seq(22).into(),
                 visit: &mut |_, _| Ok(()),

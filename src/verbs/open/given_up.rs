@@ -50,11 +50,15 @@ impl Way {
             };
         };
         match manifest.given_up {
-            Some(GivenUp { epoch, kept: None }) if found.goes_by(epoch) => return Way::Accepted { epoch },
+            Some(GivenUp { epoch, kept: None }) if found.goes_by(epoch) => {
+                found.go_on_accepting();
+                return Way::Accepted { epoch };
+            }
             // Where there are no words, the journal that was begun in the place of a lost one says it itself.
             Some(GivenUp { epoch, kept: Some(kept) })
                 if found.goes_by(epoch) && (epoch > 0 || found.begins_with(kept.next)) =>
             {
+                found.go_on_accepting();
                 return Way::Kept { epoch, kept };
             }
             Some(other) => found.pass_over(other.epoch),
@@ -150,7 +154,9 @@ pub fn carry_out(
         _ => {
             let mut visit = |seq: Seq, ops: &[u8]| replay.visit(seq, ops);
             // No shard may get what the copy could still lose: another would be sealed without it by the next opening.
-            let report = Journal::settle(below.as_ref(), journal_dir, config.store_id, from, &mut visit)?;
+            let unfinished = matches!(way, Way::Accepted { .. });
+            let below = below.as_ref();
+            let report = Journal::settle(below, journal_dir, config.store_id, from, unfinished, &mut visit)?;
             (frames, bytes) = (report.frames, report.bytes);
             replay.flush_all()?;
             let end = report.last;

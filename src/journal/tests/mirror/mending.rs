@@ -148,9 +148,10 @@ fn what_lies_above_the_copies_is_synced_in_each() {
 fn what_changes_while_a_copy_is_made_is_copied_again() {
     const NAMES: [&str; 3] = ["0000000000000007.spare", "0000000000000008.spare", "0000000000000009.spare"];
     let path = |name: &str| Path::new(DIRS[0]).join(name);
-    for (round, renamed) in (0..3).flat_map(|round| [(round, false), (round, true)]) {
+    for (round, renamed) in (0..4).flat_map(|round| [(round, false), (round, true)]) {
         let disk = dirs_disk(27);
-        // Rounds end with a sync of the copy's directory; none is counted before the copy has been cleared.
+        // Rounds end with a sync of the copy's directory, and the only segment is followed by one; none is counted before the copy has
+        // been cleared.
         let rounds = Arc::new(AtomicUsize::new(usize::MAX));
         let changes = Arc::new(Mutex::new(None::<(Weak<Mirrors>, Arc<dyn crate::disk::DiskFile>)>));
         let (count, change) = (rounds.clone(), changes.clone());
@@ -261,5 +262,46 @@ fn a_copy_that_has_no_room_leaves_what_is_free_to_others() {
     assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
     model.append(&journal, Handoff::Os).unwrap();
     model.sync(&journal).unwrap();
+    alike(&disk);
+}
+
+/// Its disk was full to the last byte with a segment that was being made, which nobody finishes there.
+#[test]
+fn what_was_being_made_in_a_copy_that_had_no_room_for_it_goes_though_there_is_none_to_make_the_copy() {
+    let disk = dirs_disk(29);
+    let full = Arc::new(AtomicUsize::new(0));
+    let writes = full.clone();
+    let hooked = Hooked::new(&disk, move |operation, at| {
+        let made = at.starts_with(DIRS[1]) && at.extension().is_some_and(|end| end == "tmp");
+        match operation == Operation::Write && made && writes.fetch_add(1, Ordering::SeqCst) == 1 {
+            true => Err(std::io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    });
+    let shared: Arc<dyn Disk> = Arc::new(hooked);
+    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None).unwrap();
+    full.store(usize::MAX / 2, Ordering::SeqCst);
+    let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
+    mirrors.vouch().unwrap();
+    let mut model = Model::default();
+    (0..4).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    let names = || disk.list(Path::new(DIRS[1])).unwrap();
+    let before = names();
+    full.store(0, Ordering::SeqCst);
+    assert!(journal.provision().unwrap());
+    assert_eq!(good(&mirrors), [true, false]);
+    assert!(names().iter().any(|name| name.ends_with(".tmp")), "{:?}", names());
+    disk.set_capacity(Some(disk.files().iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>()));
+    for _ in 0..2 {
+        assert_eq!(mirrors.mend(), 0);
+        let cause = mirrors.copies()[1].cause.clone().unwrap();
+        assert_eq!((cause.kind(), names()), (ErrorKind::Full, before.clone()), "{cause}");
+    }
+    disk.set_capacity(None);
+    assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+    (0..20).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    assert_eq!(good(&mirrors), [true; 2]);
     alike(&disk);
 }

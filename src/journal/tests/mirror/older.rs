@@ -182,3 +182,66 @@ fn a_segment_that_only_one_copy_has_is_not_given_up() {
         super::mending::alike(&disk);
     }
 }
+
+/// A check of the file system has moved it away. What begins behind the gap would pass for what an interrupted trim has left.
+#[test]
+fn a_segment_that_one_copy_has_lost_is_not_removed_from_the_other() {
+    for (copy, lost) in [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)] {
+        let when = format!("copy {copy}, segment {lost}");
+        let (mut model, disk) = kept(65);
+        disk.remove_file(&path(copy, &segment::name(lost))).unwrap();
+        let (mirrors, journal, _) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert_eq!(good(&mirrors), [true; 2], "{when}");
+        read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}: {e}"));
+        drop(journal);
+        let disk = disk.crash(PowerCut { seed: 1 });
+        for away in [0, 1] {
+            let (mut model, disk) = (model.clone(), disk.fork());
+            absent(&disk, away);
+            let (_, journal, _) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+            read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}, without {away}: {e}"));
+        }
+    }
+}
+
+/// The same while the store serves, of the copy that another one is made from.
+#[test]
+fn a_segment_that_the_copy_which_serves_has_lost_comes_back_from_one_that_is_made_anew() {
+    for lost in [2, 3, 4, 5] {
+        let when = format!("segment {lost}");
+        let (mut model, disk) = (Model::default(), dirs_disk(66));
+        let (mirrors, journal) = model.create(&disk);
+        (0..50).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        fault(&disk, Operation::Sync, 1, 1);
+        (0..30).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        assert_eq!(good(&mirrors), [true, false]);
+        // The last that is whole in both, and what it goes on with.
+        let theirs = disk.list(Path::new(DIRS[1])).unwrap();
+        let behind = theirs.iter().filter(|name| name.ends_with(".seg")).max().unwrap().clone();
+        let is_followed = segment::name(lost + 1) < behind;
+        disk.remove_file(&path(0, &segment::name(lost))).unwrap();
+        let there = path(1, &segment::name(lost));
+        let before = disk.read(&there).unwrap().unwrap();
+        if !is_followed {
+            assert_eq!(mirrors.mend(), 0, "{when}");
+            let cause = mirrors.copies()[1].cause.clone().unwrap().to_string();
+            assert!(cause.contains("it is kept"), "{when}: {cause}");
+            assert!(disk.read(&there).unwrap() == Some(before), "{when}");
+            continue;
+        }
+        assert_eq!(mirrors.mend(), 1, "{when}: {:?}", mirrors.copies());
+        read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}: {e}"));
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        drop(journal);
+        let disk = disk.crash(PowerCut { seed: 1 });
+        for away in [0, 1] {
+            let (mut model, disk) = (model.clone(), disk.fork());
+            absent(&disk, away);
+            let (_, journal, _) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+            read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}, without {away}: {e}"));
+        }
+    }
+}

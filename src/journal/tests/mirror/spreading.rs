@@ -33,15 +33,20 @@ pub fn frames(disk: &SimDisk, path: &Path) -> Vec<(Kind, Seq, u64)> {
 fn behind(seed: u64) -> (Model, SimDisk, Arc<Mirrors>, Journal) {
     let (mut model, disk) = (Model::default(), dirs_disk(seed));
     let (mirrors, journal) = model.create(&disk);
-    (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
-    model.sync(&journal).unwrap();
-    fault(&disk, Operation::Sync, 1, 1);
-    model.append(&journal, Handoff::Os).unwrap();
-    model.sync(&journal).unwrap();
-    (0..9).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
-    model.sync(&journal).unwrap();
-    assert_eq!(good(&mirrors), [true, false]);
+    left_behind(&mut model, &disk, &mirrors, &journal);
     (model, disk, mirrors, journal)
+}
+
+/// Writes up to the 70th, of which the second copy gets 60.
+fn left_behind(model: &mut Model, disk: &SimDisk, mirrors: &Mirrors, journal: &Journal) {
+    (journal.last().0..60).for_each(|_| model.append(journal, Handoff::Os).unwrap());
+    model.sync(journal).unwrap();
+    fault(disk, Operation::Sync, 1, 1);
+    model.append(journal, Handoff::Os).unwrap();
+    model.sync(journal).unwrap();
+    (0..9).for_each(|_| model.append(journal, Handoff::Os).unwrap());
+    model.sync(journal).unwrap();
+    assert_eq!(good(mirrors), [true, false]);
 }
 
 fn each_alone_has(model: &Model, disk: &SimDisk, last: Seq, case: &str) {
@@ -324,4 +329,48 @@ fn what_nobody_can_say_was_cut_is_kept() {
     assert_eq!((mirrors.mend(), good(&mirrors)), (1, [true; 2]), "{:?}", mirrors.copies());
     assert!(is_whole(&disk, &ours, places[2]) && is_whole(&disk, &theirs, places[2]));
     drop(journal);
+}
+
+/// A disk loses the last write of a block, and shows what was there before: a marker in the place of a frame that the log has gone on behind.
+#[test]
+fn a_lost_write_is_not_taken_for_the_end_of_a_segment_and_spread() {
+    let mut harmed = 0;
+    for lost in 2..60 {
+        let (mut model, disk) = (Model::default(), dirs_disk(75));
+        let (mirrors, journal) = model.create(&disk);
+        (1..lost).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        let ours = segments(&disk, 0).pop().unwrap();
+        let remembered = disk.read(&ours).unwrap().unwrap();
+        let (_, _, at) = frames(&disk, &ours).pop().unwrap();
+        left_behind(&mut model, &disk, &mirrors, &journal);
+        let block = at as usize / 4096 * 4096;
+        let before = disk.read(&ours).unwrap().unwrap();
+        disk.damage(&ours, |bytes| {
+            bytes[block..block + 4096].copy_from_slice(&remembered[block..block + 4096]);
+        })
+        .unwrap();
+        let marked = frames(&disk, &ours).pop();
+        // It may be the end marker that is lost.
+        if before == disk.read(&ours).unwrap().unwrap() || marked.is_none_or(|(kind, ..)| kind != Kind::Tail)
+        {
+            continue;
+        }
+        assert_eq!(marked, Some((Kind::Tail, Seq(lost), at)));
+        harmed += 1;
+        match mirrors.mend() {
+            1 => {
+                model.append(&journal, Handoff::Os).unwrap();
+                model.sync(&journal).unwrap();
+                drop(journal);
+                each_alone_has(&model, &disk.kill(), Seq(71), &format!("{lost} lost"));
+            }
+            // Nothing is the same there, so what the other copy has may be of another life: it is kept.
+            _ => assert!(
+                mirrors.copies()[1].cause.as_ref().is_some_and(|e| e.to_string().contains("it is kept")),
+                "{lost}: {:?}",
+                mirrors.copies()
+            ),
+        }
+    }
+    assert!(harmed > 30, "{harmed}");
 }

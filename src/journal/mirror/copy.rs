@@ -133,8 +133,7 @@ impl Copying<'_> {
 
     /// Removes from the target what was being made or copied when it was left out: it is of no use there, whether or not there is room now for what is.
     pub fn discard(&self) -> Outcome<()> {
-        let of_no_use =
-            |name: &&String| name.ends_with(UNFINISHED) || segment::parse_name(name) == Name::Temporary;
+        let of_no_use = |name: &&String| is_unfinished(name) || segment::parse_name(name) == Name::Temporary;
         for name in self.listed()?.iter().filter(of_no_use) {
             remove(self.disk, &self.to.join(name)).map_err(Failed::Target)?;
         }

@@ -178,7 +178,9 @@ fn the_journal_has_a_bound_where_nothing_can_be_flushed() {
     let (refused, error) = refused.expect("64 MB wait in the journal");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(refused > 3000, "{refused}");
-    assert!(store.stats().unwrap().journal.bytes < 7 << 20);
+    let bytes = store.stats().unwrap().journal.bytes;
+    // Writes go on until a flush has been tried in vain, however quick they are.
+    assert!(bytes < 32 << 20, "{bytes} in the journal, write {refused} was refused: {error}");
     assert!((0..7_u32).all(|n| store.get(n.to_be_bytes()).unwrap().is_some()));
     disk.heal();
     let begun = std::time::Instant::now();

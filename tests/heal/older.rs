@@ -127,6 +127,29 @@ fn a_newer_copy_that_can_be_read_only_later_is_not_passed_over() {
         refuses();
         refuses();
     }
+    // Nor where something has changed that would be written down.
+    let from = |path: &Path| path.strip_prefix("/data/0").ok().map(Path::to_path_buf);
+    for (path, bytes) in machine.disk.files() {
+        if let Some(rest) = from(&path) {
+            machine.disk.create_dir_durably(Path::new("/moved")).unwrap();
+            machine.disk.replace(&Path::new("/moved").join(rest), &bytes).unwrap();
+        }
+    }
+    machine.disk.remove_dir_all(Path::new("/data/0")).unwrap();
+    let moved = plain().shard(ShardOptions::new("/moved")).shard(ShardOptions::new("/data/1"));
+    let before = machine.disk.read(Path::new(MANIFEST)).unwrap();
+    for times in 1..=3 {
+        for shard in ["/moved", "/data/1"] {
+            let identity = Path::new(shard).join("IDENTITY");
+            machine
+                .disk
+                .inject(Fault::on(Operation::Read).at(move |path| path == identity).after(1).times(times));
+        }
+        let error = machine.open(&moved).map(drop).unwrap_err();
+        assert_eq!(machine.disk.read(Path::new(MANIFEST)).unwrap(), before, "{times}: {error}");
+        machine.disk.heal();
+    }
+    assert_eq!(machine.open(&moved).map(drop).unwrap_err().kind(), ErrorKind::Refused);
 }
 
 /// What there is of copies is as old as the manifest, and the journal is not.
@@ -272,4 +295,71 @@ fn a_manifest_that_cannot_be_read_is_told_with_the_copy_that_could_take_its_plac
         machine.disk.remove_file(Path::new(MANIFEST)).unwrap();
         assert!(machine.open(&options).unwrap().keyspace("orders").unwrap().contains_key("order").unwrap());
     }
+}
+
+/// The copy of a shard that was away for long is taken, and the opening is refused for another reason: it has not come to count more than what does not
+/// answer yet.
+#[test]
+fn a_manifest_that_was_taken_by_an_opening_that_was_refused_counts_no_more_than_before() {
+    let machine = Machine::new();
+    drop(machine.open(&elsewhere(2)).unwrap());
+    let store = machine.open(&plain()).unwrap();
+    machine.disk.inject(Fault::on_any_change().at(|path| path.starts_with("/data/0/IDENTITY.tmp")));
+    let orders = store.keyspace("orders").unwrap();
+    orders.insert_with("order", "value", Durability::Sync).unwrap();
+    drop(orders);
+    let machine = machine.killed(store);
+    machine.disk.remove_file(Path::new(MANIFEST)).unwrap();
+    let silent = |path: &Path| path.starts_with("/data/1");
+    machine.disk.inject(Fault::on(Operation::Look).at(silent));
+    machine.disk.inject(Fault::on(Operation::Read).at(silent));
+    machine.disk.inject(Fault::on_any_change().at(silent));
+    // The journal has a write to a keyspace of which that copy knows nothing.
+    let error = machine.open(&elsewhere(2)).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+    machine.disk.heal();
+    let error = machine.open(&elsewhere(2)).map(drop);
+    if let Err(error) = error {
+        assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("/data/1"), "{error}");
+        machine.disk.remove_file(Path::new(MANIFEST)).unwrap();
+    }
+    let store = machine.open(&elsewhere(2)).unwrap();
+    let orders = store.keyspace("orders").unwrap();
+    assert_eq!(orders.get("order").unwrap().as_deref(), Some(&b"value"[..]));
+}
+
+/// The shards of the store that goes on lie where the manifest of the other one says; that names them where they are.
+#[test]
+fn a_copy_of_a_store_opens_beside_the_store_that_goes_on() {
+    let at = |dir: &str| {
+        let shards = [0, 1].map(|n| ShardOptions::new(format!("{dir}/{n}")));
+        let [first, second] = shards;
+        plain().replication_factor(2).virtual_nodes(64).shard(first).shard(second)
+    };
+    let machine = Machine::new();
+    let store = machine.open(&at("/data")).unwrap();
+    store.insert_with("before", "value", Durability::Sync).unwrap();
+    store.close().unwrap();
+    for (path, bytes) in machine.disk.files() {
+        for (from, to) in [("/store", "/copied/store"), ("/data", "/copied/data")] {
+            if let Ok(rest) = path.strip_prefix(from) {
+                let path = Path::new(to).join(rest);
+                machine.disk.create_dir_durably(path.parent().unwrap()).unwrap();
+                machine.disk.replace(&path, &bytes).unwrap();
+            }
+        }
+    }
+    let store = machine.open(&at("/data")).unwrap();
+    store.keyspace("orders").unwrap();
+    let before: Vec<_> =
+        machine.disk.files().into_iter().filter(|(path, _)| path.starts_with("/data")).collect();
+    let (disk, factory) = (Arc::new(machine.disk.clone()), Arc::new(machine.factory.clone()));
+    let seams = Seams { disk, factory, background: false };
+    let copied = testing::open(Path::new("/copied/store"), &at("/copied/data"), seams);
+    if let Err(error) = &copied {
+        assert_ne!(error.kind(), ErrorKind::Refused, "{error}");
+    }
+    let after: Vec<_> =
+        machine.disk.files().into_iter().filter(|(path, _)| path.starts_with("/data")).collect();
+    assert!(before == after);
 }

@@ -50,20 +50,16 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let asking = Asking::new(&seams, options);
     let lock = lock(disk, dir, options, &asking)?;
     let (found, adopted) = find(disk, dir, options, &asking)?;
-    let read = Read::new(dir, found.as_ref(), adopted, options, &asking)?;
-    let mut manifest = match found {
+    let moved = found.as_ref().map(|found| relocated(disk, dir, found.clone(), options, &asking)).transpose();
+    // Where shards lay before, those of another copy of the store may be; what contradicts an older manifest is its age's fault.
+    let at = moved.as_ref().ok().and_then(Option::as_ref).or(found.as_ref());
+    let read = Read::new(dir, at, adopted, options, &asking)?;
+    let mut manifest = match moved? {
         // Its copies may speak of shards that were being made: those are to be cleared, not opened.
-        Some(manifest) if adopted => {
-            rolled_back(adopt::outrank(relocated(disk, dir, manifest, options, &asking)?))
-        }
+        Some(manifest) if adopted => rolled_back(manifest),
         Some(manifest) => {
-            let known = manifest.clone();
-            let mut manifest = relocated(disk, dir, manifest, options, &asking)?;
-            if manifest != known {
-                manifest.store_next(disk, dir)?;
-            }
             create::end_creation(disk, dir)?;
-            take_up(disk, dir, manifest, read, &asking)?
+            take_up(disk, dir, &manifest, read, &asking)?
         }
         None => {
             // Once more: somebody may have made a store here while the lock was waited for.
@@ -82,14 +78,19 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
     read.check_opened(&layout)?;
+    // Not before: with a greater number it would pass for one that is no older.
+    if found.as_ref().is_some_and(|found| !adopted && *found != manifest) {
+        manifest.store_next(disk, dir)?;
+    }
     if adopted {
         // What is begun without the shards that are missing they could never come back to.
         check_covered(&layout)?;
     }
     let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &archives, &seams)?;
     if adopted {
-        manifest = take_up(disk, dir, manifest, read, &asking)?;
-        manifest.store_next(disk, dir)?;
+        // As what it was found as: a shard that does not answer yet may have a newer one, and this opening may be refused still.
+        manifest = take_up(disk, dir, &manifest, read, &asking)?;
+        manifest.store(disk, dir)?;
     }
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
@@ -103,7 +104,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         told: false,
     };
     let config = create::journal_config(&manifest, options);
-    let losing = lost::Losing { disk: &seams.disk, dir, options, layout: &layout, locks: &locks, config };
+    let losing = lost::Losing { disk: &copies.disk, dir, options, layout: &layout, locks: &locks, config };
     let wanted = lost::replace(losing, &mut manifest, wanted)?;
     let mut found = None;
     if let Some(Wanted { places, entries, accept }) = wanted {
@@ -163,6 +164,10 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         && let Some(first) = layout.shards.first()
     {
         scrub.begin(first.id);
+    }
+    if adopted {
+        manifest = adopt::outrank(manifest);
+        manifest.store_next(disk, dir)?;
     }
     let parts = Parts {
         dir: dir.to_path_buf(),

@@ -23,11 +23,11 @@ pub fn rolled_back(mut manifest: Manifest) -> Manifest {
 }
 
 /// Rolls back what is to be, and clears the directories of shards that were given up. Nothing is cleared where a shard has a newer
-/// manifest than was `read`: by that one it may have joined.
+/// manifest than was `read`: by that one it may have joined. What is returned is to be stored, if it is not what is there.
 pub fn take_up(
     disk: &dyn Disk,
     dir: &Path,
-    manifest: Manifest,
+    manifest: &Manifest,
     read: Read<'_>,
     asking: &Asking,
 ) -> Result<Manifest> {
@@ -52,14 +52,11 @@ pub fn take_up(
         if entry.state != ShardState::Abandoned || !answers {
             return true;
         }
-        let cleared = Shard::clear(disk, &ShardSpec::of(dir, &manifest, entry, 0));
+        let cleared = Shard::clear(disk, &ShardSpec::of(dir, manifest, entry, 0));
         // Its disk may be away: it is tried again at the next opening.
         cleared
             .inspect_err(|e| log::warn!("shard {} did not join and is not cleared: {e}", entry.id))
             .is_err()
     });
-    if next != manifest {
-        next.store_next(disk, dir)?;
-    }
     Ok(next)
 }

@@ -4,6 +4,7 @@ use super::{At, times};
 use crate::backup::BackupRepository;
 use crate::backup::checkpoint::{Body, KeyspaceLayers};
 use crate::backup::piece::{Listed, Named};
+use crate::backup::unread::Unread;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::manifest::KeyspaceEntry;
@@ -57,7 +58,7 @@ pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&s
             break;
         }
         let until = (target > body.seq).then_some(target);
-        let keyspaces = keyspaces(repository, &body, until)?;
+        let keyspaces = keyspaces(repository, &body, until).map_err(|unread| unread.error)?;
         let known = match until {
             Some(_) => keyspaces.clone(),
             None => soon_after(repository, &body)?,
@@ -87,7 +88,8 @@ fn soon_after(repository: &BackupRepository, body: &Body) -> Result<Vec<Keyspace
         return Ok(Vec::new());
     }
     match keyspaces(repository, body, Some(body.seq.next())) {
-        Err(error) if error.kind() != ErrorKind::Io => {
+        Err(Unread { error, of_all: true }) => Err(error),
+        Err(Unread { error, .. }) => {
             // The checkpoint needs nothing of the archive.
             log::error!(
                 "it is not known whether checkpoint {} has all keyspaces of its moment: {error}",
@@ -95,7 +97,7 @@ fn soon_after(repository: &BackupRepository, body: &Body) -> Result<Vec<Keyspace
             );
             Ok(Vec::new())
         }
-        told => told,
+        Ok(told) => Ok(told),
     }
 }
 
@@ -122,11 +124,15 @@ pub fn listed(body: &Body) -> Vec<KeyspaceEntry> {
 
 /// The keyspaces that there were at the sequence to go on to. One that was dropped after that write, and before the next, comes back, rather than
 /// one being lost.
-fn keyspaces(repository: &BackupRepository, body: &Body, until: Option<Seq>) -> Result<Vec<KeyspaceEntry>> {
+fn keyspaces(
+    repository: &BackupRepository,
+    body: &Body,
+    until: Option<Seq>,
+) -> Result<Vec<KeyspaceEntry>, Unread> {
     let Some(until) = until else { return Ok(listed(body)) };
-    let chain = repository.chain(body.store)?;
+    let chain = repository.chain(body.store).map_err(|error| Unread { error, of_all: true })?;
     let Some(at) = chain.begun(until).checked_sub(1) else { return Ok(listed(body)) };
-    let piece = repository.piece(body.store, &chain.pieces[at])?;
+    let piece = repository.piece_or_why(body.store, &chain.pieces[at])?;
     if !piece.tells_drops {
         return keyspaces_of_old(repository, body, &chain.pieces[..=at]);
     }
@@ -157,10 +163,10 @@ fn keyspaces_of_old(
     repository: &BackupRepository,
     body: &Body,
     pieces: &[Listed],
-) -> Result<Vec<KeyspaceEntry>> {
+) -> Result<Vec<KeyspaceEntry>, Unread> {
     let mut found = Vec::new();
     for listed_piece in pieces.iter().rev().take(2) {
-        let piece = repository.piece(body.store, listed_piece)?;
+        let piece = repository.piece_or_why(body.store, listed_piece)?;
         found.extend(piece.head.keyspaces.iter().map(entry));
         if listed_piece.first <= body.seq.next() {
             found.extend(listed(body));

@@ -7,6 +7,7 @@ use crate::backup::BackupRepository;
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::Body;
 use crate::backup::piece::{CLOCK_STEP, Listed};
+use crate::backup::unread::Unread;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use std::fmt;
@@ -95,13 +96,15 @@ impl Times {
             if settled.is_some_and(|settled| listed.last <= settled) {
                 break;
             }
-            match repository.piece(store, listed) {
+            match repository.piece_or_why(store, listed) {
                 Ok(piece) => {
                     known
                         .extend(piece.head.marks.iter().map(|mark| Known { seq: mark.seq, time: mark.time }));
                 }
-                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-                Err(error) => holes.push(Hole { first: listed.first, last: listed.last, error }),
+                Err(Unread { error, of_all: true }) => return Err(error),
+                Err(Unread { error, .. }) => {
+                    holes.push(Hole { first: listed.first, last: listed.last, error })
+                }
             }
         }
         known.sort_unstable();

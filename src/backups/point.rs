@@ -1,8 +1,10 @@
 //! Which checkpoint and how much of the log a point in time comes to.
 
-use super::{At, times};
+use super::At;
+use super::times::{self, Checkpoints};
 use crate::backup::BackupRepository;
 use crate::backup::checkpoint::{Body, KeyspaceLayers};
+use crate::backup::history::Told;
 use crate::backup::piece::{Listed, Named};
 use crate::backup::unread::Unread;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,10 +33,13 @@ impl Point {
 /// later and the archive leads from it to there; a checkpoint that lacks a keyspace of that moment is passed over.
 pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&str>) -> Result<Point> {
     let store = named.store;
-    let (mut of_store, mut given_up) = (Vec::new(), Vec::new());
-    for found in repository.newest_first(store)? {
-        let (body, is_given_up) = found?;
-        if is_given_up { given_up.push(body) } else { of_store.push(body) }
+    let (mut of_store, mut given_up, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+    for told in repository.newest_first(store)? {
+        match told? {
+            Told::Body(body) => of_store.push(body),
+            Told::GivenUp(body) => given_up.push(body),
+            Told::Unread(id, error) => unread.push((id, error)),
+        }
     }
     if given_up.iter().any(|body| body.id == named.id) {
         return Err(other_history(&named, "and nothing that came later goes on from it"));
@@ -44,7 +49,12 @@ pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&s
         At::Time(time) => {
             let time = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             let time = u64::try_from(time).unwrap_or(u64::MAX);
-            times::sequence_at(repository, store, time, (&of_store, &given_up))?
+            times::sequence_at(
+                repository,
+                store,
+                time,
+                Checkpoints { of_store: &of_store, given_up: &given_up, unread },
+            )?
         }
     };
     of_store.retain(|body| body.seq <= target);

@@ -451,6 +451,63 @@ fn where_the_last_frame_is_damaged_all_before_it_is_archived() {
     }
 }
 
+/// It is what the archive ends with, and the store compares that once after each opening.
+#[test]
+fn archiving_goes_on_after_an_opening_where_what_was_archived_is_damaged_in_the_journal() {
+    for harm in [Harm::Payload, Harm::Header] {
+        let mut place = Place::new();
+        numbered(&place, 1..=50);
+        place.store.checkpoint(&place.repo).unwrap();
+        numbered(&place, 51..=350);
+        place.store.archive(&place.repo).unwrap();
+        numbered(&place, 351..=700);
+        place.store.flush().unwrap();
+        let (number, segments) = damage_frame(&place, 350, harm);
+        assert!(number + 1 < segments, "segment {number} of {segments}");
+        reopen(&mut place);
+        assert_eq!(place.store.archive(&place.repo).unwrap(), Seq(700), "{harm:?}");
+        check_numbered(&place, 700, "after");
+        check_numbered(&place, 350, "before");
+        assert!(place.repo.verify_all().unwrap().is_whole());
+    }
+}
+
+/// What lies behind the damage tells as well whose history it is.
+#[test]
+fn what_can_be_read_of_a_damaged_journal_is_compared_with_the_archive_all_the_same() {
+    let mut place = Place::new();
+    numbered(&place, 1..=50);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.close().unwrap();
+    copy(&place.path("live"), &place.path("other"));
+    place.store = options().open(place.path("live")).unwrap();
+    numbered(&place, 51..=350);
+    place.store.archive(&place.repo).unwrap();
+    place.store.close().unwrap();
+    place.store = options().open(place.path("other")).unwrap();
+    // Another history, of which what is compared first is damaged.
+    (51..=400u32).for_each(|n| _ = place.store.insert(n.to_be_bytes(), value(u64::from(n))).unwrap());
+    place.store.sync().unwrap();
+    let value = value(51);
+    let segment = std::fs::read_dir(place.path("other/journal")).unwrap().map(|entry| entry.unwrap().path());
+    let harmed =
+        segment.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).any(|path| {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let Some(at) = bytes.windows(value.len()).position(|window| window == value) else {
+                return false;
+            };
+            bytes[at + 9] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+            true
+        });
+    assert!(harmed);
+    for _ in 0..2 {
+        let error = place.store.archive(&place.repo).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    }
+    assert_eq!(place.store.archives().unwrap(), []);
+}
+
 /// What cannot be read for the time being may be read later.
 #[test]
 fn a_journal_that_cannot_be_read_for_the_time_being_leaves_no_gap() {

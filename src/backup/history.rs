@@ -3,34 +3,43 @@
 //! Invariant: within a history later checkpoints, which have higher numbers, never have less. So one that has more than a later one is of
 //! another: nothing that came after the later one goes on from it.
 
-use super::checkpoint::Body;
+use super::checkpoint::{Body, CheckpointId};
 use super::repository::BackupRepository;
-use crate::error::Result;
+use super::unread::Unread;
+use crate::error::{Error, Result};
 use crate::ids::Seq;
 
+/// What a number of a checkpoint comes to in the history of a store.
+pub enum Told {
+    /// It is of the history.
+    Body(Body),
+    GivenUp(Body),
+    /// It cannot be used, and nobody knows of which store it is.
+    Unread(CheckpointId, Error),
+}
+
 impl BackupRepository {
-    /// The checkpoints of a store that can be read, the newest first, and of each whether it is of a history that was given up.
-    pub(crate) fn newest_first(
-        &self,
-        store: u128,
-    ) -> Result<impl Iterator<Item = Result<(Body, bool)>> + '_> {
+    /// The checkpoints of a store, and those that cannot be read, the newest first.
+    pub(crate) fn newest_first(&self, store: u128) -> Result<impl Iterator<Item = Result<Told>> + '_> {
         let mut least = Seq::MAX;
-        Ok(self.ids()?.into_iter().rev().filter_map(move |id| match self.usable(id) {
+        Ok(self.ids()?.into_iter().rev().filter_map(move |id| match self.usable_or_why(id) {
             Ok(Some(body)) if body.store == store => {
                 let is_given_up = body.seq > least;
                 least = least.min(body.seq);
-                Some(Ok((body, is_given_up)))
+                Some(Ok(if is_given_up { Told::GivenUp(body) } else { Told::Body(body) }))
             }
             Ok(_) => None,
-            Err(error) => Some(Err(error)),
+            Err(Unread { error, of_all: true }) => Some(Err(error)),
+            Err(Unread { error, .. }) => Some(Ok(Told::Unread(id, error))),
         }))
     }
 
-    /// Those of its history, the newest first.
+    /// Those of its history that can be read, the newest first.
     pub(crate) fn of_history(&self, store: u128) -> Result<impl Iterator<Item = Result<Body>> + '_> {
         let all = self.newest_first(store)?;
-        Ok(all.filter_map(|found| match found {
-            Ok((body, is_given_up)) => (!is_given_up).then_some(Ok(body)),
+        Ok(all.filter_map(|told| match told {
+            Ok(Told::Body(body)) => Some(Ok(body)),
+            Ok(Told::GivenUp(_) | Told::Unread(..)) => None,
             Err(error) => Some(Err(error)),
         }))
     }

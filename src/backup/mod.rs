@@ -30,7 +30,7 @@ pub mod chunk;
 pub mod damage;
 pub mod filling;
 pub mod hash;
-mod history;
+pub mod history;
 pub mod index;
 pub mod layer;
 pub mod leftover;

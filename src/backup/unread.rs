@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// How many others are asked for before nothing is believed to be given out any more.
 const OTHERS: usize = 8;
 
-/// Why a piece cannot be read.
+/// Why a piece or a manifest cannot be read.
 #[derive(Debug)]
 pub struct Unread {
     pub error: Error,
@@ -75,18 +75,25 @@ impl BackupRepository {
     /// # Errors
     /// `Io`: nothing can be read.
     pub(crate) fn usable(&self, id: CheckpointId) -> Result<Option<Body>> {
-        match self.load(id) {
-            Ok(body) => Ok(Some(body)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error)
-                if error.kind() == ErrorKind::Io && !gives_others(self.storage.as_ref(), &id.name()) =>
-            {
-                Err(error)
-            }
-            Err(error) => {
-                log::error!("checkpoint {id} cannot be used: {error}");
-                Ok(None)
-            }
+        match self.usable_or_why(id) {
+            Ok(body) => Ok(body),
+            Err(Unread { error, of_all: true }) => Err(error),
+            Err(_) => Ok(None),
         }
+    }
+
+    /// The same, and why it cannot be used.
+    pub(super) fn usable_or_why(&self, id: CheckpointId) -> Result<Option<Body>, Unread> {
+        let error = match self.load(id) {
+            Ok(body) => return Ok(Some(body)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => error,
+        };
+        let io = error.kind() == ErrorKind::Io;
+        let of_all = io && !gives_others(self.storage.as_ref(), &id.name());
+        if !of_all {
+            log::error!("checkpoint {id} cannot be used: {error}");
+        }
+        Err(Unread { error, of_all })
     }
 }

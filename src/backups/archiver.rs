@@ -16,6 +16,38 @@ const MARK: Duration = Duration::from_secs(1);
 const PIECE: Duration = Duration::from_secs(60);
 const BYTES: u64 = 4 << 20;
 
+/// When a piece is to be written next.
+#[derive(Debug)]
+struct Due {
+    /// When the archive was brought up to the store last.
+    looked: Instant,
+    /// When anything was archived by that; never since the archiver was started.
+    archived: Option<Instant>,
+    /// What the archive has.
+    upto: Seq,
+    /// What had been written to the journal by then.
+    bytes: u64,
+}
+
+impl Due {
+    fn is(&self, now: Instant, last: Seq, bytes: u64) -> bool {
+        // That the store rested until then nobody else knows: a process that is killed soon after its first write takes it along.
+        let ends_rest = last > self.upto
+            && self.archived.is_none_or(|archived| now.saturating_duration_since(archived) >= PIECE);
+        ends_rest
+            || now.saturating_duration_since(self.looked) >= PIECE
+            || bytes.saturating_sub(self.bytes) >= BYTES
+    }
+
+    /// Everything up to a sequence has been archived.
+    fn done(&mut self, now: Instant, upto: Seq, bytes: u64) {
+        if upto > self.upto {
+            self.archived = Some(now);
+        }
+        (self.looked, self.upto, self.bytes) = (now, upto.max(self.upto), bytes);
+    }
+}
+
 /// Archives a store continuously, as long as it lives. Made by [`Store::archive_continuously`](crate::Store::archive_continuously).
 #[derive(Debug)]
 pub struct Archiver {
@@ -27,22 +59,24 @@ impl Archiver {
     pub(super) fn start(handle: Arc<Handle>, repository: BackupRepository) -> Result<Archiver> {
         let mut marks = archive::opened(&handle.state);
         // What is written while a piece is being written counts for the next one: not all of it may be in this one.
-        let mut bytes = handle.state.journal.stats().bytes_written;
-        match archive::archive(&handle.state, &repository, &mut marks) {
+        let bytes = handle.state.journal.stats().bytes_written;
+        let there = handle.state.memory.last();
+        let upto = match archive::archive(&handle.state, &repository, &mut marks) {
             // What is missing is missing for good; what comes now is archived all the same.
-            Err(error) if error.kind() == ErrorKind::Gap => {}
-            outcome => drop(outcome?),
-        }
+            Err(error) if error.kind() == ErrorKind::Gap => there,
+            outcome => outcome?,
+        };
+        let mut due = Due { looked: Instant::now(), archived: None, upto, bytes };
         let (stop, stopped) = channel();
         let work = move || {
             let state = &handle.state;
-            let mut begun = Instant::now();
             loop {
                 let waited = stopped.recv_timeout(MARK);
                 archive::note(&mut marks, archive::mark(state));
                 let last = waited != Err(RecvTimeoutError::Timeout);
-                let now = state.journal.stats().bytes_written;
-                if !last && begun.elapsed() < PIECE && now.saturating_sub(bytes) < BYTES {
+                let bytes = state.journal.stats().bytes_written;
+                let there = state.memory.last();
+                if !last && !due.is(Instant::now(), there, bytes) {
                     continue;
                 }
                 let outcome = archive::archive(state, &repository, &mut marks);
@@ -50,9 +84,9 @@ impl Archiver {
                     return outcome;
                 }
                 match outcome {
-                    Ok(_) => (begun, bytes) = (Instant::now(), now),
+                    Ok(upto) => due.done(Instant::now(), upto, bytes),
                     // The log has said so; nothing is left to be tried again.
-                    Err(error) if error.kind() == ErrorKind::Gap => (begun, bytes) = (Instant::now(), now),
+                    Err(error) if error.kind() == ErrorKind::Gap => due.done(Instant::now(), there, bytes),
                     Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
                     // It is tried again in a second, since nothing was noted of it.
                     Err(error) => {

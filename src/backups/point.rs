@@ -1,9 +1,12 @@
 //! Which checkpoint and how much of the log a point in time comes to.
 
-use super::{At, times};
+use super::At;
+use super::times::{self, Checkpoints};
 use crate::backup::BackupRepository;
 use crate::backup::checkpoint::{Body, KeyspaceLayers};
+use crate::backup::history::Told;
 use crate::backup::piece::{Listed, Named};
+use crate::backup::unread::Unread;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::manifest::KeyspaceEntry;
@@ -30,10 +33,13 @@ impl Point {
 /// later and the archive leads from it to there; a checkpoint that lacks a keyspace of that moment is passed over.
 pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&str>) -> Result<Point> {
     let store = named.store;
-    let (mut of_store, mut given_up) = (Vec::new(), Vec::new());
-    for found in repository.newest_first(store)? {
-        let (body, is_given_up) = found?;
-        if is_given_up { given_up.push(body) } else { of_store.push(body) }
+    let (mut of_store, mut given_up, mut unread) = (Vec::new(), Vec::new(), Vec::new());
+    for told in repository.newest_first(store)? {
+        match told? {
+            Told::Body(body) => of_store.push(body),
+            Told::GivenUp(body) => given_up.push(body),
+            Told::Unread(id, error) => unread.push((id, error)),
+        }
     }
     if given_up.iter().any(|body| body.id == named.id) {
         return Err(other_history(&named, "and nothing that came later goes on from it"));
@@ -43,7 +49,12 @@ pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&s
         At::Time(time) => {
             let time = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             let time = u64::try_from(time).unwrap_or(u64::MAX);
-            times::sequence_at(repository, store, time, (&of_store, &given_up))?
+            times::sequence_at(
+                repository,
+                store,
+                time,
+                Checkpoints { of_store: &of_store, given_up: &given_up, unread },
+            )?
         }
     };
     of_store.retain(|body| body.seq <= target);
@@ -57,7 +68,7 @@ pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&s
             break;
         }
         let until = (target > body.seq).then_some(target);
-        let keyspaces = keyspaces(repository, &body, until)?;
+        let keyspaces = keyspaces(repository, &body, until).map_err(|unread| unread.error)?;
         let known = match until {
             Some(_) => keyspaces.clone(),
             None => soon_after(repository, &body)?,
@@ -87,7 +98,8 @@ fn soon_after(repository: &BackupRepository, body: &Body) -> Result<Vec<Keyspace
         return Ok(Vec::new());
     }
     match keyspaces(repository, body, Some(body.seq.next())) {
-        Err(error) if error.kind() != ErrorKind::Io => {
+        Err(Unread { error, of_all: true }) => Err(error),
+        Err(Unread { error, .. }) => {
             // The checkpoint needs nothing of the archive.
             log::error!(
                 "it is not known whether checkpoint {} has all keyspaces of its moment: {error}",
@@ -95,7 +107,7 @@ fn soon_after(repository: &BackupRepository, body: &Body) -> Result<Vec<Keyspace
             );
             Ok(Vec::new())
         }
-        told => told,
+        Ok(told) => Ok(told),
     }
 }
 
@@ -122,11 +134,15 @@ pub fn listed(body: &Body) -> Vec<KeyspaceEntry> {
 
 /// The keyspaces that there were at the sequence to go on to. One that was dropped after that write, and before the next, comes back, rather than
 /// one being lost.
-fn keyspaces(repository: &BackupRepository, body: &Body, until: Option<Seq>) -> Result<Vec<KeyspaceEntry>> {
+fn keyspaces(
+    repository: &BackupRepository,
+    body: &Body,
+    until: Option<Seq>,
+) -> Result<Vec<KeyspaceEntry>, Unread> {
     let Some(until) = until else { return Ok(listed(body)) };
-    let chain = repository.chain(body.store)?;
+    let chain = repository.chain(body.store).map_err(|error| Unread { error, of_all: true })?;
     let Some(at) = chain.begun(until).checked_sub(1) else { return Ok(listed(body)) };
-    let piece = repository.piece(body.store, &chain.pieces[at])?;
+    let piece = repository.piece_or_why(body.store, &chain.pieces[at])?;
     if !piece.tells_drops {
         return keyspaces_of_old(repository, body, &chain.pieces[..=at]);
     }
@@ -157,10 +173,10 @@ fn keyspaces_of_old(
     repository: &BackupRepository,
     body: &Body,
     pieces: &[Listed],
-) -> Result<Vec<KeyspaceEntry>> {
+) -> Result<Vec<KeyspaceEntry>, Unread> {
     let mut found = Vec::new();
     for listed_piece in pieces.iter().rev().take(2) {
-        let piece = repository.piece(body.store, listed_piece)?;
+        let piece = repository.piece_or_why(body.store, listed_piece)?;
         found.extend(piece.head.keyspaces.iter().map(entry));
         if listed_piece.first <= body.seq.next() {
             found.extend(listed(body));

@@ -1,12 +1,13 @@
 //! Which write a time comes to, by what checkpoints and the archive know of times.
 //!
 //! Invariants: what is found is not later than the time. It is earlier by more than [`CLOSE`] only where nothing was written since, as far as
-//! anybody knows, or nothing was archived yet: then a checkpoint is all that there is. Where the clock contradicts itself nobody guesses.
+//! anybody knows, or nothing was archived yet: then a checkpoint is all that there is, and none that cannot be read is passed over. Where the clock contradicts itself nobody guesses.
 
 use crate::backup::BackupRepository;
 use crate::backup::archive::Chain;
-use crate::backup::checkpoint::Body;
+use crate::backup::checkpoint::{Body, CheckpointId};
 use crate::backup::piece::{CLOCK_STEP, Listed};
+use crate::backup::unread::Unread;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use std::fmt;
@@ -73,8 +74,29 @@ struct Times {
     holes: Vec<Hole>,
 }
 
-/// The checkpoints of a store's history, and those of one that was given up.
-type Checkpoints<'a> = (&'a [Body], &'a [Body]);
+/// The checkpoints of a repository, as far as they may be of a store.
+pub struct Checkpoints<'a> {
+    /// Of its history.
+    pub of_store: &'a [Body],
+    /// Of one that was given up.
+    pub given_up: &'a [Body],
+    /// Those that cannot be read, whatever they are of, and why.
+    pub unread: Vec<(CheckpointId, Error)>,
+}
+
+impl Checkpoints<'_> {
+    /// One that cannot be read and may have been taken after `found` and before anything that came later: later checkpoints have higher numbers.
+    fn unread_behind(self, found: Option<Known>) -> Option<Error> {
+        let is_before = |body: &&Body| found.is_some_and(|found| body.seq <= found.seq);
+        let (before, after): (Vec<_>, Vec<_>) = self.of_store.iter().partition(is_before);
+        let last = before.iter().map(|body| body.id).max();
+        let next = after.iter().map(|body| body.id).min();
+        let may_be =
+            |id: CheckpointId| last.is_none_or(|last| last < id) && next.is_none_or(|next| id < next);
+        let (id, error) = self.unread.into_iter().find(|(id, _)| may_be(*id))?;
+        Some(unread(last, id, error))
+    }
+}
 
 impl Times {
     fn of(repository: &BackupRepository, store: u128, time: u64, checkpoints: &[Body]) -> Result<Times> {
@@ -95,13 +117,15 @@ impl Times {
             if settled.is_some_and(|settled| listed.last <= settled) {
                 break;
             }
-            match repository.piece(store, listed) {
+            match repository.piece_or_why(store, listed) {
                 Ok(piece) => {
                     known
                         .extend(piece.head.marks.iter().map(|mark| Known { seq: mark.seq, time: mark.time }));
                 }
-                Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-                Err(error) => holes.push(Hole { first: listed.first, last: listed.last, error }),
+                Err(Unread { error, of_all: true }) => return Err(error),
+                Err(Unread { error, .. }) => {
+                    holes.push(Hole { first: listed.first, last: listed.last, error })
+                }
             }
         }
         known.sort_unstable();
@@ -112,14 +136,14 @@ impl Times {
     }
 
     /// The last sequence that is known to have been there at a time.
-    fn at(self, time: u64, given_up: &[Body]) -> Result<Seq> {
+    fn at(self, time: u64, checkpoints: Checkpoints<'_>) -> Result<Seq> {
         self.check_clock(time)?;
         let later = self.known.iter().position(|known| known.time > time).unwrap_or(self.known.len());
         let (before, after) = self.known.split_at(later);
         let (found, next) = (before.last().copied(), after.first().copied());
         // It was there, and nothing that is left of the history since then has it.
         let since = |body: &&Body| found.is_none_or(|found| found.time < body.taken);
-        if let Some(body) = given_up.iter().filter(|body| body.taken <= time).find(since) {
+        if let Some(body) = checkpoints.given_up.iter().filter(|body| body.taken <= time).find(since) {
             return Err(super::point::other_history(body, "and was taken last before the time asked for"));
         }
         let from = found.map_or(Seq::ZERO, |found| found.seq);
@@ -134,8 +158,18 @@ impl Times {
         if let Some(unset) = self.unset.iter().find(|unset| from < unset.seq && unset.seq <= upto) {
             return Err(by_no_clock(found, *unset));
         }
+        let (first, last) = (self.chain.pieces.first(), self.chain.pieces.last());
+        let is_archived = found.zip(first).is_some_and(|(found, first)| first.first <= found.seq.next());
+        let is_within = is_archived && found.zip(last).is_some_and(|(found, last)| found.seq <= last.last);
+        let has_rested = found.zip(next).is_some_and(|(found, next)| next.seq <= found.seq);
+        // What nobody archived the checkpoints alone tell of.
+        if !is_within
+            && !has_rested
+            && let Some(error) = checkpoints.unread_behind(found)
+        {
+            return Err(error);
+        }
         let found = found.ok_or_else(super::point::too_early)?;
-        let is_archived = self.chain.pieces.first().is_some_and(|first| first.first <= found.seq.next());
         match next {
             Some(next) if is_archived && next.seq > found.seq => Err(between(found, next)),
             None => {
@@ -177,15 +211,15 @@ fn settled(known: &mut [Known], time: u64) -> Option<Seq> {
 }
 
 /// The last sequence that a store is known to have come to by a time. An error if a piece that cannot be read, or one that is missing, might know
-/// of a later one, if writes were archived without anybody noting the time, if the clock went back or had not been set, or if a checkpoint that was
+/// of a later one, or a checkpoint that cannot be read where nothing was archived, if writes were archived without anybody noting the time, if the clock went back or had not been set, or if a checkpoint that was
 /// given up was the last by then.
 pub fn sequence_at(
     repository: &BackupRepository,
     store: u128,
     time: u64,
-    (checkpoints, given_up): Checkpoints<'_>,
+    checkpoints: Checkpoints<'_>,
 ) -> Result<Seq> {
-    Times::of(repository, store, time, checkpoints)?.at(time, given_up)
+    Times::of(repository, store, time, checkpoints.of_store)?.at(time, checkpoints)
 }
 
 fn missing(from: Seq, behind: Seq) -> Hole {
@@ -205,6 +239,21 @@ fn between(found: Known, next: Known) -> Error {
     );
     Error::new(ErrorKind::NotFound, text)
         .remedy("restore up to one of these writes, or one between them, by its sequence (At::Seq), or to one of these times")
+}
+
+fn unread(before: Option<CheckpointId>, id: CheckpointId, error: Error) -> Error {
+    let text = format!(
+        "whether the store came to checkpoint {id} before the time asked for is not known, since that cannot be read"
+    );
+    let remedy = match before {
+        Some(before) => {
+            format!("restore checkpoint {before}, the one before it that can be read, by its number")
+        }
+        None => "restore one of those that list() tells, by its number".to_owned(),
+    };
+    let told = Error::new(error.kind(), text).remedy(remedy);
+    let told = if let Some(path) = error.path() { told.at(path) } else { told };
+    told.caused_by(error)
 }
 
 const BY_SEQ: &str = "restore up to the write that you mean, by its sequence (At::Seq)";

@@ -451,6 +451,63 @@ fn where_the_last_frame_is_damaged_all_before_it_is_archived() {
     }
 }
 
+/// It is what the archive ends with, and the store compares that once after each opening.
+#[test]
+fn archiving_goes_on_after_an_opening_where_what_was_archived_is_damaged_in_the_journal() {
+    for harm in [Harm::Payload, Harm::Header] {
+        let mut place = Place::new();
+        numbered(&place, 1..=50);
+        place.store.checkpoint(&place.repo).unwrap();
+        numbered(&place, 51..=350);
+        place.store.archive(&place.repo).unwrap();
+        numbered(&place, 351..=700);
+        place.store.flush().unwrap();
+        let (number, segments) = damage_frame(&place, 350, harm);
+        assert!(number + 1 < segments, "segment {number} of {segments}");
+        reopen(&mut place);
+        assert_eq!(place.store.archive(&place.repo).unwrap(), Seq(700), "{harm:?}");
+        check_numbered(&place, 700, "after");
+        check_numbered(&place, 350, "before");
+        assert!(place.repo.verify_all().unwrap().is_whole());
+    }
+}
+
+/// What lies behind the damage tells as well whose history it is.
+#[test]
+fn what_can_be_read_of_a_damaged_journal_is_compared_with_the_archive_all_the_same() {
+    let mut place = Place::new();
+    numbered(&place, 1..=50);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.close().unwrap();
+    copy(&place.path("live"), &place.path("other"));
+    place.store = options().open(place.path("live")).unwrap();
+    numbered(&place, 51..=350);
+    place.store.archive(&place.repo).unwrap();
+    place.store.close().unwrap();
+    place.store = options().open(place.path("other")).unwrap();
+    // Another history, of which what is compared first is damaged.
+    (51..=400u32).for_each(|n| _ = place.store.insert(n.to_be_bytes(), value(u64::from(n))).unwrap());
+    place.store.sync().unwrap();
+    let value = value(51);
+    let segment = std::fs::read_dir(place.path("other/journal")).unwrap().map(|entry| entry.unwrap().path());
+    let harmed =
+        segment.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).any(|path| {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let Some(at) = bytes.windows(value.len()).position(|window| window == value) else {
+                return false;
+            };
+            bytes[at + 9] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+            true
+        });
+    assert!(harmed);
+    for _ in 0..2 {
+        let error = place.store.archive(&place.repo).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    }
+    assert_eq!(place.store.archives().unwrap(), []);
+}
+
 /// What cannot be read for the time being may be read later.
 #[test]
 fn a_journal_that_cannot_be_read_for_the_time_being_leaves_no_gap() {
@@ -475,7 +532,12 @@ fn a_journal_that_cannot_be_read_for_the_time_being_leaves_no_gap() {
 fn archiving_and_checkpoints_go_on_beside_a_newest_piece_that_cannot_be_read() {
     for reopened in [false, true] {
         let (mut place, storage) = Hooked::place();
+        place.write(5);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.moment();
         let newest = damaged(&mut place);
+        place.moment();
+        let (_, within, _) = place.moments.pop().unwrap();
         let newest = format!("/{}", newest.file_name().unwrap().to_str().unwrap());
         if reopened {
             place.store.close().unwrap();
@@ -497,12 +559,68 @@ fn archiving_and_checkpoints_go_on_beside_a_newest_piece_that_cannot_be_read() {
             place.write(10);
             let error = place.store.archive(&place.repo).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Gap, "reopened {reopened}: {error}");
-            assert!(error.to_string().contains("sequences 61 to 120"), "{error}");
+            assert!(error.to_string().contains("sequences 66 to 125"), "{error}");
         }
         place.store.checkpoint(&place.repo).unwrap();
         place.write(10);
+        let upto = place.store.archive(&place.repo).unwrap();
         place.moment();
-        assert_eq!(place.store.archive(&place.repo).unwrap(), place.moments[0].0);
+        assert_eq!(upto, place.moments[1].0);
         place.check_moments("");
+        // So do restores to times that the piece says nothing of.
+        for (number, (_, time, expected)) in place.moments.iter().enumerate() {
+            let restored = place.restored(At::Time(*time), &format!("time-{number}")).unwrap();
+            assert_eq!(&content(&restored), expected, "moment {number}, reopened {reopened}");
+        }
+        let error = place.restored(At::Time(within), "within").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     }
+}
+
+/// The one that was seen behind a gap last; another lies there as well.
+#[test]
+fn archiving_goes_on_while_the_checkpoint_behind_a_gap_cannot_be_read_and_another_can() {
+    let (mut place, storage) = Hooked::place();
+    damaged(&mut place);
+    place.write(10);
+    assert_eq!(place.store.archive(&place.repo).unwrap_err().kind(), ErrorKind::Gap);
+    let behind = place.store.checkpoint(&place.repo).unwrap();
+    place.store.archive(&place.repo).unwrap();
+    place.store.checkpoint(&place.repo).unwrap();
+    let manifest = format!("checkpoints/{:016x}", behind.0);
+    storage.on(move |call| match call {
+        Call::Read(name) if name == manifest => Err(out_of_order()),
+        _ => Ok(()),
+    });
+    assert_eq!(place.repo.list().unwrap().len(), 2);
+    place.write(10);
+    place.moment();
+    assert_eq!(place.store.archive(&place.repo).unwrap(), place.moments[0].0);
+    place.check_moments("");
+}
+
+/// A checkpoint needs nothing of the piece behind it.
+#[test]
+fn a_checkpoint_is_restored_by_its_moment_beside_a_piece_behind_it_that_cannot_be_read() {
+    let (mut place, storage) = Hooked::place();
+    place.write(60);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.moment();
+    place.store.archive(&place.repo).unwrap();
+    place.write(60);
+    place.store.archive(&place.repo).unwrap();
+    let newest = walk(place.path("backup/archive")).pop().unwrap();
+    let newest = format!("/{}", newest.file_name().unwrap().to_str().unwrap());
+    storage.on(move |call| match call {
+        Call::Read(name) if name.ends_with(&newest) => Err(out_of_order()),
+        _ => Ok(()),
+    });
+    place.check_moments("");
+    storage.on(|call| match call {
+        Call::Read(name) if name.starts_with("archive/") || name.starts_with("objects/") => {
+            Err(out_of_order())
+        }
+        _ => Ok(()),
+    });
+    assert_eq!(place.restored(At::Seq(Seq(60)), "away").unwrap_err().kind(), ErrorKind::Io);
 }

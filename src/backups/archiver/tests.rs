@@ -1,10 +1,12 @@
 //! What an archive knows of times.
 
+use super::{BYTES, Due, MARK, PIECE};
 use crate::backup::BackupRepository;
 use crate::backup::piece::Mark;
 use crate::ids::Seq;
 use crate::store::Store;
 use crate::verbs::checkpoint::archive;
+use std::time::Instant;
 
 fn mark(time: u64, seq: u64) -> Mark {
     Mark { time, seq: Seq(seq) }
@@ -45,4 +47,31 @@ fn that_a_store_rested_until_a_write_is_archived_with_the_write() {
     assert_eq!((piece.head.first, seqs), (Seq(2), vec![1, 2]));
     assert!(piece.head.marks[0].time >= rested.time);
     assert_eq!(marks, []);
+}
+
+/// Up to then that it rested is known to the process alone, which may be killed.
+#[test]
+fn the_first_write_after_a_rest_is_archived_at_once_and_those_after_it_within_a_minute() {
+    let start = Instant::now();
+    let mut due = Due { looked: start, archived: None, upto: Seq(5), bytes: 100 };
+    assert!(!due.is(start + MARK, Seq(5), 100));
+    // Of the time before the start nobody knows, either.
+    assert!(due.is(start + MARK, Seq(6), 120));
+    due.done(start + MARK, Seq(6), 120);
+    assert!(!due.is(start + MARK * 2, Seq(7), 140));
+    assert!(due.is(start + MARK * 2, Seq(7), 120 + BYTES));
+    assert!(due.is(start + MARK + PIECE, Seq(7), 140));
+    let mut now = start + MARK + PIECE;
+    due.done(now, Seq(7), 140);
+    let archived = now;
+    // A look once a minute, which archives nothing.
+    for _ in 0..3 {
+        assert!(!due.is(now + MARK, Seq(7), 140));
+        now += PIECE;
+        assert!(due.is(now, Seq(7), 140));
+        due.done(now, Seq(7), 140);
+    }
+    assert!(now > archived + PIECE && due.is(now + MARK, Seq(8), 160));
+    due.done(now + MARK, Seq(8), 160);
+    assert!(!due.is(now + MARK * 2, Seq(9), 180));
 }

@@ -329,16 +329,30 @@ fn check_history(state: &State, repository: u128, piece: &Piece, known: Option<S
     }
     let unseen = known.map_or(Seq::ZERO, Seq::next).min(last);
     let from = unseen.max(piece.head.first).max(state.journal.first());
-    let mut commits = piece.commits().skip_while(|commit| commit.as_ref().is_ok_and(|(seq, _)| *seq < from));
-    let mut cursor = Cursor::at(from);
+    let commits: Vec<(Seq, &[u8])> = piece.commits().collect::<Result<_>>()?;
+    let mut compare = |seq: Seq, ops: &[u8]| match commits.binary_search_by_key(&seq, |(seq, _)| *seq) {
+        Ok(at) if commits[at].1 == ops => Ok(()),
+        _ => Err(other_history(&format!("the write with sequence {seq} is not the store's"))),
+    };
+    let (mut cursor, mut passed) = (Cursor::at(from), None);
     while cursor.next() <= last {
-        state.journal.replay(&mut cursor, last, PIECE, &mut |seq, ops| {
-            let archived = commits.next().transpose()?;
-            if archived == Some((seq, ops)) {
-                return Ok(());
+        let damage = match state.journal.replay(&mut cursor, last, PIECE, &mut compare) {
+            Err(error) if error.kind() == ErrorKind::Corruption => error,
+            read => {
+                read?;
+                continue;
             }
-            Err(other_history(&format!("the write with sequence {seq} is not the store's")))
-        })?;
+        };
+        // What lies behind the damage, if anything does, tells as well whose history it is.
+        match state.journal.behind(&cursor, last)? {
+            Some(behind) if passed != Some(behind.next()) => {
+                passed = Some(behind.next());
+                cursor = behind;
+            }
+            // Nobody but this store has added to it since.
+            _ if known == Some(last) => break,
+            _ => return Err(damage),
+        }
     }
     Ok(())
 }
@@ -427,11 +441,9 @@ fn check_gaps(
 /// Whether a checkpoint of the store lies behind these sequences. The one that was seen there last may have been deleted since.
 fn is_bridged(state: &State, repository: &BackupRepository, store: u128, to: Seq) -> Result<bool> {
     if let Some(id) = state.archives.bridge(repository.id, to) {
-        match repository.load(id) {
-            // In a copy of the repository the number may be another's.
-            Ok(body) if body.store == store && body.seq >= to => return Ok(true),
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
-            Ok(_) | Err(_) => {}
+        // In a copy of the repository the number may be another's.
+        if repository.usable(id)?.is_some_and(|body| body.store == store && body.seq >= to) {
+            return Ok(true);
         }
     }
     for body in repository.of_history(store)? {

@@ -67,7 +67,7 @@ pub fn check_owner(disk: &dyn Disk, dir: &Path, store: u128) -> Result<()> {
         match owner(disk, dir, &name) {
             Ok(Owner::Store(id)) if id != store => return Err(anothers(dir, id)),
             Err(e) if e.kind() == ErrorKind::Io => log::warn!("{e}"),
-            owner => drop(owner?),
+            owner => _ = owner?,
         }
     }
     Ok(())

@@ -205,11 +205,12 @@ impl<T> Board<T> {
         self.filled.notify_all();
     }
 
-    /// What there is after no longer than `limit`. What is not there then is given up.
+    /// What there is after no longer than `limit`. What is not there then is given up, and has no place any more: it is gone when the disk is
+    /// not silent any more, since it may be a lock.
     fn end(&self, tickets: Vec<Option<Ticket>>, limit: Duration) -> Vec<io::Result<T>> {
         let mut slots = self.slots.lock();
         self.filled.wait_while_for(&mut slots, |slots| is_missing(slots), limit);
-        let outcomes: Vec<_> = slots.iter_mut().map(Option::take).collect();
+        let outcomes = std::mem::take(&mut *slots);
         drop(slots);
         let end = |(outcome, ticket): (Option<io::Result<T>>, Option<Ticket>)| {
             outcome.unwrap_or_else(|| {

@@ -22,6 +22,9 @@ const FLUSHED: &str = "; or, if it is lost for good, go on with what was flushed
 /// What is left where the end alone is lost.
 const WITHOUT: &str = "; or go on without the writes that are lost, for good, with Options::accept_journal and the journal's directory";
 
+/// So often the first frame of a segment is read, if that fails: without it all of the segment counts as not there for an archive.
+const READS: usize = 3;
+
 /// A segment that is there, with a valid header.
 #[derive(Debug, Clone)]
 pub struct Segment {
@@ -60,10 +63,7 @@ impl Survey {
                     let first = match header.origin {
                         Origin::Start { first } => Some(first),
                         // Whoever asks for what is in there meets it again.
-                        Origin::Continuation => {
-                            let first = open(disk, &path, header, Vec::new())?.first_seq();
-                            first.inspect_err(|e| log::warn!("{e}")).unwrap_or_default()
-                        }
+                        Origin::Continuation => first_seq(&open(disk, &path, header, Vec::new())?),
                     };
                     survey.segments.push(Segment { path, header, first });
                 }
@@ -121,6 +121,12 @@ impl Survey {
     pub fn begins(&self) -> Option<Seq> {
         self.segments.iter().find_map(|segment| segment.first)
     }
+}
+
+/// None if that cannot be read, however often: what is known of the segment then is known until the journal is opened again.
+fn first_seq(segment: &Reader) -> Option<Seq> {
+    let read = || segment.first_seq().inspect_err(|e| log::warn!("{e}")).ok();
+    std::iter::repeat_with(read).take(READS).flatten().next().flatten()
 }
 
 fn read_header(

@@ -538,3 +538,53 @@ fn a_copy_that_was_being_made_when_the_good_one_was_lost_is_accepted_as_far_as_i
         assert!(lengths.len() > 2 && lengths.last() == Some(&500), "{lengths:?}");
     }
 }
+
+/// The disk of a copy that has nothing in common any more with the good one is full before it has all of it: what was added goes again, and what
+/// it had before is gone by then.
+#[test]
+fn a_copy_that_could_not_be_made_for_want_of_room_is_accepted_when_the_good_one_is_lost() {
+    let (mut world, store) = World::new(2);
+    let value = |n: u32| format!("{n}-").repeat(500);
+    (0..100).for_each(|n| _ = world.insert(&store, &format!("{n}"), &value(n)));
+    world.leave_b_behind();
+    for n in 100..350 {
+        world.insert(&store, &format!("{n}"), &value(n));
+        testing::tick(&store).unwrap();
+    }
+    store.flush().unwrap();
+    (350..500).for_each(|n| _ = world.insert(&store, &format!("{n}"), &value(n)));
+    assert_eq!(good(&store.stats().unwrap()), [true, false]);
+    world.kill(store);
+    world.disk.heal();
+    let segments = |world: &World, dir: &str| {
+        let mut names = world.disk.list(Path::new(dir)).unwrap();
+        names.retain(|name| name.ends_with(".seg"));
+        names
+    };
+    let before = segments(&world, "/b");
+    assert!(before.len() > 1 && before.iter().all(|name| !segments(&world, "/a").contains(name)));
+    let mut failures = 0;
+    for made in 0.. {
+        let mut world = world.fork();
+        let store = world.open(&world.options).unwrap();
+        let of_b = |path: &Path| path.starts_with("/b") && path.to_string_lossy().ends_with(".copy");
+        let full = Fault::on(Operation::Create).at(of_b).after(made).times(1);
+        world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+        testing::mend(&store);
+        if good(&store.stats().unwrap()) == [true, true] {
+            break;
+        }
+        failures += 1;
+        let when = format!("file {made}: {:?}", segments(&world, "/b"));
+        assert!(segments(&world, "/b").len() <= before.len(), "{when}");
+        world.kill(store);
+        world.take_a_away();
+        let store = world.open(&world.accepted()).unwrap_or_else(|e| panic!("{when}: {e}"));
+        let found = (0..500).filter(|n| store.get(n.to_string()).unwrap().is_some()).count() as u32;
+        assert!(found >= 350, "{when}: {found}");
+        world.model = (0..found).map(|n| (n.to_string(), value(n))).collect();
+        world.check(&store, &when);
+        world.goes_on(store, &when);
+    }
+    assert!(failures > 3, "{failures}");
+}

@@ -7,7 +7,8 @@
 //! - Nor by damage: what the target has in such a place is put into the source before.
 //! - Whatever ends it, the target can be accepted: its segments are replaced in the order of the log, and it is never without one.
 //! - What an error says of the source is not held against the target.
-//! - Where the target fails, what was added to it goes again: as much is free as was before.
+//! - Where the target fails, what was added to it goes again, but for the one segment that takes the place of a log which has gone: about as
+//!   much is free as was before.
 
 use super::whole;
 use crate::disk::{Disk, DiskFile, FreeSpace, OpenMode};
@@ -174,11 +175,18 @@ impl Copying<'_> {
         Err(Failed::Target(error.remedy("free space there: the copy is made by itself when it has room")))
     }
 
-    /// Removes the names that were not there `before`: a part of a copy is of no use, and takes the room of whoever else writes there.
+    /// Removes the names that were not there `before`: a part of a copy is of no use, and takes the room of whoever else writes there. Where
+    /// nothing is left of the log that was there, the oldest segment of what was added stays in its place.
     pub fn withdraw(&self, before: &BTreeSet<String>) {
         let removed = names(self.disk, self.to)
             .and_then(|names| {
-                names.difference(before).try_for_each(|name| remove(self.disk, &self.to.join(name)))
+                let lost = before.iter().any(|name| is_segment(name))
+                    && !names.intersection(before).any(|name| self.has_frames(name));
+                let stays = names.difference(before).find(|name| lost && is_segment(name));
+                let added: Vec<&String> =
+                    names.difference(before).filter(|name| Some(*name) != stays).collect();
+                // From the end: what is left if this fails is a log without gaps.
+                added.into_iter().rev().try_for_each(|name| remove(self.disk, &self.to.join(name)))
             })
             .and_then(|()| sync_dir(self.disk, self.to));
         if let Err(e) = removed {

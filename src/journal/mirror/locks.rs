@@ -1,7 +1,7 @@
 //! The locks of the copies' directories: a store's own lock does not keep a copy of the store from the same journal.
 //!
 //! Invariant: nothing in a copy's directory is changed before its lock is held, unless it cannot be had for another reason
-//! than that somebody has it.
+//! than that somebody has it, or that its disk does not answer.
 
 use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
@@ -37,20 +37,39 @@ impl Locks {
     /// is read.
     ///
     /// # Errors
-    /// `Locked`: another opening has it. `Closed`: all locks were released.
+    /// `Locked`: another opening has it. `Closed`: all locks were released. `Io`: the disk does not answer, which it may do by the time that
+    /// something is changed there.
     pub fn take(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        let unanswered = |e| Err(Error::io("lock the journal's directory", dir, e));
+        self.ask(disk, dir)?.map_or(Ok(()), unanswered)
+    }
+
+    /// As [`take`](Self::take); one whose disk does not answer is to be taken before anything is read or changed there.
+    ///
+    /// # Errors
+    /// `Locked`, `Closed`.
+    pub fn take_early(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        if let Some(e) = self.ask(disk, dir)? {
+            log::debug!("the journal's directory {} is not locked yet: {e}", dir.display());
+        }
+        Ok(())
+    }
+
+    /// Takes it; returns why it is not known whether somebody has it.
+    fn ask(&self, disk: &dyn Disk, dir: &Path) -> Result<Option<io::Error>> {
         let mut held = self.held.lock();
         self.check().map_err(|e| e.at(dir))?;
         if held.contains_key(dir) {
-            return Ok(());
+            return Ok(None);
         }
         let path = dir.join(FILE);
         match disk.lock(&path) {
             Ok(lock) => drop(held.insert(dir.to_path_buf(), lock)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(taken(dir, disk.holder(&path))),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(Some(e)),
             Err(e) => log::debug!("the journal's directory {} is not locked: {e}", dir.display()),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Gives one of them back.

@@ -122,17 +122,18 @@ impl Mirrors {
 }
 
 impl Found {
-    /// Locks every copy that is there, for those who may not even look before. What is there later is locked when it is made.
+    /// Locks every copy that is there, for those who may not even look before. What is there later is locked when it is made, and what does
+    /// not answer yet when its word is read.
     ///
     /// # Errors
     /// `Locked`: an open store has its journal in one of them.
     pub fn lock(disk: &dyn Disk, places: &[Place]) -> Result<Arc<Locks>> {
         let locks = Locks::default();
-        places.iter().try_for_each(|place| locks.take(disk, &place.dir))?;
+        places.iter().try_for_each(|place| locks.take_early(disk, &place.dir))?;
         Ok(Arc::new(locks))
     }
 
-    /// Reads every copy's word; `locks` are theirs. `accept`: a copy that the user takes as it is, should none be believed.
+    /// Reads every copy's word; `locks` are theirs, and what could not be locked yet is now, or not believed. `accept`: a copy that the user takes as it is, should none be believed.
     /// `adopted`: what the manifest lists may be what it listed once, since it was taken from a shard.
     ///
     /// # Errors
@@ -156,7 +157,12 @@ impl Found {
         };
         let mut words = Vec::new();
         for place in &places {
-            match Word::load(disk.as_ref(), &place.dir, store) {
+            let word = match locks.take(disk.as_ref(), &place.dir) {
+                // Somebody may have it: whatever can be read there by now may not be what it says a moment later.
+                Err(e) if e.kind() == ErrorKind::Io => Err(e),
+                taken => taken.map(|()| Word::load(disk.as_ref(), &place.dir, store))?,
+            };
+            match word {
                 Err(e) if e.kind() == ErrorKind::Foreign => return Err(e),
                 word => words.push(word),
             }
@@ -187,7 +193,7 @@ impl Found {
             .collect();
         let accepted = judged.iter().all(|(_, cause)| cause.is_some());
         if accepted {
-            accept_one(disk.as_ref(), &mut judged, accept)?;
+            accept_one(disk.as_ref(), &locks, &mut judged, accept)?;
         }
         // One that is believed is where it belongs.
         for (place, _) in judged.iter_mut().filter(|(place, cause)| place.known && cause.is_none()) {
@@ -462,11 +468,17 @@ fn uncertain(place: &Place, word: Result<Option<Word>>) -> Error {
 }
 
 /// Believes the copy that the user accepts, or says which there are.
-fn accept_one(disk: &dyn Disk, places: &mut [(Place, Option<Error>)], accept: Option<&Path>) -> Result<()> {
+fn accept_one(
+    disk: &dyn Disk,
+    locks: &Locks,
+    places: &mut [(Place, Option<Error>)],
+    accept: Option<&Path>,
+) -> Result<()> {
     let chosen = places.iter_mut().find(|(place, _)| Some(place.dir.as_path()) == accept);
     if let Some((place, cause)) = chosen
         && copy::names(disk, &place.dir).is_ok_and(|names| !names.is_empty())
     {
+        locks.take(disk, &place.dir)?;
         log::warn!("the copy of the journal at {} is taken as it is, as was asked for", place.dir.display());
         *cause = None;
         return Ok(());

@@ -60,13 +60,14 @@ impl Mirrors {
 }
 
 /// Refuses a directory that holds segments of another store: one may have been made there, or been mounted, since the directory was named.
+/// One that cannot be read says nothing: it may be what the copy was left behind for, and is to be replaced.
 pub fn check_owner(disk: &dyn Disk, dir: &Path, store: u128) -> Result<()> {
     for name in names(disk, dir)? {
-        if let Name::Segment(_) = parse(&name)
-            && let Owner::Store(id) = owner(disk, dir, &name)?
-            && id != store
-        {
-            return Err(anothers(dir, id));
+        let Name::Segment(_) = parse(&name) else { continue };
+        match owner(disk, dir, &name) {
+            Ok(Owner::Store(id)) if id != store => return Err(anothers(dir, id)),
+            Err(e) if e.kind() == ErrorKind::Io => log::warn!("{e}"),
+            owner => _ = owner?,
         }
     }
     Ok(())

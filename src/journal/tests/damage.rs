@@ -529,3 +529,30 @@ fn a_first_frame_that_nobody_asks_for_refuses_no_opening() {
         assert!(!segments(&disk).contains(&names[0]), "{case}");
     }
 }
+
+/// A fault that has passed by the time of the next read costs nothing; one that lasts, what is in the segment.
+#[test]
+fn a_segment_whose_first_frame_can_be_read_the_second_time_is_known_from_its_first_on() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    while journal.last() < Seq(60) {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    journal.sync_to(journal.last()).unwrap();
+    journal.trim(Seq(20)).unwrap();
+    let (first, last) = (journal.first(), journal.last());
+    assert!(first > Seq(1) && first < Seq(20), "{first}");
+    drop(journal);
+    let disk = disk.kill();
+    let oldest = dir().join(segments(&disk).remove(0));
+    for (times, known) in [(1, true), (2, true), (u64::MAX, false)] {
+        let (disk, path) = (disk.fork(), oldest.clone());
+        // Its header is read before.
+        disk.inject(Fault::on(Operation::Read).at(move |read| read == path).after(1).times(times));
+        let (journal, _) = reopen_from(&disk, last, last).unwrap();
+        match known {
+            true => assert_eq!(journal.first(), first, "failed {times} times"),
+            false => assert!(journal.first() > first),
+        }
+    }
+}

@@ -234,3 +234,62 @@ fn a_reader_goes_around_a_copy_that_hangs() {
         }
     }
 }
+
+/// Opening begins with the locks: where a disk hangs then and answers a moment later, nothing is believed there that is not locked.
+#[test]
+fn a_copy_that_hung_when_it_was_to_be_locked_is_locked_before_it_is_believed() {
+    for late in [false, true] {
+        let mut world = World::new(46, SHORT);
+        world.write(10);
+        world.journal.close().unwrap();
+        let disk = world.disk.kill();
+        let gate = Arc::new(Gate::default());
+        let passes = gate.clone();
+        let hooked = Hooked::new(&disk, move |operation, path| {
+            if path.ends_with("LOCK") {
+                passes.pass(operation, path);
+            }
+            Ok(())
+        });
+        let limited = Arc::new(Limited::new(Arc::new(hooked), SHORT));
+        DIRS.iter().for_each(|dir| drop(limited.watch(Path::new(dir))));
+        gate.hang(Operation::Look, &[DIRS[1]]);
+        let locks = Found::lock(limited.as_ref(), &places()).unwrap();
+        gate.wait(1);
+        let release = || {
+            gate.release();
+            gate.wait(0);
+            let begun = Instant::now();
+            while limited.is_silent(Path::new(DIRS[1])) {
+                assert!(begun.elapsed() < LONG);
+                std::thread::yield_now();
+            }
+        };
+        if !late {
+            release();
+        }
+        let look = |locks| {
+            let (home, store) = (Path::new(HOME), CONFIG.store_id);
+            Found::look(limited.clone(), home, store, places(), None, false, locks)
+        };
+        let found = look(locks).unwrap();
+        if late {
+            release();
+        }
+        let lock = Path::new(DIRS[1]).join("LOCK");
+        let mirrors = found.serve(Seq::ZERO, Seq::ZERO, None).unwrap();
+        // Whatever is believed is locked, and nobody believes what another may have.
+        assert_eq!(good(&mirrors), [true, !late]);
+        match disk.lock(&lock) {
+            Ok(_) => assert!(late, "it is not locked"),
+            Err(e) => assert!(!late && e.kind() == std::io::ErrorKind::WouldBlock, "{e}"),
+        }
+        if late {
+            let theirs = disk.lock(&lock).unwrap();
+            assert_eq!(mirrors.mend(), 0, "another has it");
+            drop(theirs);
+            assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+            assert_eq!(disk.lock(&lock).map(drop).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        }
+    }
+}

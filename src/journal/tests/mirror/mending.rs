@@ -50,6 +50,27 @@ fn a_file_that_was_removed_while_it_was_open_is_not_missed() {
     drop(file);
 }
 
+/// That is what a copy may be left behind for; whose the others are shows that the directory is no other store's.
+#[test]
+fn a_header_that_cannot_be_read_keeps_no_copy_from_being_made_anew() {
+    let disk = dirs_disk(30);
+    let hooked = Hooked::new(&disk, |_, _| Ok(()));
+    let mut model = Model::default();
+    let (mirrors, journal) = model.create_on(Arc::new(hooked.clone()));
+    (0..40).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    fault(&disk, Operation::Sync, 1, 1);
+    model.sync(&journal).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    let names = disk.list(Path::new(DIRS[1])).unwrap();
+    let oldest = names.iter().filter(|name| name.ends_with(".seg")).min().unwrap();
+    hooked.spoil(&Path::new(DIRS[1]).join(oldest), 100);
+    assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+    model.append(&journal, Handoff::Os).unwrap();
+    model.sync(&journal).unwrap();
+    assert_eq!(good(&mirrors), [true; 2]);
+    alike(&disk);
+}
+
 /// Segments that are larger than what is copied or compared at a time.
 const LARGE: JournalConfig = JournalConfig { segment_bytes: 1 << 20, ..CONFIG };
 

@@ -87,6 +87,7 @@ fn what_lies_in_a_directory_that_the_manifest_does_not_list_is_not_heard() {
         let mirrors =
             look(&disk, unlisted.clone(), adopted).unwrap().serve(Seq::ZERO, Seq::ZERO, None).unwrap();
         assert_eq!(good(&mirrors), [true, false]);
+        drop(mirrors);
         // And from now on what it says is old, though the manifest lists it.
         let mirrors = look(&disk, places(), adopted).unwrap().serve(Seq::ZERO, Seq::ZERO, None).unwrap();
         assert_eq!(good(&mirrors), [true, false]);

@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ type Held = BTreeMap<PathBuf, Box<dyn Send + Sync>>;
 #[derive(Default)]
 pub struct Locks {
     held: Mutex<Held>,
+    /// Those whose disks did not answer.
+    silent: Mutex<BTreeSet<PathBuf>>,
     /// Beside them, since whoever takes one may hold them for as long as a disk hangs.
     released: AtomicBool,
 }
@@ -55,6 +57,15 @@ impl Locks {
         Ok(())
     }
 
+    /// Takes one whose disk did not answer when that was tried first.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_late(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        let silent = self.silent.lock().contains(dir);
+        if silent { self.take(disk, dir) } else { Ok(()) }
+    }
+
     /// Takes it; returns why it is not known whether somebody has it.
     fn ask(&self, disk: &dyn Disk, dir: &Path) -> Result<Option<io::Error>> {
         let mut held = self.held.lock();
@@ -66,7 +77,10 @@ impl Locks {
         match disk.lock(&path) {
             Ok(lock) => drop(held.insert(dir.to_path_buf(), lock)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(taken(dir, disk.holder(&path))),
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(Some(e)),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                self.silent.lock().insert(dir.to_path_buf());
+                return Ok(Some(e));
+            }
             Err(e) => log::debug!("the journal's directory {} is not locked: {e}", dir.display()),
         }
         Ok(None)

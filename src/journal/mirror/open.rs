@@ -157,7 +157,7 @@ impl Found {
         };
         let mut words = Vec::new();
         for place in &places {
-            let word = match locks.take(disk.as_ref(), &place.dir) {
+            let word = match locks.take_late(disk.as_ref(), &place.dir) {
                 // Somebody may have it: whatever can be read there by now may not be what it says a moment later.
                 Err(e) if e.kind() == ErrorKind::Io => Err(e),
                 taken => taken.map(|()| Word::load(disk.as_ref(), &place.dir, store))?,
@@ -478,7 +478,7 @@ fn accept_one(
     if let Some((place, cause)) = chosen
         && copy::names(disk, &place.dir).is_ok_and(|names| !names.is_empty())
     {
-        locks.take(disk, &place.dir)?;
+        locks.take_late(disk, &place.dir)?;
         log::warn!("the copy of the journal at {} is taken as it is, as was asked for", place.dir.display());
         *cause = None;
         return Ok(());

@@ -54,6 +54,10 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     // Where shards lay before, those of another copy of the store may be; what contradicts an older manifest is its age's fault.
     let at = moved.as_ref().ok().and_then(Option::as_ref).or(found.as_ref());
     let read = Read::new(dir, at, adopted, options, &asking)?;
+    if found.is_some() && !adopted {
+        // Whoever wrote it may have ended before its name was durable, and no shard may get a copy before that.
+        disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
+    }
     let mut manifest = match moved? {
         // Its copies may speak of shards that were being made: those are to be cleared, not opened.
         Some(manifest) if adopted => rolled_back(manifest),

@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 mod crash;
 mod damage;
+mod first;
 mod full;
 mod markers;
 mod mirror;

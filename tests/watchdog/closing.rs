@@ -110,16 +110,9 @@ fn a_close_waits_for_a_trim_that_answers() {
 
 /// A store with two copies of its journal, the second of which is being made by the thread that does so, and hangs in that.
 fn being_mended(patience: Duration) -> (HangingDisk, MemoryFactory, Options, Store) {
-    let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
-    let options = Options::new()
-        .shards(2)
-        .replication_factor(2)
-        .memory_budget(8 << 20)
-        .journal_segment_bytes(64 << 10)
-        .journal_dirs([PathBuf::from("/a"), PathBuf::from("/b")])
-        .shard_timeout(patience);
-    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: true };
-    let store = testing::open(Path::new("/store"), &options, seams).unwrap();
+    let world = InTwoCopies::waiting(patience);
+    let store = world.open();
+    let InTwoCopies { disk, factory, options } = world;
     (0..200_u32).for_each(|n| assert!(store.insert(n.to_be_bytes(), [7; 1000]).is_ok()));
     // Nobody else touches what is being copied.
     disk.hang(Path::new("/b/0000000000000002.seg.copy"));
@@ -194,13 +187,17 @@ struct InTwoCopies {
 
 impl InTwoCopies {
     fn new() -> InTwoCopies {
+        InTwoCopies::waiting(Duration::from_millis(300))
+    }
+
+    fn waiting(patience: Duration) -> InTwoCopies {
         let options = Options::new()
             .shards(2)
             .replication_factor(2)
             .memory_budget(8 << 20)
             .journal_segment_bytes(64 << 10)
             .journal_dirs([PathBuf::from("/a"), PathBuf::from("/b")])
-            .shard_timeout(Duration::from_millis(300));
+            .shard_timeout(patience);
         InTwoCopies { disk: HangingDisk::new(), factory: MemoryFactory::new(), options }
     }
 

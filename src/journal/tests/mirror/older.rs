@@ -183,6 +183,15 @@ fn a_segment_that_only_one_copy_has_is_not_given_up() {
     }
 }
 
+fn each_alone_has_all(model: &Model, disk: &SimDisk, when: &str) {
+    for away in [0, 1] {
+        let (mut model, disk) = (model.clone(), disk.fork());
+        absent(&disk, away);
+        let (_, journal, _) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+        read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}, without {away}: {e}"));
+    }
+}
+
 /// A check of the file system has moved it away. What begins behind the gap would pass for what an interrupted trim has left.
 #[test]
 fn a_segment_that_one_copy_has_lost_is_not_removed_from_the_other() {
@@ -194,13 +203,7 @@ fn a_segment_that_one_copy_has_lost_is_not_removed_from_the_other() {
         assert_eq!(good(&mirrors), [true; 2], "{when}");
         read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}: {e}"));
         drop(journal);
-        let disk = disk.crash(PowerCut { seed: 1 });
-        for away in [0, 1] {
-            let (mut model, disk) = (model.clone(), disk.fork());
-            absent(&disk, away);
-            let (_, journal, _) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
-            read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}, without {away}: {e}"));
-        }
+        each_alone_has_all(&model, &disk.crash(PowerCut { seed: 1 }), &when);
     }
 }
 
@@ -236,12 +239,6 @@ fn a_segment_that_the_copy_which_serves_has_lost_comes_back_from_one_that_is_mad
         model.append(&journal, Handoff::Os).unwrap();
         model.sync(&journal).unwrap();
         drop(journal);
-        let disk = disk.crash(PowerCut { seed: 1 });
-        for away in [0, 1] {
-            let (mut model, disk) = (model.clone(), disk.fork());
-            absent(&disk, away);
-            let (_, journal, _) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
-            read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}, without {away}: {e}"));
-        }
+        each_alone_has_all(&model, &disk.crash(PowerCut { seed: 1 }), &when);
     }
 }

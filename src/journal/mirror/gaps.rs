@@ -63,16 +63,46 @@ impl Copying<'_> {
                             or that of another opening: it is kept";
                 return refused(self.from.join(&name), text);
             }
-            let back = Copying { from: self.to, to: self.from, gate: None, ..*self };
-            back.renew_as_it_is(&name, false).map_err(|failed| match failed {
-                Failed::Source(e) => Failed::Target(e),
-                Failed::Target(e) => Failed::Source(e),
-            })?;
-            log::warn!(
-                "{} was missing in a copy of the journal, and is put back from another",
-                self.from.join(name).display()
-            );
+            self.put_back(&name)?;
         }
+        Ok(())
+    }
+
+    /// Puts back what the source lacks between its segments, and before the oldest of them. Only while no journal is open: what was freed in one
+    /// copy alone comes back too, and goes with the next trim.
+    pub fn fill(&self) -> Outcome<()> {
+        self.fill_gaps()?;
+        let (wanted, found) = self.names()?;
+        let (wanted, found) = (generations(&wanted), generations(&found));
+        let mut oldest = wanted.first().copied();
+        while let Some(before) = oldest.and_then(|oldest| oldest.checked_sub(1)).filter(|n| found.contains(n))
+        {
+            let put = self.leads_on(before).and_then(|leads| match leads {
+                true => self.put_back(&segment::name(before)).map(|()| Some(before)),
+                false => Ok(None),
+            });
+            oldest = put.unwrap_or_else(|failed| {
+                // A log that begins later is one as well.
+                log::warn!(
+                    "older segments of the journal are not put into a copy that lacks them: {}",
+                    Error::from(failed)
+                );
+                None
+            });
+        }
+        Ok(())
+    }
+
+    fn put_back(&self, name: &str) -> Outcome<()> {
+        let back = Copying { from: self.to, to: self.from, gate: None, ..*self };
+        back.renew_as_it_is(name, false).map_err(|failed| match failed {
+            Failed::Source(e) => Failed::Target(e),
+            Failed::Target(e) => Failed::Source(e),
+        })?;
+        log::warn!(
+            "{} was missing in a copy of the journal, and is put back from another",
+            self.from.join(name).display()
+        );
         Ok(())
     }
 

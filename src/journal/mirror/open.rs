@@ -400,9 +400,11 @@ impl Mirrors {
         let (disk, to, stop) = (self.disk.as_ref(), mirror.dir.as_path(), &self.stop);
         let copying = Copying { disk, from, to, stop, gate: None, make_do: true };
         if !anew {
+            copying.fill()?;
             return align::mend(&copying, generation);
         }
         self.make_dir(mirror)?;
+        copying.fill()?;
         copying.check_room(false)?;
         let (_, before) = copying.names()?;
         // Not what came from a source that can be read no further, since it may be all that is left of it.

@@ -97,6 +97,40 @@ fn copies_that_cannot_be_compared_stay_believed() {
     read_all(&model, &journal).unwrap();
 }
 
+/// One copy has a write more, of which nobody was told that it is kept, and lacks a segment of which nothing is replayed.
+#[test]
+fn a_segment_that_only_the_copy_with_fewer_writes_has_goes_to_the_one_with_more() {
+    for (ahead, lost) in [0, 1].into_iter().flat_map(|copy| [1, 2].map(|lost| (copy, lost))) {
+        let when = format!("copy {ahead}, without segment {lost}");
+        let (mut model, disk) = (Model::default(), dirs_disk(65));
+        let (_, journal) = model.create(&disk);
+        (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        model.applied = 50;
+        let names = disk.list(Path::new(DIRS[1 - ahead])).unwrap();
+        let paths = names.iter().filter(|name| name.ends_with(".seg")).map(|name| path(1 - ahead, name));
+        let before: Vec<_> = paths.map(|path| (disk.read(&path).unwrap().unwrap(), path)).collect();
+        model.append(&journal, Handoff::Os).unwrap();
+        let disk = disk.kill();
+        for (bytes, path) in before {
+            disk.damage(&path, |now| now.clone_from(&bytes)).unwrap();
+        }
+        disk.remove_file(&path(ahead, &segment::name(lost))).unwrap();
+        let (mirrors, journal, report) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert_eq!((report.last, good(&mirrors)), (Seq(61), [true; 2]), "{when}: {:?}", mirrors.copies());
+        read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}: {e}"));
+        drop(journal);
+        let disk = disk.crash(PowerCut { seed: 1 });
+        for lost in [0, 1] {
+            let (mut model, disk) = (model.clone(), disk.fork());
+            absent(&disk, lost);
+            let (_, journal, _) =
+                model.open(&disk, None).unwrap_or_else(|e| panic!("{when}, without {lost}: {e}"));
+            read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}, without {lost}: {e}"));
+        }
+    }
+}
+
 /// A file of another length is made as long as the other, and what both have of it is not copied.
 #[test]
 fn an_older_segment_that_is_cut_short_is_filled_up() {

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use annulus::{
-    BackupProgress, BackupRepository, CheckpointOptions, CheckpointProgress, ErrorKind, Options, Retention,
-    Store,
+    At, BackupProgress, BackupRepository, CheckpointOptions, CheckpointProgress, ErrorKind, Options,
+    Retention, Store,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -102,6 +102,35 @@ fn a_restore_that_was_ended_leaves_room_for_another() {
     let last = *told(&notes).last().unwrap();
     assert!(last.objects > 3);
     assert_eq!(last.bytes_total, Some(last.bytes));
+}
+
+/// What the archive has to be asked first is a part of it.
+#[test]
+fn a_restore_to_a_time_tells_of_what_it_reads_to_find_the_moment_and_may_be_ended_there() {
+    let place = Place::new();
+    for round in 0..4u8 {
+        (0..50u32).for_each(|n| _ = place.store.insert(n.to_be_bytes(), vec![round; 1_000]).unwrap());
+        place.store.archive(&place.repo).unwrap();
+    }
+    let now = || At::Time(std::time::SystemTime::now());
+    let until = || place.repo.restore_latest().unwrap().until(now());
+    let new = place.path("new");
+    for calls in [1, 3] {
+        let (notes, callback) = noting(calls);
+        let error = until().progress(callback).open(&new).unwrap_err();
+        let notes = told(&notes);
+        assert_eq!((error.kind(), notes.len()), (ErrorKind::Cancelled, calls));
+        assert!(notes.iter().all(|at| at.bytes > 0 && at.bytes_total.is_none()), "{notes:?}");
+        assert!(!new.exists() || std::fs::read_dir(&new).unwrap().next().is_none());
+    }
+    let (notes, callback) = noting(usize::MAX);
+    let store = until().progress(callback).open(&new).unwrap();
+    assert_eq!(store.get(0u32.to_be_bytes()).unwrap().unwrap()[0], 3);
+    let notes = told(&notes);
+    let last = *notes.last().unwrap();
+    let pieces = notes.iter().take_while(|at| at.bytes_total.is_none()).count();
+    assert!(pieces >= 4 && notes.len() > pieces, "{notes:?}");
+    assert!(notes[pieces..].iter().all(|at| at.bytes_total == Some(last.bytes)), "{notes:?}");
 }
 
 #[test]

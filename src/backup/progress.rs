@@ -49,10 +49,11 @@ impl Watch {
         Watch(Some(Arc::new(Watched { callback: Box::new(callback), at: Mutex::default() })))
     }
 
-    /// How many bytes there are going to be.
+    /// How many bytes there are going to be from now on.
     pub fn expect(&self, bytes: u64) {
         if let Some(watched) = &self.0 {
-            watched.at.lock().bytes_total = Some(bytes);
+            let mut at = watched.at.lock();
+            at.bytes_total = Some(at.bytes.saturating_add(bytes));
         }
     }
 

@@ -291,7 +291,8 @@ impl Restore {
         self
     }
 
-    /// Sets what is called after every object that has been read, pieces of the archive as well, on the thread that restores. When it answers `Break`, the restore ends with
+    /// Sets what is called after every object that has been read, pieces of the archive as well, on the thread that restores; those that are read to know what a
+    /// [time](At::Time) comes to, and again when they are restored, count twice. How many bytes there are in all is told when that is known. When it answers `Break`, the restore ends with
     /// [`Cancelled`](ErrorKind::Cancelled), and leaves what it leaves after any error.
     ///
     /// ```
@@ -345,7 +346,7 @@ impl Restore {
     pub(crate) fn run(self, dir: &Path, seams: Seams, salvage: bool) -> Result<(Store, Vec<Damage>)> {
         let repository = &self.repository;
         let Point { body, until, mut keyspaces } = match self.until {
-            Some(at) => point::point(repository, self.body, at, self.only.as_deref())?,
+            Some(at) => point::point(repository, self.body, at, self.only.as_deref(), &self.watch)?,
             None => Point::of(self.body),
         };
         if let Some(name) = &self.only {

@@ -6,6 +6,7 @@ use crate::backup::BackupRepository;
 use crate::backup::checkpoint::{Body, KeyspaceLayers};
 use crate::backup::history::Told;
 use crate::backup::piece::{Listed, Named};
+use crate::backup::progress::Watch;
 use crate::backup::unread::Unread;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -30,8 +31,15 @@ impl Point {
 }
 
 /// How to come to a moment with the keyspaces that there were, or with that of the name `only`. From the checkpoint that was named, if it is not
-/// later and the archive leads from it to there; a checkpoint that lacks a keyspace of that moment is passed over.
-pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&str>) -> Result<Point> {
+/// later and the archive leads from it to there; a checkpoint that lacks a keyspace of that moment is passed over. `watch` is told of what is read to know what a
+/// time comes to.
+pub fn point(
+    repository: &BackupRepository,
+    named: Body,
+    at: At,
+    only: Option<&str>,
+    watch: &Watch,
+) -> Result<Point> {
     let store = named.store;
     let (mut of_store, mut given_up, mut unread) = (Vec::new(), Vec::new(), Vec::new());
     for told in repository.newest_first(store)? {
@@ -54,6 +62,7 @@ pub fn point(repository: &BackupRepository, named: Body, at: At, only: Option<&s
                 store,
                 time,
                 Checkpoints { of_store: &of_store, given_up: &given_up, unread },
+                watch,
             )?
         }
     };

@@ -7,6 +7,7 @@ use crate::backup::BackupRepository;
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::{Body, CheckpointId};
 use crate::backup::piece::{CLOCK_STEP, Listed};
+use crate::backup::progress::Watch;
 use crate::backup::unread::Unread;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -99,7 +100,13 @@ impl Checkpoints<'_> {
 }
 
 impl Times {
-    fn of(repository: &BackupRepository, store: u128, time: u64, checkpoints: &[Body]) -> Result<Times> {
+    fn of(
+        repository: &BackupRepository,
+        store: u128,
+        time: u64,
+        checkpoints: &[Body],
+        watch: &Watch,
+    ) -> Result<Times> {
         let chain = repository.chain(store)?;
         let mut known: Vec<Known> =
             checkpoints.iter().map(|body| Known { seq: body.seq, time: body.taken }).collect();
@@ -119,11 +126,13 @@ impl Times {
             }
             match repository.piece_or_why(store, listed) {
                 Ok(piece) => {
+                    watch.more(1, piece.size())?;
                     known
                         .extend(piece.head.marks.iter().map(|mark| Known { seq: mark.seq, time: mark.time }));
                 }
                 Err(Unread { error, of_all: true }) => return Err(error),
                 Err(Unread { error, .. }) => {
+                    watch.more(1, 0)?;
                     holes.push(Hole { first: listed.first, last: listed.last, error })
                 }
             }
@@ -212,14 +221,15 @@ fn settled(known: &mut [Known], time: u64) -> Option<Seq> {
 
 /// The last sequence that a store is known to have come to by a time. An error if a piece that cannot be read, or one that is missing, might know
 /// of a later one, or a checkpoint that cannot be read where nothing was archived, if writes were archived without anybody noting the time, if the clock went back or had not been set, or if a checkpoint that was
-/// given up was the last by then.
+/// given up was the last by then. `watch` is told of every piece.
 pub fn sequence_at(
     repository: &BackupRepository,
     store: u128,
     time: u64,
     checkpoints: Checkpoints<'_>,
+    watch: &Watch,
 ) -> Result<Seq> {
-    Times::of(repository, store, time, checkpoints.of_store)?.at(time, checkpoints)
+    Times::of(repository, store, time, checkpoints.of_store, watch)?.at(time, checkpoints)
 }
 
 fn missing(from: Seq, behind: Seq) -> Hole {

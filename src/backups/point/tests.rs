@@ -5,6 +5,7 @@ use crate::At;
 use crate::backup::BackupRepository;
 use crate::backup::checkpoint::{Body, CheckpointId, KIND, KeyspaceLayers, Source};
 use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
+use crate::backup::progress::Watch;
 use crate::backup::storage::{Object, Storage};
 use crate::disk::SimDisk;
 use crate::envelope;
@@ -93,7 +94,7 @@ impl Told {
     fn at(&self, time: u64) -> Result<u64> {
         let newest = *self.repo.ids()?.last().unwrap();
         let time = UNIX_EPOCH + Duration::from_secs(self.midnight + time);
-        let point = point(&self.repo, self.repo.load(newest)?, At::Time(time), None)?;
+        let point = point(&self.repo, self.repo.load(newest)?, At::Time(time), None, &Watch::default())?;
         Ok(point.until.unwrap_or(point.body.seq).0)
     }
 
@@ -376,7 +377,8 @@ fn a_checkpoint_that_cannot_be_read_is_not_passed_over_for_one_that_is_older() {
 fn no_older_checkpoint_is_taken_for_the_newest_where_that_cannot_be_read() {
     let at = |told: &Told, time| {
         let time = UNIX_EPOCH + Duration::from_secs(told.midnight + time);
-        let point = point(&told.repo, told.repo.load(CheckpointId(1))?, At::Time(time), None)?;
+        let point =
+            point(&told.repo, told.repo.load(CheckpointId(1))?, At::Time(time), None, &Watch::default())?;
         Ok::<_, Error>(point.until.unwrap_or(point.body.seq).0)
     };
     let mut told = Told::new();

@@ -46,3 +46,22 @@ impl Known {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_said_who_has_a_write_and_where_it_is_to_be_had() {
+        let known = Known { applied: Seq(5), archived: Some((Seq(9), 0xab)) };
+        let by_archive =
+            "the archive in repository 000000000000000000000000000000ab has this store's writes up to 9";
+        assert_eq!(known.proof(Seq(6)), by_archive);
+        for known in [known, Known::from(Seq(5))] {
+            assert_eq!(known.proof(Seq(5)), "the shards have applied up to 5");
+        }
+        assert_eq!(Known::from(Seq(5)).proof(Seq(6)), "the shards have applied up to 5");
+        assert!(known.way_out(Seq(9)).is_some_and(|way| way.contains("0ab")));
+        assert_eq!((known.way_out(Seq(10)), Known::from(Seq(5)).way_out(Seq(5))), (None, None));
+    }
+}

@@ -60,6 +60,21 @@ fn a_scan_mends_nothing_where_the_user_wants_to_decide() {
     }
 }
 
+#[test]
+fn a_flush_mends_nothing_where_the_user_wants_to_decide() {
+    for heal in [Heal::Manual, Heal::Automatic] {
+        let mut world = World::new(options(2, 2).heal(heal));
+        world.write(500);
+        world.store.flush().unwrap();
+        let keys: Vec<Vec<u8>> = world.model.keys().take(2).cloned().collect();
+        for (shard, key) in [ShardId(0), ShardId(1)].into_iter().zip(&keys) {
+            world.factory.corrupt(shard, &internal(key));
+            world.store.insert(key, b"again").unwrap();
+        }
+        assert_eq!(world.store.flush().is_ok(), heal == Heal::Automatic);
+    }
+}
+
 /// What is copied from a shard that is behind would be lacking for good.
 #[test]
 fn a_page_is_not_mended_from_a_shard_that_is_behind() {

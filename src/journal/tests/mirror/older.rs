@@ -144,6 +144,34 @@ fn an_older_segment_that_is_cut_short_is_filled_up() {
     }
 }
 
+/// Of a file of which the bytes mean nothing, too.
+#[test]
+fn a_spare_that_is_cut_short_in_one_copy_is_as_long_as_in_the_other_afterwards() {
+    for short in [0, 1] {
+        let (mut model, disk) = (Model::default(), dirs_disk(66));
+        let (_, journal) = model.create(&disk);
+        (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        assert!(journal.trim(Seq(30)).unwrap() > 0);
+        model.applied = 30;
+        let disk = disk.kill();
+        let spares = |copy: usize| -> Vec<(String, usize)> {
+            let mut names = disk.list(Path::new(DIRS[copy])).unwrap();
+            names.retain(|name| name.ends_with(".spare"));
+            names.sort();
+            names
+                .into_iter()
+                .map(|name| (name.clone(), disk.read(&path(copy, &name)).unwrap().unwrap().len()))
+                .collect()
+        };
+        assert!(!spares(0).is_empty() && spares(0) == spares(1));
+        disk.damage(&path(short, &spares(0).last().unwrap().0), |bytes| bytes.truncate(100)).unwrap();
+        let (mirrors, ..) = model.open(&disk, None).unwrap();
+        assert_eq!(good(&mirrors), [true; 2]);
+        assert_eq!(spares(0), spares(1), "{short}");
+    }
+}
+
 /// One copy is left out, and the one that is asked first cannot be read somewhere: in a segment, or in a file of which the bytes mean
 /// nothing.
 #[test]

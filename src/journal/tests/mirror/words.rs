@@ -192,3 +192,38 @@ fn a_copy_that_is_half_mended_has_no_word_though_none_can_be_given_of_that() {
     }
     assert!(between > 3, "{between}");
 }
+
+/// Its segments may have been moved away, or be made there a moment later.
+#[test]
+fn a_directory_with_the_word_of_another_store_alone_is_not_vacant() {
+    let (model, disk) = (Model::default(), dirs_disk(52));
+    model.create(&disk);
+    let dir = Path::new(DIRS[1]);
+    for name in disk.list(dir).unwrap().iter().filter(|name| *name != "MIRRORS") {
+        disk.remove_file(&dir.join(name)).unwrap();
+    }
+    let vacant = |store| Mirrors::check_vacant(&disk, dir, store);
+    vacant(CONFIG.store_id).unwrap();
+    assert_eq!(vacant(CONFIG.store_id + 1).unwrap_err().kind(), ErrorKind::Foreign);
+    // One that is damaged says nothing.
+    put(&disk, DIRS[1], b"no word");
+    vacant(CONFIG.store_id).unwrap();
+}
+
+#[test]
+fn a_copy_is_away_where_neither_its_word_nor_a_segment_of_it_is() {
+    let dir = Path::new(DIRS[1]);
+    for (word, segments) in [(true, true), (true, false), (false, true), (false, false)] {
+        let (mut model, disk) = (Model::default(), dirs_disk(53));
+        let (_, journal) = model.create(&disk);
+        model.append(&journal, Handoff::Os).unwrap();
+        for name in disk.list(dir).unwrap() {
+            let stays = if name == "MIRRORS" { word } else { segments };
+            if !stays {
+                disk.remove_file(&dir.join(name)).unwrap();
+            }
+        }
+        assert_eq!(Mirrors::is_away(&disk, dir), !word && !segments, "{word} {segments}");
+    }
+    assert!(Mirrors::is_away(&dirs_disk(53), dir));
+}

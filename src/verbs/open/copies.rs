@@ -78,7 +78,7 @@ impl<'a> Read<'a> {
         let (what, remedy) = match self.adopted {
             true => (
                 "the newest manifest that the shards have which the options name",
-                "name the directory of that shard in the options as well",
+                "name the directory of that shard in the options as well, and move the manifest away if there is one",
             ),
             false => (
                 "the manifest",

@@ -4,6 +4,7 @@
 //! to the last, so that an interrupted creation is taken up again and never mistaken for a damaged store; the manifest
 //! comes last but for the marker's removal.
 
+use super::adopt;
 use super::journals::{self, Below};
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
@@ -51,11 +52,12 @@ pub struct Contents<'a> {
     pub fill: &'a mut dyn FnMut(&Manifest) -> Result<Seq>,
 }
 
+/// What a marker says: whose it is.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Marker {
+pub struct Marker {
     #[serde(with = "hex128")]
-    store: u128,
+    pub store: u128,
 }
 
 /// Errors unless a store can be created in `dir`: it is empty or absent, or an interrupted creation of ours, or if it is to be
@@ -79,7 +81,8 @@ pub fn check_vacant(disk: &dyn Disk, dir: &Path, restoring: bool) -> Result<()> 
             "restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written",
         ));
     }
-    let temporary = |n: &str| n.strip_suffix(".tmp").is_some_and(|n| n == MARKER || n == RESTORING);
+    let marks = |n: &str| n == MARKER || n == RESTORING || n == adopt::MARKER;
+    let temporary = |n: &str| n.strip_suffix(".tmp").is_some_and(marks);
     let ours = |n: &str| n == LOCK || n == "lost+found" || temporary(n);
     match names.iter().find(|n| !ours(n)) {
         Some(name) => {

@@ -51,7 +51,7 @@ pub fn from_shards(
     let named = options.shard.iter().map(|shard| shard.path.clone());
     let places: Vec<PathBuf> = named.chain(names.into_iter().map(|name| inside.join(name))).collect();
     let mut newest: Option<Manifest> = None;
-    for (place, copy) in copies::all(places, asking) {
+    for (place, copy) in copies::all(places, asking)? {
         let Some(best) = &newest else {
             newest = Some(copy);
             continue;

@@ -81,7 +81,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let lock = Locked::new(lock, locks.clone(), &copies);
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
-    read.check_opened(&layout)?;
+    read.check_opened(&layout, &asking)?;
     // Not before: with a greater number it would pass for one that is no older.
     if found.as_ref().is_some_and(|found| !adopted && *found != manifest) {
         manifest.store_next(disk, dir)?;

@@ -1,6 +1,6 @@
 //! Creating a store.
 //!
-//! Invariants: nothing is written before every directory has been found fit; a marker file stands from the first write
+//! Invariants: nothing but locks is written before every directory has been found fit, those of the journal as well; a marker file stands from the first write
 //! to the last, so that an interrupted creation is taken up again and never mistaken for a damaged store; the manifest
 //! comes last but for the marker's removal.
 
@@ -121,11 +121,15 @@ pub fn create(
     for spec in &specs {
         Shard::check_vacant(disk, spec)?;
     }
+    let below = Below::new(dir, seams, options);
+    let reserved = journals::reserve(dir, &manifest, &below)?;
     let bytes = envelope::encode(kind, &Marker { store })?;
     disk.replace(&marker, &bytes).map_err(|e| Error::io("write the creation marker", &marker, e))?;
     let journal = dir.join(JOURNAL_DIR);
     let config = journal_config(&manifest, options);
     if disk.exists(&journal).map_err(|e| Error::io("look for the journal", &journal, e))? {
+        // Its file goes with it: where one copy is to lie there it is locked when it is made.
+        reserved.let_go(&journal);
         disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
     }
     let early = crate::plants::is("half-restored-opens");
@@ -151,7 +155,7 @@ pub fn create(
         if manifest.journals.is_empty() {
             Journal::create(seams.disk.clone(), &journal, config, last.next())?.close()?;
         } else {
-            journals::create(dir, &manifest, config, &Below::new(dir, seams, options), last.next())?;
+            journals::create(dir, reserved, config, &below, last.next())?;
         }
         disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))
     };

@@ -137,3 +137,25 @@ fn an_opening_that_takes_the_manifest_from_a_shard_and_stops_anywhere_is_gone_on
         }
     }
 }
+
+/// Between two attempts: the first one had it, or it had been accepted then.
+#[test]
+fn a_journal_that_is_lost_after_a_manifest_was_taken_is_not_begun_anew_unasked() {
+    let world = World::filled(&options());
+    lose(&world);
+    let unread = |path: &Path| path.extension().is_some_and(|e| e == "seg");
+    world.disk.inject(Fault::on(Operation::Read).at(unread));
+    world.open(&options()).map(drop).unwrap_err();
+    let world = world.killed(());
+    assert!(world.disk.exists(Path::new("/store/ADOPTING")).unwrap());
+    world.disk.remove_dir_all(Path::new("/store/journal")).unwrap();
+    for _ in 0..2 {
+        let error = world.open(&options()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        assert!(files(&world, "/store/journal").is_empty());
+    }
+    let store = world.open(&options().accept_journal_loss(true)).unwrap();
+    write(&store, 0..5);
+    let world = world.killed(store);
+    check(&world.open(&options()).unwrap(), 5);
+}

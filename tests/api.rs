@@ -497,9 +497,14 @@ fn what_a_power_cut_does_is_stated() {
 
 #[test]
 fn a_new_disk_has_room_for_a_store_and_other_peoples_files_have_not() {
-    for (name, fits) in
-        [("lost+found", true), ("notes.txt", false), ("CREATING.tmp", true), ("other.tmp", false)]
-    {
+    for (name, fits) in [
+        ("lost+found", true),
+        ("notes.txt", false),
+        ("CREATING.tmp", true),
+        ("other.tmp", false),
+        ("ADOPTING.tmp", true),
+        ("ADOPTING", false),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         match name {
             "lost+found" => std::fs::create_dir(dir.path().join(name)).unwrap(),

@@ -187,8 +187,10 @@ impl Shard {
             let session = self.begin_apply()?;
             self.seal(self.applied()).inspect_err(|_| session.leave())?;
         }
-        if matches!(Identity::load(disk, &self.dir), Ok(Some(_))) {
-            return Ok(());
+        match Identity::load(disk, &self.dir) {
+            Ok(Some(_)) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+            _ => {}
         }
         log::warn!("shard {}: its identity file is lost or damaged, and is written anew", self.id);
         self.write_identity(manifest)

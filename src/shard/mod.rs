@@ -137,10 +137,13 @@ pub struct Shard {
     unreadable: AtomicU32,
     // The seal on the disk says less than is known: that the engine is being changed, or no figures.
     vague: AtomicBool,
-    // The generation of the manifest whose copy lies in the directory, as it was read or written last; 0: none does.
+    // The generation of the manifest whose copy lies in the directory, as it was read or written last; 0: none does; UNREAD.
     copied: AtomicU64,
     seen: Mutex<seen::Seen>,
 }
+
+/// For the generation of a copy of the manifest that could not be read. It may be newer than all that can.
+pub const UNREAD: u64 = u64::MAX;
 
 impl Shard {
     /// The engine, if the shard answers reads.
@@ -192,7 +195,7 @@ impl Shard {
         Seq(self.applied.load(Ordering::Acquire))
     }
 
-    /// The generation of the manifest of which the directory has a copy; 0: it has none, or was not looked at.
+    /// The generation of the manifest of which the directory has a copy; 0: it has none, or was not looked at. [`UNREAD`]: nobody knows.
     pub fn copied(&self) -> u64 {
         self.copied.load(Ordering::Acquire)
     }

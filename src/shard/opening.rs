@@ -6,7 +6,7 @@
 use super::dirs::engine_spec;
 use super::identity::Identity;
 use super::seal::{self, Seal};
-use super::{Aside, Engines, Health, Role, Shard, ShardSpec};
+use super::{Aside, Engines, Health, Role, Shard, ShardSpec, UNREAD};
 use crate::disk::Disk;
 use crate::engine::{Engine, EngineFactory, Figures, Guarded};
 use crate::error::{Error, ErrorKind, Result};
@@ -88,6 +88,14 @@ impl Shard {
                 identity.expect(dir, self.store, self.id)?;
                 let copied = identity.manifest.map_or(0, |manifest| manifest.generation);
                 self.copied.store(copied, Ordering::Release);
+            }
+            // Only what is not there, or is damaged, holds nothing that could be lost.
+            Err(error) if error.kind() != ErrorKind::Corruption => {
+                self.copied.store(UNREAD, Ordering::Release);
+                if error.kind() == ErrorKind::Unsupported || !self.is_sealed_here() {
+                    return Err(error);
+                }
+                log::warn!("shard {}: its identity file is left as it is: {error}", self.id);
             }
             found => {
                 if !self.is_sealed_here() {

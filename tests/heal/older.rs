@@ -114,7 +114,7 @@ fn a_newer_copy_that_can_be_read_only_later_is_not_passed_over() {
     store.keyspace("orders").unwrap();
     let machine = machine.killed(store);
     machine.put_back(&saved);
-    for times in 1..=2 {
+    for times in 1..=3 {
         let machine = machine.fork();
         let refuses = || {
             for shard in ["/data/0", "/data/1"] {
@@ -150,6 +150,77 @@ fn a_newer_copy_that_can_be_read_only_later_is_not_passed_over() {
         machine.disk.heal();
     }
     assert_eq!(machine.open(&moved).map(drop).unwrap_err().kind(), ErrorKind::Refused);
+}
+
+/// No shard says so while the store is opened; they can all be read but for that.
+#[test]
+fn a_newer_copy_that_cannot_be_read_at_all_is_not_written_over_by_the_opening() {
+    let machine = Machine::new();
+    drop(machine.open(&elsewhere(2)).unwrap());
+    let saved = machine.saved();
+    let store = machine.open(&plain()).unwrap();
+    store.keyspace("orders").unwrap();
+    let machine = machine.killed(store);
+    machine.put_back(&saved);
+    let before = identities(&machine);
+    machine.disk.inject(Fault::on(Operation::Read).at(|path| path.ends_with("IDENTITY")));
+    let opened = machine.open(&plain());
+    assert!(identities(&machine) == before);
+    let disk = machine.disk.kill();
+    drop(opened);
+    let machine = Machine { disk, factory: machine.factory };
+    assert!(identities(&machine) == before);
+    machine.refuses(&plain(), "/data/");
+}
+
+fn identities(machine: &Machine) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = machine.disk.files().into_iter();
+    files.filter(|(path, _)| path.ends_with("IDENTITY")).collect()
+}
+
+/// As a newer Annulus writes them: the program was put back, and the manifest with it.
+#[test]
+fn copies_of_a_version_that_is_not_known_are_neither_passed_over_nor_written_over() {
+    let machine = Machine::new();
+    drop(machine.open(&elsewhere(2)).unwrap());
+    let saved = machine.saved();
+    let store = machine.open(&plain()).unwrap();
+    store.keyspace("orders").unwrap();
+    let machine = machine.killed(store);
+    let newer = |bytes: &mut Vec<u8>| {
+        bytes[8] = 9;
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&bytes[8..16]);
+        crc.update(&bytes[20..]);
+        let crc = crc.finalize().to_le_bytes();
+        bytes[16..20].copy_from_slice(&crc);
+    };
+    for (number, shards) in [&["/data/0", "/data/1"][..], &["/data/1"]].iter().enumerate() {
+        for (manifest, late) in [("older", 0), ("older", 1), ("older", 2), ("gone", 0), ("its own", 0)] {
+            let machine = machine.fork();
+            for shard in *shards {
+                machine.disk.damage(&Path::new(shard).join("IDENTITY"), newer).unwrap();
+            }
+            match manifest {
+                "older" => machine.put_back(&saved),
+                "gone" => machine.disk.remove_file(Path::new(MANIFEST)).unwrap(),
+                _ => {}
+            }
+            let before = identities(&machine);
+            for _ in 0..2 {
+                for shard in ["/data/0", "/data/1"] {
+                    let identity = Path::new(shard).join("IDENTITY");
+                    let unread = Fault::on(Operation::Read).at(move |path| path == identity).times(late);
+                    (late > 0).then(|| machine.disk.inject(unread));
+                }
+                let error = machine.open(&elsewhere(2)).map(drop).unwrap_err();
+                let when = format!("{number}, {manifest}, {late}: {error}");
+                let kinds = [ErrorKind::Unsupported, ErrorKind::Refused];
+                assert!(kinds.contains(&error.kind()) && error.to_string().contains("/data/"), "{when}");
+                assert!(identities(&machine) == before, "{when}");
+            }
+        }
+    }
 }
 
 /// What there is of copies is as old as the manifest, and the journal is not.

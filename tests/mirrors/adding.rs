@@ -1,6 +1,7 @@
 //! Directories that are added for a copy of the journal: what lies there is not cleared away, unless it is of this store.
 
 use super::*;
+use annulus::ShardOptions;
 use annulus::testing::{MemoryFactory, PowerCut, SimDisk};
 
 /// Stores on one simulated disk.
@@ -27,6 +28,12 @@ impl World {
 
     fn files(&self, dir: &str) -> Vec<(PathBuf, Vec<u8>)> {
         self.disk.files().into_iter().filter(|(path, _)| path.starts_with(dir)).collect()
+    }
+
+    /// The files there, but for locks.
+    fn made(&self, dir: &str) -> Vec<PathBuf> {
+        let files = self.files(dir).into_iter().map(|(path, _)| path);
+        files.filter(|path| !path.ends_with("LOCK")).collect()
     }
 
     fn put(&self, path: &str, bytes: &[u8]) {
@@ -56,6 +63,7 @@ fn with(dirs: &[&str]) -> Options {
 
 fn refused(world: &World, dirs: &[&str], kept: &str, what: &str) {
     let before = world.files(kept);
+    let of_store = world.made("/store");
     for options in [with(dirs), with(dirs)] {
         let error = world.open(0, &options).map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
@@ -63,6 +71,7 @@ fn refused(world: &World, dirs: &[&str], kept: &str, what: &str) {
         assert!(error.advice().is_some_and(|advice| advice.contains("directory")), "{error}");
     }
     assert!(world.files(kept) == before, "{what}");
+    assert_eq!(world.made("/store"), of_store, "{what}");
 }
 
 #[test]
@@ -92,6 +101,90 @@ fn an_empty_journal_of_another_store_is_not_replaced_by_that_of_a_new_one() {
     refused(&world, &["/other/journal"], "/other", "journal of store");
     let store = world.open(1, &options()).unwrap();
     write(&store, 0..3);
+}
+
+/// Somebody makes one there, or restores it, of which nothing is to be seen yet.
+#[test]
+fn a_new_store_is_not_begun_while_a_directory_for_its_journal_is_locked() {
+    let world = World::new();
+    world.disk.create_dir_all(Path::new("/b")).unwrap();
+    let lock = world.disk.lock(Path::new("/b/LOCK")).unwrap();
+    for _ in 0..2 {
+        let error = world.open(0, &with(&["/a", "/b"])).map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Locked, Some(Path::new("/b"))), "{error}");
+        assert_eq!(world.made("/"), Vec::<PathBuf>::new());
+        assert!(!world.disk.exists(Path::new("/store/shards")).unwrap());
+    }
+    drop(lock);
+    write(&world.open(0, &with(&["/a", "/b"])).unwrap(), 0..3);
+}
+
+/// The store's directory is lost, and the shards are forgotten when it is opened first.
+#[test]
+fn a_store_that_is_opened_by_its_journal_alone_is_not_begun_anew_in_its_place() {
+    let world = World::new();
+    let plain = Options::new().memory_budget(8 << 20).journal_segment_bytes(64 << 10);
+    let [first, second] = ["/data/0", "/data/1"].map(ShardOptions::new);
+    let all = plain.journal_dirs(["/a", "/b"].map(PathBuf::from)).shard(first).shard(second);
+    write(&world.open(0, &all).unwrap(), 0..20);
+    world.disk.remove_dir_all(Path::new("/store")).unwrap();
+    for _ in 0..2 {
+        let error = world.open(0, &with(&["/a", "/b"])).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+        assert_eq!(world.made("/store"), Vec::<PathBuf>::new());
+    }
+    check(&world.open(0, &all).unwrap(), 20);
+}
+
+/// A directory that was locked before it was cleared is locked when its copy is made.
+#[test]
+fn a_creation_that_stops_anywhere_is_gone_on_with_and_has_its_locks() {
+    for (first, second) in [
+        (&["/a", "/b"][..], &["/a", "/b"][..]),
+        (&["/store/journal", "/b"], &["/store/journal", "/b"]),
+        (&[], &["/b", "/store/journal"]),
+    ] {
+        for stop in 0.. {
+            let (world, ended) = World::new().stopped(first, stop);
+            if ended {
+                assert!(stop > 20, "{stop}");
+                break;
+            }
+            let store = world.open(0, &with(second)).unwrap_or_else(|e| panic!("{second:?}, {stop}: {e}"));
+            // Where the store was there already the copies are made by and by.
+            testing::mend(&store);
+            for dir in second {
+                let lock = world.disk.lock(&Path::new(dir).join("LOCK")).map(drop);
+                let kind = lock.map_err(|e| e.kind());
+                assert_eq!(kind, Err(std::io::ErrorKind::WouldBlock), "{second:?}, {stop}: {dir}");
+            }
+            write(&store, 0..3);
+            let disk = world.disk.kill();
+            drop(store);
+            let world = World { disk, factories: world.factories };
+            check(&world.open(0, &options()).unwrap(), 3);
+        }
+    }
+}
+
+/// Before it has been filled, which may take hours.
+#[test]
+fn a_restore_is_not_begun_where_another_journal_lies() {
+    let world = World::new();
+    world.filled(1, 20);
+    let repository = testing::repository(Arc::new(world.disk.clone()), Path::new("/backup")).unwrap();
+    world.open(1, &options()).unwrap().checkpoint(&repository).unwrap();
+    world.disk.watch(|disk| assert!(!disk.exists(Path::new("/store/RESTORING")).unwrap()));
+    for _ in 0..2 {
+        let restore = repository.restore_latest().unwrap().options(with(&["/a", "/other/journal"]));
+        let (disk, factory) = (Arc::new(world.disk.clone()), Arc::new(world.factories[0].clone()));
+        let seams = Seams { disk, factory, background: false };
+        let error = testing::restore(restore, Path::new("/store"), seams).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+        assert_eq!(world.made("/store"), Vec::<PathBuf>::new());
+    }
+    world.disk.watch(|_| ());
+    check(&world.open(1, &options()).unwrap(), 20);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod accepting;
 mod adding;
+mod adopting;
 #[path = "../common/mod.rs"]
 mod common;
 mod mounting;

@@ -7,44 +7,44 @@ use super::*;
 use annulus::testing::{Fault, MemoryFactory, Operation, PowerCut, SimDisk};
 
 /// A store on a simulated disk, whose records are in its journal alone.
-struct World {
-    disk: SimDisk,
+pub struct World {
+    pub disk: SimDisk,
     factory: MemoryFactory,
 }
 
 impl World {
-    fn filled(options: &Options) -> World {
+    pub fn filled(options: &Options) -> World {
         let world = World { disk: SimDisk::new(1), factory: MemoryFactory::new() };
         let store = world.open(options).unwrap();
         write(&store, 0..20);
         world.killed(store)
     }
 
-    fn open(&self, options: &Options) -> annulus::Result<Store> {
+    pub fn open(&self, options: &Options) -> annulus::Result<Store> {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
         testing::open(Path::new("/store"), options, Seams { disk, factory, background: false })
     }
 
-    fn killed(&self, store: impl Sized) -> World {
+    pub fn killed(&self, store: impl Sized) -> World {
         let disk = self.disk.kill();
         drop(store);
         World { disk, factory: self.factory.clone() }
     }
 
     /// The machine goes down with it.
-    fn cut(&self, store: impl Sized, seed: u64) -> World {
+    pub fn cut(&self, store: impl Sized, seed: u64) -> World {
         let disk = self.disk.crash(PowerCut { seed });
         drop(store);
         self.factory.crash(seed);
         World { disk, factory: self.factory.clone() }
     }
 
-    fn fork(&self) -> World {
+    pub fn fork(&self) -> World {
         World { disk: self.disk.fork(), factory: self.factory.fork() }
     }
 
     /// It opens, with everything.
-    fn opens(&self, options: &Options, count: u32, when: &str) {
+    pub fn opens(&self, options: &Options, count: u32, when: &str) {
         let store = self.open(options).unwrap_or_else(|e| panic!("{when}: {e}"));
         for n in 0..count {
             assert!(store.get(n.to_be_bytes()).unwrap().is_some(), "{when}: {n} is lost");
@@ -52,7 +52,7 @@ impl World {
     }
 
     /// It opens, with everything, and goes on.
-    fn check(&self, options: &Options, when: &str) {
+    pub fn check(&self, options: &Options, when: &str) {
         let store = self.open(options).unwrap_or_else(|e| panic!("{when}: {e}"));
         check(&store, 20);
         write(&store, 20..25);
@@ -65,7 +65,7 @@ impl World {
 }
 
 /// From where the journal may be moved to "/e", with the options for it.
-fn moves() -> [(Options, Options); 3] {
+pub fn moves() -> [(Options, Options); 3] {
     let with = |dirs: &[&str]| options().journal_dirs(dirs.iter().map(PathBuf::from));
     [
         (with(&["/a", "/b"]), with(&["/e"])),
@@ -143,7 +143,7 @@ fn the_journal_moves_away_from_a_disk_that_takes_no_writes() {
     }
 }
 
-fn with(dirs: &[&str]) -> Options {
+pub fn with(dirs: &[&str]) -> Options {
     options().journal_dirs(dirs.iter().map(PathBuf::from))
 }
 

@@ -70,8 +70,22 @@ pub struct Found {
 }
 
 impl Mirrors {
+    /// Finds the directories fit for the copies of a new store's journal, and locks those that are there: nothing else is changed.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn reserve(disk: &dyn Disk, store: u128, places: &[Place]) -> Result<Arc<Locks>> {
+        let vacant = || places.iter().try_for_each(|place| Mirrors::check_vacant(disk, &place.dir, store));
+        // Before anything is made there, be it a lock.
+        vacant()?;
+        let locks = Found::lock(disk, places)?;
+        // Another may have had the lock, and have made its journal there meanwhile.
+        vacant()?;
+        Ok(locks)
+    }
+
     /// Makes the directories for the copies of a new store's journal. What an interrupted creation has left is taken over. `limited` is `disk`,
-    /// where its disks are not to be waited for longer than that says.
+    /// where its disks are not to be waited for longer than that says; `locks` are those that were taken before.
     ///
     /// # Errors
     /// `Foreign`: a directory holds other files. `Locked`: an open store has its journal there. `Io`.
@@ -81,8 +95,8 @@ impl Mirrors {
         store: u128,
         places: Vec<Place>,
         limited: Option<Arc<Limited>>,
+        locks: Arc<Locks>,
     ) -> Result<Arc<Self>> {
-        let locks = Arc::new(Locks::default());
         for Place { dir, .. } in &places {
             let io = |e| Error::io("make the journal's directory", dir, e);
             Mirrors::check_vacant(disk.as_ref(), dir, store)?;

@@ -140,7 +140,9 @@ impl Model {
     }
 
     pub fn create_on(&self, shared: Arc<dyn Disk>) -> (Arc<Mirrors>, Journal) {
-        let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None).unwrap();
+        let mirrors =
+            Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None, Arc::default())
+                .unwrap();
         let at = mirrors.dir().to_path_buf();
         let journal = Journal::create(mirrors.clone(), &at, CONFIG, Seq(1)).unwrap();
         mirrors.vouch().unwrap();

@@ -105,3 +105,45 @@ fn a_directory_is_claimed_where_nothing_can_be_lost() {
         assert!(kind == ErrorKind::Foreign && text.contains("it holds notes"), "{text}");
     }
 }
+
+/// What a newer version has written, whenever it is found.
+#[test]
+fn an_identity_of_a_version_that_is_not_known_is_not_written_over() {
+    use crate::manifest::{Manifest, ShardEntry};
+    use crate::ring::{Member, Partitioner, Topology};
+    let world = World::new();
+    let path = world.spec.dir.join("IDENTITY");
+    let topology = Topology::first(vec![Member::new(ID)], 1, 16, Partitioner::Whole).unwrap();
+    let manifest = Manifest {
+        store: world.spec.store,
+        generation: 1,
+        engine: "sled-0.34".into(),
+        page_bytes: 4096,
+        next_shard: 4,
+        shards: vec![ShardEntry::new(ID, world.spec.dir.clone())],
+        keyspaces: Vec::new(),
+        next_keyspace: 1,
+        topology,
+        change: None,
+        journals: Vec::new(),
+        given_up: None,
+    };
+    let mut newer = world.disk.read(&path).unwrap().unwrap();
+    newer[8] = 9;
+    let crc = crc32fast::hash(&[&newer[8..16], &newer[20..]].concat());
+    newer[16..20].copy_from_slice(&crc.to_le_bytes());
+    world.disk.replace(&path, &newer).unwrap();
+    assert_eq!(world.shard.renew(&manifest).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(world.disk.read(&path).unwrap(), Some(newer.clone()));
+    world.shard.close().unwrap();
+    let shard = Shard::open(&world.disk, &world.factory, &world.spec);
+    assert!(matches!(shard.health(), Health::Offline(_)), "{}", shard.health());
+    assert_eq!(world.disk.read(&path).unwrap(), Some(newer));
+    // Only what is damaged is.
+    world.disk.replace(&path, b"damaged").unwrap();
+    let shard = Shard::open(&world.disk, &world.factory, &world.spec);
+    assert_eq!(shard.health(), Health::Online);
+    world.disk.replace(&path, b"damaged").unwrap();
+    shard.renew(&manifest).unwrap();
+    assert!(crate::shard::identity::Identity::load(world.disk.as_ref(), &world.spec.dir).unwrap().is_some());
+}

@@ -1,15 +1,18 @@
 //! A store whose own directory, or whose manifest, is lost: every shard carries a copy of the manifest.
 //!
 //! Invariants: nothing is taken over before the user has accepted what is lost with the journal, if that was in the directory,
-//! too; the manifest comes last, so that an opening that is interrupted can be done again.
+//! too; the manifest comes behind that, so that an opening that is interrupted can be done again; a marker file stands beside
+//! it until the opening has come to its end, so that one that was refused, or interrupted, makes no later one believe of an older copy
+//! what only the file that was lost could say.
 
 use super::anew;
 use super::asking::Asking;
 use super::copies;
 use super::covered::check_covered;
-use super::create::{MARKER, RESTORING};
+use super::create::{self, Marker, RESTORING};
 use super::lost;
 use crate::disk::Disk;
+use crate::envelope::{self, Kind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::Journal;
@@ -21,6 +24,17 @@ use crate::state::Seams;
 use crate::state::archives::Archives;
 use std::path::{Path, PathBuf};
 
+/// Stands beside a manifest that was taken from a shard until the opening that took it, or a later one, has succeeded.
+pub const MARKER: &str = "ADOPTING";
+
+const KIND: Kind = Kind {
+    magic: b"ANNULUSO",
+    version: 1,
+    oldest: 1,
+    name: "marker of a manifest taken from a shard",
+    remedy: "open the store with the version that wrote it",
+};
+
 /// The newest copy of the manifest in the shards that the options name, or that lie in the store's directory; none if there
 /// is none, or a creation or a restore was interrupted there.
 pub fn from_shards(
@@ -29,15 +43,15 @@ pub fn from_shards(
     options: &Options,
     asking: &Asking,
 ) -> Result<Option<Manifest>> {
-    if [MARKER, RESTORING].iter().any(|marker| disk.exists(&dir.join(marker)).unwrap_or(true)) {
+    if [create::MARKER, RESTORING].iter().any(|marker| disk.exists(&dir.join(marker)).unwrap_or(true)) {
         return Ok(None);
     }
-    let inside = dir.join(super::create::SHARDS_DIR);
+    let inside = dir.join(create::SHARDS_DIR);
     let names = disk.list(&inside).unwrap_or_default();
     let named = options.shard.iter().map(|shard| shard.path.clone());
     let places: Vec<PathBuf> = named.chain(names.into_iter().map(|name| inside.join(name))).collect();
     let mut newest: Option<Manifest> = None;
-    for (place, copy) in copies::all(places, asking) {
+    for (place, copy) in copies::all(places, asking)? {
         let Some(best) = &newest else {
             newest = Some(copy);
             continue;
@@ -62,11 +76,47 @@ pub fn from_shards(
     Ok(newest.filter(|manifest| options.accept_journal_loss || !lost(manifest)))
 }
 
+/// Whether the manifest in the directory was taken from a shard by an opening that has not come to its end. A marker of another store says
+/// nothing of this one.
+pub fn is_unfinished(disk: &dyn Disk, dir: &Path, store: u128) -> Result<bool> {
+    let path = dir.join(MARKER);
+    let bytes = disk.read(&path).map_err(|e| envelope::unread(KIND, &path, e))?;
+    let unfinished = match bytes.map(|bytes| envelope::decode::<Marker>(KIND, &path, &bytes)) {
+        None => false,
+        Some(Ok(marker)) => marker.store == store,
+        // Believed too little the manifest loses nothing.
+        Some(Err(error)) if error.kind() == ErrorKind::Corruption => {
+            log::warn!("{error}");
+            true
+        }
+        Some(Err(error)) => return Err(error),
+    };
+    if unfinished {
+        let text = "was taken from its shards by an opening that was not completed, which is gone on with";
+        log::warn!("the manifest of {} {text}", dir.display());
+    }
+    Ok(unfinished)
+}
+
+/// Makes what was taken from a shard the store's manifest: as what it was found as, since a shard that does not answer yet may have a
+/// newer one, and this opening may be refused still.
+pub fn begin(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<()> {
+    let marker = dir.join(MARKER);
+    let bytes = envelope::encode(KIND, &Marker { store: manifest.store })?;
+    disk.replace(&marker, &bytes)
+        .map_err(|e| Error::io("mark the manifest as taken from a shard", &marker, e))?;
+    manifest.store(disk, dir)
+}
+
 /// What is written of a manifest that was taken from a shard counts more than the file that was lost, and than the copy of a shard that is away, should
 /// they come back: of these one does not know the numbers, so many are left out.
-pub fn outrank(mut manifest: Manifest) -> Manifest {
+pub fn outrank(disk: &dyn Disk, dir: &Path, manifest: &mut Manifest) -> Result<()> {
     manifest.generation |= u64::from(u32::MAX);
-    manifest
+    manifest.store_next(disk, dir)?;
+    let marker = dir.join(MARKER);
+    disk.remove_file(&marker)
+        .and_then(|()| disk.sync_dir(dir))
+        .map_err(|e| Error::io("remove the marker of a manifest taken from a shard", &marker, e))
 }
 
 /// Makes a new journal in the place of one that is lost with the store's directory, as the user has accepted. Returns whether
@@ -88,6 +138,10 @@ pub fn replace_journal(
         // Whether the journal was there all along, nobody knows: to compare the shards once more does no harm.
         return Ok(options.accept_journal_loss);
     }
+    // It was there, or was accepted as lost, when the manifest was taken: the user says it anew.
+    if !options.accept_journal_loss {
+        return Ok(false);
+    }
     let last = layout.shards.iter().map(|shard| shard.applied()).max().unwrap_or_default();
     let next = anew::first_after(last)?;
     // The new numbers do not tell which archive has more than that.
@@ -95,7 +149,7 @@ pub fn replace_journal(
     lost::fail_behind(layout, lost::level(layout));
     anew::level(layout, Seq(next.0.saturating_sub(1)));
     check_covered(layout)?;
-    let config = super::create::journal_config(manifest, options);
+    let config = create::journal_config(manifest, options);
     Journal::create(seams.disk.clone(), &journal, config, next)?.close()?;
     disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
     log::warn!(

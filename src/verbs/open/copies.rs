@@ -7,18 +7,38 @@ use super::asking::Asking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{FILE, Manifest};
 use crate::options::Options;
-use crate::shard::Layout;
 use crate::shard::identity::{self, Identity};
+use crate::shard::{Layout, UNREAD};
 use crate::state::Seams;
 use std::path::{Path, PathBuf};
 
-/// The copies in these directories, and where each is. One that cannot be read, or does not answer, is one copy fewer.
-pub fn all(places: Vec<PathBuf>, asking: &Asking) -> impl Iterator<Item = (PathBuf, Manifest)> {
+/// The copies in these directories, and where each is. One that cannot be read, or does not answer, is one copy fewer for now: nobody
+/// writes over it before it has been read.
+///
+/// # Errors
+/// `Unsupported`: one is of a version that is not known, and says what no older one does.
+pub fn all(places: Vec<PathBuf>, asking: &Asking) -> Result<Vec<(PathBuf, Manifest)>> {
     let found = asking.each(&places, Identity::load);
-    places.into_iter().zip(found).filter_map(|(place, found)| match found {
-        Some(Ok(Some(Identity { manifest: Some(copy), .. }))) => Some((place, copy)),
-        _ => None,
-    })
+    let mut copies = Vec::new();
+    for (place, found) in places.into_iter().zip(found) {
+        if let Some(found) = found
+            && let Some(Identity { manifest: Some(copy), .. }) = known(found)?
+        {
+            copies.push((place, copy));
+        }
+    }
+    Ok(copies)
+}
+
+/// What was read of an identity file, if it could be.
+///
+/// # Errors
+/// `Unsupported`.
+pub fn known(found: Result<Option<Identity>>) -> Result<Option<Identity>> {
+    match found {
+        Err(error) if error.kind() == ErrorKind::Unsupported => Err(error),
+        found => Ok(found.ok().flatten()),
+    }
 }
 
 /// What an opening has found of the manifest.
@@ -50,7 +70,7 @@ impl<'a> Read<'a> {
                 places.push(shard.path.clone());
             }
         }
-        let own = all(places, asking).filter(|(_, copy)| copy.store == store);
+        let own = all(places, asking)?.into_iter().filter(|(_, copy)| copy.store == store);
         match own.max_by_key(|(_, copy)| copy.generation) {
             Some((place, copy)) => read.check(&place, copy.generation).map(|()| read),
             None => Ok(read),
@@ -58,8 +78,18 @@ impl<'a> Read<'a> {
     }
 
     /// An error where one that has been opened has, which may not have answered before.
-    pub fn check_opened(&self, layout: &Layout) -> Result<()> {
-        layout.shards.iter().try_for_each(|shard| self.check(&shard.dir, shard.copied()))
+    pub fn check_opened(&self, layout: &Layout, asking: &Asking) -> Result<()> {
+        let (unread, read): (Vec<_>, Vec<_>) =
+            layout.shards.iter().partition(|shard| shard.copied() == UNREAD);
+        read.into_iter().try_for_each(|shard| self.check(&shard.dir, shard.copied()))?;
+        // Once more: what failed may have passed.
+        let dirs: Vec<PathBuf> = unread.into_iter().map(|shard| shard.dir.clone()).collect();
+        for (dir, found) in dirs.iter().zip(asking.each(&dirs, Identity::load)) {
+            if let Some(identity) = found.map(known).transpose()?.flatten() {
+                self.check_identity(dir, &identity)?;
+            }
+        }
+        Ok(())
     }
 
     /// An error where a shard's identity file has.
@@ -78,7 +108,7 @@ impl<'a> Read<'a> {
         let (what, remedy) = match self.adopted {
             true => (
                 "the newest manifest that the shards have which the options name",
-                "name the directory of that shard in the options as well",
+                "name the directory of that shard in the options as well, and move the manifest away if there is one",
             ),
             false => (
                 "the manifest",

@@ -1,9 +1,10 @@
 //! Creating a store.
 //!
-//! Invariants: nothing is written before every directory has been found fit; a marker file stands from the first write
+//! Invariants: nothing but locks is written before every directory has been found fit, those of the journal as well; a marker file stands from the first write
 //! to the last, so that an interrupted creation is taken up again and never mistaken for a damaged store; the manifest
 //! comes last but for the marker's removal.
 
+use super::adopt;
 use super::journals::{self, Below};
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
@@ -51,11 +52,12 @@ pub struct Contents<'a> {
     pub fill: &'a mut dyn FnMut(&Manifest) -> Result<Seq>,
 }
 
+/// What a marker says: whose it is.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Marker {
+pub struct Marker {
     #[serde(with = "hex128")]
-    store: u128,
+    pub store: u128,
 }
 
 /// Errors unless a store can be created in `dir`: it is empty or absent, or an interrupted creation of ours, or if it is to be
@@ -79,7 +81,8 @@ pub fn check_vacant(disk: &dyn Disk, dir: &Path, restoring: bool) -> Result<()> 
             "restore it from a copy: every shard's IDENTITY file carries the manifest as it was last written",
         ));
     }
-    let temporary = |n: &str| n.strip_suffix(".tmp").is_some_and(|n| n == MARKER || n == RESTORING);
+    let marks = |n: &str| n == MARKER || n == RESTORING || n == adopt::MARKER;
+    let temporary = |n: &str| n.strip_suffix(".tmp").is_some_and(marks);
     let ours = |n: &str| n == LOCK || n == "lost+found" || temporary(n);
     match names.iter().find(|n| !ours(n)) {
         Some(name) => {
@@ -118,11 +121,15 @@ pub fn create(
     for spec in &specs {
         Shard::check_vacant(disk, spec)?;
     }
+    let below = Below::new(dir, seams, options);
+    let reserved = journals::reserve(dir, &manifest, &below)?;
     let bytes = envelope::encode(kind, &Marker { store })?;
     disk.replace(&marker, &bytes).map_err(|e| Error::io("write the creation marker", &marker, e))?;
     let journal = dir.join(JOURNAL_DIR);
     let config = journal_config(&manifest, options);
     if disk.exists(&journal).map_err(|e| Error::io("look for the journal", &journal, e))? {
+        // Its file goes with it: where one copy is to lie there it is locked when it is made.
+        reserved.let_go(&journal);
         disk.remove_dir_all(&journal).map_err(|e| Error::io("clear the journal", &journal, e))?;
     }
     let early = crate::plants::is("half-restored-opens");
@@ -148,7 +155,7 @@ pub fn create(
         if manifest.journals.is_empty() {
             Journal::create(seams.disk.clone(), &journal, config, last.next())?.close()?;
         } else {
-            journals::create(dir, &manifest, config, &Below::new(dir, seams, options), last.next())?;
+            journals::create(dir, reserved, config, &below, last.next())?;
         }
         disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))
     };

@@ -93,14 +93,21 @@ pub fn of_new(
     Ok((0..).zip(paths).map(entry).collect())
 }
 
-/// Makes the copies of a new store's journal.
-pub fn create(
-    dir: &Path,
-    manifest: &Manifest,
-    config: JournalConfig,
-    below: &Below,
-    first: Seq,
-) -> Result<()> {
+/// The directories of a new store's journal, found fit and locked before anything of the store is made.
+pub struct Reserved {
+    places: Vec<Place>,
+    locks: Arc<Locks>,
+}
+
+impl Reserved {
+    /// Gives the lock of one back.
+    pub fn let_go(&self, dir: &Path) {
+        self.locks.let_go(dir);
+    }
+}
+
+/// Finds them fit.
+pub fn reserve(dir: &Path, manifest: &Manifest, below: &Below) -> Result<Reserved> {
     let places = manifest.journals.iter().map(|entry| Place {
         id: entry.id,
         dir: dir.join(&entry.path),
@@ -111,8 +118,21 @@ pub fn create(
     });
     let places: Vec<Place> = places.collect();
     places.iter().for_each(|place| below.watch(&place.dir));
+    let locks = Mirrors::reserve(below.disk.as_ref(), manifest.store, &places)?;
+    Ok(Reserved { places, locks })
+}
+
+/// Makes the copies of a new store's journal.
+pub fn create(
+    dir: &Path,
+    reserved: Reserved,
+    config: JournalConfig,
+    below: &Below,
+    first: Seq,
+) -> Result<()> {
+    let Reserved { places, locks } = reserved;
     let (disk, limited) = (below.disk.clone(), below.limited.clone());
-    let mirrors = Mirrors::create(disk, dir, manifest.store, places, limited)?;
+    let mirrors = Mirrors::create(disk, dir, config.store_id, places, limited, locks)?;
     let at = mirrors.dir().to_path_buf();
     Journal::create(mirrors.clone(), &at, config, first)?.close()?;
     mirrors.vouch()

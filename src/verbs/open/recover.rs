@@ -81,7 +81,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let lock = Locked::new(lock, locks.clone(), &copies);
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);
-    read.check_opened(&layout)?;
+    read.check_opened(&layout, &asking)?;
     // Not before: with a greater number it would pass for one that is no older.
     if found.as_ref().is_some_and(|found| !adopted && *found != manifest) {
         manifest.store_next(disk, dir)?;
@@ -92,9 +92,8 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     }
     let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &archives, &seams)?;
     if adopted {
-        // As what it was found as: a shard that does not answer yet may have a newer one, and this opening may be refused still.
         manifest = take_up(disk, dir, &manifest, read, &asking)?;
-        manifest.store(disk, dir)?;
+        adopt::begin(disk, dir, &manifest)?;
     }
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
@@ -170,8 +169,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         scrub.begin(first.id);
     }
     if adopted {
-        manifest = adopt::outrank(manifest);
-        manifest.store_next(disk, dir)?;
+        adopt::outrank(disk, dir, &mut manifest)?;
     }
     let parts = Parts {
         dir: dir.to_path_buf(),
@@ -194,10 +192,14 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     Ok(state)
 }
 
-/// The manifest, and whether it was taken from the shards, since there is none, or a damaged one, where it should be.
+/// The manifest, and whether it was taken from the shards, since there is none, or a damaged one, where it should be, or was by an
+/// opening that did not come to its end.
 fn find(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Result<(Option<Manifest>, bool)> {
     let damage = match Manifest::load(disk, dir) {
-        Ok(Some(manifest)) => return Ok((Some(manifest), false)),
+        Ok(Some(manifest)) => {
+            let unfinished = adopt::is_unfinished(disk, dir, manifest.store)?;
+            return Ok((Some(manifest), unfinished));
+        }
         Ok(None) => None,
         Err(error) if error.kind() == ErrorKind::Corruption => Some(error),
         // It may pass, and the copies do not say how far a change has got.

@@ -3,7 +3,7 @@
 //! Invariant: shards are opened by a manifest of which nothing is rolled back any more; what is to be cleared is not among them.
 
 use super::asking::Asking;
-use super::copies::Read;
+use super::copies::{self, Read};
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::manifest::{ChangeStep, Manifest, ShardState};
@@ -36,10 +36,10 @@ pub fn take_up(
     let store = dir.to_path_buf();
     let find = move |disk: &dyn Disk, shard: &Path| {
         // Only a directory that is there says where it lies.
-        let identity = Identity::load(disk, shard).ok().flatten()?;
-        Some((identity, paths::is_on_another_disk(disk, &store, shard)))
+        let identity = copies::known(Identity::load(disk, shard))?;
+        Ok(identity.map(|identity| (identity, paths::is_on_another_disk(disk, &store, shard))))
     };
-    let found = asking.each(&dirs, find);
+    let found = asking.each(&dirs, find).into_iter().map(Option::transpose).collect::<Result<Vec<_>>>()?;
     for ((entry, place), found) in next.shards.iter_mut().zip(&dirs).zip(&found) {
         if let Some(Some((identity, own_disk))) = found {
             read.check_identity(place, identity)?;

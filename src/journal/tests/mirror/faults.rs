@@ -227,7 +227,7 @@ fn a_copy_may_lie_at_the_top_of_a_file_system() {
             disk.replace(&dir.join(name), b"").unwrap();
         }
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let made = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None);
+        let made = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None, Arc::default());
         assert_eq!(
             made.map(|_| ()).map_err(|e| e.kind()),
             if fits { Ok(()) } else { Err(ErrorKind::Foreign) }
@@ -255,7 +255,8 @@ fn the_last_copy_is_not_left_out_for_one_that_was_left_out_meanwhile() {
         }));
         let limited = parallel.then(|| Arc::new(Limited::new(shared.clone(), Duration::from_secs(600))));
         let home = Path::new(HOME);
-        let mirrors = Mirrors::create(shared, home, CONFIG.store_id, places(), limited).unwrap();
+        let mirrors =
+            Mirrors::create(shared, home, CONFIG.store_id, places(), limited, Arc::default()).unwrap();
         let at = mirrors.dir().to_path_buf();
         let journal = Journal::create(mirrors.clone(), &at, CONFIG, Seq(1)).unwrap();
         mirrors.vouch().unwrap();

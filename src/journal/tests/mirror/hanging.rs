@@ -76,7 +76,8 @@ impl World {
         let limited = Arc::new(Limited::new(Arc::new(hooked), limit));
         [HOME, DIRS[0], DIRS[1]].iter().for_each(|dir| drop(limited.watch(Path::new(dir))));
         let (home, store) = (Path::new(HOME), CONFIG.store_id);
-        let mirrors = Mirrors::create(limited.clone(), home, store, places(), Some(limited)).unwrap();
+        let mirrors =
+            Mirrors::create(limited.clone(), home, store, places(), Some(limited), Arc::default()).unwrap();
         let at = mirrors.dir().to_path_buf();
         let journal = Arc::new(Journal::create(mirrors.clone(), &at, CONFIG, Seq(1)).unwrap());
         mirrors.vouch().unwrap();

@@ -88,7 +88,8 @@ pub fn alike(disk: &SimDisk) -> usize {
 fn large_segments_are_copied_and_compared_to_their_ends() {
     let disk = dirs_disk(24);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let mirrors = Mirrors::create(shared, Path::new(HOME), LARGE.store_id, places(), None).unwrap();
+    let mirrors =
+        Mirrors::create(shared, Path::new(HOME), LARGE.store_id, places(), None, Arc::default()).unwrap();
     let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), LARGE, Seq(1)).unwrap();
     mirrors.vouch().unwrap();
     let write = |count: u64| {
@@ -190,8 +191,15 @@ fn what_changes_while_a_copy_is_made_is_copied_again() {
             }
             Ok(())
         });
-        let mirrors =
-            Mirrors::create(Arc::new(hooked), Path::new(HOME), CONFIG.store_id, places(), None).unwrap();
+        let mirrors = Mirrors::create(
+            Arc::new(hooked),
+            Path::new(HOME),
+            CONFIG.store_id,
+            places(),
+            None,
+            Arc::default(),
+        )
+        .unwrap();
         let _journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
         mirrors.vouch().unwrap();
         let made = NAMES.map(|name| {
@@ -239,7 +247,8 @@ fn a_copy_that_has_no_room_leaves_what_is_free_to_others() {
         Ok(())
     });
     let shared: Arc<dyn Disk> = Arc::new(hooked);
-    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None).unwrap();
+    let mirrors =
+        Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None, Arc::default()).unwrap();
     let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
     mirrors.vouch().unwrap();
     let mut model = Model::default();
@@ -300,7 +309,8 @@ fn what_was_being_made_in_a_copy_that_had_no_room_for_it_goes_though_there_is_no
         }
     });
     let shared: Arc<dyn Disk> = Arc::new(hooked);
-    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None).unwrap();
+    let mirrors =
+        Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places(), None, Arc::default()).unwrap();
     full.store(usize::MAX / 2, Ordering::SeqCst);
     let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
     mirrors.vouch().unwrap();

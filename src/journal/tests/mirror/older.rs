@@ -194,7 +194,8 @@ fn a_copy_is_made_from_one_that_can_be_read_and_is_not_emptied_for_one_that_cann
         let hooked = Hooked::new(&disk, |_, _| Ok(()));
         let places = if three { third() } else { places() };
         let shared = Arc::new(hooked.clone());
-        let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places, None).unwrap();
+        let mirrors =
+            Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, places, None, Arc::default()).unwrap();
         let journal = Journal::create(mirrors.clone(), Path::new(DIRS[0]), CONFIG, Seq(1)).unwrap();
         mirrors.vouch().unwrap();
         let mut model = Model::default();

@@ -130,7 +130,9 @@ fn a_damaged_word_in_the_store_counts_as_none_and_one_of_another_store_is_refuse
     // The second directory has become another store's; the first would do.
     let other = dirs_disk(17);
     let shared: Arc<dyn Disk> = Arc::new(other.clone());
-    let mirrors = Mirrors::create(shared, Path::new(HOME), CONFIG.store_id + 1, places(), None).unwrap();
+    let mirrors =
+        Mirrors::create(shared, Path::new(HOME), CONFIG.store_id + 1, places(), None, Arc::default())
+            .unwrap();
     mirrors.vouch().unwrap();
     let word = other.read(&Path::new(DIRS[1]).join("MIRRORS")).unwrap().unwrap();
     disk.damage(&Path::new(DIRS[1]).join("MIRRORS"), |bytes| *bytes = word).unwrap();

@@ -1,0 +1,161 @@
+//! The manifest is taken from a shard, whose copy may be of before the journal was moved: what it names is not all that counts.
+
+use super::openings::{World, moves, with};
+use super::*;
+use annulus::testing::{Fault, Operation};
+
+/// What the store's directory says is lost, but for the shards in it.
+fn lose(world: &World) {
+    for name in ["MANIFEST", "MIRRORS"] {
+        let path = Path::new("/store").join(name);
+        if world.disk.exists(&path).unwrap() {
+            world.disk.remove_file(&path).unwrap();
+        }
+    }
+}
+
+fn files(world: &World, dir: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = world.disk.files().into_iter();
+    files.filter(|(path, _)| path.starts_with(dir) && !path.ends_with("LOCK")).collect()
+}
+
+/// The shards know of the journal where it was, up to 20; it has 25 at "/e".
+fn moved() -> World {
+    let world = World::filled(&with(&["/a"]));
+    let identity = |path: &Path| path.ends_with("IDENTITY.tmp");
+    world.disk.inject(Fault::on_any_change().at(identity));
+    let store = world.open(&with(&["/e"])).unwrap();
+    write(&store, 20..25);
+    let world = world.killed(store);
+    lose(&world);
+    world
+}
+
+#[test]
+fn a_journal_that_was_moved_is_not_cleared_by_the_second_opening_with_an_older_manifest() {
+    let world = moved();
+    let before = files(&world, "/e");
+    for attempt in 0..3 {
+        let error = world.open(&with(&["/e"])).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{attempt}: {error}");
+        assert!(files(&world, "/e") == before, "{attempt}");
+    }
+    let world = world.killed(());
+    let store = world.open(&with(&["/e"]).accept_journal("/e")).unwrap();
+    check(&store, 25);
+    write(&store, 25..30);
+    let world = world.killed(store);
+    check(&world.open(&options()).unwrap(), 30);
+}
+
+#[test]
+fn a_journal_that_was_moved_is_accepted_by_an_opening_that_stops_anywhere_and_not_cleared() {
+    let lost = moved();
+    for stop in 0.. {
+        let world = lost.fork();
+        world.disk.stop_after(stop);
+        let opened = world.open(&with(&["/e"]).accept_journal("/e"));
+        let ended = opened.is_ok();
+        let world = if stop % 2 == 0 { world.killed(opened) } else { world.cut(opened, stop) };
+        let opened = world.open(&with(&["/e"]));
+        match opened {
+            Ok(store) => {
+                check(&store, 25);
+                let world = world.killed(store);
+                world.opens(&options(), 25, &format!("stopped at {stop}"));
+            }
+            Err(error) => {
+                assert!(!ended && error.kind() == ErrorKind::Refused, "stopped at {stop}: {error}");
+                world.opens(&with(&["/e"]).accept_journal("/e"), 25, &format!("stopped at {stop}"));
+            }
+        }
+        if ended {
+            assert!(stop > 20, "{stop}");
+            break;
+        }
+    }
+}
+
+/// And another shard was away then, with a copy that says more than the one that was taken.
+#[test]
+fn a_manifest_that_is_taken_at_the_second_attempt_counts_more_than_what_was_away() {
+    let world = World::filled(&with(&["/a"]));
+    let store = world.open(&options()).unwrap();
+    let stale = |path: &Path| path.starts_with("/store/shards/0000") && path.ends_with("IDENTITY.tmp");
+    world.disk.inject(Fault::on_any_change().at(stale));
+    for name in ["one", "two", "three"] {
+        store.keyspace(name).unwrap();
+    }
+    let world = world.killed(store);
+    lose(&world);
+    let away = |world: &World| {
+        let away = |path: &Path| path.starts_with("/store/shards/0001");
+        world.disk.inject(Fault::on(Operation::Look).at(away));
+        world.disk.inject(Fault::on(Operation::Read).at(away));
+        world.disk.inject(Fault::on_any_change().at(away));
+    };
+    away(&world);
+    let unread = |path: &Path| path.starts_with("/a");
+    world.disk.inject(Fault::on(Operation::Read).at(unread));
+    world.open(&options()).map(drop).unwrap_err();
+    let world = world.killed(());
+    away(&world);
+    let store = world.open(&options()).unwrap();
+    write(&store, 20..25);
+    let world = world.killed(store);
+    check(&world.open(&options()).unwrap(), 25);
+}
+
+#[test]
+fn an_opening_that_takes_the_manifest_from_a_shard_and_stops_anywhere_is_gone_on_with() {
+    for (number, (old, new)) in moves().iter().enumerate() {
+        let lost = World::filled(old);
+        lose(&lost);
+        for stop in 0.. {
+            let world = lost.fork();
+            world.disk.stop_after(stop);
+            let opened = world.open(new);
+            let ended = opened.is_ok();
+            let world = if stop % 2 == 0 { world.killed(opened) } else { world.cut(opened, stop) };
+            for (name, options) in [("old", old), ("new", new), ("no", &options())] {
+                let when = format!("move {number}, stopped at {stop}, with the {name} options");
+                world.fork().check(options, &when);
+            }
+            let again = stop * 7 % 120;
+            let second = world.fork();
+            second.disk.stop_after(again);
+            let opened = second.open(new);
+            let second = second.killed(opened);
+            for third in [old, new] {
+                second.fork().opens(third, 20, &format!("move {number}, stopped at {stop} and at {again}"));
+            }
+            if ended {
+                assert!(stop > 20, "{stop}");
+                assert!(!world.disk.exists(Path::new("/store/ADOPTING")).unwrap());
+                break;
+            }
+        }
+    }
+}
+
+/// Between two attempts: the first one had it, or it had been accepted then.
+#[test]
+fn a_journal_that_is_lost_after_a_manifest_was_taken_is_not_begun_anew_unasked() {
+    let world = World::filled(&options());
+    lose(&world);
+    let unread = |path: &Path| path.extension().is_some_and(|e| e == "seg");
+    world.disk.inject(Fault::on(Operation::Read).at(unread));
+    world.open(&options()).map(drop).unwrap_err();
+    let world = world.killed(());
+    assert!(world.disk.exists(Path::new("/store/ADOPTING")).unwrap());
+    world.disk.remove_dir_all(Path::new("/store/journal")).unwrap();
+    for _ in 0..2 {
+        let error = world.open(&options()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        assert!(files(&world, "/store/journal").is_empty());
+    }
+    let store = world.open(&options().accept_journal_loss(true)).unwrap();
+    write(&store, 0..5);
+    let world = world.killed(store);
+    check(&world.open(&options()).unwrap(), 5);
+}

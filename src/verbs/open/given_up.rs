@@ -6,8 +6,10 @@
 //! Invariants:
 //! - The manifest has the mark before a copy has a word of the new epoch, and until a journal has begun whose numbers nothing has that
 //!   was given up: so what interrupts this is gone on with by the next opening, whether or not the user accepts once more.
-//! - A mark counts only if a word is heard of that is as new: before, nothing was given up.
-//! - Where the journal is lost in all its directories the mark is set with `kept` from the first on (`lost`).
+//! - A mark counts only if the newest word that is heard is as new, and of the same age: before, nothing was given up, and an opening that finds
+//!   that gives words of a later age. So the mark does not come to count when that is interrupted.
+//! - Where the journal is lost in all its directories the mark is set with `kept` from the first on (`lost`), and counts only if a copy that is
+//!   believed begins with its number: those that are away then may have words of any age.
 //! - From `kept` on the journal is not needed. Nothing is acknowledged before the mark is gone.
 
 use super::anew;
@@ -42,32 +44,37 @@ pub enum Way {
 
 impl Way {
     /// What the copies and the manifest come to. `begins`: whether the journal begins with a write, where it has no copies.
-    pub fn of(found: Option<&mut Found>, manifest: &Manifest, begins: impl Fn(Seq) -> bool) -> Way {
+    ///
+    /// # Errors
+    /// `Refused`: see [`Found::keep_to_age`].
+    pub fn of(found: Option<&mut Found>, manifest: &Manifest, begins: impl Fn(Seq) -> bool) -> Result<Way> {
         let Some(found) = found else {
-            return match manifest.given_up {
+            return Ok(match manifest.given_up {
                 Some(GivenUp { epoch, kept: Some(kept) }) if begins(kept.next) => Way::Kept { epoch, kept },
                 _ => Way::Whole,
-            };
+            });
         };
-        match manifest.given_up {
-            Some(GivenUp { epoch, kept: None }) if found.goes_by(epoch) => {
+        if let Some(mark) = manifest.given_up {
+            let GivenUp { epoch, kept } = mark;
+            let begun = |found: &Found| kept.is_some_and(|kept| found.begins_with(kept.next));
+            let of_age = !mark.is_of_lost() && found.is_of_age(epoch);
+            if found.goes_by(epoch) && (of_age || begun(found)) {
+                // Words of another age are no harm once the journal that was begun says it itself.
+                if !begun(found) {
+                    found.keep_to_age(epoch)?;
+                }
                 found.go_on_accepting();
-                return Way::Accepted { epoch };
+                return Ok(match kept {
+                    None => Way::Accepted { epoch },
+                    Some(kept) => Way::Kept { epoch, kept },
+                });
             }
-            // Where there are no words, the journal that was begun in the place of a lost one says it itself.
-            Some(GivenUp { epoch, kept: Some(kept) })
-                if found.goes_by(epoch) && (epoch > 0 || found.begins_with(kept.next)) =>
-            {
-                found.go_on_accepting();
-                return Way::Kept { epoch, kept };
-            }
-            Some(other) => found.pass_over(other.epoch),
-            None => {}
+            found.pass_over(epoch);
         }
-        match found.is_accepted() {
+        Ok(match found.is_accepted() {
             true => Way::Accepted { epoch: found.next_epoch() },
             false => Way::Whole,
-        }
+        })
     }
 
     /// What the manifest is to say of it while the copies are given words.

@@ -117,7 +117,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         found = Some((look, entries));
     }
     let begins = |next| Journal::begins_with(disk, &dir.join(JOURNAL_DIR), manifest.store, next);
-    let mut way = Way::of(found.as_mut().map(|(found, _)| found), &manifest, begins);
+    let mut way = Way::of(found.as_mut().map(|(found, _)| found), &manifest, begins)?;
     let oldest = || match &found {
         Some((found, _)) => found.first_retained(),
         None => Journal::first_retained(disk, &dir.join(JOURNAL_DIR), manifest.store),

@@ -2,11 +2,11 @@
 
 use super::*;
 
-type Files = Vec<(PathBuf, Vec<u8>)>;
+pub type Files = Vec<(PathBuf, Vec<u8>)>;
 
 /// A store whose journal lay in these directories, or its own, with 50 records that were flushed and 10 that were not; the same with all; and what is
 /// lost.
-fn lost(dirs: &[&str], factor: usize) -> (World, World, Files) {
+pub fn lost(dirs: &[&str], factor: usize) -> (World, World, Files) {
     let (mut world, _) = World::new(2);
     (world.disk, world.factory) = (SimDisk::new(2), MemoryFactory::new());
     world.options = named(&world, dirs).replication_factor(factor);
@@ -31,7 +31,7 @@ fn named(world: &World, dirs: &[&str]) -> Options {
     world.options.clone().journal_dirs(dirs.iter().map(PathBuf::from))
 }
 
-fn remove(disk: &SimDisk, dir: &str) {
+pub fn remove(disk: &SimDisk, dir: &str) {
     if disk.exists(Path::new(dir)).unwrap() {
         disk.remove_dir_all(Path::new(dir)).unwrap();
     }
@@ -39,7 +39,7 @@ fn remove(disk: &SimDisk, dir: &str) {
 }
 
 /// The disks turn up after all, as they were.
-fn come_back(disk: &SimDisk, files: &Files) {
+pub fn come_back(disk: &SimDisk, files: &Files) {
     for (path, _) in files {
         remove(disk, path.parent().unwrap().to_str().unwrap());
     }

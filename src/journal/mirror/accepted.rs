@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is asked here changes nothing; so a copy that is damaged within is refused before it is given a word.
 
-use super::open::{Found, Place, end_of_age};
+use super::open::{Found, end_of_age};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::{Journal, Known};
@@ -95,8 +95,18 @@ impl Found {
     }
 
     /// Whether a session begins with this write in a copy.
-    pub fn begins_with(&self, next: Seq) -> bool {
-        let begins = |place: &Place| Journal::begins_with(self.disk.as_ref(), &place.dir, self.store, next);
-        self.believed().any(|(_, place)| begins(place))
+    ///
+    /// # Errors
+    /// As [`Journal::begins_with`], if it fails in all copies.
+    pub fn begins_with(&self, next: Seq) -> Result<bool> {
+        let (mut answered, mut failed) = (false, Ok(false));
+        for (_, place) in self.believed() {
+            match Journal::begins_with(self.disk.as_ref(), &place.dir, self.store, next) {
+                Ok(true) => return Ok(true),
+                Ok(false) => answered = true,
+                Err(e) => failed = Err(e),
+            }
+        }
+        if answered { Ok(false) } else { failed }
     }
 }

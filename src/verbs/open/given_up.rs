@@ -17,7 +17,7 @@ use super::covered::check_covered;
 use super::lost;
 use super::replay::Replay;
 use crate::disk::Disk;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::mirror::Found;
 use crate::journal::{Journal, JournalConfig, Known};
@@ -46,22 +46,28 @@ impl Way {
     /// What the copies and the manifest come to. `begins`: whether the journal begins with a write, where it has no copies.
     ///
     /// # Errors
-    /// `Refused`: see [`Found::keep_to_age`].
-    pub fn of(found: Option<&mut Found>, manifest: &Manifest, begins: impl Fn(Seq) -> bool) -> Result<Way> {
+    /// `Refused`: see [`Found::keep_to_age`]. As [`Journal::begins_with`]: what cannot be read for once is no reason to forget what is being given up.
+    pub fn of(
+        found: Option<&mut Found>,
+        manifest: &Manifest,
+        begins: impl Fn(Seq) -> Result<bool>,
+    ) -> Result<Way> {
         let Some(found) = found else {
             return Ok(match manifest.given_up {
-                Some(GivenUp { epoch, kept: Some(kept) }) if begins(kept.next) => Way::Kept { epoch, kept },
+                Some(GivenUp { epoch, kept: Some(kept) }) if begins(kept.next)? => Way::Kept { epoch, kept },
                 _ => Way::Whole,
             });
         };
         if let Some(mark) = manifest.given_up {
             let GivenUp { epoch, kept } = mark;
-            let begun = |found: &Found| kept.is_some_and(|kept| found.begins_with(kept.next));
+            let begun = |found: &Found| kept.map_or(Ok(false), |kept| found.begins_with(kept.next));
             let of_age = !mark.is_of_lost() && found.is_of_age(epoch);
-            if found.goes_by(epoch) && (of_age || begun(found)) {
+            if found.goes_by(epoch) && (of_age || begun(found)?) {
                 // Words of another age are no harm once the journal that was begun says it itself.
-                if !begun(found) {
-                    found.keep_to_age(epoch)?;
+                if let Err(refused) = found.keep_to_age(epoch)
+                    && !begun(found)?
+                {
+                    return Err(refused);
                 }
                 found.go_on_accepting();
                 return Ok(match kept {
@@ -90,8 +96,14 @@ impl Way {
 /// Where a replay begins and what the log reaches at least, where nobody asks for what a copy lacks that the shards have.
 pub fn from_where(way: Way, found: Option<&Found>, from: impl FnOnce() -> Result<Seq>) -> Result<Seq> {
     match (way, found) {
-        (Way::Kept { kept, .. }, Some(found)) if !found.begins_with(kept.next) => Ok(kept.end),
-        (Way::Kept { kept, .. }, _) => Ok(Seq(kept.next.0.saturating_sub(1))),
+        (Way::Kept { kept, .. }, found) => {
+            let begun = match found.map_or(Ok(true), |found| found.begins_with(kept.next)) {
+                // Nothing of it is needed.
+                Err(e) if e.kind() == ErrorKind::Corruption => false,
+                begun => begun?,
+            };
+            Ok(if begun { Seq(kept.next.0.saturating_sub(1)) } else { kept.end })
+        }
         (_, None) => from(),
         (_, Some(found)) => {
             let last = found.last()?;
@@ -186,9 +198,7 @@ pub fn carry_out(
     archives.log_ends(kept.end)?;
     let journal = Journal::begin_anew(below, journal_dir, config, kept.next)?;
     archives.log_begins(kept.next);
-    if manifest.given_up.take().is_some() {
-        manifest.store_next(disk, dir)?;
-    }
+    drop_mark(manifest, disk, dir)?;
     log::warn!(
         "what the journal of {} had after {} is given up; writes go on with {}",
         dir.display(),
@@ -196,4 +206,12 @@ pub fn carry_out(
         kept.next
     );
     Ok((journal, frames, bytes))
+}
+
+/// The mark goes: what it says has been carried out, or came to nothing, and the journal has opened.
+pub fn drop_mark(manifest: &mut Manifest, disk: &dyn Disk, dir: &Path) -> Result<()> {
+    match manifest.given_up.take() {
+        Some(_) => manifest.store_next(disk, dir),
+        None => Ok(()),
+    }
 }

@@ -147,6 +147,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let (journal, frames, bytes) = if way == Way::Whole {
         let mut visit = |seq: Seq, ops: &[u8]| replay.visit(seq, ops);
         let (journal, report) = Journal::open(below, &journal_dir, config, from, at_least, &mut visit)?;
+        given_up::drop_mark(&mut manifest, disk, dir)?;
         archives.log_begins(journal.first());
         archives.log_ends(journal.last())?;
         (journal, report.frames, report.bytes)

@@ -350,3 +350,38 @@ fn a_journal_whose_disk_is_not_mounted_is_not_lost() {
     world.check(&store, "another disk");
     world.goes_on(store, "another disk");
 }
+
+/// What was begun in its place is asked for before anything is said of it: that it could not be read for once is no answer.
+#[test]
+fn a_journal_that_was_begun_in_the_place_of_a_lost_one_and_cannot_be_read_for_once_is_gone_on_with() {
+    let (lost, _, _) = lost(&[], 2);
+    let accepted = lost.options.clone().accept_journal_loss(true);
+    let undisturbed = lost.fork();
+    let before = undisturbed.disk.operations();
+    drop(undisturbed.open(&accepted).unwrap());
+    let (mut begun, mut failed) = (0, 0);
+    for stop in 0..undisturbed.disk.operations() - before {
+        let mut world = lost.fork();
+        world.disk.stop_after(stop);
+        let opened = world.open(&accepted);
+        world.kill(opened);
+        if world.fork().open(&world.options).is_err() {
+            continue;
+        }
+        begun += 1;
+        for after in 0..8 {
+            let mut again = world.fork();
+            let here =
+                |path: &Path| path.starts_with("/store/journal") && path.to_string_lossy().ends_with(".seg");
+            again.disk.inject(Fault::on(Operation::Read).at(here).after(after).times(1));
+            let opened = again.open(&again.options);
+            failed += u32::from(opened.is_err());
+            again.kill(opened);
+            let when = format!("stopped at {stop}, the read after {after} fails");
+            let store = again.open(&again.options).unwrap_or_else(|e| panic!("{when}: {e}"));
+            again.check(&store, &when);
+            again.goes_on(store, &when);
+        }
+    }
+    assert!(begun > 1 && failed > 1, "{begun}, {failed}");
+}

@@ -1,5 +1,6 @@
 //! A copy of the journal that is accepted though it lacks what was acknowledged: what it lacks is given up, and its numbers with it.
 
+mod comparing;
 mod losing;
 mod passed;
 

@@ -19,6 +19,7 @@ use crate::shard::Layout;
 use crate::shard::paths::JOURNAL_DIR;
 use crate::state::Seams;
 use crate::state::archives::Archives;
+use crate::state::scrub::Scrubbing;
 use std::path::{Path, PathBuf};
 
 /// The newest copy of the manifest in the shards that the options name, or that lie in the store's directory; none if there
@@ -69,24 +70,28 @@ pub fn outrank(mut manifest: Manifest) -> Manifest {
     manifest
 }
 
-/// Makes a new journal in the place of one that is lost with the store's directory, as the user has accepted. Returns whether
-/// it was, now or by an opening that was interrupted: the shards are to be compared then.
+/// Makes a new journal in the place of one that is lost with the store's directory, as the user has accepted. Where it was, now or by an opening
+/// that was interrupted, the shards are to be compared, durably before there is a journal: what was lost shows no more from then on.
 pub fn replace_journal(
     dir: &Path,
     manifest: &Manifest,
     options: &Options,
     layout: &Layout,
     archives: &Archives,
+    scrub: &Scrubbing,
     seams: &Seams,
-) -> Result<bool> {
+) -> Result<()> {
     let journal = dir.join(JOURNAL_DIR);
     let disk = seams.disk.as_ref();
     if !manifest.journals.is_empty() {
-        return Ok(false);
+        return Ok(());
     }
     if Journal::is_in(disk, &journal)? {
         // Whether the journal was there all along, nobody knows: to compare the shards once more does no harm.
-        return Ok(options.accept_journal_loss);
+        return match options.accept_journal_loss {
+            true => anew::compare(layout, scrub, disk, dir),
+            false => Ok(()),
+        };
     }
     let last = layout.shards.iter().map(|shard| shard.applied()).max().unwrap_or_default();
     let next = anew::first_after(last)?;
@@ -95,6 +100,9 @@ pub fn replace_journal(
     lost::fail_behind(layout, lost::level(layout));
     anew::level(layout, Seq(next.0.saturating_sub(1)));
     check_covered(layout)?;
+    // With the directory the store's is none in which one could be created, whatever else is there.
+    disk.create_dir_durably(&journal).map_err(|e| Error::io("make the journal's directory", &journal, e))?;
+    anew::compare(layout, scrub, disk, dir)?;
     let config = super::create::journal_config(manifest, options);
     Journal::create(seams.disk.clone(), &journal, config, next)?.close()?;
     disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
@@ -102,5 +110,5 @@ pub fn replace_journal(
         "the journal of {} was lost after {last} at the earliest, and is begun anew with {next}",
         dir.display()
     );
-    Ok(true)
+    Ok(())
 }

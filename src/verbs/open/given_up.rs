@@ -1,7 +1,7 @@
 //! A copy of the journal that the user takes as it is, in place of one that has more: what that has is given up.
 //!
 //! ```text
-//!   mark --> words --> replay, flush, level --> kept --> level further --> journal anew --> no mark
+//!   mark --> words --> replay, flush, level --> kept --> level further, a scrub --> journal anew --> no mark
 //! ```
 //! Invariants:
 //! - The manifest has the mark before a copy has a word of the new epoch, and until a journal has begun whose numbers nothing has that
@@ -10,6 +10,7 @@
 //!   that gives words of a later age. So the mark does not come to count when that is interrupted.
 //! - Where the journal is lost in all its directories the mark is set with `kept` from the first on (`lost`), and counts only if a copy that is
 //!   believed begins with its number: those that are away then may have words of any age.
+//! - That replicas are to be compared is durable before the mark is gone.
 //! - From `kept` on the journal is not needed. Nothing is acknowledged before the mark is gone.
 
 use super::anew;
@@ -25,6 +26,7 @@ use crate::manifest::{GivenUp, Kept, Manifest};
 use crate::shard::Layout;
 use crate::shard::paths::JOURNAL_DIR;
 use crate::state::archives::Archives;
+use crate::state::scrub::Scrubbing;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -152,6 +154,7 @@ pub struct Carrying<'a> {
     pub config: JournalConfig,
     pub layout: &'a Layout,
     pub archives: &'a Archives,
+    pub scrub: &'a Scrubbing,
 }
 
 /// Carries out what the mark says; returns the journal that begins behind it, and what was replayed: frames, and their bytes.
@@ -162,7 +165,7 @@ pub fn carry_out(
     manifest: &mut Manifest,
     replay: &mut Replay,
 ) -> Result<(Journal, u64, u64)> {
-    let Carrying { dir, disk, below, journal_dir, config, layout, archives } = at;
+    let Carrying { dir, disk, below, journal_dir, config, layout, archives, scrub } = at;
     let (mut frames, mut bytes) = (0, 0);
     let kept = match way {
         Way::Kept { kept, .. } => {
@@ -196,6 +199,8 @@ pub fn carry_out(
     // The new numbers do not tell which archive has more than that. Behind the seals: without a mark they alone say then that the
     // journal lacks something.
     archives.log_ends(kept.end)?;
+    // Before the journal begins, which is what shows it where there is no mark.
+    anew::compare(layout, scrub, disk, dir)?;
     let journal = Journal::begin_anew(below, journal_dir, config, kept.next)?;
     archives.log_begins(kept.next);
     drop_mark(manifest, disk, dir)?;

@@ -86,12 +86,11 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     if found.as_ref().is_some_and(|found| !adopted && *found != manifest) {
         manifest.store_next(disk, dir)?;
     }
+    let scrub = Scrubbing::load(disk, dir, manifest.store);
     if adopted {
         // What is begun without the shards that are missing they could never come back to.
         check_covered(&layout)?;
-    }
-    let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &archives, &seams)?;
-    if adopted {
+        adopt::replace_journal(dir, &manifest, options, &layout, &archives, &scrub, &seams)?;
         // As what it was found as: a shard that does not answer yet may have a newer one, and this opening may be refused still.
         manifest = take_up(disk, dir, &manifest, read, &asking)?;
         manifest.store(disk, dir)?;
@@ -153,7 +152,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         (journal, report.frames, report.bytes)
     } else {
         let (layout, archives, journal_dir) = (layout.as_ref(), &archives, journal_dir.as_path());
-        let at = Carrying { dir, disk, below, journal_dir, config, layout, archives };
+        let at = Carrying { dir, disk, below, journal_dir, config, layout, archives, scrub: &scrub };
         given_up::carry_out(at, way, from, &mut manifest, &mut replay)?
     };
     if crate::plants::is("replayed-log-given-up") {
@@ -163,13 +162,6 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     memory.resume_after(journal.last());
     let opening = Opening { replayed_frames: frames, replayed_bytes: bytes, took: started.elapsed() };
     state_limits(&layout);
-    let scrub = Scrubbing::load(seams.disk.as_ref(), dir, manifest.store);
-    // Nothing tells the shards any more what they lack of what was given up.
-    if (lost || way != Way::Whole)
-        && let Some(first) = layout.shards.first()
-    {
-        scrub.begin(first.id);
-    }
     if adopted {
         manifest = adopt::outrank(manifest);
         manifest.store_next(disk, dir)?;

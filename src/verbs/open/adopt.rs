@@ -100,7 +100,7 @@ pub fn replace_journal(
     lost::fail_behind(layout, lost::level(layout));
     anew::level(layout, Seq(next.0.saturating_sub(1)));
     check_covered(layout)?;
-    // With the directory the store's is none in which one could be created, whatever else is there.
+    // Before the scrub's file: beside the journal's directory that is of a store whose manifest is gone, alone it is a foreign one.
     disk.create_dir_durably(&journal).map_err(|e| Error::io("make the journal's directory", &journal, e))?;
     anew::compare(layout, scrub, disk, dir)?;
     let config = super::create::journal_config(manifest, options);

@@ -52,9 +52,11 @@ impl Journal {
     }
 
     /// Whether a session begins with this write in `dir`.
-    pub fn begins_with(disk: &dyn Disk, dir: &Path, store_id: u128, next: Seq) -> bool {
-        Survey::read(disk, dir, store_id, Seq(next.0.saturating_sub(1))).is_ok_and(|survey| {
-            survey.segments.iter().any(|segment| segment.header.origin == Origin::Start { first: next })
-        })
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), where that does not come to read the frames: it is not known.
+    pub fn begins_with(disk: &dyn Disk, dir: &Path, store_id: u128, next: Seq) -> Result<bool> {
+        let survey = Survey::read(disk, dir, store_id, Seq(next.0.saturating_sub(1)))?;
+        Ok(survey.segments.iter().any(|segment| segment.header.origin == Origin::Start { first: next }))
     }
 }

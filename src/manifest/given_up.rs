@@ -19,11 +19,20 @@ const WITHOUT_LOSS: Kind = Kind { version: 3, ..KIND };
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GivenUp {
-    /// The epoch of the copies' words that begins with it: as long as none is heard of that is as new, nothing was given up.
+    /// The epoch of the copies' words that begins with it: as long as none is heard of that is as new, nothing was given up. A multiple of 2^32
+    /// where a copy is accepted; see [`is_of_lost`](Self::is_of_lost).
     pub epoch: u64,
     /// What is left, once the shards have what the copy had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Kept>,
+}
+
+impl GivenUp {
+    /// Whether a journal is begun in the place of one that is lost in all its directories, whose words may be of any epoch if they turn up: that
+    /// it has begun there is what shows that this counts.
+    pub fn is_of_lost(&self) -> bool {
+        self.epoch == 0 || self.epoch & u64::from(u32::MAX) != 0
+    }
 }
 
 /// What is left when a part of the journal was given up.

@@ -169,12 +169,23 @@ impl Scrubbing {
     pub fn begin(&self, first: ShardId) -> u64 {
         let mut inner = self.inner.lock();
         if inner.stage.is_none() {
-            inner.number += 1;
-            inner.stage = Some(Stage::Verify { shard: first, position: Vec::new() });
-            inner.report = ScrubReport { started: now(), ..ScrubReport::default() };
-            (inner.paused, inner.error, inner.rate) = (false, None, None);
+            inner.begin(first);
         }
         inner.number
+    }
+
+    /// Begins one in the place of any that is under way: that may be beyond what is to be compared now. On return it is durable that it has begun.
+    ///
+    /// # Errors
+    /// `Io`, `Full`.
+    pub fn begin_anew(&self, disk: &dyn Disk, dir: &Path, first: ShardId) -> Result<()> {
+        let over = self.saving.lock();
+        if *over {
+            return Err(closed());
+        }
+        self.inner.lock().begin(first);
+        self.changed.notify_all();
+        self.write(disk, dir)
     }
 
     /// What is to be done next, and the number of the scrub that it is done for; none if there is nothing, or it is paused.
@@ -377,6 +388,13 @@ impl Inner {
     /// Whether the scrub of that number is under way.
     fn is_at(&self, number: u64) -> bool {
         self.number == number && self.stage.is_some()
+    }
+
+    fn begin(&mut self, first: ShardId) {
+        self.number += 1;
+        self.stage = Some(Stage::Verify { shard: first, position: Vec::new() });
+        self.report = ScrubReport { started: now(), ..ScrubReport::default() };
+        (self.paused, self.error, self.rate) = (false, None, None);
     }
 
     fn save(&mut self) -> Saved {

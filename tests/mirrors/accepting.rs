@@ -1,6 +1,8 @@
 //! A copy of the journal that is accepted though it lacks what was acknowledged: what it lacks is given up, and its numbers with it.
 
+mod comparing;
 mod losing;
+mod passed;
 
 use super::*;
 use annulus::testing::{EngineOperation, Fault, MemoryFactory, Operation, PowerCut, SimDisk};

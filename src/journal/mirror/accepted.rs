@@ -2,8 +2,8 @@
 //!
 //! Invariant: what is asked here changes nothing; so a copy that is damaged within is refused before it is given a word.
 
-use super::open::{Found, Place, end_of_age};
-use crate::error::{ErrorKind, Result};
+use super::open::{Found, end_of_age};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::{Journal, Known};
 use std::path::Path;
@@ -22,6 +22,26 @@ impl Found {
     /// Whether the copies that are believed are those of an acceptance that began with this epoch, or of what came after it.
     pub fn goes_by(&self, epoch: u64) -> bool {
         !self.accepted && self.heard >= epoch
+    }
+
+    /// Whether nothing came after it: an opening that passes it over gives words of a later age.
+    pub fn is_of_age(&self, epoch: u64) -> bool {
+        self.heard <= end_of_age(epoch)
+    }
+
+    /// An opening that goes on with it must not give words of a later age: the next one would pass it over.
+    ///
+    /// # Errors
+    /// `Refused`: it would have to, since a directory that is new has one.
+    pub fn keep_to_age(&self, epoch: u64) -> Result<()> {
+        if self.next_epoch() <= end_of_age(epoch) {
+            return Ok(());
+        }
+        let text = "a copy of the journal that was accepted is being put into the shards, and a directory that is named now has a later word, of an \
+                    opening that came to nothing";
+        Err(Error::new(ErrorKind::Refused, text)
+            .at(&self.home)
+            .remedy("open the store once without naming new directories for the journal"))
     }
 
     /// This opening goes on with such an acceptance.
@@ -75,8 +95,18 @@ impl Found {
     }
 
     /// Whether a session begins with this write in a copy.
-    pub fn begins_with(&self, next: Seq) -> bool {
-        let begins = |place: &Place| Journal::begins_with(self.disk.as_ref(), &place.dir, self.store, next);
-        self.believed().any(|(_, place)| begins(place))
+    ///
+    /// # Errors
+    /// As [`Journal::begins_with`], if it fails in all copies.
+    pub fn begins_with(&self, next: Seq) -> Result<bool> {
+        let (mut answered, mut failed) = (false, Ok(false));
+        for (_, place) in self.believed() {
+            match Journal::begins_with(self.disk.as_ref(), &place.dir, self.store, next) {
+                Ok(true) => return Ok(true),
+                Ok(false) => answered = true,
+                Err(e) => failed = Err(e),
+            }
+        }
+        if answered { Ok(false) } else { failed }
     }
 }

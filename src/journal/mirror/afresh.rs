@@ -20,9 +20,10 @@ impl Mirrors {
         dirs.filter_map(|dir| Word::load(disk, dir, store).ok().flatten()).map(|word| word.epoch).max()
     }
 
-    /// The first epoch of an age that no copy which is away can have got to.
-    pub fn next_age(newest: u64) -> u64 {
-        end_of_age(newest).saturating_add(1)
+    /// The epoch of such a journal's first words, of an age that no copy which is away can have got to, as far as is known. The first one of an age
+    /// is that of a copy that is accepted.
+    pub fn afresh_after(newest: u64) -> u64 {
+        end_of_age(newest).saturating_add(2)
     }
 
     /// Begins a journal in `dir` whose first write will be `next`; what there was goes, and must have been found to have none. On return

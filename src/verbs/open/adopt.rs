@@ -22,6 +22,7 @@ use crate::shard::Layout;
 use crate::shard::paths::JOURNAL_DIR;
 use crate::state::Seams;
 use crate::state::archives::Archives;
+use crate::state::scrub::Scrubbing;
 use std::path::{Path, PathBuf};
 
 /// Stands beside a manifest that was taken from a shard until the opening that took it, or a later one, has succeeded.
@@ -119,28 +120,32 @@ pub fn outrank(disk: &dyn Disk, dir: &Path, manifest: &mut Manifest) -> Result<(
         .map_err(|e| Error::io("remove the marker of a manifest taken from a shard", &marker, e))
 }
 
-/// Makes a new journal in the place of one that is lost with the store's directory, as the user has accepted. Returns whether
-/// it was, now or by an opening that was interrupted: the shards are to be compared then.
+/// Makes a new journal in the place of one that is lost with the store's directory, as the user has accepted. Where it was, now or by an opening
+/// that was interrupted, the shards are to be compared, durably before there is a journal: what was lost shows no more from then on.
 pub fn replace_journal(
     dir: &Path,
     manifest: &Manifest,
     options: &Options,
     layout: &Layout,
     archives: &Archives,
+    scrub: &Scrubbing,
     seams: &Seams,
-) -> Result<bool> {
+) -> Result<()> {
     let journal = dir.join(JOURNAL_DIR);
     let disk = seams.disk.as_ref();
     if !manifest.journals.is_empty() {
-        return Ok(false);
+        return Ok(());
     }
     if Journal::is_in(disk, &journal)? {
         // Whether the journal was there all along, nobody knows: to compare the shards once more does no harm.
-        return Ok(options.accept_journal_loss);
+        return match options.accept_journal_loss {
+            true => anew::compare(layout, scrub, disk, dir),
+            false => Ok(()),
+        };
     }
     // It was there, or was accepted as lost, when the manifest was taken: the user says it anew.
     if !options.accept_journal_loss {
-        return Ok(false);
+        return Ok(());
     }
     let last = layout.shards.iter().map(|shard| shard.applied()).max().unwrap_or_default();
     let next = anew::first_after(last)?;
@@ -149,6 +154,9 @@ pub fn replace_journal(
     lost::fail_behind(layout, lost::level(layout));
     anew::level(layout, Seq(next.0.saturating_sub(1)));
     check_covered(layout)?;
+    // Before the scrub's file: beside the journal's directory that is of a store whose manifest is gone, alone it is a foreign one.
+    disk.create_dir_durably(&journal).map_err(|e| Error::io("make the journal's directory", &journal, e))?;
+    anew::compare(layout, scrub, disk, dir)?;
     let config = create::journal_config(manifest, options);
     Journal::create(seams.disk.clone(), &journal, config, next)?.close()?;
     disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
@@ -156,5 +164,5 @@ pub fn replace_journal(
         "the journal of {} was lost after {last} at the earliest, and is begun anew with {next}",
         dir.display()
     );
-    Ok(true)
+    Ok(())
 }

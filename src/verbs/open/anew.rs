@@ -3,9 +3,12 @@
 //! Invariant: none is given out that a write may have had which was given up, wherever that is still held: in an engine that has
 //! more than its seal says, in a shard or a copy of the journal that is away, in an archive.
 
+use crate::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::shard::Layout;
+use crate::state::scrub::Scrubbing;
+use std::path::Path;
 
 /// More writes than can be under way between two seals, and than a store that is away can have got ahead.
 const AGE: u64 = 1 << 32;
@@ -31,6 +34,13 @@ pub fn level(layout: &Layout, upto: Seq) {
             shard.fail(&error);
         }
     }
+}
+
+/// Has the replicas compared from the beginning: nothing tells the shards any more what they lack of what is given up. To be called before that goes
+/// which says that something is: it is durable on return, and who opens the store after that knows of nothing to compare.
+pub fn compare(layout: &Layout, scrub: &Scrubbing, disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let first = layout.shards.first();
+    first.map_or(Ok(()), |first| scrub.begin_anew(disk, dir, first.id))
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! A copy of the journal that the user takes as it is, in place of one that has more: what that has is given up.
 //!
 //! ```text
-//!   mark --> words --> replay, flush, level --> kept --> level further --> journal anew --> no mark
+//!   mark --> words --> replay, flush, level --> kept --> level further, a scrub --> journal anew --> no mark
 //! ```
 //! Invariants:
 //! - The manifest has the mark before a copy has a word of the new epoch, and until a journal has begun whose numbers nothing has that
 //!   was given up: so what interrupts this is gone on with by the next opening, whether or not the user accepts once more.
-//! - A mark counts only if a word is heard of that is as new: before, nothing was given up.
-//! - Where the journal is lost in all its directories the mark is set with `kept` from the first on (`lost`).
+//! - A mark counts only if the newest word that is heard is as new, and of the same age: before, nothing was given up, and an opening that finds
+//!   that gives words of a later age. So the mark does not come to count when that is interrupted.
+//! - Where the journal is lost in all its directories the mark is set with `kept` from the first on (`lost`), and counts only if a copy that is
+//!   believed begins with its number: those that are away then may have words of any age.
+//! - That replicas are to be compared is durable before the mark is gone.
 //! - From `kept` on the journal is not needed. Nothing is acknowledged before the mark is gone.
 
 use super::anew;
@@ -15,7 +18,7 @@ use super::covered::check_covered;
 use super::lost;
 use super::replay::Replay;
 use crate::disk::Disk;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::mirror::Found;
 use crate::journal::{Journal, JournalConfig, Known};
@@ -23,6 +26,7 @@ use crate::manifest::{GivenUp, Kept, Manifest};
 use crate::shard::Layout;
 use crate::shard::paths::JOURNAL_DIR;
 use crate::state::archives::Archives;
+use crate::state::scrub::Scrubbing;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,32 +46,43 @@ pub enum Way {
 
 impl Way {
     /// What the copies and the manifest come to. `begins`: whether the journal begins with a write, where it has no copies.
-    pub fn of(found: Option<&mut Found>, manifest: &Manifest, begins: impl Fn(Seq) -> bool) -> Way {
+    ///
+    /// # Errors
+    /// `Refused`: see [`Found::keep_to_age`]. As [`Journal::begins_with`]: what cannot be read for once is no reason to forget what is being given up.
+    pub fn of(
+        found: Option<&mut Found>,
+        manifest: &Manifest,
+        begins: impl Fn(Seq) -> Result<bool>,
+    ) -> Result<Way> {
         let Some(found) = found else {
-            return match manifest.given_up {
-                Some(GivenUp { epoch, kept: Some(kept) }) if begins(kept.next) => Way::Kept { epoch, kept },
+            return Ok(match manifest.given_up {
+                Some(GivenUp { epoch, kept: Some(kept) }) if begins(kept.next)? => Way::Kept { epoch, kept },
                 _ => Way::Whole,
-            };
+            });
         };
-        match manifest.given_up {
-            Some(GivenUp { epoch, kept: None }) if found.goes_by(epoch) => {
+        if let Some(mark) = manifest.given_up {
+            let GivenUp { epoch, kept } = mark;
+            let begun = |found: &Found| kept.map_or(Ok(false), |kept| found.begins_with(kept.next));
+            let of_age = !mark.is_of_lost() && found.is_of_age(epoch);
+            if found.goes_by(epoch) && (of_age || begun(found)?) {
+                // Words of another age are no harm once the journal that was begun says it itself.
+                if let Err(refused) = found.keep_to_age(epoch)
+                    && !begun(found)?
+                {
+                    return Err(refused);
+                }
                 found.go_on_accepting();
-                return Way::Accepted { epoch };
+                return Ok(match kept {
+                    None => Way::Accepted { epoch },
+                    Some(kept) => Way::Kept { epoch, kept },
+                });
             }
-            // Where there are no words, the journal that was begun in the place of a lost one says it itself.
-            Some(GivenUp { epoch, kept: Some(kept) })
-                if found.goes_by(epoch) && (epoch > 0 || found.begins_with(kept.next)) =>
-            {
-                found.go_on_accepting();
-                return Way::Kept { epoch, kept };
-            }
-            Some(other) => found.pass_over(other.epoch),
-            None => {}
+            found.pass_over(epoch);
         }
-        match found.is_accepted() {
+        Ok(match found.is_accepted() {
             true => Way::Accepted { epoch: found.next_epoch() },
             false => Way::Whole,
-        }
+        })
     }
 
     /// What the manifest is to say of it while the copies are given words.
@@ -83,8 +98,14 @@ impl Way {
 /// Where a replay begins and what the log reaches at least, where nobody asks for what a copy lacks that the shards have.
 pub fn from_where(way: Way, found: Option<&Found>, from: impl FnOnce() -> Result<Seq>) -> Result<Seq> {
     match (way, found) {
-        (Way::Kept { kept, .. }, Some(found)) if !found.begins_with(kept.next) => Ok(kept.end),
-        (Way::Kept { kept, .. }, _) => Ok(Seq(kept.next.0.saturating_sub(1))),
+        (Way::Kept { kept, .. }, found) => {
+            let begun = match found.map_or(Ok(true), |found| found.begins_with(kept.next)) {
+                // Nothing of it is needed.
+                Err(e) if e.kind() == ErrorKind::Corruption => false,
+                begun => begun?,
+            };
+            Ok(if begun { Seq(kept.next.0.saturating_sub(1)) } else { kept.end })
+        }
         (_, None) => from(),
         (_, Some(found)) => {
             let last = found.last()?;
@@ -133,6 +154,7 @@ pub struct Carrying<'a> {
     pub config: JournalConfig,
     pub layout: &'a Layout,
     pub archives: &'a Archives,
+    pub scrub: &'a Scrubbing,
 }
 
 /// Carries out what the mark says; returns the journal that begins behind it, and what was replayed: frames, and their bytes.
@@ -143,7 +165,7 @@ pub fn carry_out(
     manifest: &mut Manifest,
     replay: &mut Replay,
 ) -> Result<(Journal, u64, u64)> {
-    let Carrying { dir, disk, below, journal_dir, config, layout, archives } = at;
+    let Carrying { dir, disk, below, journal_dir, config, layout, archives, scrub } = at;
     let (mut frames, mut bytes) = (0, 0);
     let kept = match way {
         Way::Kept { kept, .. } => {
@@ -177,11 +199,11 @@ pub fn carry_out(
     // The new numbers do not tell which archive has more than that. Behind the seals: without a mark they alone say then that the
     // journal lacks something.
     archives.log_ends(kept.end)?;
+    // Before the journal begins, which is what shows it where there is no mark.
+    anew::compare(layout, scrub, disk, dir)?;
     let journal = Journal::begin_anew(below, journal_dir, config, kept.next)?;
     archives.log_begins(kept.next);
-    if manifest.given_up.take().is_some() {
-        manifest.store_next(disk, dir)?;
-    }
+    drop_mark(manifest, disk, dir)?;
     log::warn!(
         "what the journal of {} had after {} is given up; writes go on with {}",
         dir.display(),
@@ -189,4 +211,12 @@ pub fn carry_out(
         kept.next
     );
     Ok((journal, frames, bytes))
+}
+
+/// The mark goes: what it says has been carried out, or came to nothing, and the journal has opened.
+pub fn drop_mark(manifest: &mut Manifest, disk: &dyn Disk, dir: &Path) -> Result<()> {
+    match manifest.given_up.take() {
+        Some(_) => manifest.store_next(disk, dir),
+        None => Ok(()),
+    }
 }

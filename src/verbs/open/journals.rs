@@ -253,8 +253,10 @@ pub fn serve(
         mirrors = Some(found.serve(from, at_least, below.limited.clone())?);
         next.journals = entries;
     }
-    // A mark that came to nothing goes when the words say so.
-    next.given_up = way.mark();
+    // A mark that came to nothing goes when the words say so and the journal has opened: until then it may be what says why it does not.
+    if way != Way::Whole {
+        next.given_up = way.mark();
+    }
     if *manifest != next {
         *manifest = next;
         manifest.store_next(disk, dir)?;

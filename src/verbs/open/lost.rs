@@ -62,7 +62,7 @@ pub fn replace(at: Losing<'_>, manifest: &mut Manifest, wanted: Option<Wanted>) 
     let epoch = match Mirrors::newest_word(disk, at.dir, manifest.store, &places) {
         // Where there never was one, the journal is believed without.
         None if implicit => 0,
-        said => Mirrors::next_age(said.unwrap_or(0).max(known)),
+        said => Mirrors::afresh_after(said.unwrap_or(0).max(known)),
     };
     let kept = match mark.and_then(|mark| mark.kept) {
         Some(kept) if !begun.is_empty() => kept,

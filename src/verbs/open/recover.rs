@@ -86,12 +86,11 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     if found.as_ref().is_some_and(|found| !adopted && *found != manifest) {
         manifest.store_next(disk, dir)?;
     }
+    let scrub = Scrubbing::load(disk, dir, manifest.store);
     if adopted {
         // What is begun without the shards that are missing they could never come back to.
         check_covered(&layout)?;
-    }
-    let lost = adopted && adopt::replace_journal(dir, &manifest, options, &layout, &archives, &seams)?;
-    if adopted {
+        adopt::replace_journal(dir, &manifest, options, &layout, &archives, &scrub, &seams)?;
         manifest = take_up(disk, dir, &manifest, read, &asking)?;
         adopt::begin(disk, dir, &manifest)?;
     }
@@ -116,7 +115,7 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         found = Some((look, entries));
     }
     let begins = |next| Journal::begins_with(disk, &dir.join(JOURNAL_DIR), manifest.store, next);
-    let mut way = Way::of(found.as_mut().map(|(found, _)| found), &manifest, begins);
+    let mut way = Way::of(found.as_mut().map(|(found, _)| found), &manifest, begins)?;
     let oldest = || match &found {
         Some((found, _)) => found.first_retained(),
         None => Journal::first_retained(disk, &dir.join(JOURNAL_DIR), manifest.store),
@@ -146,12 +145,13 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let (journal, frames, bytes) = if way == Way::Whole {
         let mut visit = |seq: Seq, ops: &[u8]| replay.visit(seq, ops);
         let (journal, report) = Journal::open(below, &journal_dir, config, from, at_least, &mut visit)?;
+        given_up::drop_mark(&mut manifest, disk, dir)?;
         archives.log_begins(journal.first());
         archives.log_ends(journal.last())?;
         (journal, report.frames, report.bytes)
     } else {
         let (layout, archives, journal_dir) = (layout.as_ref(), &archives, journal_dir.as_path());
-        let at = Carrying { dir, disk, below, journal_dir, config, layout, archives };
+        let at = Carrying { dir, disk, below, journal_dir, config, layout, archives, scrub: &scrub };
         given_up::carry_out(at, way, from, &mut manifest, &mut replay)?
     };
     if crate::plants::is("replayed-log-given-up") {
@@ -161,13 +161,6 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     memory.resume_after(journal.last());
     let opening = Opening { replayed_frames: frames, replayed_bytes: bytes, took: started.elapsed() };
     state_limits(&layout);
-    let scrub = Scrubbing::load(seams.disk.as_ref(), dir, manifest.store);
-    // Nothing tells the shards any more what they lack of what was given up.
-    if (lost || way != Way::Whole)
-        && let Some(first) = layout.shards.first()
-    {
-        scrub.begin(first.id);
-    }
     if adopted {
         adopt::outrank(disk, dir, &mut manifest)?;
     }

@@ -2,11 +2,11 @@
 
 use super::*;
 
-type Files = Vec<(PathBuf, Vec<u8>)>;
+pub type Files = Vec<(PathBuf, Vec<u8>)>;
 
 /// A store whose journal lay in these directories, or its own, with 50 records that were flushed and 10 that were not; the same with all; and what is
 /// lost.
-fn lost(dirs: &[&str], factor: usize) -> (World, World, Files) {
+pub fn lost(dirs: &[&str], factor: usize) -> (World, World, Files) {
     let (mut world, _) = World::new(2);
     (world.disk, world.factory) = (SimDisk::new(2), MemoryFactory::new());
     world.options = named(&world, dirs).replication_factor(factor);
@@ -31,7 +31,7 @@ fn named(world: &World, dirs: &[&str]) -> Options {
     world.options.clone().journal_dirs(dirs.iter().map(PathBuf::from))
 }
 
-fn remove(disk: &SimDisk, dir: &str) {
+pub fn remove(disk: &SimDisk, dir: &str) {
     if disk.exists(Path::new(dir)).unwrap() {
         disk.remove_dir_all(Path::new(dir)).unwrap();
     }
@@ -39,7 +39,7 @@ fn remove(disk: &SimDisk, dir: &str) {
 }
 
 /// The disks turn up after all, as they were.
-fn come_back(disk: &SimDisk, files: &Files) {
+pub fn come_back(disk: &SimDisk, files: &Files) {
     for (path, _) in files {
         remove(disk, path.parent().unwrap().to_str().unwrap());
     }
@@ -349,4 +349,39 @@ fn a_journal_whose_disk_is_not_mounted_is_not_lost() {
     let store = world.open(&accepted).unwrap();
     world.check(&store, "another disk");
     world.goes_on(store, "another disk");
+}
+
+/// What was begun in its place is asked for before anything is said of it: that it could not be read for once is no answer.
+#[test]
+fn a_journal_that_was_begun_in_the_place_of_a_lost_one_and_cannot_be_read_for_once_is_gone_on_with() {
+    let (lost, _, _) = lost(&[], 2);
+    let accepted = lost.options.clone().accept_journal_loss(true);
+    let undisturbed = lost.fork();
+    let before = undisturbed.disk.operations();
+    drop(undisturbed.open(&accepted).unwrap());
+    let (mut begun, mut failed) = (0, 0);
+    for stop in 0..undisturbed.disk.operations() - before {
+        let mut world = lost.fork();
+        world.disk.stop_after(stop);
+        let opened = world.open(&accepted);
+        world.kill(opened);
+        if world.fork().open(&world.options).is_err() {
+            continue;
+        }
+        begun += 1;
+        for after in 0..8 {
+            let mut again = world.fork();
+            let here =
+                |path: &Path| path.starts_with("/store/journal") && path.to_string_lossy().ends_with(".seg");
+            again.disk.inject(Fault::on(Operation::Read).at(here).after(after).times(1));
+            let opened = again.open(&again.options);
+            failed += u32::from(opened.is_err());
+            again.kill(opened);
+            let when = format!("stopped at {stop}, the read after {after} fails");
+            let store = again.open(&again.options).unwrap_or_else(|e| panic!("{when}: {e}"));
+            again.check(&store, &when);
+            again.goes_on(store, &when);
+        }
+    }
+    assert!(begun > 1 && failed > 1, "{begun}, {failed}");
 }

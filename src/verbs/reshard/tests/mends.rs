@@ -64,3 +64,35 @@ fn a_page_that_is_mended_keeps_what_its_shard_has_gained_meanwhile() {
     check_reads(&store, &content);
     check_placed(&store, &content);
 }
+
+/// A reader that has taken its bearings and is held up, while its shard loses the record by a change and a damaged page of it is put right: that
+/// page has only what the shard still owns then.
+#[test]
+fn a_reader_by_an_older_placement_finds_what_a_mended_page_no_longer_has() {
+    let world = World::new();
+    let (store, content) = world.filled(2);
+    let plan = store.plan().add_shard(ShardOptions::new("/mnt/new").weight(20.0)).preview().unwrap();
+    let plan = plan.accept_problems();
+    let leaves = |n: &u32| {
+        let node = store.ring().virtual_node(key(*n));
+        store.ring().preference_list(key(*n))[0] == LAST
+            && plan.moves().iter().any(|m| m.virtual_node == node && m.lost.contains(&LAST))
+    };
+    let n = (0..KEYS).find(leaves).unwrap();
+    store.apply(plan.clone()).unwrap();
+    world.gates.shut(LAST, At::Get);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| store.get(key(n)).unwrap());
+        world.gates.arrived(LAST, At::Get);
+        step_to(&store, Phase::Cleaning);
+        world.factory.corrupt(LAST, &internal(&key(n)));
+        let layout = state(&store).layout();
+        let index = layout.index_of(LAST).unwrap();
+        assert_eq!(verify_and_mend(state(&store), &layout, index, &[]).unwrap().repaired, 1);
+        world.gates.open(LAST, At::Get);
+        assert_eq!(reader.join().unwrap().as_deref(), Some(&b"first"[..]));
+    });
+    settle(&store);
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}

@@ -22,6 +22,8 @@ pub struct Mended {
     pub repaired: u64,
     /// Damaged pages for which there was nothing to replace them by; the last cause.
     pub left: u64,
+    /// How many of those for want of a replica that has them, and not for a failure that may pass.
+    pub lacking: u64,
     pub cause: Option<Error>,
     /// About how much was read.
     pub bytes: u64,
@@ -50,6 +52,7 @@ pub fn verify_and_mend(state: &State, layout: &Arc<Layout>, index: usize, from: 
             Err(error) => {
                 log::error!("shard {}: a damaged page is left ({}): {error}", shard.id, damage.error);
                 mended.left += 1;
+                mended.lacking += u64::from(error.kind() == ErrorKind::Unavailable);
                 mended.cause = Some(error);
             }
         }

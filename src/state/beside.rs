@@ -1,10 +1,11 @@
 //! What is done to a shard beside its flushes: copies, comparisons, repairs, seals.
 //!
 //! Invariant: whoever holds a lock, and above all the turn to flush or to move records, waits for a shard's disk no longer than
-//! `shard_timeout`. A shard that has not answered by then is offline, and the others go on.
+//! `shard_timeout`. A shard that has not answered by then is offline, and the others go on. Where the same is done to several, those that hang
+//! together are waited for together, and one that is known to hang is not asked.
 
 use super::State;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::shard::{Layout, Shard, Ticket, Worker};
 use std::sync::Arc;
 
@@ -48,6 +49,34 @@ impl State {
         let answer = asked.worker.wait_beside(&asked.ticket, self.settings.shard_timeout);
         // One that is only to get another engine is given up as well: that lies on the same disk.
         answer.inspect_err(|silence| self.shard_failed(&asked.shard, silence))?
+    }
+
+    /// Does the same to several shards at once, and waits for all of them; with what came of it.
+    pub fn beside_all<T: Send + 'static>(
+        &self,
+        layout: &Layout,
+        indexes: &[usize],
+        job: impl Fn(&Shard) -> Result<T> + Clone + Send + 'static,
+    ) -> Vec<(usize, Result<T>)> {
+        let ask = |index: &usize| {
+            (*index, self.answers(layout, *index).map(|()| self.ask(layout, *index, job.clone())))
+        };
+        let asked: Vec<_> = indexes.iter().map(ask).collect();
+        let answer =
+            |(index, asked): (usize, Result<Asked<T>>)| (index, asked.and_then(|asked| self.answer(asked)));
+        asked.into_iter().map(answer).collect()
+    }
+
+    /// Errors if a shard is offline, or still at what it was given up for: that would be waited for once more.
+    pub fn answers(&self, layout: &Layout, index: usize) -> Result<()> {
+        let shard = &layout.shards[index];
+        shard.whatever_for()?;
+        if layout.workers[index].is_stuck() {
+            let error =
+                Error::new(ErrorKind::Unavailable, "the shard has not answered what it was asked before");
+            return Err(error.on(shard.id).remedy("look at its disk and the kernel log"));
+        }
+        Ok(())
     }
 
     /// How many shards may be at it at once: more than one only where nobody else wants the processors.

@@ -107,12 +107,12 @@ pub struct Mover {
     pub grace: Vec<Grace>,
     /// The shards that are being rid of what they do not own.
     pub sweeps: Vec<Sweep>,
-    /// The shard that is being filled.
-    pub fill: Option<Fill>,
-    /// The shard whose pages are being verified.
-    pub mending: Option<Mender>,
-    /// The shards that one is to be filled from, which are being verified.
-    pub proof: Option<Proof>,
+    /// The shards that are being filled: of each how far, so that one which fails again and again takes nothing of that from another.
+    pub fills: Vec<Fill>,
+    /// Those whose pages are being verified.
+    pub menders: Vec<Mender>,
+    /// Those that are to be filled from others, which are being verified first.
+    pub proofs: Vec<Proof>,
     /// A shard that fails, and in which no damage was found: it is to be begun anew if those have been verified that it is to be filled from.
     pub anew: Option<ShardId>,
     /// What the scrub under way knows from counting shards' pages.
@@ -133,6 +133,66 @@ impl Mover {
         self.sweeps.iter_mut().find(|sweep| sweep.shard == shard)
     }
 
+    /// How far a shard has been filled; where that begins, or goes on after a failure, from there.
+    pub fn fill_of(&mut self, shard: ShardId, from: impl FnOnce() -> Vec<u8>) -> &mut Fill {
+        let found = self.fills.iter().position(|fill| fill.shard == shard);
+        let place = found.unwrap_or(self.fills.len());
+        if found.is_none() {
+            self.fills.push(Fill::of(shard, from()));
+        }
+        &mut self.fills[place]
+    }
+
+    /// Ends the filling of a shard, for now or for good.
+    pub fn end_fill(&mut self, shard: ShardId) -> Option<Fill> {
+        let place = self.fills.iter().position(|fill| fill.shard == shard)?;
+        Some(self.fills.swap_remove(place))
+    }
+
+    /// How far a shard has been looked through; from the beginning, where that begins.
+    pub fn mender_of(&mut self, shard: ShardId, health: u64) -> &mut Mender {
+        let found = self.menders.iter().position(|mender| mender.shard == shard);
+        let place = found.unwrap_or(self.menders.len());
+        if found.is_none() {
+            self.menders.push(Mender::of(shard, health));
+        }
+        &mut self.menders[place]
+    }
+
+    /// Whether a shard is being looked through.
+    pub fn is_mending(&self, shard: ShardId) -> bool {
+        self.menders.iter().any(|mender| mender.shard == shard)
+    }
+
+    /// Ends that.
+    pub fn end_mending(&mut self, shard: ShardId) -> Option<Mender> {
+        let place = self.menders.iter().position(|mender| mender.shard == shard)?;
+        Some(self.menders.swap_remove(place))
+    }
+
+    /// What is known of those that a shard is to be filled from.
+    pub fn proof_of(&mut self, shard: ShardId) -> &mut Proof {
+        let found = self.proofs.iter().position(|proof| proof.of == shard);
+        let place = found.unwrap_or(self.proofs.len());
+        if found.is_none() {
+            self.proofs.push(Proof::of(shard));
+        }
+        &mut self.proofs[place]
+    }
+
+    /// Nothing of that is needed any more, or right.
+    pub fn end_proof(&mut self, shard: ShardId) {
+        self.proofs.retain(|proof| proof.of != shard);
+    }
+
+    /// Forgets what was begun for shards that are none of the ring's any more.
+    pub fn forget_others(&mut self, is_there: impl Fn(ShardId) -> bool) {
+        self.fills.retain(|fill| is_there(fill.shard));
+        self.menders.retain(|mender| is_there(mender.shard));
+        self.proofs.retain(|proof| is_there(proof.of));
+        self.anew.take_if(|shard| !is_there(*shard));
+    }
+
     /// A shard lost what it had been given since it was last sealed, or began anew.
     pub fn reopened(&mut self, shard: ShardId, change: Option<&ChangeEntry>) {
         (self.level, self.compared, self.begun) = (false, false, false);
@@ -142,11 +202,12 @@ impl Mover {
         };
         self.sweeps.retain(|sweep| sweep.shard != shard);
         self.left.retain(|(id, _)| *id != shard);
-        self.fill.take_if(|fill| fill.shard == shard);
-        self.mending.take_if(|mending| mending.shard == shard);
+        self.fills.retain(|fill| fill.shard != shard);
+        self.menders.retain(|mender| mender.shard != shard);
         self.anew.take_if(|anew| *anew == shard);
-        self.proof
-            .take_if(|proof| proof.of == shard || proof.at == Some(shard) || proof.whole.contains(&shard));
+        let names =
+            |proof: &Proof| proof.of == shard || proof.at == Some(shard) || proof.whole.contains(&shard);
+        self.proofs.retain(|proof| !names(proof));
         // How much was flushed since it was given the journal last says nothing of now.
         self.caught.take_if(|(id, _)| *id == shard);
     }
@@ -191,8 +252,21 @@ pub struct Mender {
     pub position: Vec<u8>,
     pub repaired: u64,
     pub left: u64,
+    /// How many of those for want of a replica that has them.
+    pub lacking: u64,
     /// Why pages were left.
     pub cause: Option<Error>,
+    /// The [health of the shards](super::State::health_version) when it was begun.
+    pub health: u64,
+    /// How long has been worked at it.
+    pub worked: Duration,
+}
+
+impl Mender {
+    fn of(shard: ShardId, health: u64) -> Mender {
+        let (position, worked) = (Vec::new(), Duration::ZERO);
+        Mender { shard, position, repaired: 0, left: 0, lacking: 0, cause: None, health, worked }
+    }
 }
 
 /// What is known of those that a shard is to be filled from.
@@ -207,7 +281,7 @@ pub struct Proof {
 }
 
 impl Proof {
-    pub fn of(shard: ShardId) -> Proof {
+    fn of(shard: ShardId) -> Proof {
         Proof { of: shard, whole: Vec::new(), at: None, position: Vec::new() }
     }
 }
@@ -225,7 +299,22 @@ pub struct Fill {
     pub begun: bool,
     pub level: bool,
     pub bytes: u64,
-    pub since: crate::sync::Instant,
+    pub since: Instant,
+}
+
+impl Fill {
+    fn of(shard: ShardId, position: Vec<u8>) -> Fill {
+        Fill {
+            shard,
+            position,
+            comparing: false,
+            unsealed: 0,
+            begun: false,
+            level: false,
+            bytes: 0,
+            since: Instant::now(),
+        }
+    }
 }
 
 impl Control {
@@ -469,17 +558,6 @@ mod tests {
         {
             for lost in [1, 2] {
                 let shard = ShardId(1);
-                let fill = Fill {
-                    shard,
-                    position: Vec::new(),
-                    comparing: false,
-                    unsealed: 0,
-                    begun: true,
-                    level: true,
-                    bytes: 0,
-                    since: crate::sync::Instant::now(),
-                };
-                let mending = Mender { shard, position: Vec::new(), repaired: 0, left: 0, cause: None };
                 let sweep = |shard| Sweep { shard: ShardId(shard), position: Vec::new() };
                 let mut mover = Mover {
                     position: b"further".to_vec(),
@@ -487,8 +565,9 @@ mod tests {
                     level: true,
                     compared: true,
                     sweeps: vec![sweep(1), sweep(3)],
-                    fill: Some(fill),
-                    mending: Some(mending),
+                    fills: [1, 3].map(|shard| Fill::of(ShardId(shard), Vec::new())).into(),
+                    menders: [1, 3].map(|shard| Mender::of(ShardId(shard), 0)).into(),
+                    proofs: [1, 3].map(|shard| Proof::of(ShardId(shard))).into(),
                     caught: Some((shard, Seq(7))),
                     ..Mover::default()
                 };
@@ -496,7 +575,12 @@ mod tests {
                 assert_eq!((mover.begun, mover.level, mover.compared), (false, false, false));
                 assert_eq!(mover.position, due);
                 let goes_on = lost != 1;
-                assert_eq!((mover.fill.is_some(), mover.mending.is_some()), (goes_on, goes_on));
+                for shard in [shard, ShardId(3)] {
+                    let goes_on = goes_on || shard == ShardId(3);
+                    assert_eq!(mover.end_fill(shard).is_some(), goes_on);
+                    assert_eq!(mover.end_mending(shard).is_some(), goes_on);
+                    assert_eq!(mover.proofs.iter().any(|proof| proof.of == shard), goes_on);
+                }
                 assert_eq!(mover.caught.is_some(), goes_on);
                 assert_eq!(mover.sweep_of(shard).is_some(), goes_on);
                 assert!(mover.sweep_of(ShardId(3)).is_some());

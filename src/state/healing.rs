@@ -1,7 +1,8 @@
 //! What is asked for, and remembered, of the healing of shards.
 //!
 //! Invariants: a wish stays until it has been fulfilled or refused, and everyone who waits for it is told which; a shard that
-//! could not be healed is tried again after a rest that grows with each attempt.
+//! could not be healed is tried again after a rest that grows with each attempt. One that was looked through in vain rests longer, as long as
+//! nobody else serves than did then.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::ShardId;
@@ -48,12 +49,25 @@ struct Inner {
     /// Why nothing can be asked for any more.
     closed: Option<Error>,
     rests: HashMap<ShardId, Rest>,
+    vain: HashMap<ShardId, Vain>,
+    failures: u64,
 }
 
 #[derive(Debug)]
 struct Rest {
     until: Instant,
     length: Duration,
+    /// Its number among all failures.
+    failure: u64,
+}
+
+/// A shard was looked through, and damage was left.
+#[derive(Debug)]
+struct Vain {
+    since: Instant,
+    rest: Duration,
+    /// The [health of the shards](super::State::health_version) as of then.
+    health: u64,
 }
 
 impl Healing {
@@ -64,6 +78,7 @@ impl Healing {
             return Some(Arc::new(Err(error.clone()).into()));
         }
         inner.rests.remove(&shard);
+        inner.vain.remove(&shard);
         if let Some((there, outcome)) = inner.wishes.get(&shard) {
             return (there.what == wish).then(|| outcome.clone());
         }
@@ -128,31 +143,57 @@ impl Healing {
         self.changed.notify_all();
     }
 
-    /// How long a shard is to be left alone; none if it may be tried now.
-    pub fn resting(&self, shard: ShardId) -> Option<Duration> {
+    /// How long a shard is to be left alone, or until it is to be looked at again whether it is; none if it may be tried now. With the
+    /// [health of the shards](super::State::health_version).
+    pub fn resting(&self, shard: ShardId, health: u64) -> Option<Duration> {
         let inner = self.inner.lock();
-        let left = inner.rests.get(&shard)?.until.checked_duration_since(Instant::now())?;
-        (!left.is_zero()).then_some(left)
+        let now = Instant::now();
+        let rest = inner.rests.get(&shard).and_then(|rest| rest.until.checked_duration_since(now));
+        let vain = inner.vain.get(&shard).filter(|vain| vain.health == health);
+        let vain = vain.and_then(|vain| vain.rest.checked_sub(now - vain.since));
+        rest.max(vain.map(|left| left.min(LONGEST_REST))).filter(|left| !left.is_zero())
     }
 
     /// An attempt failed: the next one comes later than the one before. Returns whether it was the first.
     pub fn rest(&self, shard: ShardId) -> bool {
         let mut inner = self.inner.lock();
+        inner.failures += 1;
+        let failure = inner.failures;
         let before = inner.rests.get(&shard).map(|rest| rest.length);
         let length = before.map_or(FIRST_REST, |length| (length * 2).min(LONGEST_REST));
-        inner.rests.insert(shard, Rest { until: Instant::now() + length, length });
+        inner.rests.insert(shard, Rest { until: Instant::now() + length, length, failure });
         before.is_none()
+    }
+
+    /// A shard was looked through, and damage was left that nobody can put right as the shards are, of which that is the health: it may rest so
+    /// much longer.
+    pub fn in_vain(&self, shard: ShardId, rest: Duration, health: u64) {
+        self.inner.lock().vain.insert(shard, Vain { since: Instant::now(), rest, health });
+    }
+
+    /// Whether that was so when it was looked through last.
+    pub fn was_in_vain(&self, shard: ShardId) -> bool {
+        self.inner.lock().vain.contains_key(&shard)
+    }
+
+    /// A number that is higher the later an attempt has failed last; 0: none has since the shard was well.
+    pub fn failed(&self, shard: ShardId) -> u64 {
+        self.inner.lock().rests.get(&shard).map_or(0, |rest| rest.failure)
     }
 
     /// Everything may be tried again at once.
     pub fn forget_rests(&self) {
         let now = Instant::now();
-        self.inner.lock().rests.values_mut().for_each(|rest| rest.until = now);
+        let mut inner = self.inner.lock();
+        inner.rests.values_mut().for_each(|rest| rest.until = now);
+        inner.vain.values_mut().for_each(|vain| vain.rest = Duration::ZERO);
     }
 
     /// A shard is well again.
     pub fn rested(&self, shard: ShardId) {
-        self.inner.lock().rests.remove(&shard);
+        let mut inner = self.inner.lock();
+        inner.rests.remove(&shard);
+        inner.vain.remove(&shard);
     }
 }
 
@@ -192,5 +233,35 @@ mod tests {
         for wish in [stays, late] {
             assert_eq!(healing.wait(&wish, None).unwrap().unwrap_err().kind(), ErrorKind::Closed);
         }
+    }
+
+    #[test]
+    fn a_shard_that_was_looked_through_in_vain_rests_until_others_serve() {
+        let healing = Healing::default();
+        let health = 7;
+        assert!(healing.resting(SHARD, health).is_none() && !healing.was_in_vain(SHARD));
+        healing.in_vain(SHARD, Duration::from_secs(1 << 20), health);
+        assert!(healing.was_in_vain(SHARD));
+        assert_eq!(
+            healing.resting(SHARD, health),
+            Some(LONGEST_REST),
+            "whether it is so is looked at meanwhile"
+        );
+        assert!(healing.resting(SHARD, health + 1).is_none());
+        // Whoever asks for it is not to wait.
+        drop(healing.wish(SHARD, Wish::Repair));
+        assert!(healing.resting(SHARD, health).is_none());
+    }
+
+    #[test]
+    fn who_failed_last_is_known() {
+        let healing = Healing::default();
+        assert_eq!(healing.failed(SHARD), 0);
+        assert!(healing.rest(SHARD) && healing.rest(ShardId(4)));
+        assert!(healing.failed(SHARD) < healing.failed(ShardId(4)));
+        assert!(!healing.rest(SHARD));
+        assert!(healing.failed(SHARD) > healing.failed(ShardId(4)));
+        healing.rested(SHARD);
+        assert_eq!(healing.failed(SHARD), 0);
     }
 }

@@ -1,7 +1,8 @@
 //! Reading one key through memtables and shards: what every verb that reads stands on.
 //!
 //! Invariants: the memtables are asked before the shards, so a record that moves from one to the other meanwhile is
-//! found in at least one; an owner that fails is reported, and the next is asked within the same call.
+//! found in at least one; an owner that fails is reported, and the next is asked within the same call; that there is nothing is the word of one who
+//! owns the key by a layout that was still the newest when he had said so.
 
 use super::{Recent, State, cover, unavailable};
 use crate::batch;
@@ -75,6 +76,10 @@ impl State {
                 answer => answer,
             };
             match answer {
+                // A page that was put right meanwhile has only what its shard owns by the placement of then.
+                Ok(None) if !std::ptr::eq(Arc::as_ptr(&layout), Arc::as_ptr(&self.layout.read())) => {
+                    return self.ask_owners(key, at);
+                }
                 Ok(found) => return Ok(found),
                 Err(error) => {
                     self.read_failed(shard, &error);

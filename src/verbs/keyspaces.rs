@@ -76,6 +76,7 @@ pub fn drop(state: &State, name: &str) -> Result<()> {
 mod tests {
     use crate::disk::SimDisk;
     use crate::engine::MemoryFactory;
+    use crate::ids::ShardId;
     use crate::options::Options;
     use crate::state::Seams;
     use std::path::Path;
@@ -115,5 +116,41 @@ mod tests {
         store.drop_keyspace("notes").unwrap();
         assert_eq!(store.list_keyspaces().unwrap(), ["default"]);
         assert_ne!(store.keyspace("notes").unwrap().id(), notes);
+    }
+
+    /// The manifest says already that it is dropped, and the copies of that are on their way to the shards: writes to the keyspace are still
+    /// acknowledged, and who reads it is told of no drop.
+    #[test]
+    fn of_a_keyspace_that_still_counts_as_there_nothing_is_purged() {
+        let factory = Arc::new(MemoryFactory::new());
+        let seams = Seams { disk: Arc::new(SimDisk::new(1)), factory, background: false };
+        let options = Options::new().shards(2).replication_factor(2).memory_budget(8 << 20);
+        let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
+        let (notes, gone) = (store.keyspace("notes").unwrap(), store.keyspace("gone").unwrap());
+        for n in 0..10_u8 {
+            notes.insert([n], "note").unwrap();
+            gone.insert([n], "gone").unwrap();
+        }
+        store.flush().unwrap();
+        let state = &store.handle.state;
+        let mut manifest = state.manifest.lock();
+        let mut next = manifest.clone();
+        next.keyspaces.iter_mut().filter(|k| k.id == notes.id()).for_each(|k| k.dropped = true);
+        state.replace_manifest(&mut manifest, next).unwrap();
+        assert!(!crate::testing::purge_part(&store).unwrap());
+        assert!((0..10).all(|n| notes.get([n]).unwrap().as_deref() == Some(b"note")));
+        assert_eq!(notes.iter().count(), 10);
+        state.keyspace_dropped(notes.id());
+        drop(manifest);
+        let held = || {
+            let shards = [ShardId(0), ShardId(1)].into_iter();
+            shards
+                .map(|shard| crate::testing::held_by(&store, notes.id(), shard).unwrap().len())
+                .sum::<usize>()
+        };
+        assert_eq!(held(), 20);
+        assert!(crate::testing::purge(&store).unwrap());
+        assert_eq!((held(), gone.iter().count()), (0, 10));
+        assert!(state.written().keyspaces.iter().all(|k| k.id != notes.id()));
     }
 }

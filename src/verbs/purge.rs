@@ -1,6 +1,7 @@
 //! Purging: the records of dropped keyspaces leave the shards, in the background, a part of one keyspace at a time.
 //!
 //! Invariants:
+//! - Nothing goes of a keyspace that is still written to: who reads such a one is told of no drop, and a flush brings its records.
 //! - A part of a keyspace leaves all shards before anybody may copy records from one to another again: what has been gone through
 //!   does not come back.
 //! - A keyspace's entry leaves the manifest only when every shard has been rid of its records, durably; its number is never given out
@@ -23,10 +24,8 @@ pub fn purge(state: &State) -> Result<bool> {
 
 /// The same with parts of another size.
 pub fn purge_part(state: &State, bytes: u64) -> Result<bool> {
-    // Not under its lock: who flushes looks here each time.
-    let Some(id) = state.written().keyspaces.iter().find(|k| k.dropped).map(|k| k.id) else {
-        return Ok(false);
-    };
+    // Once nobody writes to it that stays so: no flush that begins in a later turn brings records of it.
+    let Some(id) = dropped(state) else { return Ok(false) };
     {
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
@@ -61,6 +60,15 @@ pub fn purge_part(state: &State, bytes: u64) -> Result<bool> {
     next.keyspaces.retain(|k| k.id != id);
     state.replace_manifest(&mut manifest, next)?;
     Ok(true)
+}
+
+/// A keyspace that was dropped, and that nobody writes to any more.
+fn dropped(state: &State) -> Option<KeyspaceId> {
+    // Not under the manifest's lock: who flushes looks here each time. So the manifest may say already that one is dropped to which writes are
+    // acknowledged until the shards have been given their copies of that.
+    let written = state.written();
+    let live = state.live_keyspaces();
+    written.keyspaces.iter().find(|k| k.dropped && !live.contains(&k.id)).map(|k| k.id)
 }
 
 /// All internal keys of a keyspace.

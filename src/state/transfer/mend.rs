@@ -1,4 +1,7 @@
 //! Mending: what a shard cannot read is put in from its replicas, page by page, in place.
+//!
+//! Invariant: a page holds what its shard owns, or will, by the layout of the moment in which it is replaced, and has that from those who own it
+//! then: whoever met the damage may have met it by another.
 
 use super::Purpose;
 use super::chunk::{Extent, Wanted, gather};
@@ -19,6 +22,8 @@ pub struct Mended {
     pub repaired: u64,
     /// Damaged pages for which there was nothing to replace them by; the last cause.
     pub left: u64,
+    /// How many of those for want of a replica that has them, and not for a failure that may pass.
+    pub lacking: u64,
     pub cause: Option<Error>,
     /// About how much was read.
     pub bytes: u64,
@@ -38,7 +43,7 @@ pub fn verify_and_mend(state: &State, layout: &Arc<Layout>, index: usize, from: 
     })?;
     let mut mended = Mended { end, bytes: VERIFIED as u64, ..Mended::default() };
     for damage in bad {
-        match mend(state, layout, index, &damage.range) {
+        match mend(state, shard, &damage.range) {
             Ok(true) => {
                 log::warn!("shard {}: a damaged page was replaced: {}", shard.id, damage.error);
                 mended.repaired += 1;
@@ -47,6 +52,7 @@ pub fn verify_and_mend(state: &State, layout: &Arc<Layout>, index: usize, from: 
             Err(error) => {
                 log::error!("shard {}: a damaged page is left ({}): {error}", shard.id, damage.error);
                 mended.left += 1;
+                mended.lacking += u64::from(error.kind() == ErrorKind::Unavailable);
                 mended.cause = Some(error);
             }
         }
@@ -55,11 +61,16 @@ pub fn verify_and_mend(state: &State, layout: &Arc<Layout>, index: usize, from: 
 }
 
 /// Replaces what a shard holds of a damaged range by what its replicas hold; false if it is no longer damaged.
-fn mend(state: &State, layout: &Arc<Layout>, index: usize, range: &KeyRange) -> Result<bool> {
-    let (purpose, shard) = (Purpose::Mending(index), &layout.shards[index]);
+fn mend(state: &State, shard: &Arc<Shard>, range: &KeyRange) -> Result<bool> {
     // No flush is half done meanwhile: what it has brought to one side and not yet to the other would be lost.
     let _turn = state.flushing.lock();
     let _chunk = state.moving.lock();
+    // Not before the turn: one that has lost what is asked of it serves on, level with the others, and lacks what was flushed since.
+    let layout = &state.layout();
+    let index = layout.index_of(shard.id).ok_or_else(|| {
+        Error::new(ErrorKind::Unavailable, "the shard has left the ring").on(shard.id).remedy("ask again")
+    })?;
+    let purpose = Purpose::Mending(index);
     let engine = shard.whatever_for()?;
     let (asked, lo) = (engine.clone(), range.lo.clone());
     let Some(range) = state.beside(layout, index, move |_| asked.damaged(&lo))? else { return Ok(false) };

@@ -79,38 +79,39 @@ impl Purpose {
 
     /// Says that the targets are about to be changed.
     pub fn begin(self, state: &State, layout: &Arc<Layout>) -> Result<()> {
-        let mut begun: Vec<Session> = Vec::new();
-        for target in self.targets(layout) {
-            let shard = &layout.shards[target];
-            // One beside an engine that serves has no seal of its own yet.
-            if self != Purpose::Change && shard.serves() {
-                continue;
-            }
-            match state.beside(layout, target, Shard::begin_apply) {
+        // One beside an engine that serves has no seal of its own yet.
+        let has_seal = |target: &usize| self == Purpose::Change || !layout.shards[*target].serves();
+        let targets: Vec<usize> = self.targets(layout).into_iter().filter(has_seal).collect();
+        // Nothing is written to the others each time that it is tried again.
+        for target in &targets {
+            let answers = state.answers(layout, *target);
+            answers.inspect_err(|error| self.failed(state, &layout.shards[*target], error))?;
+        }
+        let (mut begun, mut outcome): (Vec<Session>, _) = (Vec::new(), Ok(()));
+        for (target, session) in state.beside_all(layout, &targets, Shard::begin_apply) {
+            match session {
                 Ok(session) => begun.push(session),
                 Err(error) => {
-                    // All of them are begun or none: else the others' seals would say for ever that they are being changed.
-                    begun.iter().for_each(Session::leave);
-                    self.failed(state, shard, &error);
-                    return Err(error);
+                    self.failed(state, &layout.shards[target], &error);
+                    outcome = outcome.and(Err(error));
                 }
             }
         }
-        Ok(())
+        // All of them are begun or none: else the others' seals would say for ever that they are being changed.
+        outcome.inspect_err(|_| begun.iter().for_each(Session::leave))
     }
 
-    /// Makes what the targets have been given durable. One that fails is no reason for the others' seals to say for ever that they
-    /// are being changed.
+    /// Makes what the targets have been given durable, all at once: whoever ends a change holds the turn to flush meanwhile. One that fails is no
+    /// reason for the others' seals to say for ever that they are being changed.
     pub fn seal(self, state: &State, layout: &Arc<Layout>) -> Result<()> {
+        // Of one shard alone that is filled, or mended.
+        let aside = |target: &usize| self != Purpose::Change && layout.shards[*target].serves();
+        let (beside, own): (Vec<usize>, Vec<usize>) = self.targets(layout).into_iter().partition(aside);
+        let mut sealed = state.beside_all(layout, &own, |shard| shard.seal(shard.applied()));
+        sealed.extend(state.beside_all(layout, &beside, Shard::sync_aside));
         let mut outcome = Ok(());
-        for target in self.targets(layout) {
-            let shard = &layout.shards[target];
-            let beside_another = self != Purpose::Change && shard.serves();
-            let sealed = state.beside(layout, target, move |shard| match beside_another {
-                true => shard.sync_aside(),
-                false => shard.seal(shard.applied()),
-            });
-            outcome = outcome.and(sealed.inspect_err(|error| self.failed(state, shard, error)));
+        for (target, sealed) in sealed {
+            outcome = outcome.and(sealed.inspect_err(|e| self.failed(state, &layout.shards[target], e)));
         }
         outcome
     }

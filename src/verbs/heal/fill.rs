@@ -9,7 +9,6 @@ use crate::state::State;
 use crate::state::change::{Fill, Mover};
 use crate::state::events::EventKind;
 use crate::state::transfer::{Purpose, SEAL_EVERY, Sources, compare_chunk, copy_chunk, level, no_source};
-use crate::sync::Instant;
 use crate::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
@@ -72,7 +71,7 @@ pub fn begin_anew(
 pub fn begin_beside(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
     let spec = spec_of(state, shard.id)?;
-    mover.fill.take_if(|fill| fill.shard == shard.id);
+    mover.end_fill(shard.id);
     // It may have begun since this was asked for.
     if state.manifest.lock().change.is_some() {
         return Err(change_under_way());
@@ -94,7 +93,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     let shard = &layout.shards[index];
     match go_on(state, mover, layout, index) {
         Err(error) if shard.serves() => {
-            mover.fill.take_if(|fill| fill.shard == shard.id);
+            mover.end_fill(shard.id);
             shard.drop_aside(&error);
             state.healing.granted(shard.id, Err(error));
             Ok(Step::Worked(0))
@@ -105,21 +104,9 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
 
 fn go_on(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
-    if mover.fill.as_ref().is_none_or(|fill| fill.shard != shard.id) {
-        abandon(state, layout, mover.fill.take());
-        mover.fill = Some(Fill {
-            shard: shard.id,
-            position: shard.filled_to(),
-            comparing: false,
-            unsealed: 0,
-            begun: false,
-            level: false,
-            bytes: 0,
-            since: Instant::now(),
-        });
-    }
+    settle_others(state, mover, layout, shard);
     let replayed = mover.replayed;
-    let Some(fill) = &mut mover.fill else { return Ok(Step::Idle) };
+    let fill = mover.fill_of(shard.id, || shard.filled_to());
     if !fill.level {
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
@@ -137,7 +124,7 @@ fn go_on(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -
         Ok(None) => {
             let ended = end(state, layout, index, fill);
             state.change.foreground.watch(state.change.current().is_some());
-            mover.fill = None;
+            mover.end_fill(shard.id);
             // What is being removed from it may be in the new engine where it has been gone through already; and that it is being
             // changed its seal no longer says.
             if ended.is_ok() {
@@ -148,9 +135,25 @@ fn go_on(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -
             ended.map(|()| Step::Worked(0))
         }
         Err(error) => {
-            abandon(state, layout, mover.fill.take());
+            abandon(state, layout, mover.end_fill(shard.id));
             Err(error)
         }
+    }
+}
+
+/// Makes durable what other shards have been given whose filling waits for this one's: it may wait for long.
+fn settle_others(state: &State, mover: &mut Mover, layout: &Arc<Layout>, shard: &Shard) {
+    for fill in mover.fills.iter_mut().filter(|fill| fill.begun && fill.shard != shard.id) {
+        let found = layout.index_of(fill.shard).filter(|index| layout.shards[*index].is_filling());
+        if let Some(index) = found {
+            if !fill.comparing {
+                layout.shards[index].set_filled(&fill.position);
+            }
+            if let Err(error) = Purpose::Filling(index).seal(state, layout) {
+                log::warn!("shard {} could not be sealed: {error}", fill.shard);
+            }
+        }
+        (fill.begun, fill.unsealed) = (false, 0);
     }
 }
 

@@ -9,29 +9,32 @@ use crate::state::State;
 use crate::state::change::{Mender, Mover};
 use crate::state::events::EventKind;
 use crate::state::transfer::{Purpose, Sources, level, verify_and_mend};
+use crate::sync::Instant;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How many times as long as it took a shard is left alone that was looked through in vain: what others want has its turn, and damage that comes
+/// to it meanwhile is found all the same.
+const IN_VAIN: u32 = 9;
 
 /// Verifies and mends a piece of the shard; at the end it is whole, or what is left of its damage is told.
 pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
     // It is mended from nobody who lacks what it has: after an opening a flush comes first.
-    if mover.mending.is_none() && shard.serves() {
+    if !mover.is_mending(shard.id) && shard.serves() {
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
         if level(state)?.is_none() && !shard.is_stalled() {
             return Ok(Step::NeedsFlush);
         }
     }
-    if mover.mending.as_ref().is_none_or(|mending| mending.shard != shard.id) {
-        mover.mending =
-            Some(Mender { shard: shard.id, position: Vec::new(), repaired: 0, left: 0, cause: None });
-    }
-    let Some(mending) = &mut mover.mending else { return Ok(Step::Idle) };
+    let begun = Instant::now();
+    let mending = mover.mender_of(shard.id, state.health_version());
     let mended = match verify_and_mend(state, layout, index, &mending.position) {
         Ok(mended) => mended,
         // What its pages are found by is damaged: there are no parts to be put right.
         Err(error) if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Unsupported) => {
-            mover.mending = None;
+            mover.end_mending(shard.id);
             let replaceable = Sources::choose(layout, Purpose::Filling(index), &[index]).is_ok();
             // What is wrong may be no more than what its engine remembers, after a panic: it is opened again first. Where others do not have
             // all that it has, what it still has is worth more.
@@ -43,7 +46,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
             return fill::begin_anew(state, mover, layout, index, false, &error.to_string());
         }
         Err(error) => {
-            mover.mending = None;
+            mover.end_mending(shard.id);
             if error.kind() == ErrorKind::Unavailable {
                 return Err(error);
             }
@@ -53,7 +56,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         }
     };
     if !shard.is_open() {
-        mover.mending = None;
+        mover.end_mending(shard.id);
         shard.suspect();
         // It failed while it was mended: it is opened again; the second time it is begun anew.
         let cause = mended.cause.unwrap_or_else(|| shard.not_serving());
@@ -63,13 +66,17 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         return Ok(Step::Worked(0));
     }
     (mending.repaired, mending.left) = (mending.repaired + mended.repaired, mending.left + mended.left);
+    mending.lacking += mended.lacking;
     mending.cause = mended.cause.or(mending.cause.take());
+    mending.worked += begun.elapsed();
     if let Some(end) = mended.end {
         mending.position = end;
         return Ok(Step::Worked(1));
     }
-    let (repaired, left, cause) = (mending.repaired, mending.left, mending.cause.take());
-    mover.mending = None;
+    let Some(Mender { repaired, left, lacking, cause, health, worked, .. }) = mover.end_mending(shard.id)
+    else {
+        return Ok(Step::Idle);
+    };
     if repaired > 0 {
         state.events.tell(Some(shard.id), EventKind::Repaired { pages: repaired });
     }
@@ -80,6 +87,9 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
             .remedy("bring the shards back that hold their replicas, or restore a checkpoint");
         let error = cause.into_iter().fold(error, |error, cause| error.caused_by(cause));
         if !shard.is_catching_up() {
+            // What nobody has is found by nobody who looks again, before another shard serves.
+            let rest = if lacking == left { worked * IN_VAIN } else { Duration::ZERO };
+            state.healing.in_vain(shard.id, rest, health);
             return Err(error);
         }
         // The rest of it is as good as it was, and serves meanwhile.

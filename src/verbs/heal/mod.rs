@@ -23,6 +23,8 @@ mod prove;
 mod requests;
 mod revive;
 mod step;
+#[cfg(test)]
+mod tests;
 
 pub use requests::{ShardHealth, StoreHealth, drop_quarantined, health, request};
 pub use step::{Step, step};

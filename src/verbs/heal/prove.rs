@@ -7,7 +7,7 @@ use super::step::Step;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shard::Layout;
 use crate::state::State;
-use crate::state::change::{Mover, Proof};
+use crate::state::change::Mover;
 use crate::state::events::EventKind;
 use crate::state::transfer::{Purpose, Sources, level, verify_and_mend};
 use std::sync::Arc;
@@ -25,13 +25,10 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
             return Ok(Some(Step::NeedsFlush));
         }
     }
-    let proof = mover.proof.get_or_insert_with(|| Proof::of(shard.id));
-    if proof.of != shard.id {
-        *proof = Proof::of(shard.id);
-    }
+    let proof = mover.proof_of(shard.id);
     let next = sources.shards.iter().find(|source| !proof.whole.contains(&layout.shards[**source].id));
     let Some(source) = next.copied() else {
-        mover.proof = None;
+        mover.end_proof(shard.id);
         return Ok(None);
     };
     let (from, id) = (&layout.shards[source], layout.shards[source].id);
@@ -42,7 +39,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     let mended = match verify_and_mend(state, layout, source, &proof.position) {
         Ok(mended) => mended,
         Err(error) => {
-            mover.proof = None;
+            mover.end_proof(shard.id);
             state.read_failed(from, &error);
             return Err(error);
         }
@@ -53,7 +50,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     if let Some(cause) = mended.cause {
         let error = Error::corruption("damage is left").on(id).caused_by(cause);
         state.read_failed(from, &error);
-        mover.proof = None;
+        mover.end_proof(shard.id);
         let text =
             format!("the shard cannot be rebuilt: shard {id}, which it is to be filled from, is damaged");
         return Err(Error::new(ErrorKind::Unavailable, text).on(shard.id).caused_by(error).remedy(

@@ -151,10 +151,11 @@ fn take(state: &State, mover: &mut Mover, layout: &Layout, index: usize, opened:
 /// What a change of the topology has given to the shard, and not sealed, may be lost: it goes back to where that was not so.
 pub(super) fn release(state: &State, mover: &mut Mover, layout: &Layout, index: usize) {
     if mover.begun {
-        for target in Purpose::Change.targets(layout).into_iter().filter(|target| *target != index) {
-            let shard = &layout.shards[target];
-            if let Err(error) = state.beside(layout, target, |shard| shard.seal(shard.applied())) {
-                state.write_failed(shard, &error);
+        let others: Vec<usize> =
+            Purpose::Change.targets(layout).into_iter().filter(|target| *target != index).collect();
+        for (target, sealed) in state.beside_all(layout, &others, |shard| shard.seal(shard.applied())) {
+            if let Err(error) = sealed {
+                state.write_failed(&layout.shards[target], &error);
             }
         }
     }

@@ -36,33 +36,41 @@ pub fn step(state: &State) -> Result<Step> {
     let mut mover = state.change.mover.lock();
     let layout = state.layout();
     state.healing.refuse_others(|shard| layout.index_of(shard).is_some());
-    mover.anew.take_if(|shard| layout.index_of(*shard).is_none());
+    mover.forget_others(|shard| layout.index_of(shard).is_some());
     let mut later: Option<Duration> = None;
     let mut needs_flush = false;
-    // A shard that is to be filled takes long: those that are back soon come first.
-    for filling in [false, true] {
-        for index in 0..layout.shards.len() {
-            let shard = &layout.shards[index];
-            // So does one that is to be filled anew, and that serves, or may be whole: what it would be filled from is verified first.
-            let proven = mover.proof.as_ref().is_some_and(|proof| proof.of == shard.id);
-            let takes_long =
-                if is_asked_anew(state, shard) { shard.serves() } else { shard.is_filling() || proven };
-            if filling != takes_long {
-                continue;
-            }
-            match attend(state, &mut mover, &layout, index) {
-                Step::Idle => {}
-                Step::Later(rest) => later = Some(later.map_or(rest, |before| before.min(rest))),
-                // The flush may have to wait for another one of them.
-                Step::NeedsFlush => needs_flush = true,
-                step => return Ok(step),
-            }
+    // A shard that takes long comes after those that are back soon, and one that has failed after those that have not, the one that failed last
+    // at the end: else it would have its turn each time it has rested, and the others only meanwhile.
+    let turn = |index: &usize| {
+        let shard = &layout.shards[*index];
+        (takes_long(state, &mover, shard), state.healing.failed(shard.id))
+    };
+    let mut order: Vec<usize> = (0..layout.shards.len()).collect();
+    order.sort_by_cached_key(turn);
+    for index in order {
+        match attend(state, &mut mover, &layout, index) {
+            Step::Idle => {}
+            Step::Later(rest) => later = Some(later.map_or(rest, |before| before.min(rest))),
+            // The flush may have to wait for another one of them.
+            Step::NeedsFlush => needs_flush = true,
+            step => return Ok(step),
         }
     }
     if needs_flush {
         return Ok(Step::NeedsFlush);
     }
     Ok(later.map_or(Step::Idle, Step::Later))
+}
+
+/// Whether what a shard is in want of takes long.
+fn takes_long(state: &State, mover: &Mover, shard: &Shard) -> bool {
+    // One that is to be filled anew, and that serves, or may be whole: what it would be filled from is verified first.
+    if is_asked_anew(state, shard) {
+        return shard.serves();
+    }
+    let is_proven = mover.proofs.iter().any(|proof| proof.of == shard.id);
+    // What was looked through in vain may be so again.
+    shard.is_filling() || is_proven || shard.is_open() && state.healing.was_in_vain(shard.id)
 }
 
 fn is_asked_anew(state: &State, shard: &Shard) -> bool {
@@ -72,7 +80,7 @@ fn is_asked_anew(state: &State, shard: &Shard) -> bool {
 /// The same for one shard: what fails there does not keep others from being healed.
 fn attend(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Step {
     let shard = &layout.shards[index];
-    if let Some(rest) = state.healing.resting(shard.id) {
+    if let Some(rest) = state.healing.resting(shard.id, state.health_version()) {
         return Step::Later(rest);
     }
     let was_open = shard.is_open();
@@ -83,11 +91,11 @@ fn attend(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) 
             log::debug!("shard {} went offline while it was healed: {error}", shard.id);
             shard.strike();
             state.healing.rest(shard.id);
-            Step::Later(state.healing.resting(shard.id).unwrap_or(LOOK_AGAIN))
+            Step::Later(state.healing.resting(shard.id, state.health_version()).unwrap_or(LOOK_AGAIN))
         }
         Err(error) => {
             failed(state, shard, &error);
-            Step::Later(state.healing.resting(shard.id).unwrap_or(LOOK_AGAIN))
+            Step::Later(state.healing.resting(shard.id, state.health_version()).unwrap_or(LOOK_AGAIN))
         }
     }
 }

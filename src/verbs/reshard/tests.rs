@@ -4,6 +4,7 @@
 mod begun;
 mod flushes;
 mod gate;
+mod mends;
 mod readers;
 mod sweeps;
 

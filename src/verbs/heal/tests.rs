@@ -1,0 +1,121 @@
+//! Several shards that are healed at once, some of which cannot be.
+
+use crate::disk::SimDisk;
+use crate::engine::{MemoryFactory, MemoryOperation};
+use crate::ids::ShardId;
+use crate::options::Options;
+use crate::shard::Health;
+use crate::state::Seams;
+use crate::store::Store;
+use crate::testing;
+use std::path::Path;
+use std::sync::Arc;
+
+const KEYS: u32 = 300;
+
+fn key(n: u32) -> [u8; 4] {
+    n.to_be_bytes()
+}
+
+fn internal(n: u32) -> Vec<u8> {
+    [[0; 4], key(n)].concat()
+}
+
+/// Shards with so much in them that they are looked through, or filled, in many steps.
+fn filled(shards: usize, replicas: usize) -> (Store, MemoryFactory) {
+    let factory = MemoryFactory::new();
+    let seams =
+        Seams { disk: Arc::new(SimDisk::new(7)), factory: Arc::new(factory.clone()), background: false };
+    let options = Options::new()
+        .shards(shards)
+        .replication_factor(replicas)
+        .virtual_nodes(64)
+        .memory_budget(8 << 20)
+        .journal_segment_bytes(256 << 10);
+    let store = testing::open(Path::new("/store"), &options, seams).unwrap();
+    for n in 0..KEYS {
+        store.insert(key(n), vec![n as u8; 64 << 10]).unwrap();
+    }
+    store.flush().unwrap();
+    (store, factory)
+}
+
+fn health(store: &Store, shard: ShardId) -> Health {
+    let health = store.health().unwrap();
+    health.shards.into_iter().find(|found| found.id == shard).unwrap().health
+}
+
+/// Heals until that is so, while all that has failed is tried again every few steps.
+fn heal_until(store: &Store, is_so: impl Fn() -> bool) {
+    for _ in 0..500 {
+        for _ in 0..4 {
+            if is_so() {
+                return;
+            }
+            if super::step(&store.handle.state).unwrap() == super::Step::NeedsFlush {
+                store.flush().unwrap();
+            }
+        }
+        store.handle.state.healing.forget_rests();
+    }
+    panic!("it does not come to it: {:?}", store.health().unwrap());
+}
+
+fn check(store: &Store) {
+    for n in 0..KEYS {
+        assert!(store.get(key(n)).unwrap().is_some_and(|value| value[..] == vec![n as u8; 64 << 10]));
+    }
+}
+
+#[test]
+fn a_shard_is_filled_while_another_cannot_be() {
+    let (store, factory) = filled(4, 3);
+    let (fails, other) = (ShardId(0), ShardId(3));
+    for shard in [other, fails] {
+        store.rebuild(shard).unwrap();
+        heal_until(&store, || health(&store, shard) == Health::Rebuilding);
+    }
+    assert_eq!(health(&store, other), Health::Rebuilding);
+    factory.fail(fails, MemoryOperation::Apply);
+    heal_until(&store, || health(&store, other) == Health::Online);
+    assert_ne!(health(&store, fails), Health::Online);
+    factory.heal(fails);
+    heal_until(&store, || health(&store, fails) == Health::Online);
+    check(&store);
+}
+
+#[test]
+fn a_shard_is_mended_while_others_have_damage_that_nobody_can_put_right() {
+    let (store, factory) = filled(3, 2);
+    let ring = store.ring();
+    let owners = |n: &u32| ring.preference_list(&key(*n)).to_vec();
+    let lost =
+        (0..KEYS).find(|n| owners(n).contains(&ShardId(0)) && owners(n).contains(&ShardId(1))).unwrap();
+    let late = (0..KEYS).rev().find(|n| owners(n)[0] == ShardId(2)).unwrap();
+    for shard in owners(&lost) {
+        factory.corrupt(shard, &internal(lost));
+    }
+    factory.corrupt(ShardId(2), &internal(late));
+    store.get(key(lost)).unwrap_err();
+    store.get(key(late)).unwrap();
+    assert!([0, 1, 2].iter().all(|shard| matches!(health(&store, ShardId(*shard)), Health::Degraded(_))));
+    heal_until(&store, || health(&store, ShardId(2)) == Health::Online);
+    assert!([0, 1].iter().all(|shard| matches!(health(&store, ShardId(*shard)), Health::Degraded(_))));
+    // One of them has it after all.
+    factory.heal(ShardId(0));
+    heal_until(&store, || store.health().unwrap().is_good());
+    check(&store);
+}
+
+/// Before one that serves is filled anew, and before one that fails again and again is, the others are verified: for each of the two.
+#[test]
+fn shards_that_are_to_be_filled_from_others_are_proven_beside_each_other() {
+    let (store, _) = filled(4, 3);
+    let layout = store.handle.state.layout();
+    (0..5).for_each(|_| drop(layout.shards[3].strike()));
+    testing::fail_shard(&store, ShardId(3));
+    store.rebuild(ShardId(0)).unwrap();
+    heal_until(&store, || [0, 3].iter().any(|shard| health(&store, ShardId(*shard)) == Health::Rebuilding));
+    heal_until(&store, || store.health().unwrap().is_good());
+    check(&store);
+}

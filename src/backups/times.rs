@@ -73,6 +73,8 @@ struct Times {
     unset: Vec<Known>,
     /// The newest first.
     holes: Vec<Hole>,
+    /// What the archive goes up to, by the pieces that were read.
+    end: Option<Seq>,
 }
 
 /// The checkpoints of a repository, as far as they may be of a store.
@@ -111,7 +113,7 @@ impl Times {
         let mut known: Vec<Known> =
             checkpoints.iter().map(|body| Known { seq: body.seq, time: body.taken }).collect();
         let settled = settled(&mut known, time);
-        let mut holes = Vec::new();
+        let (mut holes, mut end) = (Vec::new(), None);
         let mut behind: Option<&Listed> = None;
         for listed in chain.pieces.iter().rev() {
             // What lies before the first piece was not archived.
@@ -127,6 +129,7 @@ impl Times {
             match repository.piece_or_why(store, listed) {
                 Ok(piece) => {
                     watch.more(1, piece.size())?;
+                    end = end.max(Some(piece.head.last));
                     known
                         .extend(piece.head.marks.iter().map(|mark| Known { seq: mark.seq, time: mark.time }));
                 }
@@ -141,7 +144,7 @@ impl Times {
         known.dedup();
         // Of a clock that is never set one time may be asked for as well as another.
         let (known, unset) = known.into_iter().partition(|known| known.time >= SET || time < SET);
-        Ok(Times { chain, known, unset, holes })
+        Ok(Times { chain, known, unset, holes, end })
     }
 
     /// The last sequence that is known to have been there at a time.
@@ -182,6 +185,10 @@ impl Times {
         match next {
             Some(next) if is_archived && next.seq > found.seq => Err(between(found, next)),
             None => {
+                // Pieces of releases that did not note when the log had come to their end.
+                if let Some(end) = self.end.filter(|end| *end > found.seq) {
+                    return Err(behind(found, end));
+                }
                 // Where its disk has burnt, that is all that there is of it; where its archiver comes to nothing, it is not.
                 log::warn!(
                     "the last that is known of the store is {found}: what it wrote between then and the time asked for is not in the repository"
@@ -249,6 +256,17 @@ fn between(found: Known, next: Known) -> Error {
     );
     Error::new(ErrorKind::NotFound, text)
         .remedy("restore up to one of these writes, or one between them, by its sequence (At::Seq), or to one of these times")
+}
+
+fn behind(found: Known, end: Seq) -> Error {
+    let text = format!(
+        "the last that is known of the store is {found}, and which of the writes behind that, which are archived up to sequence {end}, were there at the time asked for is not known, since nobody noted the time"
+    );
+    let remedy = format!(
+        "restore all that is archived, up to sequence {end}, or what is known, up to sequence {}, by that sequence (At::Seq)",
+        found.seq
+    );
+    Error::new(ErrorKind::NotFound, text).remedy(remedy)
 }
 
 fn unread(before: Option<CheckpointId>, id: CheckpointId, error: Error) -> Error {

@@ -75,3 +75,38 @@ fn the_first_write_after_a_rest_is_archived_at_once_and_those_after_it_within_a_
     due.done(now + MARK, Seq(8), 160);
     assert!(!due.is(now + MARK * 2, Seq(9), 180));
 }
+
+/// Whoever restores to a time behind the last of them knows no other.
+#[test]
+fn every_piece_tells_when_the_log_had_come_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("live")).unwrap();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    let state = &store.handle.state;
+    let before = archive::mark(state).time - 3_600_000;
+    let mut marks = vec![mark(before, 0)];
+    // More than a piece has between two of the moments that are noted, and behind the last of them.
+    for n in 0..9u8 {
+        for part in 0..20u8 {
+            store.insert([n, part], vec![n; 64 << 10]).unwrap();
+        }
+        if n % 4 == 3 {
+            archive::note(
+                &mut marks,
+                Mark { time: before + 60_000 * u64::from(n), seq: state.memory.last() },
+            );
+        }
+    }
+    archive::archive(state, &repo, &mut marks).unwrap();
+    let id = state.manifest.lock().store;
+    let chain = repo.chain(id).unwrap();
+    let heads: Vec<_> = chain.pieces.iter().map(|listed| repo.piece(id, listed).unwrap().head).collect();
+    assert!(heads.len() > 2, "{}", heads.len());
+    for head in &heads {
+        assert_eq!(head.marks.last().map(|mark| mark.seq), Some(head.last));
+        assert!(head.marks.iter().all(|mark| mark.seq.next() >= head.first && mark.seq <= head.last));
+    }
+    let marks: Vec<Mark> = heads.into_iter().flat_map(|head| head.marks).collect();
+    // A clock that had gone back would leave the times in between to nobody.
+    assert!(marks.is_sorted_by_key(|mark| mark.seq) && marks.is_sorted_by_key(|mark| mark.time), "{marks:?}");
+}

@@ -151,6 +151,25 @@ fn a_time_at_which_a_store_is_known_to_have_rested_is_that_of_the_write_before()
     assert_eq!(told.at(21 * HOUR).unwrap(), 900);
 }
 
+/// As of the first pieces of a backlog, whose end alone was noted before what they were written with was.
+#[test]
+fn a_time_behind_all_that_is_known_is_refused_where_more_is_archived_than_anybody_noted() {
+    for marks in [&[][..], &[(10 * HOUR + 1, 600)]] {
+        let told = Told::new();
+        told.checkpoint(1, HOUR, 100);
+        told.piece((90, 500), &[(2 * HOUR, 100), (10 * HOUR, 500)]);
+        assert_eq!(told.at(18 * HOUR).unwrap(), 500);
+        told.piece((501, 900), marks);
+        let known = if marks.is_empty() { "sequence 500 " } else { "sequence 600 " };
+        told.refused(18 * HOUR, &[known, "900"]);
+        let advice = told.at(18 * HOUR).unwrap_err().advice().unwrap_or_default().to_owned();
+        assert!(advice.contains("900"), "{advice}");
+        assert_eq!(told.at(10 * HOUR).unwrap(), 500);
+        told.piece((901, 950), &[(11 * HOUR, 950)]);
+        assert_eq!(told.at(18 * HOUR).unwrap(), 950);
+    }
+}
+
 /// Nothing was archived then, so a checkpoint is all that there is.
 #[test]
 fn a_time_hours_before_an_archive_begins_is_that_of_the_checkpoint_before() {

@@ -4,9 +4,12 @@
 //! meanwhile, or is damaged, or what they ended with was damaged, which is said; one history alone goes into an archive; the journal is not trimmed beyond what
 //! is archived, up to its bound.
 
+mod marks;
+
+pub use marks::{mark, note, opened};
+
 use crate::backup::archive::Chain;
-use crate::backup::checkpoint::now;
-use crate::backup::piece::{CLOCK_STEP, Head, Listed, Mark, Named, Piece, put};
+use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::backup::unread::Unread;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,39 +21,6 @@ use crate::state::archives::ArchiveHold;
 /// What a piece holds, in bytes of commits, unless one is larger.
 const PIECE: usize = 4 << 20;
 
-/// What the log has come to, now.
-pub fn mark(state: &State) -> Mark {
-    // In this order: what is up to the sequence was there at that time.
-    let seq = state.memory.last();
-    Mark { time: now(), seq }
-}
-
-/// Notes another moment behind those that were noted before. Of a rest the first and the last one stay, so that it is known for one.
-pub fn note(marks: &mut Vec<Mark>, mark: Mark) {
-    look_at_clock(marks.last(), mark);
-    match marks.as_mut_slice() {
-        [.., first, last] if first.seq == mark.seq && last.seq == mark.seq => *last = mark,
-        _ => marks.push(mark),
-    }
-}
-
-/// Says so where the clock went back: restores to the times that it has shown twice are refused.
-fn look_at_clock(before: Option<&Mark>, now: Mark) {
-    if let Some(before) = before.filter(|before| before.time > now.time.saturating_add(CLOCK_STEP)) {
-        log::warn!(
-            "the clock went back by {} s between the writes with sequences {} and {}: see that it is right before the store is opened. A restore names a moment since then by its sequence, unless its time is later than before",
-            (before.time - now.time) / 1000,
-            before.seq,
-            now.seq
-        );
-    }
-}
-
-/// What to begin with: what the log had come to when the store was opened.
-pub fn opened(state: &State) -> Vec<Mark> {
-    vec![state.opened]
-}
-
 /// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out, and of the others the newest
 /// stays. Returns what the
 /// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had, or has damaged.
@@ -61,9 +31,10 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     let store = state.manifest.lock().store;
     let found = found(state, repository, store)?;
     let now = mark(state);
-    look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
+    marks::look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
     note(marks, now);
-    let until = state.memory.last();
+    // No further than that: when a later write was there nobody would know, should the store rest behind it.
+    let until = now.seq;
     state.sync_to(until)?;
     let first = state.journal.first();
     // An archive without pieces lacks all that the journal does not have any more.
@@ -396,8 +367,7 @@ fn head(state: &State, first: Seq, last: Seq, marks: &[Mark], untold: &[Named]) 
         store: manifest.store,
         first,
         last,
-        // Of what lies before that, earlier pieces tell, or nobody: the journal no longer had it.
-        marks: marks.iter().filter(|mark| first <= mark.seq.next() && mark.seq <= last).copied().collect(),
+        marks: marks::of_piece(marks, first, last),
         keyspaces,
         next_keyspace: manifest.next_keyspace,
     }

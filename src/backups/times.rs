@@ -69,6 +69,8 @@ struct Hole {
 struct Times {
     chain: Chain,
     known: Vec<Known>,
+    /// What of it is of the archive, in the order in which it was noted.
+    noted: Vec<Known>,
     /// By a clock that had not been set.
     unset: Vec<Known>,
     /// The newest first.
@@ -113,7 +115,7 @@ impl Times {
         let mut known: Vec<Known> =
             checkpoints.iter().map(|body| Known { seq: body.seq, time: body.taken }).collect();
         let settled = settled(&mut known, time);
-        let (mut holes, mut end) = (Vec::new(), None);
+        let (mut holes, mut end, mut noted) = (Vec::new(), None, Vec::new());
         let mut behind: Option<&Listed> = None;
         for listed in chain.pieces.iter().rev() {
             // What lies before the first piece was not archived.
@@ -130,8 +132,8 @@ impl Times {
                 Ok(piece) => {
                     watch.more(1, piece.size())?;
                     end = end.max(Some(piece.head.last));
-                    known
-                        .extend(piece.head.marks.iter().map(|mark| Known { seq: mark.seq, time: mark.time }));
+                    let marks = piece.head.marks.iter().rev();
+                    noted.extend(marks.map(|mark| Known { seq: mark.seq, time: mark.time }));
                 }
                 Err(Unread { error, of_all: true }) => return Err(error),
                 Err(Unread { error, .. }) => {
@@ -140,11 +142,13 @@ impl Times {
                 }
             }
         }
+        noted.reverse();
+        known.extend_from_slice(&noted);
         known.sort_unstable();
         known.dedup();
         // Of a clock that is never set one time may be asked for as well as another.
         let (known, unset) = known.into_iter().partition(|known| known.time >= SET || time < SET);
-        Ok(Times { chain, known, unset, holes, end })
+        Ok(Times { chain, known, noted, unset, holes, end })
     }
 
     /// The last sequence that is known to have been there at a time.
@@ -204,13 +208,25 @@ impl Times {
         let Some(at) = self.known.iter().rposition(|known| known.time <= time) else { return Ok(()) };
         let found = self.known[at];
         let before = self.known[..at].iter().filter(|known| known.seq < found.seq);
-        match before.max_by_key(|known| known.time) {
-            Some(ahead) if ahead.time > found.time.saturating_add(CLOCK_STEP) => {
-                Err(went_back(*ahead, found))
-            }
-            _ => Ok(()),
+        if let Some(ahead) = before.max_by_key(|known| known.time)
+            && is_ahead(*ahead, found)
+        {
+            return Err(went_back(*ahead, found));
         }
+        // It may be the first write of a rest in which the clock went back to before that write: the time was shown before that, too.
+        let mut rest = self.noted.iter().filter(|noted| noted.seq == found.seq);
+        if let Some(begin) = rest.next().filter(|begin| begin.time > time)
+            && let Some(later) = rest.find(|later| later.time <= time && is_ahead(*begin, **later))
+        {
+            return Err(went_back(*begin, *later));
+        }
+        Ok(())
     }
+}
+
+/// Whether the clock went back between these.
+fn is_ahead(before: Known, after: Known) -> bool {
+    before.time > after.time.saturating_add(CLOCK_STEP)
 }
 
 /// The sequence of a checkpoint that all pieces which are asked for a time lie behind, if there is one. `known`: of all checkpoints.

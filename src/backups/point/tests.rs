@@ -2,16 +2,17 @@
 
 use super::point;
 use crate::At;
-use crate::backup::BackupRepository;
 use crate::backup::checkpoint::{Body, CheckpointId, KIND, KeyspaceLayers, Source};
 use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
 use crate::backup::progress::Watch;
 use crate::backup::storage::{Object, Storage};
+use crate::backup::{BackupRepository, Loss};
 use crate::disk::SimDisk;
 use crate::envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::ring::Partitioner;
+use crate::verbs::checkpoint::archive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -199,6 +200,22 @@ fn a_time_that_the_clock_has_shown_before_it_went_back_is_refused() {
     }
 }
 
+/// It is not forgotten where nothing was written from before it went back to after.
+#[test]
+fn a_time_that_the_clock_has_shown_before_it_went_back_in_a_rest_is_refused() {
+    let told = Told::new();
+    told.checkpoint(1, 20, 4);
+    let mut marks = Vec::new();
+    for (time, seq) in [(100, 5), (200, 5), (50, 5), (60, 6), (120, 7)] {
+        archive::note(&mut marks, Mark { time: told.millis(time), seq: Seq(seq) });
+    }
+    let marks: Vec<(u64, u64)> = marks.iter().map(|mark| (mark.time, mark.seq.0)).collect();
+    told.piece_at((5, 7), &marks);
+    told.refused(130, &["sequence 5", "00:03:20", "sequence 7", "went back"]);
+    told.refused(55, &["sequence 5", "went back"]);
+    assert_eq!(told.at(30).unwrap(), 4);
+}
+
 #[test]
 fn a_time_before_a_checkpoint_that_the_clock_shows_too_early_is_refused() {
     let told = Told::new();
@@ -308,6 +325,21 @@ fn a_time_at_which_a_checkpoint_was_taken_that_was_given_up_names_that_checkpoin
         assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
         assert!(error.to_string().contains("checkpoint 2"), "{error}");
     }
+}
+
+/// No restore to a moment begins with it.
+#[test]
+fn a_checkpoint_of_what_was_given_up_closes_no_gap_for_a_verification() {
+    let told = put_back();
+    told.piece((101, 160), &[(6 * HOUR, 160)]);
+    told.piece((181, 220), &[(8 * HOUR, 220)]);
+    let found = told.repo.verify_all().unwrap();
+    let gaps: Vec<_> = found.damage.iter().map(|damage| (&damage.loss, damage.error.kind())).collect();
+    let missing = Loss::Archived { from: Seq(161), to: Some(Seq(180)) };
+    assert_eq!(gaps, [(&missing, ErrorKind::Gap)]);
+    assert_eq!((found.checkpoints, found.damage[0].checkpoint), (3, CheckpointId(3)));
+    told.checkpoint(4, 9 * HOUR, 200);
+    assert!(told.repo.verify_all().unwrap().is_whole());
 }
 
 /// Gives out all but what is named so.

@@ -21,8 +21,8 @@ use crate::state::archives::ArchiveHold;
 /// What a piece holds, in bytes of commits, unless one is larger.
 const PIECE: usize = 4 << 20;
 
-/// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out, and of the others the newest
-/// stays. Returns what the
+/// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out, and of the others those
+/// of a rest that has not ended stay. Returns what the
 /// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had, or has damaged.
 pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mark>) -> Result<Seq> {
     state.check_open()?;
@@ -71,8 +71,8 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
             gap = lacks;
         }
     }
-    // Whether the store has rested up to then shows with the next write, in the piece that has that one.
-    marks.drain(..marks.len().saturating_sub(1));
+    // Whether the store has rested up to then, and the clock went back meanwhile, shows with the next write, in the piece that has that one.
+    marks.retain(|mark| mark.seq >= until);
     check_gaps(state, repository, &found.chain, gap)?;
     Ok(until)
 }

@@ -20,13 +20,18 @@ pub fn opened(state: &State) -> Vec<Mark> {
     vec![state.opened]
 }
 
-/// Notes another moment behind those that were noted before. Of a rest the first and the last one stay, so that it is known for one.
+/// Notes another moment behind those that were noted before. Of a rest the first and the last one stay, so that it is known for one, and the earliest
+/// and the latest, so that it is known that the clock went back meanwhile.
 pub fn note(marks: &mut Vec<Mark>, mark: Mark) {
     look_at_clock(marks.last(), mark);
-    match marks.as_mut_slice() {
-        [.., first, last] if first.seq == mark.seq && last.seq == mark.seq => *last = mark,
-        _ => marks.push(mark),
-    }
+    marks.push(mark);
+    let begin = marks.iter().rposition(|before| before.seq != mark.seq).map_or(0, |before| before + 1);
+    let rest = marks.split_off(begin);
+    let by_time = |at: &usize| rest[*at].time;
+    let earliest = (0..rest.len()).min_by_key(by_time);
+    let latest = (0..rest.len()).max_by_key(by_time);
+    let stays = |at: usize| at == 0 || at + 1 == rest.len() || Some(at) == earliest || Some(at) == latest;
+    marks.extend((0..rest.len()).filter(|at| stays(*at)).map(|at| rest[at]));
 }
 
 /// Says so where the clock went back: restores to the times that it has shown twice are refused.

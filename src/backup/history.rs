@@ -8,6 +8,7 @@ use super::repository::BackupRepository;
 use super::unread::Unread;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
+use std::collections::BTreeMap;
 
 /// What a number of a checkpoint comes to in the history of a store.
 pub enum Told {
@@ -18,15 +19,29 @@ pub enum Told {
     Unread(CheckpointId, Error),
 }
 
+/// What the checkpoints of each store had that were looked at, the newest first.
+#[derive(Debug, Default)]
+pub struct History {
+    least: BTreeMap<u128, Seq>,
+}
+
+impl History {
+    /// Whether the next older checkpoint of a store is of the history of those before.
+    pub fn has(&mut self, store: u128, seq: Seq) -> bool {
+        let least = self.least.entry(store).or_insert(seq);
+        let has = seq <= *least;
+        *least = seq.min(*least);
+        has
+    }
+}
+
 impl BackupRepository {
     /// The checkpoints of a store, and those that cannot be read, the newest first.
     pub(crate) fn newest_first(&self, store: u128) -> Result<impl Iterator<Item = Result<Told>> + '_> {
-        let mut least = Seq::MAX;
+        let mut history = History::default();
         Ok(self.ids()?.into_iter().rev().filter_map(move |id| match self.usable_or_why(id) {
             Ok(Some(body)) if body.store == store => {
-                let is_given_up = body.seq > least;
-                least = least.min(body.seq);
-                Some(Ok(if is_given_up { Told::GivenUp(body) } else { Told::Body(body) }))
+                Some(Ok(if history.has(store, body.seq) { Told::Body(body) } else { Told::GivenUp(body) }))
             }
             Ok(_) => None,
             Err(Unread { error, of_all: true }) => Some(Err(error)),

@@ -6,7 +6,7 @@ use crate::backup::checkpoint::{Body, CheckpointId, KIND, KeyspaceLayers, Source
 use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
 use crate::backup::progress::Watch;
 use crate::backup::storage::{Object, Storage};
-use crate::backup::{BackupRepository, Loss};
+use crate::backup::{BackupRepository, Loss, Retention};
 use crate::disk::SimDisk;
 use crate::envelope;
 use crate::error::{Error, ErrorKind, Result};
@@ -341,6 +341,66 @@ fn a_checkpoint_of_what_was_given_up_closes_no_gap_for_a_verification() {
     told.checkpoint(4, 9 * HOUR, 200);
     assert!(told.repo.verify_all().unwrap().is_whole());
 }
+
+impl Told {
+    fn numbers(&self) -> Vec<u64> {
+        self.repo.ids().unwrap().iter().map(|id| id.0).collect()
+    }
+
+    /// This checkpoint is not deleted for want of these to have gone before.
+    fn keeps(&self, number: u64, shown: &[&str]) {
+        let before = self.numbers();
+        let error = self.repo.delete(CheckpointId(number)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        let advice = error.advice().unwrap_or_default();
+        assert!(shown.iter().all(|shown| advice.contains(shown)), "{error}: {advice}");
+        assert_eq!(self.numbers(), before);
+    }
+}
+
+/// Without it the other would count again, and what came later would be laid over it.
+#[test]
+fn a_checkpoint_that_shows_another_to_be_of_what_was_given_up_is_deleted_after_that_one_alone() {
+    let told = put_back();
+    told.keeps(3, &["checkpoint 2"]);
+    told.checkpoint(4, 6 * HOUR, 190);
+    told.checkpoint(5, 7 * HOUR, 300);
+    // Either of the two shows it, and the first one, which has less, goes with all that lies before.
+    for number in [1, 3] {
+        assert_eq!(told.repo.delete(CheckpointId(number)).unwrap().checkpoints, [CheckpointId(number)]);
+    }
+    told.keeps(4, &["checkpoint 2"]);
+    assert_eq!(told.at(6 * HOUR).unwrap(), 190);
+    for number in [2, 4, 5] {
+        told.repo.delete(CheckpointId(number)).unwrap();
+    }
+    assert!(told.numbers().is_empty());
+}
+
+/// What cannot be read shows nothing, and is what is to be got rid of.
+#[test]
+fn a_checkpoint_that_cannot_be_read_is_deleted_whatever_it_showed() {
+    let mut told = put_back();
+    told.lose(3, ErrorKind::Corruption);
+    told.repo.delete(CheckpointId(3)).unwrap();
+    assert_eq!(told.numbers(), [1, 2]);
+}
+
+#[test]
+fn a_prune_that_keeps_a_checkpoint_of_what_was_given_up_keeps_the_one_that_shows_that_it_is() {
+    let told = put_back();
+    told.checkpoint(4, 5 * HOUR + 60, 300);
+    let pruned =
+        |rule| told.repo.prune(rule).unwrap().checkpoints.iter().map(|id| id.0).collect::<Vec<u64>>();
+    assert_eq!(pruned(Retention::keep_last(0).hourly(2)), [1]);
+    assert_eq!(told.numbers(), [2, 3, 4]);
+    let error = told.at(4 * HOUR).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    // With the last that it shows it goes.
+    assert_eq!(pruned(Retention::keep_last(0).hourly(1)), [2, 3]);
+}
+
+/// Gives out all but what is named so.
 
 /// Gives out all but what is named so.
 #[derive(Debug)]

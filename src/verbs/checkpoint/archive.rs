@@ -9,15 +9,19 @@ mod marks;
 pub use marks::{mark, note, opened};
 
 use crate::backup::archive::Chain;
+use crate::backup::checkpoint::Body;
 use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::backup::unread::Unread;
+use crate::backup::when::When;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Cursor;
 use crate::state::State;
 use crate::state::archives::ArchiveHold;
 
+/// How many checkpoints are told of that may be of another history.
+const TOLD: usize = 8;
 /// What a piece holds, in bytes of commits, unless one is larger.
 const PIECE: usize = 4 << 20;
 
@@ -236,7 +240,8 @@ fn check_given_up(known: Option<ArchiveHold>) -> Result<()> {
 /// another one that lives on, and what comes now would be laid over it as soon as it has as many writes. One that is older than the newest is known
 /// by that.
 fn check_checkpoints(state: &State, repository: &BackupRepository, store: u128) -> Result<()> {
-    let Some(newest) = repository.of_history(store)?.next().transpose()? else { return Ok(()) };
+    let mut all = repository.of_history(store)?;
+    let Some(newest) = all.next().transpose()? else { return Ok(()) };
     let until = state.memory.last();
     if newest.seq <= until {
         return Ok(());
@@ -245,10 +250,33 @@ fn check_checkpoints(state: &State, repository: &BackupRepository, store: u128) 
     let text = format!(
         "checkpoint {id} is of another history of the store: it goes up to {seq}, the store has come to {until} only"
     );
+    // With the newest gone those before would pass for the store's as soon as it has as much; while it is there, nothing is put beside them.
+    let (mut certain, mut possible) = (vec![outlined(&newest)], Vec::new());
+    for body in all {
+        let body = body?;
+        match possible.len() {
+            0 if body.seq > until => certain.push(outlined(&body)),
+            TOLD => {
+                possible.push("and older ones".to_owned());
+                break;
+            }
+            _ => possible.push(outlined(&body)),
+        }
+    }
+    let possible = match possible.is_empty() {
+        true => String::new(),
+        false => format!("; and of those before as many as that is true of: {}", possible.join(", ")),
+    };
     let remedy = format!(
-        "an older copy of the store was put in its place, or lives on beside it: use another repository, or delete checkpoint {id} if nothing of it is needed"
+        "an older copy of the store was put in its place, or lives on beside it: use another repository, or, where nothing of them is needed, delete all checkpoints that were taken since that copy was made, the newest last: {}{possible}",
+        certain.join(", ")
     );
     Err(Error::new(ErrorKind::Mismatch, text).at(repository.storage.describe(&id.name())).remedy(remedy))
+}
+
+/// A checkpoint, so that people can tell whether they want it gone.
+fn outlined(body: &Body) -> String {
+    format!("{} (sequence {} at {})", body.id, body.seq, When(body.taken))
 }
 
 /// Errors if a repository has an archive or a checkpoint of another history of the store, which a restore would put together with this one. Where journal and

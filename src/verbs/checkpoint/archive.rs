@@ -89,11 +89,14 @@ fn read_twice(state: &State, cursor: &mut Cursor, until: Seq, commits: &mut Vec<
     };
     let read = state.journal.replay(cursor, until, PIECE, &mut visit);
     match read {
-        Err(error) if error.kind() == ErrorKind::Corruption => {
-            state.journal.replay(cursor, until, PIECE, &mut visit).map(drop)
-        }
+        Err(error) if is_damage(&error) => state.journal.replay(cursor, until, PIECE, &mut visit).map(drop),
         read => read.map(drop),
     }
+}
+
+/// Whether something of the journal is not what was written, or may be a sector that cannot be read: that is known once something behind it can.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Io)
 }
 
 /// Goes on behind what is damaged in the journal, and says which sequences that is. Where nothing of the journal behind it can be read, or
@@ -105,7 +108,7 @@ fn pass(
     damage: Error,
     passed: &mut Option<Seq>,
 ) -> Result<Option<(Seq, Seq)>> {
-    if damage.kind() != ErrorKind::Corruption {
+    if !is_damage(&damage) {
         return Err(damage);
     }
     let behind = match state.journal.behind(cursor, until)? {
@@ -336,7 +339,7 @@ fn check_history(state: &State, repository: u128, piece: &Piece, known: Option<S
     let (mut cursor, mut passed) = (Cursor::at(from), None);
     while cursor.next() <= last {
         let damage = match state.journal.replay(&mut cursor, last, PIECE, &mut compare) {
-            Err(error) if error.kind() == ErrorKind::Corruption => error,
+            Err(error) if is_damage(&error) => error,
             read => {
                 read?;
                 continue;

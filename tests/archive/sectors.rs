@@ -13,9 +13,12 @@ const SECTOR: u64 = 512;
 /// What is read of a disk at once.
 const BLOCK: u64 = 4096;
 
+/// Bytes of a file.
+type Part = (PathBuf, Range<u64>);
+
 /// A disk with bytes in a file that cannot be read.
 #[derive(Debug, Clone, Default)]
-struct Bad(Arc<Mutex<Option<(PathBuf, Range<u64>)>>>);
+struct Bad(Arc<Mutex<Option<Part>>>);
 
 #[derive(Debug)]
 struct BadFile {

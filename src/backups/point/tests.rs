@@ -401,7 +401,6 @@ fn a_prune_that_keeps_a_checkpoint_of_what_was_given_up_keeps_the_one_that_shows
 }
 
 /// Gives out all but what is named so.
-/// Gives out all but what is named so.
 #[derive(Debug)]
 struct Holding {
     inner: Arc<dyn Storage>,

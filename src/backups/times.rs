@@ -127,7 +127,9 @@ impl Times {
         known.sort_unstable();
         known.dedup();
         // Of a clock that is never set one time may be asked for as well as another.
-        let (known, unset) = known.into_iter().partition(|known| known.time >= SET || time < SET);
+        let is_set = |known: &Known| known.time >= SET || time < SET;
+        noted.retain(is_set);
+        let (known, unset) = known.into_iter().partition(is_set);
         Ok(Times { chain, known, noted, unset, holes, end })
     }
 

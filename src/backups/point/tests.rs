@@ -256,6 +256,15 @@ fn times_in_1970_say_nothing_of_those_in_between_and_spoil_none_before() {
     told.refused(10 * HOUR, &["sequence 700", "sequence 800", "1970"]);
 }
 
+/// Nor does it say that the clock went back.
+#[test]
+fn a_time_in_1970_in_the_middle_of_a_rest_leaves_the_times_before_as_they_were() {
+    let told = Told::new();
+    told.checkpoint(1, HOUR, 100);
+    told.piece_at((90, 200), &[(told.millis(3 * HOUR), 100), (70_000, 100), (told.millis(4 * HOUR), 200)]);
+    assert_eq!(told.at(2 * HOUR).unwrap(), 100);
+}
+
 /// Where nothing was archived, and a checkpoint by a wrong clock may be the one that is asked for.
 #[test]
 fn a_checkpoint_whose_time_is_unknown_is_not_passed_over_for_one_that_is_older() {

@@ -24,6 +24,8 @@ mod lengths;
 mod proven;
 #[path = "archive/replays.rs"]
 mod replays;
+#[path = "archive/sectors.rs"]
+mod sectors;
 #[path = "archive/verified.rs"]
 mod verified;
 

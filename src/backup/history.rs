@@ -1,13 +1,15 @@
 //! Which checkpoints of a store are of its history, and which are of one that was given up when an older copy of it was put back.
 //!
 //! Invariant: within a history later checkpoints, which have higher numbers, never have less. So one that has more than a later one is of
-//! another: nothing that came after the later one goes on from it.
+//! another: nothing that came after the later one goes on from it. Where it stays, so does one that shows this.
 
-use super::checkpoint::{Body, CheckpointId};
+use super::checkpoint::{Body, Checkpoint, CheckpointId};
 use super::repository::BackupRepository;
 use super::unread::Unread;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a number of a checkpoint comes to in the history of a store.
 pub enum Told {
@@ -18,15 +20,48 @@ pub enum Told {
     Unread(CheckpointId, Error),
 }
 
+/// What the checkpoints of each store had that were looked at, the newest first.
+#[derive(Debug, Default)]
+pub struct History {
+    least: BTreeMap<u128, Seq>,
+}
+
+impl History {
+    /// Whether the next older checkpoint of a store is of the history of those before.
+    pub fn has(&mut self, store: u128, seq: Seq) -> bool {
+        let least = self.least.entry(store).or_insert(seq);
+        let has = seq <= *least;
+        *least = seq.min(*least);
+        has
+    }
+}
+
+/// Of all checkpoints, in the order of their numbers, those of a history that was given up that are among the `kept` ones, where none of these
+/// shows that they are; with each one that does.
+pub fn shown_by_others(
+    all: &[Checkpoint],
+    kept: &BTreeSet<CheckpointId>,
+) -> Vec<(CheckpointId, CheckpointId)> {
+    let mut found = Vec::new();
+    for (at, checkpoint) in all.iter().enumerate().filter(|(_, checkpoint)| kept.contains(&checkpoint.id)) {
+        let has_less = |later: &&Checkpoint| later.store == checkpoint.store && later.seq < checkpoint.seq;
+        let show = || all[at + 1..].iter().filter(has_less);
+        if show().all(|later| !kept.contains(&later.id)) {
+            // That one is not of what was given up itself.
+            let last = show().min_by_key(|later| (later.seq, Reverse(later.id)));
+            found.extend(last.map(|last| (checkpoint.id, last.id)));
+        }
+    }
+    found
+}
+
 impl BackupRepository {
     /// The checkpoints of a store, and those that cannot be read, the newest first.
     pub(crate) fn newest_first(&self, store: u128) -> Result<impl Iterator<Item = Result<Told>> + '_> {
-        let mut least = Seq::MAX;
+        let mut history = History::default();
         Ok(self.ids()?.into_iter().rev().filter_map(move |id| match self.usable_or_why(id) {
             Ok(Some(body)) if body.store == store => {
-                let is_given_up = body.seq > least;
-                least = least.min(body.seq);
-                Some(Ok(if is_given_up { Told::GivenUp(body) } else { Told::Body(body) }))
+                Some(Ok(if history.has(store, body.seq) { Told::Body(body) } else { Told::GivenUp(body) }))
             }
             Ok(_) => None,
             Err(Unread { error, of_all: true }) => Some(Err(error)),

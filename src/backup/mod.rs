@@ -21,6 +21,7 @@
 //! | [`layer`], [`reader`] | and back: one layer, and all of them in one order |
 //! | [`leftover`] | what is believed of a chunk that is damaged |
 //! | [`unread`] | what is done about files that the system does not give out |
+//! | [`when`] | times as people write them |
 
 pub mod archive;
 pub mod buffers;
@@ -47,6 +48,7 @@ pub mod stream;
 mod sweep;
 pub mod unread;
 mod verify;
+pub mod when;
 pub mod writer;
 
 pub use checkpoint::{Checkpoint, CheckpointId};

@@ -1,6 +1,7 @@
 //! Deleting checkpoints, one by one or by a rule, and the objects that only they named.
 
-use super::checkpoint::{Checkpoint, CheckpointId};
+use super::checkpoint::{Body, Checkpoint, CheckpointId};
+use super::history::shown_by_others;
 use super::progress::{BackupProgress, Watch};
 use super::repository::BackupRepository;
 use super::sweep::Swept;
@@ -96,7 +97,8 @@ pub struct Pruned {
 
 impl BackupRepository {
     /// Deletes the checkpoints that `retention` does not keep, every object that only they named, and what is archived of the time before
-    /// the oldest that is left. Reads the manifests and
+    /// the oldest that is left. With one that is kept, of a history that was given up when an older copy of the store was put back, one that shows
+    /// this stays as well. Reads the manifests and
     /// indexes of all checkpoints, and memory is about 50 bytes for each object there is.
     ///
     /// # Errors
@@ -128,7 +130,9 @@ impl BackupRepository {
                 .remedy("keep one at least; delete() deletes single ones"));
         }
         let chosen = |all: &[Checkpoint]| {
-            let kept = retention.kept(all);
+            let mut kept = retention.kept(all);
+            let shown = shown_by_others(all, &kept);
+            kept.extend(shown.into_iter().map(|(_, shows)| shows));
             all.iter().map(|checkpoint| checkpoint.id).filter(|id| !kept.contains(id)).collect()
         };
         self.delete_where(chosen, watch)
@@ -137,18 +141,33 @@ impl BackupRepository {
     /// Deletes one checkpoint, and every object that only it named. Its manifest may be damaged: this is how to get rid of it.
     ///
     /// # Errors
-    /// `NotFound` if there is none of that number, `Locked`, `Io`; a disk without room is no cause of that, but for the checkpoint with the
+    /// `NotFound` if there is none of that number, `Refused` if nothing else shows that another is of a history that was given up when an older copy
+    /// of the store was put back: delete that one first. `Locked`, `Io`; a disk without room is no cause of that, but for the checkpoint with the
     /// highest number, which is noted before it goes. Where the manifest of another one cannot be read
     /// this checkpoint is gone, and its objects stay until that is deleted too.
     pub fn delete(&self, id: CheckpointId) -> Result<Pruned> {
         let session = self.begin_to_delete()?;
-        if !self.ids()?.contains(&id) {
+        let ids = self.ids()?;
+        if !ids.contains(&id) {
             session.end()?;
             return Err(Error::new(ErrorKind::NotFound, format!("there is no checkpoint {id}")));
         }
+        let mut bodies: Vec<(CheckpointId, Result<Body>)> =
+            ids.into_iter().map(|id| (id, self.load_needed(id))).collect();
+        // Those that cannot be read show nothing.
+        let all: Vec<Checkpoint> =
+            bodies.iter().filter_map(|(_, body)| body.as_ref().ok()).map(Body::outline).collect();
+        let others = all.iter().map(|checkpoint| checkpoint.id).filter(|other| *other != id).collect();
+        let shown = shown_by_others(&all, &others);
+        if !shown.is_empty() {
+            session.end()?;
+            return Err(shows(id, &shown).at(self.storage.describe(&id.name())));
+        }
+        bodies.retain(|(other, _)| *other != id);
         session.keep_numbers(&[id])?;
         self.storage.delete(&id.name())?;
-        match self.load_all().and_then(|bodies| session.needed(bodies)) {
+        let bodies: Result<Vec<Body>> = bodies.into_iter().map(|(_, body)| body).collect();
+        match bodies.and_then(|bodies| session.needed(bodies)) {
             Ok(needed) => {
                 let swept = session.sweep_but(&needed, &Watch::default())?;
                 session.end().map(|()| pruned(vec![id], swept))
@@ -192,13 +211,23 @@ impl BackupRepository {
     }
 }
 
+/// A checkpoint that stays until those have gone that it shows to be of what was given up.
+fn shows(id: CheckpointId, shown: &[(CheckpointId, CheckpointId)]) -> Error {
+    let shown: Vec<String> = shown.iter().map(|(shown, _)| format!("checkpoint {shown}")).collect();
+    let shown = shown.join(", ");
+    let text = format!(
+        "nothing but checkpoint {id} shows that these are of a history of the store that was given up, and they would pass for its own: {shown}"
+    );
+    Error::new(ErrorKind::Refused, text).remedy(format!("delete these first: {shown}"))
+}
+
 fn pruned(checkpoints: Vec<CheckpointId>, Swept { objects, bytes }: Swept) -> Pruned {
     Pruned { checkpoints, objects, bytes }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::checkpoint::{Body, KIND, KeyspaceLayers, Source};
+    use super::super::checkpoint::{KIND, KeyspaceLayers, Source};
     use super::*;
     use crate::disk::SimDisk;
     use crate::envelope;

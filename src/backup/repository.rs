@@ -183,8 +183,11 @@ impl BackupRepository {
 
     /// The manifests of all checkpoints. An error if one cannot be read: then nobody knows what it needs.
     pub(crate) fn load_all(&self) -> Result<Vec<Body>> {
-        let load = |id| self.load(id).map_err(|error| needs_unknown(id, "its manifest", error));
-        self.ids()?.into_iter().map(load).collect()
+        self.ids()?.into_iter().map(|id| self.load_needed(id)).collect()
+    }
+
+    pub(super) fn load_needed(&self, id: CheckpointId) -> Result<Body> {
+        self.load(id).map_err(|error| needs_unknown(id, "its manifest", error))
     }
 
     /// The objects of the checkpoints that can be read, as far as they are there: what a new one need not write. What cannot be read, for

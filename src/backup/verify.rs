@@ -89,7 +89,7 @@ impl BackupRepository {
 
     /// Verifies every checkpoint, also that their manifests can be read, and the archives that restores go on with from them
     /// ([`Store::archive`](crate::Store::archive)): every piece that one of the checkpoints comes before, and that none of them is missing that no
-    /// checkpoint lies behind. Layers that several share are read once. Memory: a chunk or two, or a piece of the archive.
+    /// checkpoint lies behind. Those of a history that was given up when an older copy of the store was put back count for themselves alone. Layers that several share are read once. Memory: a chunk or two, or a piece of the archive.
     ///
     /// # Errors
     /// `Io` where nothing can be read any more. Damage is not an error, nor is a manifest or an object of another release, or a single file that
@@ -115,12 +115,12 @@ impl BackupRepository {
             let bodies: Vec<Body> = self.ids()?.into_iter().filter_map(|id| self.load(id).ok()).collect();
             let layers: HashMap<_, u64> =
                 bodies.iter().flat_map(Body::layers).map(|layer| (&layer.indexes, layer.bytes)).collect();
-            let mut begins = Begins::default();
-            bodies.iter().for_each(|body| begins.add(body.store, body.seq, body.id));
+            let begins: Vec<_> = bodies.iter().map(|body| (body.store, body.seq, body.id)).collect();
+            let begins = Begins::of(&begins);
             let layers = layers.values().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
             watch.expect(layers.saturating_add(self.archived_bytes(&begins)?));
         }
-        let (mut all, mut whole, mut begins) = (Verification::default(), Whole::new(), Begins::default());
+        let (mut all, mut whole, mut begins) = (Verification::default(), Whole::new(), Vec::new());
         for id in self.ids()? {
             match self.verify_one(id, &mut all, &mut whole, watch) {
                 Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
@@ -137,10 +137,10 @@ impl BackupRepository {
                     loss: Loss::Missing,
                     error,
                 }),
-                Ok(body) => begins.add(body.store, body.seq, id),
+                Ok(body) => begins.push((body.store, body.seq, id)),
             }
         }
-        self.verify_archives(&begins, &mut all, watch)?;
+        self.verify_archives(&Begins::of(&begins), &mut all, watch)?;
         Ok(all)
     }
 

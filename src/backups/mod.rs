@@ -98,7 +98,7 @@ impl Store {
     /// archives into the same repository waits for that one.
     ///
     /// # Errors
-    /// `Gap` if writes are missing in the archive, since the journal no longer had them or has them damaged, or the newest piece was found to be damaged, and no checkpoint
+    /// `Gap` if writes are missing in the archive, since the journal no longer had them, or has them damaged or in a sector that cannot be read, or the newest piece was found to be damaged, and no checkpoint
     /// lies behind them: everything else was archived all the same; take a checkpoint. That may be so from the first call on. `Io` if the repository
     /// cannot be written, `Foreign` if it is not in its place any more, `Mismatch` if another copy of the store has been archived there, if writes that
     /// were archived have been given up with a part of the journal, or if the newest checkpoint there has more than the store has come to, `Refused` if there are 64 archives already, `Poisoned` or `Io` if the

@@ -9,6 +9,7 @@ use crate::backup::checkpoint::{Body, CheckpointId};
 use crate::backup::piece::{CLOCK_STEP, Listed};
 use crate::backup::progress::Watch;
 use crate::backup::unread::Unread;
+use crate::backup::when::When;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use std::fmt;
@@ -37,27 +38,6 @@ impl fmt::Display for Known {
     }
 }
 
-/// Milliseconds since 1970, as people write a time.
-#[derive(Debug, Clone, Copy)]
-struct When(u64);
-
-impl fmt::Display for When {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (days, seconds) = (self.0 / 86_400_000, self.0 / 1000 % 86_400);
-        // Years that begin in March have their leap day last; 719,468 days lie between the first of year 0 and 1970.
-        let day = days.saturating_add(719_468);
-        let (era, day) = (day / 146_097, day % 146_097);
-        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-        let day = day - (365 * year + year / 4 - year / 100);
-        let month = (5 * day + 2) / 153;
-        let date = day - (153 * month + 2) / 5 + 1;
-        let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-        let year = era * 400 + year + next;
-        let (hour, minute, second, milli) = (seconds / 3600, seconds / 60 % 60, seconds % 60, self.0 % 1000);
-        write!(f, "{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
-    }
-}
-
 /// Sequences of which nothing is known but that they were archived, or not even that.
 struct Hole {
     first: Seq,
@@ -69,10 +49,14 @@ struct Hole {
 struct Times {
     chain: Chain,
     known: Vec<Known>,
+    /// What of it is of the archive, in the order in which it was noted.
+    noted: Vec<Known>,
     /// By a clock that had not been set.
     unset: Vec<Known>,
     /// The newest first.
     holes: Vec<Hole>,
+    /// What the archive goes up to, by the pieces that were read.
+    end: Option<Seq>,
 }
 
 /// The checkpoints of a repository, as far as they may be of a store.
@@ -111,7 +95,7 @@ impl Times {
         let mut known: Vec<Known> =
             checkpoints.iter().map(|body| Known { seq: body.seq, time: body.taken }).collect();
         let settled = settled(&mut known, time);
-        let mut holes = Vec::new();
+        let (mut holes, mut end, mut noted) = (Vec::new(), None, Vec::new());
         let mut behind: Option<&Listed> = None;
         for listed in chain.pieces.iter().rev() {
             // What lies before the first piece was not archived.
@@ -127,8 +111,9 @@ impl Times {
             match repository.piece_or_why(store, listed) {
                 Ok(piece) => {
                     watch.more(1, piece.size())?;
-                    known
-                        .extend(piece.head.marks.iter().map(|mark| Known { seq: mark.seq, time: mark.time }));
+                    end = end.max(Some(piece.head.last));
+                    let marks = piece.head.marks.iter().rev();
+                    noted.extend(marks.map(|mark| Known { seq: mark.seq, time: mark.time }));
                 }
                 Err(Unread { error, of_all: true }) => return Err(error),
                 Err(Unread { error, .. }) => {
@@ -137,11 +122,15 @@ impl Times {
                 }
             }
         }
+        noted.reverse();
+        known.extend_from_slice(&noted);
         known.sort_unstable();
         known.dedup();
         // Of a clock that is never set one time may be asked for as well as another.
-        let (known, unset) = known.into_iter().partition(|known| known.time >= SET || time < SET);
-        Ok(Times { chain, known, unset, holes })
+        let is_set = |known: &Known| known.time >= SET || time < SET;
+        noted.retain(is_set);
+        let (known, unset) = known.into_iter().partition(is_set);
+        Ok(Times { chain, known, noted, unset, holes, end })
     }
 
     /// The last sequence that is known to have been there at a time.
@@ -182,6 +171,10 @@ impl Times {
         match next {
             Some(next) if is_archived && next.seq > found.seq => Err(between(found, next)),
             None => {
+                // Pieces of releases that did not note when the log had come to their end.
+                if let Some(end) = self.end.filter(|end| *end > found.seq) {
+                    return Err(behind(found, end));
+                }
                 // Where its disk has burnt, that is all that there is of it; where its archiver comes to nothing, it is not.
                 log::warn!(
                     "the last that is known of the store is {found}: what it wrote between then and the time asked for is not in the repository"
@@ -197,13 +190,25 @@ impl Times {
         let Some(at) = self.known.iter().rposition(|known| known.time <= time) else { return Ok(()) };
         let found = self.known[at];
         let before = self.known[..at].iter().filter(|known| known.seq < found.seq);
-        match before.max_by_key(|known| known.time) {
-            Some(ahead) if ahead.time > found.time.saturating_add(CLOCK_STEP) => {
-                Err(went_back(*ahead, found))
-            }
-            _ => Ok(()),
+        if let Some(ahead) = before.max_by_key(|known| known.time)
+            && is_ahead(*ahead, found)
+        {
+            return Err(went_back(*ahead, found));
         }
+        // It may be the first write of a rest in which the clock went back to before that write: the time was shown before that, too.
+        let mut rest = self.noted.iter().filter(|noted| noted.seq == found.seq);
+        if let Some(begin) = rest.next().filter(|begin| begin.time > time)
+            && let Some(later) = rest.find(|later| later.time <= time && is_ahead(*begin, **later))
+        {
+            return Err(went_back(*begin, *later));
+        }
+        Ok(())
     }
+}
+
+/// Whether the clock went back between these.
+fn is_ahead(before: Known, after: Known) -> bool {
+    before.time > after.time.saturating_add(CLOCK_STEP)
 }
 
 /// The sequence of a checkpoint that all pieces which are asked for a time lie behind, if there is one. `known`: of all checkpoints.
@@ -251,6 +256,17 @@ fn between(found: Known, next: Known) -> Error {
         .remedy("restore up to one of these writes, or one between them, by its sequence (At::Seq), or to one of these times")
 }
 
+fn behind(found: Known, end: Seq) -> Error {
+    let text = format!(
+        "the last that is known of the store is {found}, and which of the writes behind that, which are archived up to sequence {end}, were there at the time asked for is not known, since nobody noted the time"
+    );
+    let remedy = format!(
+        "restore all that is archived, up to sequence {end}, or what is known, up to sequence {}, by that sequence (At::Seq)",
+        found.seq
+    );
+    Error::new(ErrorKind::NotFound, text).remedy(remedy)
+}
+
 fn unread(before: Option<CheckpointId>, id: CheckpointId, error: Error) -> Error {
     let text = format!(
         "whether the store came to checkpoint {id} before the time asked for is not known, since that cannot be read"
@@ -281,25 +297,4 @@ fn by_no_clock(found: Option<Known>, unset: Known) -> Error {
         "the store had come to {unset}, by a clock that had not been set, and whether that was before the time asked for is not known; what is known of before is {before}"
     );
     Error::new(ErrorKind::NotFound, text).remedy(BY_SEQ)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::When;
-
-    #[test]
-    fn a_time_is_told_as_people_write_it() {
-        // By `date -u -d @N`.
-        let known = [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
-            (1_772_366_400_125, "2026-03-01T12:00:00.125Z"),
-            (4_107_542_399_000, "2100-02-28T23:59:59.000Z"),
-            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
-        ];
-        for (millis, text) in known {
-            assert_eq!(When(millis).to_string(), text);
-        }
-        assert!(When(u64::MAX).to_string().ends_with('Z'));
-    }
 }

@@ -1,7 +1,8 @@
 //! Where the log can be read again behind what is damaged in every copy of it.
 //!
 //! Invariants: what is found is whole, and of those that are the one with the least sequence, wherever it lies in its segment: what a write left
-//! in a wrong place makes nobody pass over what can be read. Where some copy cannot be asked, nothing is said of what it may have.
+//! in a wrong place makes nobody pass over what can be read. Where some copy cannot be asked, nothing is said of what it may have; of one that can,
+//! a sector that cannot be read has nothing.
 
 use super::replay::{Cursor, reader};
 use super::segment::{BODY, SegmentHeader};
@@ -14,10 +15,10 @@ use std::path::Path;
 
 impl Journal {
     /// A cursor before the first frame, from the cursor on and up to `until`, that can be read in some copy; none if none can. Meant for
-    /// one whose [`replay`](Self::replay) ended with `Corruption`.
+    /// one whose [`replay`](Self::replay) ended with `Corruption`, or with `Io`, since that may be of a single sector.
     ///
     /// # Errors
-    /// `NotFound`: the journal no longer holds what the cursor is at. `Io`: a copy cannot be read, and may have what is asked for.
+    /// `NotFound`: the journal no longer holds what the cursor is at. `Io`: of a copy nothing can be read, or much cannot, and it may have what is asked for.
     pub fn behind(&self, cursor: &Cursor, until: Seq) -> Result<Option<Cursor>> {
         let until = until.min(self.last());
         let (mut next, mut place, mut found) = (cursor.next(), cursor.place(), None);

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - What is visited was verified against its checksums, and is consecutive: a cursor never passes over a sequence.
-//! - Damage to what nobody asks for is passed by, up to what is asked for.
+//! - Damage to what nobody asks for, or a sector of it that cannot be read, is passed by, up to what is asked for.
 //! - Where one copy of the journal does not have what it should, another is asked at the same place; so what is visited is visited
 //!   once, whichever copies it comes from. A copy that lacks something gets it again, or counts no more, unless the journal
 //!   has been closed under the reader.
@@ -159,7 +159,10 @@ impl Journal {
                 self.segment_of(cursor.next)?;
                 let wanted = expected.next()..cursor.next.next();
                 match least_commit(copies.disk, &path, header, at, wanted) {
-                    Ok(Some(behind)) if error.kind() == ErrorKind::Corruption => (at, expected) = behind,
+                    // Nor is what cannot be read.
+                    Ok(Some(behind)) if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Io) => {
+                        (at, expected) = behind
+                    }
                     _ => return Err(error),
                 }
             }
@@ -196,9 +199,6 @@ impl<'a> Copies<'a> {
     /// if no copy has it.
     fn find(&mut self, at: u64, expected: Seq) -> bool {
         let [this, others @ ..] = self.numbers.as_slice() else { return false };
-        if others.is_empty() {
-            return false;
-        }
         // What cannot be read may lie behind it.
         if self.reader.as_mut().is_ok_and(|reader| frame_at(reader, at, expected, true).is_some()) {
             return true;

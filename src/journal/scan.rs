@@ -14,6 +14,18 @@ use std::sync::Arc;
 /// How much is read at a time.
 const CHUNK: usize = 256 << 10;
 
+/// How many blocks of a segment may be such as cannot be read; where it is more, the disk is away.
+const UNREAD: usize = CHUNK / BLOCK;
+
+/// What could not be read of a segment.
+#[derive(Debug, Default)]
+struct Unread {
+    blocks: usize,
+    error: Option<Error>,
+    /// Some could.
+    others: bool,
+}
+
 /// What is at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item<'a> {
@@ -149,35 +161,96 @@ impl Reader {
         Ok(())
     }
 
-    /// Where the whole commit with the least of these sequences lies, at `at` or behind it.
+    /// Where the whole commit with the least of these sequences lies, at `at` or behind it, as far as it can be read.
+    ///
+    /// # Errors
+    /// `Io` where nothing can be read, or more cannot than there are sectors that go bad.
     pub fn least_commit(&mut self, at: u64, seqs: Range<Seq>) -> Result<Option<(u64, Seq)>> {
-        let (salt, generation) = (self.header.salt(), self.header.generation);
         let mut least: Option<(u64, Seq)> = None;
-        let mut chunk_at = at;
-        while chunk_at.saturating_add(HEADER_BYTES as u64) <= self.header.len {
-            let bytes = self.bytes(chunk_at, CHUNK)?;
-            let (mut from, mut found) = (0, Vec::new());
-            while let Some((offset, header)) = frame::find(bytes, from, salt, generation) {
-                if header.kind == Kind::Commit && seqs.contains(&header.seq) {
-                    found.push((chunk_at + offset as u64, header.seq));
-                }
-                from = offset + frame::ALIGN;
-            }
-            // The next chunk begins where a header could begin that did not fit into this one.
-            let step = bytes.len().saturating_sub(HEADER_BYTES) / frame::ALIGN * frame::ALIGN;
+        let (mut at, mut in_blocks, mut unread) = (at, false, Unread::default());
+        while at.saturating_add(HEADER_BYTES as u64) <= self.header.len {
+            let found = match in_blocks {
+                true => self.commits_of_block(&mut at, &seqs, &mut unread)?,
+                false => match self.commits(at, CHUNK, &seqs) {
+                    // The next chunk begins where a header could begin that did not fit into this one.
+                    Ok((found, count)) => {
+                        let step = count.saturating_sub(HEADER_BYTES) / frame::ALIGN * frame::ALIGN;
+                        at = if step == 0 { self.header.len } else { at + step as u64 };
+                        found
+                    }
+                    Err(_) => {
+                        self.narrow();
+                        in_blocks = true;
+                        continue;
+                    }
+                },
+            };
             for (place, seq) in found {
-                let is_less = least.is_none_or(|(_, least)| seq < least);
-                if is_less && matches!(self.item(place)?, Item::Frame(header, _) if header.seq == seq) {
+                if least.is_none_or(|(_, least)| seq < least) && self.is_whole(place, seq) {
                     least = Some((place, seq));
                 }
             }
             // The first may be what is lost; nothing that lies further on is nearer than the second.
-            if step == 0 || least.is_some_and(|(_, seq)| seq <= seqs.start.next()) {
+            if least.is_some_and(|(_, seq)| seq <= seqs.start.next()) {
                 break;
             }
-            chunk_at += step as u64;
         }
-        Ok(least)
+        match unread.error {
+            // Nothing of the segment can be read, as far as anybody asked.
+            Some(error) if !unread.others && self.bytes(0, BLOCK).is_err() => Err(error),
+            _ => Ok(least),
+        }
+    }
+
+    /// The commits with these sequences whose headers lie in so many bytes, and how many of these there are.
+    fn commits(&mut self, at: u64, count: usize, seqs: &Range<Seq>) -> Result<(Vec<(u64, Seq)>, usize)> {
+        let (salt, generation) = (self.header.salt(), self.header.generation);
+        let bytes = self.bytes(at, count)?;
+        let (mut from, mut found) = (0, Vec::new());
+        while let Some((offset, header)) = frame::find(bytes, from, salt, generation) {
+            if header.kind == Kind::Commit && seqs.contains(&header.seq) {
+                found.push((at + offset as u64, header.seq));
+            }
+            from = offset + frame::ALIGN;
+        }
+        Ok((found, bytes.len()))
+    }
+
+    /// Those whose headers begin in the rest of the block at `at`, if that can be read; `at` is behind it then.
+    fn commits_of_block(
+        &mut self,
+        at: &mut u64,
+        seqs: &Range<Seq>,
+        unread: &mut Unread,
+    ) -> Result<Vec<(u64, Seq)>> {
+        let begin = *at;
+        *at = (begin / BLOCK as u64 + 1) * BLOCK as u64;
+        let count = (*at - begin) as usize;
+        let with_next = self.commits(begin, count + HEADER_BYTES, seqs);
+        // Of one that can be read, the next may be the one that cannot.
+        match with_next.or_else(|_| self.commits(begin, count, seqs)) {
+            Ok((found, _)) => {
+                unread.others = true;
+                Ok(found)
+            }
+            Err(error) if unread.blocks == UNREAD => Err(error),
+            Err(error) => {
+                unread.blocks += 1;
+                unread.error = Some(error);
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Whether a whole commit lies at a place. What cannot be read is none.
+    fn is_whole(&mut self, place: u64, seq: Seq) -> bool {
+        let is_it = |item: Item<'_>| matches!(item, Item::Frame(header, _) if header.seq == seq);
+        if let Ok(item) = self.item(place) {
+            return is_it(item);
+        }
+        // What lies behind it may be what cannot be read.
+        self.narrow();
+        self.item(place).is_ok_and(is_it)
     }
 
     /// Looks for valid frames anywhere from `at` on. A frame with the sequence `torn` at `at` itself is passed over.

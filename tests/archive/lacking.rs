@@ -14,7 +14,7 @@ fn trim(place: &mut Place) {
     }
 }
 
-fn holds(place: &Place) -> Vec<(u128, Seq)> {
+pub fn holds(place: &Place) -> Vec<(u128, Seq)> {
     place.store.archives().unwrap().iter().map(|hold| (hold.repository, hold.upto)).collect()
 }
 
@@ -321,7 +321,7 @@ fn a_time_between_an_opening_and_the_first_write_is_that_of_the_opening() {
 }
 
 /// A store whose write number n sets "n" to that, and the key of that number to a value of its own.
-fn numbered(place: &Place, numbers: std::ops::RangeInclusive<u64>) {
+pub fn numbered(place: &Place, numbers: std::ops::RangeInclusive<u64>) {
     for n in numbers {
         let mut batch = annulus::WriteBatch::new();
         batch.insert("n", n.to_be_bytes());
@@ -351,25 +351,32 @@ enum Harm {
     Header,
 }
 
+/// The segment that the frame of a write lies in, and where in it its value does.
+pub fn position(place: &Place, n: u64) -> (PathBuf, u64) {
+    let value = value(n);
+    let found = segments(place).into_iter().find_map(|path| {
+        let bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(value.len()).position(|window| window == value)?;
+        Some((path, at as u64))
+    });
+    found.unwrap_or_else(|| panic!("write {n} is not in the journal"))
+}
+
 /// Damages the frame of a write, and says which segment of how many it lies in.
 fn damage_frame(place: &Place, n: u64, harm: Harm) -> (usize, usize) {
-    let segments = segments(place);
-    let value = value(n);
-    for (number, path) in segments.iter().enumerate() {
-        let mut bytes = std::fs::read(path).unwrap();
-        let Some(at) = bytes.windows(value.len()).position(|window| window == value) else { continue };
-        match harm {
-            Harm::Payload => bytes[at + 9] ^= 1,
-            Harm::Header => bytes[at - 110..at].fill(0),
-        }
-        std::fs::write(path, bytes).unwrap();
-        return (number, segments.len());
+    let (segments, (path, at)) = (segments(place), position(place, n));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = at as usize;
+    match harm {
+        Harm::Payload => bytes[at + 9] ^= 1,
+        Harm::Header => bytes[at - 110..at].fill(0),
     }
-    panic!("write {n} is not in the journal");
+    std::fs::write(&path, bytes).unwrap();
+    (segments.iter().position(|segment| *segment == path).unwrap(), segments.len())
 }
 
 /// A restore to the moment after a write has that write and all before.
-fn check_numbered(place: &Place, n: u64, name: &str) {
+pub fn check_numbered(place: &Place, n: u64, name: &str) {
     let store = place.restored(At::Seq(Seq(n)), name).unwrap();
     assert_eq!(store.get("n").unwrap().as_deref(), Some(&n.to_be_bytes()[..]), "{n}");
     for n in 1..=n {

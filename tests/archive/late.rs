@@ -2,9 +2,10 @@
 
 use crate::hooked::{Call, Hooked, out_of_order};
 use crate::{content, options};
-use annulus::{At, BackupRepository};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use annulus::{At, BackupRepository, ErrorKind, Seq};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 /// A name, and what was to be written there.
 type Sent = (String, Vec<u8>);
@@ -130,6 +131,29 @@ fn a_keyspace_dropped_while_the_archive_was_behind_comes_back_at_the_moments_bef
         place.store.archive(&place.repo).unwrap();
         place.check_moments(&format!("reopened: {reopened}"));
     }
+}
+
+/// The machine is lost before all of a backlog has been archived, and the newest that there is is asked for.
+#[test]
+fn a_part_of_a_backlog_that_was_archived_comes_back_where_the_time_now_is_asked_for() {
+    let (mut place, storage) = Hooked::place();
+    place.write(60);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.archive(&place.repo).unwrap();
+    (0..2_400u32).for_each(|n| _ = place.store.insert(n.to_be_bytes(), vec![7; 5_000]).unwrap());
+    let left = AtomicUsize::new(1);
+    let is_over =
+        move || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err();
+    storage.on(move |call| match call {
+        Call::Write(name, _) if name.starts_with("archive/") && is_over() => Err(out_of_order()),
+        _ => Ok(()),
+    });
+    let error = place.store.archive(&place.repo).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    let archived = place.store.archives().unwrap()[0].upto;
+    assert!(archived > Seq(60) && archived < Seq(2_460), "{archived}");
+    let restored = place.restored(At::Time(SystemTime::now()), "new").unwrap();
+    assert_eq!(restored.stats().unwrap().last_seq, archived);
 }
 
 #[test]

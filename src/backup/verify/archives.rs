@@ -7,6 +7,7 @@ use super::Verification;
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::CheckpointId;
 use crate::backup::damage::{Damage, Loss};
+use crate::backup::history::History;
 use crate::backup::piece::{Listed, prefix};
 use crate::backup::progress::Watch;
 use crate::backup::repository::BackupRepository;
@@ -18,13 +19,20 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
-/// Of each store the checkpoints that a restore can begin with.
+/// Of each store the checkpoints that a restore to a moment can begin with: not those of a history that was given up.
 #[derive(Debug, Default)]
 pub struct Begins(BTreeMap<u128, BTreeSet<(Seq, CheckpointId)>>);
 
 impl Begins {
-    pub fn add(&mut self, store: u128, seq: Seq, id: CheckpointId) {
-        self.0.entry(store).or_default().insert((seq, id));
+    /// Of all checkpoints, in the order of their numbers.
+    pub fn of(all: &[(u128, Seq, CheckpointId)]) -> Begins {
+        let (mut begins, mut history) = (Begins::default(), History::default());
+        for (store, seq, id) in all.iter().rev() {
+            if history.has(*store, *seq) {
+                begins.0.entry(*store).or_default().insert((*seq, *id));
+            }
+        }
+        begins
     }
 }
 

@@ -23,6 +23,45 @@ fn of_a_rest_the_first_and_the_last_moment_are_noted() {
     assert_eq!(marks, [mark(10, 5), mark(19, 5), mark(20, 6), mark(21, 7)]);
 }
 
+/// Else the times in between would pass for known, which the clock has shown twice.
+#[test]
+fn that_the_clock_went_back_while_a_store_rested_is_noted() {
+    let of_rest = |times: &[u64]| {
+        let mut marks = vec![mark(1, 4)];
+        times.iter().for_each(|time| archive::note(&mut marks, mark(*time, 5)));
+        archive::note(&mut marks, mark(60, 6));
+        marks[1..marks.len() - 1].iter().map(|mark| mark.time).collect::<Vec<u64>>()
+    };
+    assert_eq!(of_rest(&[100, 200, 50]), [100, 200, 50]);
+    assert_eq!(of_rest(&[100, 150, 200, 50, 51, 52]), [100, 200, 50, 52]);
+    assert_eq!(of_rest(&[100, 200, 50, 150, 250, 240, 260]), [100, 50, 260]);
+    assert_eq!(of_rest(&[100, 90, 100, 90, 100]), [100, 90, 100]);
+}
+
+/// An archiver looks after the archive once a minute, and finds nothing to be archived.
+#[test]
+fn that_the_clock_went_back_while_a_store_rested_is_archived_with_the_next_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("live")).unwrap();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    let state = &store.handle.state;
+    let mut marks = Vec::new();
+    store.insert("one", "write").unwrap();
+    archive::archive(state, &repo, &mut marks).unwrap();
+    let now = archive::mark(state);
+    let (ahead, behind) = (mark(now.time + 3_600_000, 1), mark(now.time - 3_600_000, 1));
+    for noted in [now, ahead, behind, now] {
+        archive::note(&mut marks, noted);
+        archive::archive(state, &repo, &mut marks).unwrap();
+    }
+    store.insert("another", "write").unwrap();
+    archive::archive(state, &repo, &mut marks).unwrap();
+    let id = state.manifest.lock().store;
+    let piece = repo.piece(id, repo.chain(id).unwrap().pieces.last().unwrap()).unwrap();
+    let told = piece.head.marks;
+    assert!(told.contains(&ahead) && told.contains(&behind), "{told:?}");
+}
+
 /// What is archived while a store rests is nothing, and that it rested belongs to what comes after.
 #[test]
 fn that_a_store_rested_until_a_write_is_archived_with_the_write() {
@@ -44,7 +83,8 @@ fn that_a_store_rested_until_a_write_is_archived_with_the_write() {
     let chain = repo.chain(id).unwrap();
     let piece = repo.piece(id, chain.pieces.last().unwrap()).unwrap();
     let seqs: Vec<u64> = piece.head.marks.iter().map(|mark| mark.seq.0).collect();
-    assert_eq!((piece.head.first, seqs), (Seq(2), vec![1, 2]));
+    // From when to when.
+    assert_eq!((piece.head.first, seqs), (Seq(2), vec![1, 1, 2]));
     assert!(piece.head.marks[0].time >= rested.time);
     assert_eq!(marks, []);
 }
@@ -74,4 +114,39 @@ fn the_first_write_after_a_rest_is_archived_at_once_and_those_after_it_within_a_
     assert!(now > archived + PIECE && due.is(now + MARK, Seq(8), 160));
     due.done(now + MARK, Seq(8), 160);
     assert!(!due.is(now + MARK * 2, Seq(9), 180));
+}
+
+/// Whoever restores to a time behind the last of them knows no other.
+#[test]
+fn every_piece_tells_when_the_log_had_come_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("live")).unwrap();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    let state = &store.handle.state;
+    let before = archive::mark(state).time - 3_600_000;
+    let mut marks = vec![mark(before, 0)];
+    // More than a piece has between two of the moments that are noted, and behind the last of them.
+    for n in 0..9u8 {
+        for part in 0..20u8 {
+            store.insert([n, part], vec![n; 64 << 10]).unwrap();
+        }
+        if n % 4 == 3 {
+            archive::note(
+                &mut marks,
+                Mark { time: before + 60_000 * u64::from(n), seq: state.memory.last() },
+            );
+        }
+    }
+    archive::archive(state, &repo, &mut marks).unwrap();
+    let id = state.manifest.lock().store;
+    let chain = repo.chain(id).unwrap();
+    let heads: Vec<_> = chain.pieces.iter().map(|listed| repo.piece(id, listed).unwrap().head).collect();
+    assert!(heads.len() > 2, "{}", heads.len());
+    for head in &heads {
+        assert_eq!(head.marks.last().map(|mark| mark.seq), Some(head.last));
+        assert!(head.marks.iter().all(|mark| mark.seq.next() >= head.first && mark.seq <= head.last));
+    }
+    let marks: Vec<Mark> = heads.into_iter().flat_map(|head| head.marks).collect();
+    // A clock that had gone back would leave the times in between to nobody.
+    assert!(marks.is_sorted_by_key(|mark| mark.seq) && marks.is_sorted_by_key(|mark| mark.time), "{marks:?}");
 }

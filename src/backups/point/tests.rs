@@ -2,16 +2,17 @@
 
 use super::point;
 use crate::At;
-use crate::backup::BackupRepository;
 use crate::backup::checkpoint::{Body, CheckpointId, KIND, KeyspaceLayers, Source};
 use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
 use crate::backup::progress::Watch;
 use crate::backup::storage::{Object, Storage};
+use crate::backup::{BackupRepository, Loss, Retention};
 use crate::disk::SimDisk;
 use crate::envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::ring::Partitioner;
+use crate::verbs::checkpoint::archive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -151,6 +152,25 @@ fn a_time_at_which_a_store_is_known_to_have_rested_is_that_of_the_write_before()
     assert_eq!(told.at(21 * HOUR).unwrap(), 900);
 }
 
+/// As of the first pieces of a backlog, whose end alone was noted before what they were written with was.
+#[test]
+fn a_time_behind_all_that_is_known_is_refused_where_more_is_archived_than_anybody_noted() {
+    for marks in [&[][..], &[(10 * HOUR + 1, 600)]] {
+        let told = Told::new();
+        told.checkpoint(1, HOUR, 100);
+        told.piece((90, 500), &[(2 * HOUR, 100), (10 * HOUR, 500)]);
+        assert_eq!(told.at(18 * HOUR).unwrap(), 500);
+        told.piece((501, 900), marks);
+        let known = if marks.is_empty() { "sequence 500 " } else { "sequence 600 " };
+        told.refused(18 * HOUR, &[known, "900"]);
+        let advice = told.at(18 * HOUR).unwrap_err().advice().unwrap_or_default().to_owned();
+        assert!(advice.contains("900"), "{advice}");
+        assert_eq!(told.at(10 * HOUR).unwrap(), 500);
+        told.piece((901, 950), &[(11 * HOUR, 950)]);
+        assert_eq!(told.at(18 * HOUR).unwrap(), 950);
+    }
+}
+
 /// Nothing was archived then, so a checkpoint is all that there is.
 #[test]
 fn a_time_hours_before_an_archive_begins_is_that_of_the_checkpoint_before() {
@@ -178,6 +198,22 @@ fn a_time_that_the_clock_has_shown_before_it_went_back_is_refused() {
         told.piece((41, 50), &[(201, 50)]);
         assert_eq!(told.at(300).unwrap(), 50);
     }
+}
+
+/// It is not forgotten where nothing was written from before it went back to after.
+#[test]
+fn a_time_that_the_clock_has_shown_before_it_went_back_in_a_rest_is_refused() {
+    let told = Told::new();
+    told.checkpoint(1, 20, 4);
+    let mut marks = Vec::new();
+    for (time, seq) in [(100, 5), (200, 5), (50, 5), (60, 6), (120, 7)] {
+        archive::note(&mut marks, Mark { time: told.millis(time), seq: Seq(seq) });
+    }
+    let marks: Vec<(u64, u64)> = marks.iter().map(|mark| (mark.time, mark.seq.0)).collect();
+    told.piece_at((5, 7), &marks);
+    told.refused(130, &["sequence 5", "00:03:20", "sequence 7", "went back"]);
+    told.refused(55, &["sequence 5", "went back"]);
+    assert_eq!(told.at(30).unwrap(), 4);
 }
 
 #[test]
@@ -218,6 +254,15 @@ fn times_in_1970_say_nothing_of_those_in_between_and_spoil_none_before() {
     told.checkpoint_at(2, 60_000, 800);
     assert_eq!(told.at(9 * HOUR + 30).unwrap(), 700);
     told.refused(10 * HOUR, &["sequence 700", "sequence 800", "1970"]);
+}
+
+/// Nor does it say that the clock went back.
+#[test]
+fn a_time_in_1970_in_the_middle_of_a_rest_leaves_the_times_before_as_they_were() {
+    let told = Told::new();
+    told.checkpoint(1, HOUR, 100);
+    told.piece_at((90, 200), &[(told.millis(3 * HOUR), 100), (70_000, 100), (told.millis(4 * HOUR), 200)]);
+    assert_eq!(told.at(2 * HOUR).unwrap(), 100);
 }
 
 /// Where nothing was archived, and a checkpoint by a wrong clock may be the one that is asked for.
@@ -289,6 +334,79 @@ fn a_time_at_which_a_checkpoint_was_taken_that_was_given_up_names_that_checkpoin
         assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
         assert!(error.to_string().contains("checkpoint 2"), "{error}");
     }
+}
+
+/// No restore to a moment begins with it.
+#[test]
+fn a_checkpoint_of_what_was_given_up_closes_no_gap_for_a_verification() {
+    let told = put_back();
+    told.piece((101, 160), &[(6 * HOUR, 160)]);
+    told.piece((181, 220), &[(8 * HOUR, 220)]);
+    let found = told.repo.verify_all().unwrap();
+    let gaps: Vec<_> = found.damage.iter().map(|damage| (&damage.loss, damage.error.kind())).collect();
+    let missing = Loss::Archived { from: Seq(161), to: Some(Seq(180)) };
+    assert_eq!(gaps, [(&missing, ErrorKind::Gap)]);
+    assert_eq!((found.checkpoints, found.damage[0].checkpoint), (3, CheckpointId(3)));
+    told.checkpoint(4, 9 * HOUR, 200);
+    assert!(told.repo.verify_all().unwrap().is_whole());
+}
+
+impl Told {
+    fn numbers(&self) -> Vec<u64> {
+        self.repo.ids().unwrap().iter().map(|id| id.0).collect()
+    }
+
+    /// This checkpoint is not deleted for want of these to have gone before.
+    fn keeps(&self, number: u64, shown: &[&str]) {
+        let before = self.numbers();
+        let error = self.repo.delete(CheckpointId(number)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        let advice = error.advice().unwrap_or_default();
+        assert!(shown.iter().all(|shown| advice.contains(shown)), "{error}: {advice}");
+        assert_eq!(self.numbers(), before);
+    }
+}
+
+/// Without it the other would count again, and what came later would be laid over it.
+#[test]
+fn a_checkpoint_that_shows_another_to_be_of_what_was_given_up_is_deleted_after_that_one_alone() {
+    let told = put_back();
+    told.keeps(3, &["checkpoint 2"]);
+    told.checkpoint(4, 6 * HOUR, 190);
+    told.checkpoint(5, 7 * HOUR, 300);
+    // Either of the two shows it, and the first one, which has less, goes with all that lies before.
+    for number in [1, 3] {
+        assert_eq!(told.repo.delete(CheckpointId(number)).unwrap().checkpoints, [CheckpointId(number)]);
+    }
+    told.keeps(4, &["checkpoint 2"]);
+    assert_eq!(told.at(6 * HOUR).unwrap(), 190);
+    for number in [2, 4, 5] {
+        told.repo.delete(CheckpointId(number)).unwrap();
+    }
+    assert!(told.numbers().is_empty());
+}
+
+/// What cannot be read shows nothing, and is what is to be got rid of.
+#[test]
+fn a_checkpoint_that_cannot_be_read_is_deleted_whatever_it_showed() {
+    let mut told = put_back();
+    told.lose(3, ErrorKind::Corruption);
+    told.repo.delete(CheckpointId(3)).unwrap();
+    assert_eq!(told.numbers(), [1, 2]);
+}
+
+#[test]
+fn a_prune_that_keeps_a_checkpoint_of_what_was_given_up_keeps_the_one_that_shows_that_it_is() {
+    let told = put_back();
+    told.checkpoint(4, 5 * HOUR + 60, 300);
+    let pruned =
+        |rule| told.repo.prune(rule).unwrap().checkpoints.iter().map(|id| id.0).collect::<Vec<u64>>();
+    assert_eq!(pruned(Retention::keep_last(0).hourly(2)), [1]);
+    assert_eq!(told.numbers(), [2, 3, 4]);
+    let error = told.at(4 * HOUR).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    // With the last that it shows it goes.
+    assert_eq!(pruned(Retention::keep_last(0).hourly(1)), [2, 3]);
 }
 
 /// Gives out all but what is named so.

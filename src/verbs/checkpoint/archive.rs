@@ -4,55 +4,29 @@
 //! meanwhile, or is damaged, or what they ended with was damaged, which is said; one history alone goes into an archive; the journal is not trimmed beyond what
 //! is archived, up to its bound.
 
+mod marks;
+
+pub use marks::{mark, note, opened};
+
 use crate::backup::archive::Chain;
-use crate::backup::checkpoint::now;
-use crate::backup::piece::{CLOCK_STEP, Head, Listed, Mark, Named, Piece, put};
+use crate::backup::checkpoint::Body;
+use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::backup::unread::Unread;
+use crate::backup::when::When;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Cursor;
 use crate::state::State;
 use crate::state::archives::ArchiveHold;
 
+/// How many checkpoints are told of that may be of another history.
+const TOLD: usize = 8;
 /// What a piece holds, in bytes of commits, unless one is larger.
 const PIECE: usize = 4 << 20;
 
-/// What the log has come to, now.
-pub fn mark(state: &State) -> Mark {
-    // In this order: what is up to the sequence was there at that time.
-    let seq = state.memory.last();
-    Mark { time: now(), seq }
-}
-
-/// Notes another moment behind those that were noted before. Of a rest the first and the last one stay, so that it is known for one.
-pub fn note(marks: &mut Vec<Mark>, mark: Mark) {
-    look_at_clock(marks.last(), mark);
-    match marks.as_mut_slice() {
-        [.., first, last] if first.seq == mark.seq && last.seq == mark.seq => *last = mark,
-        _ => marks.push(mark),
-    }
-}
-
-/// Says so where the clock went back: restores to the times that it has shown twice are refused.
-fn look_at_clock(before: Option<&Mark>, now: Mark) {
-    if let Some(before) = before.filter(|before| before.time > now.time.saturating_add(CLOCK_STEP)) {
-        log::warn!(
-            "the clock went back by {} s between the writes with sequences {} and {}: see that it is right before the store is opened. A restore names a moment since then by its sequence, unless its time is later than before",
-            (before.time - now.time) / 1000,
-            before.seq,
-            now.seq
-        );
-    }
-}
-
-/// What to begin with: what the log had come to when the store was opened.
-pub fn opened(state: &State) -> Vec<Mark> {
-    vec![state.opened]
-}
-
-/// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out, and of the others the newest
-/// stays. Returns what the
+/// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out, and of the others those
+/// of a rest that has not ended stay. Returns what the
 /// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had, or has damaged.
 pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mark>) -> Result<Seq> {
     state.check_open()?;
@@ -61,9 +35,10 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
     let store = state.manifest.lock().store;
     let found = found(state, repository, store)?;
     let now = mark(state);
-    look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
+    marks::look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
     note(marks, now);
-    let until = state.memory.last();
+    // No further than that: when a later write was there nobody would know, should the store rest behind it.
+    let until = now.seq;
     state.sync_to(until)?;
     let first = state.journal.first();
     // An archive without pieces lacks all that the journal does not have any more.
@@ -100,8 +75,8 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
             gap = lacks;
         }
     }
-    // Whether the store has rested up to then shows with the next write, in the piece that has that one.
-    marks.drain(..marks.len().saturating_sub(1));
+    // Whether the store has rested up to then, and the clock went back meanwhile, shows with the next write, in the piece that has that one.
+    marks.retain(|mark| mark.seq >= until);
     check_gaps(state, repository, &found.chain, gap)?;
     Ok(until)
 }
@@ -114,11 +89,14 @@ fn read_twice(state: &State, cursor: &mut Cursor, until: Seq, commits: &mut Vec<
     };
     let read = state.journal.replay(cursor, until, PIECE, &mut visit);
     match read {
-        Err(error) if error.kind() == ErrorKind::Corruption => {
-            state.journal.replay(cursor, until, PIECE, &mut visit).map(drop)
-        }
+        Err(error) if is_damage(&error) => state.journal.replay(cursor, until, PIECE, &mut visit).map(drop),
         read => read.map(drop),
     }
+}
+
+/// Whether something of the journal is not what was written, or may be a sector that cannot be read: that is known once something behind it can.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Io)
 }
 
 /// Goes on behind what is damaged in the journal, and says which sequences that is. Where nothing of the journal behind it can be read, or
@@ -130,7 +108,7 @@ fn pass(
     damage: Error,
     passed: &mut Option<Seq>,
 ) -> Result<Option<(Seq, Seq)>> {
-    if damage.kind() != ErrorKind::Corruption {
+    if !is_damage(&damage) {
         return Err(damage);
     }
     let behind = match state.journal.behind(cursor, until)? {
@@ -265,7 +243,8 @@ fn check_given_up(known: Option<ArchiveHold>) -> Result<()> {
 /// another one that lives on, and what comes now would be laid over it as soon as it has as many writes. One that is older than the newest is known
 /// by that.
 fn check_checkpoints(state: &State, repository: &BackupRepository, store: u128) -> Result<()> {
-    let Some(newest) = repository.of_history(store)?.next().transpose()? else { return Ok(()) };
+    let mut all = repository.of_history(store)?;
+    let Some(newest) = all.next().transpose()? else { return Ok(()) };
     let until = state.memory.last();
     if newest.seq <= until {
         return Ok(());
@@ -274,10 +253,33 @@ fn check_checkpoints(state: &State, repository: &BackupRepository, store: u128) 
     let text = format!(
         "checkpoint {id} is of another history of the store: it goes up to {seq}, the store has come to {until} only"
     );
+    // With the newest gone those before would pass for the store's as soon as it has as much; while it is there, nothing is put beside them.
+    let (mut certain, mut possible) = (vec![outlined(&newest)], Vec::new());
+    for body in all {
+        let body = body?;
+        match possible.len() {
+            0 if body.seq > until => certain.push(outlined(&body)),
+            TOLD => {
+                possible.push("and older ones".to_owned());
+                break;
+            }
+            _ => possible.push(outlined(&body)),
+        }
+    }
+    let possible = match possible.is_empty() {
+        true => String::new(),
+        false => format!("; and of those before as many as that is true of: {}", possible.join(", ")),
+    };
     let remedy = format!(
-        "an older copy of the store was put in its place, or lives on beside it: use another repository, or delete checkpoint {id} if nothing of it is needed"
+        "an older copy of the store was put in its place, or lives on beside it: use another repository, or, where nothing of them is needed, delete all checkpoints that were taken since that copy was made, the newest last: {}{possible}",
+        certain.join(", ")
     );
     Err(Error::new(ErrorKind::Mismatch, text).at(repository.storage.describe(&id.name())).remedy(remedy))
+}
+
+/// A checkpoint, so that people can tell whether they want it gone.
+fn outlined(body: &Body) -> String {
+    format!("{} (sequence {} at {})", body.id, body.seq, When(body.taken))
 }
 
 /// Errors if a repository has an archive or a checkpoint of another history of the store, which a restore would put together with this one. Where journal and
@@ -337,7 +339,7 @@ fn check_history(state: &State, repository: u128, piece: &Piece, known: Option<S
     let (mut cursor, mut passed) = (Cursor::at(from), None);
     while cursor.next() <= last {
         let damage = match state.journal.replay(&mut cursor, last, PIECE, &mut compare) {
-            Err(error) if error.kind() == ErrorKind::Corruption => error,
+            Err(error) if is_damage(&error) => error,
             read => {
                 read?;
                 continue;
@@ -396,8 +398,7 @@ fn head(state: &State, first: Seq, last: Seq, marks: &[Mark], untold: &[Named]) 
         store: manifest.store,
         first,
         last,
-        // Of what lies before that, earlier pieces tell, or nobody: the journal no longer had it.
-        marks: marks.iter().filter(|mark| first <= mark.seq.next() && mark.seq <= last).copied().collect(),
+        marks: marks::of_piece(marks, first, last),
         keyspaces,
         next_keyspace: manifest.next_keyspace,
     }

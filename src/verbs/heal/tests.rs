@@ -112,7 +112,7 @@ fn a_shard_is_mended_while_others_have_damage_that_nobody_can_put_right() {
 fn shards_that_are_to_be_filled_from_others_are_proven_beside_each_other() {
     let (store, _) = filled(4, 3);
     let layout = store.handle.state.layout();
-    (0..5).for_each(|_| drop(layout.shards[3].strike()));
+    (0..5).for_each(|_| _ = layout.shards[3].strike());
     testing::fail_shard(&store, ShardId(3));
     store.rebuild(ShardId(0)).unwrap();
     heal_until(&store, || [0, 3].iter().any(|shard| health(&store, ShardId(*shard)) == Health::Rebuilding));

@@ -291,7 +291,7 @@ fn a_copy_that_hung_when_it_was_to_be_locked_is_locked_before_it_is_believed() {
         let limited = Arc::new(Limited::new(Arc::new(hooked), SHORT));
         DIRS.iter().for_each(|dir| drop(limited.watch(Path::new(dir))));
         gate.hang(Operation::Look, &[DIRS[1]]);
-        let locks = Found::lock(limited.as_ref(), &places()).unwrap();
+        let locks = Found::lock(limited.as_ref(), CONFIG.store_id, &places()).unwrap();
         gate.wait(1);
         let release = || {
             gate.release();

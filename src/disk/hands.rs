@@ -3,9 +3,10 @@
 //! Invariants:
 //! - Who asks waits at least as long as was said, and after that no longer than it takes to give up.
 //! - What was given up goes on until the disk answers: meanwhile nothing else is begun there, and a lock that is left here is held.
+//! - That nothing is begun is no answer: where several are asked together, none is given up before one has done what all are asked for.
 
 use crate::sync::thread;
-use crate::sync::{Condvar, Instant, Mutex};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -36,6 +37,8 @@ struct State {
     idle: usize,
     /// What the disk is asked for, and since when. One that was given up has no time.
     asked: Vec<(u64, Option<Instant>)>,
+    /// What is begun when nothing is going on any more that was given up.
+    later: VecDeque<(u64, Work)>,
     next: u64,
     left: Vec<Lock>,
     over: bool,
@@ -58,9 +61,48 @@ impl State {
     fn is_silent(&self) -> bool {
         self.asked.iter().any(|(_, since)| since.is_none())
     }
+
+    fn begin(&mut self, id: u64, work: Work) {
+        self.asked.push((id, Some(Instant::now())));
+        self.waiting.push_back(work);
+    }
+
+    /// Begins what could not be begun before; returns how much that is.
+    fn begin_later(&mut self) -> usize {
+        let later = std::mem::take(&mut self.later);
+        let count = later.len();
+        later.into_iter().for_each(|(id, work)| self.begin(id, work));
+        count
+    }
 }
 
 impl Shared {
+    /// Sees to it that somebody does what was begun last.
+    fn wake(self: &Arc<Self>, state: MutexGuard<'_, State>) {
+        if state.waiting.len() <= state.idle {
+            self.wanted.notify_one();
+        } else {
+            drop(state);
+            self.start();
+        }
+    }
+
+    fn start(self: &Arc<Self>) {
+        let shared = self.clone();
+        let start = || thread::Builder::new().name("annulus-disk".to_owned()).spawn(move || shared.work());
+        #[cfg(test)]
+        let start = || match crate::sync::NO_THREADS.get() {
+            true => Err(io::ErrorKind::WouldBlock.into()),
+            false => start(),
+        };
+        if start().is_err() {
+            let work = self.state.lock().waiting.pop_front();
+            if let Some(work) = work {
+                work();
+            }
+        }
+    }
+
     fn work(&self) {
         let mut state = self.state.lock();
         loop {
@@ -111,57 +153,42 @@ impl Hands {
         limit: Duration,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
+        if self.is_silent() {
+            return Err(silent());
+        }
         let board = Board::new(1);
         let ticket = self.begin(&board, 0, work);
         board.end(vec![ticket], limit).pop().unwrap_or_else(|| Err(silent()))
     }
 
-    /// Has `work` done, whose outcome goes to a place of the board. Where no thread can be had it is done here.
+    /// Has `work` done, whose outcome goes to a place of the board, as soon as nothing is going on any more that was given up. Where no thread
+    /// can be had it is done here.
     fn begin<T: Send + 'static>(
         &self,
         board: &Arc<Board<T>>,
         slot: usize,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Option<Ticket> {
+    ) -> Ticket {
         let mut state = self.0.state.lock();
-        if state.is_silent() {
-            drop(state);
-            board.fill(slot, Err(silent()));
-            return None;
-        }
         let id = state.next;
         state.next += 1;
-        state.asked.push((id, Some(Instant::now())));
         let asked = Asked { hands: self.0.clone(), id, board: board.clone(), slot };
-        state.waiting.push_back(Box::new(move || asked.board.fill(asked.slot, work())));
-        if state.waiting.len() <= state.idle {
-            self.0.wanted.notify_one();
+        let work = Box::new(move || asked.board.fill(asked.slot, work()));
+        if state.is_silent() {
+            state.later.push_back((id, work));
         } else {
-            drop(state);
-            self.start();
+            state.begin(id, work);
+            self.0.wake(state);
         }
-        Some(Ticket { hands: self.0.clone(), id })
-    }
-
-    fn start(&self) {
-        let shared = self.0.clone();
-        let start = || thread::Builder::new().name("annulus-disk".to_owned()).spawn(move || shared.work());
-        #[cfg(test)]
-        let start = || match crate::sync::NO_THREADS.get() {
-            true => Err(io::ErrorKind::WouldBlock.into()),
-            false => start(),
-        };
-        if start().is_err() {
-            let work = self.0.state.lock().waiting.pop_front();
-            if let Some(work) = work {
-                work();
-            }
-        }
+        Ticket { hands: self.0.clone(), id }
     }
 }
 
 /// Does something on several disks at once. It is waited for until one of them has answered, whatever that is, and then no longer than `limit`
-/// for the others: a disk that is slow together with all others is not given up.
+/// for the others: a disk that is slow together with all others is not given up. Where something is still going on that was given up before, it is
+/// done behind that.
+///
+/// It waits as long as all of them hang.
 ///
 /// # Errors
 /// `TimedOut`, as with [`Hands::run`].
@@ -207,16 +234,14 @@ impl<T> Board<T> {
 
     /// What there is after no longer than `limit`. What is not there then is given up, and has no place any more: it is gone when the disk is
     /// not silent any more, since it may be a lock.
-    fn end(&self, tickets: Vec<Option<Ticket>>, limit: Duration) -> Vec<io::Result<T>> {
+    fn end(&self, tickets: Vec<Ticket>, limit: Duration) -> Vec<io::Result<T>> {
         let mut slots = self.slots.lock();
         self.filled.wait_while_for(&mut slots, |slots| is_missing(slots), limit);
         let outcomes = std::mem::take(&mut *slots);
         drop(slots);
-        let end = |(outcome, ticket): (Option<io::Result<T>>, Option<Ticket>)| {
+        let end = |(outcome, ticket): (Option<io::Result<T>>, Ticket)| {
             outcome.unwrap_or_else(|| {
-                if let Some(ticket) = ticket {
-                    ticket.give_up();
-                }
+                ticket.give_up();
                 Err(silent())
             })
         };
@@ -233,6 +258,13 @@ struct Ticket {
 impl Ticket {
     fn give_up(&self) {
         let mut state = self.hands.state.lock();
+        let later = state.later.iter().position(|(id, _)| *id == self.id);
+        if let Some(work) = later.and_then(|at| state.later.remove(at)) {
+            drop(state);
+            // It says of itself that it has ended.
+            drop(work);
+            return;
+        }
         // Not there: it has ended a moment ago.
         if let Some((_, since)) = state.asked.iter_mut().find(|(id, _)| *id == self.id) {
             *since = None;
@@ -252,12 +284,16 @@ impl<T> Drop for Asked<T> {
     fn drop(&mut self) {
         let mut state = self.hands.state.lock();
         state.asked.retain(|(id, _)| *id != self.id);
-        let left = if state.is_silent() { Vec::new() } else { std::mem::take(&mut state.left) };
+        let (left, begun) = match state.is_silent() {
+            true => (Vec::new(), 0),
+            false => (std::mem::take(&mut state.left), state.begin_later()),
+        };
         drop(state);
         drop(left);
         if std::thread::panicking() {
             self.board.fill(self.slot, Err(io::Error::other("what was asked of the disk panicked")));
         }
+        (0..begun).for_each(|_| self.hands.wake(self.hands.state.lock()));
     }
 }
 
@@ -346,6 +382,60 @@ mod tests {
         let outcomes = together(vec![(&ours, fails), (&theirs, boxed(work))], SHORT);
         assert_eq!(kinds(outcomes), [Err(io::ErrorKind::NotFound), Err(io::ErrorKind::TimedOut)]);
         answer.send(5).unwrap();
+    }
+
+    /// Asked for something that was given up, and is answered when it is told to.
+    fn silenced(hands: &Hands) -> Sender<u32> {
+        let (work, asked, answer) = hanging();
+        assert!(hands.run(SHORT, work).is_err());
+        assert!(hands.is_silent());
+        asked.recv().unwrap();
+        answer
+    }
+
+    #[test]
+    fn what_was_given_up_before_is_no_answer_for_those_that_are_asked_together() {
+        for both in [false, true] {
+            let hands = [Hands::default(), Hands::default()];
+            let [ours, theirs] = &hands;
+            let before: Vec<_> = hands.iter().take(if both { 2 } else { 1 }).map(silenced).collect();
+            let ((one, one_asked, first), (other, other_asked, second)) = (hanging(), hanging());
+            let outcomes = std::thread::scope(|scope| {
+                let waiting =
+                    scope.spawn(move || together(vec![(ours, boxed(one)), (theirs, boxed(other))], LONG));
+                std::thread::sleep(SHORT * 3);
+                assert!(!waiting.is_finished() && one_asked.try_recv().is_err());
+                assert_eq!(other_asked.try_recv().is_err(), both);
+                // What was given up has ended: now they are asked.
+                before.iter().for_each(|answer| answer.send(0).unwrap());
+                one_asked.recv_timeout(LONG).unwrap();
+                if both {
+                    other_asked.recv_timeout(LONG).unwrap();
+                }
+                second.send(2).unwrap();
+                first.send(1).unwrap();
+                waiting.join().unwrap()
+            });
+            assert_eq!(kinds(outcomes), [Ok(1), Ok(2)], "{both}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_begun_in_time_is_never_begun() {
+        let [ours, theirs] = [Hands::default(), Hands::default()];
+        let before = silenced(&ours);
+        let begun = Arc::new(Mutex::new(false));
+        let late = begun.clone();
+        let work = boxed(move || {
+            *late.lock() = true;
+            Ok(1)
+        });
+        let outcomes = together(vec![(&ours, work), (&theirs, boxed(|| Ok(2)))], SHORT);
+        assert_eq!(kinds(outcomes), [Err(io::ErrorKind::TimedOut), Ok(2)]);
+        before.send(0).unwrap();
+        until(|| !ours.is_silent());
+        assert_eq!(ours.run(LONG, || Ok(3)).unwrap(), 3);
+        assert!(!*begun.lock());
     }
 
     #[test]

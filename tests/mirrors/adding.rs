@@ -217,6 +217,35 @@ fn files_of_the_user_stay_beside_a_copy_that_is_made_anew() {
     assert_eq!(world.disk.read(Path::new("/b/notes.copy")).unwrap().as_deref(), Some(&b"mine"[..]));
 }
 
+/// The disk of a copy was replaced, or another directory lies where its own was: what is there is not this store's, whatever its name.
+#[test]
+fn files_of_the_user_are_not_cleared_away_where_a_copy_was() {
+    for name in ["notes.seg", "0000000000000001.seg", "0000000000000000.seg", "poisoned"] {
+        let world = World::new();
+        drop(world.open(0, &with(&["/store/journal", "/b"])).unwrap());
+        world.filled(0, 20);
+        world.disk.remove_dir_all(Path::new("/b")).unwrap();
+        let (path, bytes) = (Path::new("/b").join(name), b"what is not to be lost");
+        world.disk.create_dir_durably(Path::new("/b")).unwrap();
+        world.disk.replace(&path, bytes).unwrap();
+        for _ in 0..2 {
+            let store = world.open(0, &options()).unwrap();
+            check(&store, 20);
+            assert_eq!(testing::mend(&store), 0, "{name}");
+            let stats = store.stats().unwrap();
+            assert_eq!(good(&stats), [true, false]);
+            let told = |warning: &String| warning.contains(name) && warning.contains("/b");
+            assert!(stats.warnings.iter().any(told), "{:?}", stats.warnings);
+            assert_eq!(world.disk.read(&path).unwrap().as_deref(), Some(&bytes[..]), "{name}");
+        }
+        // When it is elsewhere the copy is made.
+        world.disk.rename(&path, Path::new("/mine")).unwrap();
+        let store = world.open(0, &options()).unwrap();
+        assert_eq!(testing::mend(&store), 1, "{name}");
+        assert_eq!(world.disk.read(Path::new("/mine")).unwrap().as_deref(), Some(&bytes[..]));
+    }
+}
+
 /// Nothing was there when the directory was named.
 #[test]
 fn a_store_that_is_made_where_a_copy_is_missing_keeps_its_journal() {

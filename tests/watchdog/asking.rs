@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Condvar, Mutex};
 
 /// A disk on which whatever is done to a name in one directory, or below it, hangs until it is let go; or the giving of another name alone. And, if
-/// that is asked for, what is done to files that are open as well.
+/// that is asked for, what is done to files that are open; or that alone.
 #[derive(Debug, Clone)]
 pub struct HangingDisk {
     pub disk: SimDisk,
@@ -18,7 +18,7 @@ pub struct HangingDisk {
 #[derive(Debug, Default)]
 struct Gate {
     dir: Option<PathBuf>,
-    files: bool,
+    files: Vec<PathBuf>,
     renamed: Option<PathBuf>,
     waiting: usize,
 }
@@ -33,8 +33,13 @@ impl HangingDisk {
     }
 
     pub fn hang_with_files(&self, dir: &Path) {
-        let mut gate = self.gate.0.lock().unwrap();
-        (gate.dir, gate.files) = (Some(dir.to_path_buf()), true);
+        self.hang(dir);
+        self.hang_files(dir);
+    }
+
+    /// What is known of names goes on being answered, as from the system's memory.
+    pub fn hang_files(&self, dir: &Path) {
+        self.gate.0.lock().unwrap().files.push(dir.to_path_buf());
     }
 
     pub fn hang_renames(&self, path: &Path) {
@@ -43,7 +48,7 @@ impl HangingDisk {
 
     pub fn release(&self) {
         let mut gate = self.gate.0.lock().unwrap();
-        (gate.dir, gate.files, gate.renamed) = (None, false, None);
+        (gate.dir, gate.files, gate.renamed) = (None, Vec::new(), None);
         drop(gate);
         self.gate.1.notify_all();
     }
@@ -83,8 +88,7 @@ struct HangingFile {
 
 impl HangingFile {
     fn at(&self) -> &dyn DiskFile {
-        let here = |dir: &PathBuf| self.path.starts_with(dir);
-        self.disk.while_it(|gate| gate.files && gate.dir.as_ref().is_some_and(here));
+        self.disk.while_it(|gate| gate.files.iter().any(|dir| self.path.starts_with(dir)));
         self.file.as_ref()
     }
 }

@@ -268,6 +268,72 @@ fn a_store_goes_on_and_is_closed_while_the_disk_of_a_copy_of_its_journal_hangs()
     }
 }
 
+/// The lock of that copy is held until its disk has answered, and whoever asks for it is told so at once. Nobody has the store open.
+#[test]
+fn a_store_opens_without_a_copy_whose_lock_was_left_to_a_disk_that_hangs() {
+    for hangs in ["/a", "/b"] {
+        let world = InTwoCopies::new();
+        let store = world.open();
+        store.insert_with("first", "one", Durability::Sync).unwrap();
+        world.disk.hang_files(Path::new(hangs));
+        write_synced(&store);
+        let error = in_time("closing", move || store.close()).unwrap_err();
+        assert_eq!((error.kind(), error.path()), (ErrorKind::Unavailable, Some(Path::new(hangs))), "{error}");
+        assert!(world.disk.disk.lock(&Path::new(hangs).join("LOCK")).is_err(), "it was not left");
+        let again = world.open();
+        assert_eq!(good(&again), [hangs != "/a", hangs != "/b"]);
+        all_are_there(&again);
+        write_synced(&again);
+        // Another opening is refused as ever.
+        let seams = Seams {
+            disk: Arc::new(world.disk.clone()),
+            factory: Arc::new(world.factory.clone()),
+            background: true,
+        };
+        let twice = testing::open(Path::new("/store"), &world.options, seams).map(drop).unwrap_err();
+        assert_eq!(twice.kind(), ErrorKind::Locked, "{twice}");
+        world.disk.release();
+        until_all_are_good(&again);
+        again.close().unwrap();
+        let last = world.open();
+        assert_eq!(good(&last), [true, true]);
+        all_are_there(&last);
+        last.close().unwrap();
+    }
+}
+
+/// An opening that came to nothing has left the locks: whoever comes next has only to wait, and is not asked to accept a loss.
+#[test]
+fn a_store_whose_copies_hang_all_at_once_is_locked_until_one_answers() {
+    let world = InTwoCopies::new();
+    let store = world.open();
+    write_synced(&store);
+    store.close().unwrap();
+    let open = || {
+        let (disk, factory) = (Arc::new(world.disk.clone()), Arc::new(world.factory.clone()));
+        let options = world.options.clone();
+        in_time("opening", move || {
+            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: true })
+        })
+    };
+    ["/a", "/b"].iter().for_each(|dir| world.disk.hang_files(Path::new(dir)));
+    assert_eq!(open().map(drop).unwrap_err().kind(), ErrorKind::Refused);
+    let error = open().map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+    assert!(error.to_string().contains("was closed in this process"), "{error}");
+    world.disk.release();
+    let begun = Instant::now();
+    let store = loop {
+        match open() {
+            Err(e) if e.kind() == ErrorKind::Locked && begun.elapsed() < LONG => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    all_are_there(&store);
+    until_all_are_good(&store);
+    store.close().unwrap();
+}
+
 /// It is left out as one that is not there is, and made anew when it answers.
 #[test]
 fn a_store_opens_while_the_disk_of_a_copy_of_its_journal_hangs() {

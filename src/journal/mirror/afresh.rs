@@ -30,7 +30,7 @@ impl Mirrors {
     /// that is durable.
     ///
     /// # Errors
-    /// `Locked`, `Io`, `Full`; `Foreign`: there are writes.
+    /// `Locked`, `Io`, `Unavailable`, `Full`; `Foreign`: there are writes.
     pub fn begin_afresh(
         disk: &Arc<dyn Disk>,
         dir: &Path,

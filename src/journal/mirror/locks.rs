@@ -1,28 +1,59 @@
 //! The locks of the copies' directories: a store's own lock does not keep a copy of the store from the same journal.
 //!
-//! Invariant: nothing in a copy's directory is changed before its lock is held, unless it cannot be had for another reason
-//! than that somebody has it, or that its disk does not answer.
+//! Invariants:
+//! - Nothing in a copy's directory is changed before its lock is held, unless it cannot be had for another reason
+//!   than that somebody has it, or that its disk does not answer.
+//! - A lock that a closed opening has left, since its disk does not answer, counts as a disk that does not answer: who has it does nothing there
+//!   any more but wait, so nobody has that copy open. It is known of the openings of this process alone; any other lock is somebody's.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Limited};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 /// The name of the file in each of the directories.
 pub const FILE: &str = "LOCK";
 
 type Held = BTreeMap<PathBuf, Box<dyn Send + Sync>>;
 
+/// The directories of which closed openings have left the locks, with whose journal lies there.
+static LEFT: std::sync::Mutex<Vec<(u128, PathBuf)>> = std::sync::Mutex::new(Vec::new());
+
+/// Makes it known that a lock was left, until this is dropped, which is before the lock is given back.
+struct Left(u128, PathBuf);
+
+impl Left {
+    fn new(store: u128, dir: &Path) -> Left {
+        LEFT.lock().unwrap_or_else(PoisonError::into_inner).push((store, dir.to_path_buf()));
+        Left(store, dir.to_path_buf())
+    }
+
+    fn is(store: u128, dir: &Path) -> bool {
+        let left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        left.iter().any(|(of, at)| *of == store && at == dir)
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        let this = left.iter().position(|(of, at)| *of == self.0 && *at == self.1);
+        this.map(|at| left.swap_remove(at));
+    }
+}
+
 /// Held until they are released, or this is dropped.
 #[derive(Default)]
 pub struct Locks {
+    store: u128,
     held: Mutex<Held>,
-    /// Those whose disks did not answer.
-    silent: Mutex<BTreeSet<PathBuf>>,
+    /// Those whose disks did not answer; with an error: not to a closed opening, which has left the lock.
+    silent: Mutex<BTreeMap<PathBuf, Option<Error>>>,
     /// Beside them, since whoever takes one may hold them for as long as a disk hangs.
     released: AtomicBool,
 }
@@ -35,15 +66,19 @@ impl fmt::Debug for Locks {
 }
 
 impl Locks {
+    /// None yet; `store` is whose journal lies in the directories.
+    pub fn new(store: u128) -> Locks {
+        Locks { store, ..Locks::default() }
+    }
+
     /// Takes the lock of a directory. One that cannot be reached is no reason to refuse: what can be had of it shows when it
     /// is read.
     ///
     /// # Errors
     /// `Locked`: another opening has it. `Closed`: all locks were released. `Io`: the disk does not answer, which it may do by the time that
-    /// something is changed there.
+    /// something is changed there. `Unavailable`: nor does it to an opening of this process that was closed, which has the lock.
     pub fn take(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
-        let unanswered = |e| Err(Error::io("lock the journal's directory", dir, e));
-        self.ask(disk, dir)?.map_or(Ok(()), unanswered)
+        self.ask(disk, dir)?.map_or(Ok(()), Err)
     }
 
     /// As [`take`](Self::take); one whose disk does not answer is to be taken before anything is read or changed there.
@@ -62,12 +97,24 @@ impl Locks {
     /// # Errors
     /// As [`take`](Self::take).
     pub fn take_late(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
-        let silent = self.silent.lock().contains(dir);
+        let silent = self.silent.lock().contains_key(dir);
         if silent { self.take(disk, dir) } else { Ok(()) }
     }
 
-    /// Takes it; returns why it is not known whether somebody has it.
-    fn ask(&self, disk: &dyn Disk, dir: &Path) -> Result<Option<io::Error>> {
+    /// Why no copy can be had, if a closed opening has left the lock of one when it was asked for last.
+    pub fn left(&self) -> Option<Error> {
+        self.silent.lock().values().flatten().next().cloned()
+    }
+
+    /// Whether the lock of a directory, which cannot be had, is one that a closed opening of this process has left.
+    fn is_left(&self, disk: &dyn Disk, dir: &Path) -> bool {
+        // What the file says shows that another directory lies there by now; where it cannot be read it says nothing.
+        let holder = || disk.holder(&dir.join(FILE)).is_none_or(|process| process == std::process::id());
+        Left::is(self.store, dir) && holder()
+    }
+
+    /// Takes it; returns why it is not known whether somebody has it, or that nobody has who has the store open.
+    fn ask(&self, disk: &dyn Disk, dir: &Path) -> Result<Option<Error>> {
         let mut held = self.held.lock();
         self.check().map_err(|e| e.at(dir))?;
         if held.contains_key(dir) {
@@ -75,11 +122,19 @@ impl Locks {
         }
         let path = dir.join(FILE);
         match disk.lock(&path) {
-            Ok(lock) => drop(held.insert(dir.to_path_buf(), lock)),
+            Ok(lock) => {
+                held.insert(dir.to_path_buf(), lock);
+                self.silent.lock().remove(dir);
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.is_left(disk, dir) => {
+                self.silent.lock().insert(dir.to_path_buf(), Some(left(ErrorKind::Locked, dir)));
+                return Ok(Some(left(ErrorKind::Unavailable, dir)));
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(taken(dir, disk.holder(&path))),
             Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                self.silent.lock().insert(dir.to_path_buf());
-                return Ok(Some(e));
+                // Looking whose it is may have been the first thing that was not answered.
+                self.silent.lock().entry(dir.to_path_buf()).or_default();
+                return Ok(Some(Error::io("lock the journal's directory", dir, e)));
             }
             Err(e) => log::debug!("the journal's directory {} is not locked: {e}", dir.display()),
         }
@@ -90,6 +145,14 @@ impl Locks {
     pub fn let_go(&self, dir: &Path) {
         let held = self.held.lock().remove(dir);
         drop(held);
+    }
+
+    /// As [`release`](Self::release), at the end of an opening that waits for the disks no longer than `limited` says.
+    pub fn leave(&self, limited: &Limited) {
+        let dirs: Vec<PathBuf> = self.held.lock().keys().cloned().collect();
+        // Before the locks, so that it goes before them.
+        dirs.iter().for_each(|dir| limited.leave(dir, Box::new(Left::new(self.store, dir))));
+        self.release();
     }
 
     /// Gives all of them back; none is taken any more.
@@ -114,6 +177,13 @@ impl Locks {
     }
 }
 
+fn left(kind: ErrorKind, dir: &Path) -> Error {
+    let text = "a store that was closed in this process still waits for the disk of its journal's directory";
+    Error::new(kind, text)
+        .at(dir)
+        .remedy("look at the disk and the kernel log; what is waited for ends when it answers")
+}
+
 fn taken(dir: &Path, process: Option<u32>) -> Error {
     let whose = match process {
         Some(id) if id == std::process::id() => {
@@ -125,5 +195,55 @@ fn taken(dir: &Path, process: Option<u32>) -> Error {
     let text = format!("the directory holds the journal of {whose}");
     Error::new(ErrorKind::Locked, text)
         .at(dir)
-        .remedy("close it there; where a store's directory was copied, only one of the two may be open")
+        .remedy("close it there, or, if it was closed or has ended, see whether its disk hangs; where a store's directory was copied, only one of the two may be open")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::RealDisk;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_lock_that_a_closed_opening_has_left_is_told_from_one_that_is_held() {
+        let home = tempfile::tempdir().unwrap();
+        let (dir, file, store) = (home.path(), home.path().join(FILE), 0xa11_u128);
+        let limited = Limited::new(Arc::new(RealDisk), Duration::from_millis(50));
+        limited.watch(dir);
+        let open = Locks::new(store);
+        open.take(&limited, dir).unwrap();
+        let refused = |store| {
+            let locks = Locks::new(store);
+            assert_eq!(locks.take_early(&RealDisk, dir).unwrap_err().kind(), ErrorKind::Locked);
+            assert!(locks.left().is_none());
+        };
+        refused(store);
+        let (answer, answered) = channel();
+        let hangs = move || answered.recv().map_err(io::Error::other);
+        assert!(limited.ask(dir, move |_| hangs()).is_err());
+        refused(store);
+        open.leave(&limited);
+        let next = Locks::new(store);
+        next.take_early(&RealDisk, dir).unwrap();
+        assert_eq!(next.left().unwrap().kind(), ErrorKind::Locked);
+        assert_eq!(next.take_late(&RealDisk, dir).unwrap_err().kind(), ErrorKind::Unavailable);
+        // Another store's, or where another process has written its number.
+        refused(store + 1);
+        let written = std::fs::read(&file).unwrap();
+        std::fs::write(&file, (std::process::id() + 1).to_string()).unwrap();
+        refused(store);
+        std::fs::write(&file, written).unwrap();
+        answer.send(()).unwrap();
+        let begun = Instant::now();
+        while let Err(e) = next.take_late(&RealDisk, dir) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{e}");
+            std::thread::yield_now();
+        }
+        assert!(next.left().is_none() && !Left::is(store, dir));
+        refused(store);
+        next.release();
+        Locks::new(store).take(&RealDisk, dir).unwrap();
+    }
 }

@@ -266,7 +266,7 @@ impl Mirrors {
         Some(
             Error::new(ErrorKind::Unavailable, text)
                 .at(dir)
-                .remedy("look at it and the kernel log; without it the store opens meanwhile if other copies are complete"),
+                .remedy("look at it and the kernel log; without it the store opens in this process meanwhile if other copies are complete"),
         )
     }
 

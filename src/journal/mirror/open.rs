@@ -13,7 +13,8 @@
 //! | a copy of an older epoch, without a word, or absent | left out, and made anew while the store serves |
 //! | a directory that the manifest does not list, whatever its word | never believed, nor heard: a move that was not finished may have left it |
 //! | words of the newest epoch that differ, and none of that epoch in the store's directory | none is believed: each may have gone on alone |
-//! | none that is believed | refused, unless the user accepts one |
+//! | a copy whose disk does not answer, be it to an opening of this process that was closed and has its lock still | left out likewise |
+//! | none that is believed | refused, unless the user accepts one; where such a lock is the reason it is locked |
 //! | no word in the store's directory, and a copy is absent | refused likewise: the absent one may have gone on alone |
 //! | all believed copies damaged | one is mended from the others, where these have all of its damaged frames; else the error that the journal has with one directory |
 
@@ -78,7 +79,7 @@ impl Mirrors {
         let vacant = || places.iter().try_for_each(|place| Mirrors::check_vacant(disk, &place.dir, store));
         // Before anything is made there, be it a lock.
         vacant()?;
-        let locks = Found::lock(disk, places)?;
+        let locks = Found::lock(disk, store, places)?;
         // Another may have had the lock, and have made its journal there meanwhile.
         vacant()?;
         Ok(locks)
@@ -141,8 +142,8 @@ impl Found {
     ///
     /// # Errors
     /// `Locked`: an open store has its journal in one of them.
-    pub fn lock(disk: &dyn Disk, places: &[Place]) -> Result<Arc<Locks>> {
-        let locks = Locks::default();
+    pub fn lock(disk: &dyn Disk, store: u128, places: &[Place]) -> Result<Arc<Locks>> {
+        let locks = Locks::new(store);
         places.iter().try_for_each(|place| locks.take_early(disk, &place.dir))?;
         Ok(Arc::new(locks))
     }
@@ -151,7 +152,8 @@ impl Found {
     /// `adopted`: what the manifest lists may be what it listed once, since it was taken from a shard.
     ///
     /// # Errors
-    /// `Refused`: no copy is believed. `Foreign`: a directory is another store's.
+    /// `Refused`: no copy is believed. `Foreign`: a directory is another store's. `Locked`: no copy is believed, since an opening that was closed
+    /// still waits for the disk of one.
     pub fn look(
         disk: Arc<dyn Disk>,
         home: &Path,
@@ -173,7 +175,7 @@ impl Found {
         for place in &places {
             let word = match locks.take_late(disk.as_ref(), &place.dir) {
                 // Somebody may have it: whatever can be read there by now may not be what it says a moment later.
-                Err(e) if e.kind() == ErrorKind::Io => Err(e),
+                Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Unavailable) => Err(e),
                 taken => taken.map(|()| Word::load(disk.as_ref(), &place.dir, store))?,
             };
             match word {
@@ -207,6 +209,10 @@ impl Found {
             .collect();
         let accepted = judged.iter().all(|(_, cause)| cause.is_some());
         if accepted {
+            // Who only has to wait is asked for nothing.
+            if let Some(e) = locks.left().filter(|_| accept.is_none()) {
+                return Err(e);
+            }
             accept_one(disk.as_ref(), &locks, &mut judged, accept)?;
         }
         // One that is believed is where it belongs.

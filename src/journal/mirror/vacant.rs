@@ -1,5 +1,5 @@
-//! Which directories may be taken for a copy. Making one clears them of all that has the name of a journal's file: so what lies there must be this
-//! store's, or nothing.
+//! Which directories may be taken for a copy, or are one still. Making one clears them of all that has the name of a journal's file, or ends like
+//! that of a segment: so what lies there must be this store's, or nothing.
 //!
 //! Invariants: nothing is changed here. What an interrupted copying has left is no reason to refuse, whatever a power cut has left of that: it
 //! has names that nobody else gives, and wherever there are headers, they are this store's.
@@ -43,10 +43,7 @@ impl Mirrors {
                     Owner::Store(id) if id != store => return Err(anothers(dir, id)),
                     _ => true,
                 },
-                // The note says by being there all that it says.
-                Name::Poisoned => {
-                    open(disk, dir, &name)?.is_none_or(|file| file.len().is_ok_and(|len| len == 0))
-                }
+                Name::Poisoned => is_note(disk, dir, &name)?,
                 Name::Misnamed => false,
                 Name::Other => is_beside(&name),
             };
@@ -59,18 +56,43 @@ impl Mirrors {
     }
 }
 
-/// Refuses a directory that holds segments of another store: one may have been made there, or been mounted, since the directory was named.
-/// One that cannot be read says nothing: it may be what the copy was left behind for, and is to be replaced.
+/// Refuses a directory in which a copy is to be made anew, where it holds segments of another store, or where nothing in it says that it is
+/// this store's and a file has a name that would be cleared away: another directory may have been made there, or been mounted, since it was
+/// named. Where something is this store's, what cannot be read says nothing: it may be what the copy was left behind for, and is to be
+/// replaced.
 pub fn check_owner(disk: &dyn Disk, dir: &Path, store: u128) -> Result<()> {
+    let mut owned = match Word::load(disk, dir, store) {
+        Err(e) if e.kind() == ErrorKind::Foreign => return Err(e),
+        word => matches!(word, Ok(Some(_))),
+    };
+    let mut in_the_way = None;
     for name in names(disk, dir)? {
-        let Name::Segment(_) = parse(&name) else { continue };
-        match owner(disk, dir, &name) {
-            Ok(Owner::Store(id)) if id != store => return Err(anothers(dir, id)),
-            Err(e) if e.kind() == ErrorKind::Io => log::warn!("{e}"),
-            owner => _ = owner?,
-        }
+        let whosever = match parse(&name) {
+            Name::Segment(_) => match owner(disk, dir, &name) {
+                Ok(Owner::Store(id)) if id != store => return Err(anothers(dir, id)),
+                Ok(Owner::Store(_)) => {
+                    owned = true;
+                    None
+                }
+                Ok(Owner::Nobody) => Some(nobodys(dir, &name)),
+                Err(e) if e.kind() == ErrorKind::Io => {
+                    log::warn!("{e}");
+                    Some(e)
+                }
+                Err(e) => return Err(e),
+            },
+            Name::Poisoned if !is_note(disk, dir, &name)? => Some(nobodys(dir, &name)),
+            Name::Misnamed => Some(nobodys(dir, &name)),
+            _ => None,
+        };
+        in_the_way = in_the_way.or(whosever);
     }
-    Ok(())
+    in_the_way.filter(|_| !owned).map_or(Ok(()), Err)
+}
+
+/// The note of a failed sync says by being there all that it says.
+fn is_note(disk: &dyn Disk, dir: &Path, name: &str) -> Result<bool> {
+    Ok(open(disk, dir, name)?.is_none_or(|file| file.len().is_ok_and(|len| len == 0)))
 }
 
 /// Whose a file says it is.
@@ -123,6 +145,15 @@ fn owner(disk: &dyn Disk, dir: &Path, name: &str) -> Result<Owner> {
 fn anothers(dir: &Path, store: u128) -> Error {
     let text = format!("the directory holds the journal of store {store:032x}, of which nothing was changed");
     Error::new(ErrorKind::Foreign, text).at(dir).remedy("name another directory")
+}
+
+fn nobodys(dir: &Path, name: &str) -> Error {
+    let text = format!(
+        "the directory of this copy of the journal holds {name}, and nothing that is of this store: it was left as it is"
+    );
+    Error::new(ErrorKind::Foreign, text).at(dir).remedy(
+        "see whether it is the right directory; if so, move what is there away: the copy is made by itself then",
+    )
 }
 
 fn occupied(dir: &Path, name: &str) -> Error {

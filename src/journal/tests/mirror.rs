@@ -115,7 +115,7 @@ impl Model {
         accept: Option<&str>,
     ) -> Result<(Arc<Mirrors>, Journal, ReplayReport)> {
         let (home, store) = (Path::new(HOME), CONFIG.store_id);
-        let locks = Found::lock(shared.as_ref(), &places())?;
+        let locks = Found::lock(shared.as_ref(), CONFIG.store_id, &places())?;
         let found = Found::look(shared, home, store, places(), accept.map(Path::new), false, locks)?;
         let from = Seq(self.applied.max(found.first_retained()?.0.saturating_sub(1)));
         let mirrors = found.serve(from, from, None)?;

@@ -61,8 +61,9 @@ impl Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        self.journals.release();
-        if let (Some(limited), Some(store)) = (&self.below.limited, self.store.take()) {
+        let Some(limited) = &self.below.limited else { return self.journals.release() };
+        self.journals.leave(limited);
+        if let Some(store) = self.store.take() {
             limited.leave(&self.below.home, store);
         }
     }

@@ -77,7 +77,8 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let copies = Below::new(dir, &seams, options);
     let wanted = journals::wanted(&copies, dir, &manifest, options, &asking)?;
     // Before the shards: what is open elsewhere is not even looked at.
-    let locks = Found::lock(copies.disk.as_ref(), wanted.as_ref().map_or(&[], |wanted| &wanted.places))?;
+    let places = wanted.as_ref().map_or(&[][..], |wanted| &wanted.places);
+    let locks = Found::lock(copies.disk.as_ref(), manifest.store, places)?;
     let lock = Locked::new(lock, locks.clone(), &copies);
     let settings = settings(options);
     let layout = Arc::new(open_shards(dir, &manifest, &settings, &seams)?);

@@ -250,7 +250,7 @@ fn journal_begins(dir: &Path, manifest: &Manifest, seams: &Seams) -> Result<Seq>
             mounts: entry.mounts,
         });
     }
-    let locks = Found::lock(disk, &places)?;
+    let locks = Found::lock(disk, manifest.store, &places)?;
     let found = Found::look(seams.disk.clone(), dir, manifest.store, places, None, false, locks.clone());
     let first = found.and_then(|found| found.first_retained());
     locks.release();

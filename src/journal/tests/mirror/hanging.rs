@@ -151,6 +151,43 @@ fn copies_that_hang_together_are_waited_for() {
     world.write(10);
 }
 
+/// What was given up before, since there was another copy to be asked, is no answer: neither that of a disk that is slow with all others,
+/// nor one for the others.
+#[test]
+fn copies_that_were_given_up_by_who_read_are_waited_for_by_who_writes() {
+    for silent in [&DIRS[..], &DIRS[..1], &DIRS[1..]] {
+        let mut world = World::new(47, Duration::from_secs(1));
+        world.write(100);
+        world.gate.hang(Operation::Look, silent);
+        let segment = world.mirrors.dir().join(segment::name(1));
+        for (index, dir) in DIRS.iter().enumerate() {
+            assert_eq!(world.mirrors.open_copy(&segment, index).is_err(), silent.contains(dir));
+        }
+        world.gate.wait(silent.len());
+        world.gate.hang(Operation::Write, &DIRS);
+        world.gate.hang(Operation::Sync, &DIRS);
+        let syncing = std::thread::spawn({
+            let (journal, mut model) = (world.journal.clone(), world.model.clone());
+            move || {
+                model.append(&journal, Handoff::Os)?;
+                model.sync(&journal).map(|()| model)
+            }
+        });
+        std::thread::sleep(Duration::from_millis(1500));
+        assert!(!syncing.is_finished(), "{silent:?}");
+        assert_eq!(good(&world.mirrors), [true, true], "{silent:?}");
+        world.gate.release();
+        world.model = syncing.join().unwrap().unwrap();
+        assert_eq!(good(&world.mirrors), [true, true], "{silent:?}");
+        world.write(10);
+        for lost in [0, 1] {
+            let either = world.disk.fork().kill();
+            absent(&either, lost);
+            world.model.clone().open(&either, None).unwrap();
+        }
+    }
+}
+
 /// Whatever it is that hangs: making, naming, freeing and clearing away segments.
 #[test]
 fn nothing_that_hangs_in_one_copy_holds_up_the_journal() {
@@ -255,7 +292,7 @@ fn a_copy_that_hung_when_it_was_to_be_locked_is_locked_before_it_is_believed() {
         let limited = Arc::new(Limited::new(Arc::new(hooked), SHORT));
         DIRS.iter().for_each(|dir| drop(limited.watch(Path::new(dir))));
         gate.hang(Operation::Look, &[DIRS[1]]);
-        let locks = Found::lock(limited.as_ref(), &places()).unwrap();
+        let locks = Found::lock(limited.as_ref(), CONFIG.store_id, &places()).unwrap();
         gate.wait(1);
         let release = || {
             gate.release();

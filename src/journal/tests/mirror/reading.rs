@@ -353,7 +353,7 @@ fn copies_whose_locks_were_given_back_are_given_no_word_and_not_mended() {
     let (model, disk) = (Model::default(), dirs_disk(46));
     drop(model.create(&disk));
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let locks = Found::lock(shared.as_ref(), &places()).unwrap();
+    let locks = Found::lock(shared.as_ref(), CONFIG.store_id, &places()).unwrap();
     let (home, store) = (Path::new(HOME), CONFIG.store_id);
     let found = Found::look(shared, home, store, places(), None, false, locks.clone()).unwrap();
     let mirrors = found.serve(Seq::ZERO, Seq::ZERO, None).unwrap();

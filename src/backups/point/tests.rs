@@ -266,7 +266,8 @@ fn a_checkpoint_of_what_was_given_up_for_an_older_copy_is_in_no_later_moment() {
     // What came after is not laid over it, either.
     told.piece((101, 300), &[(8 * HOUR, 300)]);
     let at = |number, seq| {
-        let point = point(&told.repo, told.repo.load(CheckpointId(number))?, At::Seq(Seq(seq)), None)?;
+        let named = told.repo.load(CheckpointId(number))?;
+        let point = point(&told.repo, named, At::Seq(Seq(seq)), None, &Watch::default())?;
         Ok::<_, crate::Error>((point.body.id.0, point.until))
     };
     assert_eq!(at(3, 300).unwrap(), (3, Some(Seq(300))));

@@ -90,6 +90,27 @@ fn read_on(model: &Model, journal: &Journal, cursor: &mut Cursor, limit: usize) 
     Ok(())
 }
 
+/// The other one has a sector further on that cannot be read, too.
+#[test]
+fn what_lies_before_a_place_that_cannot_be_read_in_the_other_copy_is_read_there() {
+    for what in [Harm::Payload, Harm::Header] {
+        let (mut model, disk) = (Model::default(), dirs_disk(41));
+        let hooked = Hooked::new(&disk, |_, _| Ok(()));
+        let (mirrors, journal) = model.create_on(Arc::new(hooked.clone()));
+        (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        let (segment, below) = journal.segment_of(Seq(30)).unwrap();
+        let (damaged, unread) = (segment.first.next().0, below.0 - 1);
+        assert!(damaged < unread, "{damaged} {unread}");
+        harm(&disk, what, place_of(&model, &journal, 0, damaged));
+        let (path, at) = place_of(&model, &journal, 1, unread);
+        hooked.spoil(&path, at + 45);
+        read_on(&model, &journal, &mut Cursor::at(Seq(1)), usize::MAX)
+            .unwrap_or_else(|e| panic!("{what:?}: {e}"));
+        assert_eq!(good(&mirrors), [true; 2], "{what:?}");
+    }
+}
+
 #[test]
 fn what_one_copy_has_lost_is_read_from_the_other_and_put_in_again() {
     let mut ends = [0, 0];

@@ -235,7 +235,7 @@ impl Copying<'_> {
     }
 
     /// Makes a new file, and gives it its name when it is whole. What comes to nothing takes no room.
-    fn put(&self, name: &str, fill: impl FnOnce(&dyn DiskFile) -> Outcome<()>) -> Outcome<()> {
+    pub fn put(&self, name: &str, fill: impl FnOnce(&dyn DiskFile) -> Outcome<()>) -> Outcome<()> {
         let temporary = self.to.join(format!("{name}{UNFINISHED}"));
         remove(self.disk, &temporary).map_err(Failed::Target)?;
         let failed = |e| self.target(e, name);

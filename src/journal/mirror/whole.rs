@@ -137,7 +137,7 @@ impl Copying<'_> {
                         another opening: it is kept";
             return Err(damage(at, text, looked.unread));
         }
-        patch(self.disk, self.from, &looked.better).map_err(Failed::Source)
+        patch(self.disk, self.from, &looked.better, self.gate.is_some()).map_err(Failed::Source)
     }
 
     /// What the target has of all that a segment of the source lacks, if it has all of it, and something shows that it is the same.

@@ -399,3 +399,29 @@ fn old_segments_come_back_only_where_there_is_room_to_spare() {
         assert_eq!(disk.exists(&path(0, OLDEST)).unwrap(), comes, "{spare}");
     }
 }
+
+/// The first frame of a segment of which nothing is replayed is put back, and the sync of that fails.
+#[test]
+fn what_is_put_back_into_a_copy_that_serves_is_durable_or_another_one_serves() {
+    for (damaged, times) in [0, 1].into_iter().flat_map(|copy| [1, 2, 3].map(|times| (copy, times))) {
+        let when = format!("copy {damaged}, {times} syncs fail");
+        let (mut model, disk) = kept(69);
+        // Not the oldest, which would have the other copy serve.
+        let here = path(damaged, &segment::name(2));
+        disk.damage(&here, |bytes| bytes[4100] ^= 1).unwrap();
+        disk.inject(
+            Fault::on(Operation::Sync)
+                .at(move |path| path.to_string_lossy().starts_with(&*here.to_string_lossy()))
+                .times(times),
+        );
+        let (mirrors, journal, _) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert!(good(&mirrors)[1 - damaged], "{when}");
+        disk.heal();
+        mirrors.mend();
+        assert_eq!(good(&mirrors), [true; 2], "{when}: {:?}", mirrors.copies());
+        read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}: {e}"));
+        drop(journal);
+        let disk = disk.crash(PowerCut { seed: times });
+        each_alone_has_all(&model, &disk, &when);
+    }
+}

@@ -253,6 +253,25 @@ fn reading_goes_on_where_a_damaged_copy_cannot_be_mended() {
     }
 }
 
+/// No word can be given of a copy that could not be synced: the next opening does not believe the system's memory of it.
+#[test]
+fn a_frame_that_was_put_in_again_and_not_synced_is_written_again_by_the_next_opening() {
+    let (mut model, disk, mirrors, journal) = written(45, 60);
+    let (path, at) = place_of(&model, &journal, 0, 20);
+    flip(&disk, (path, at + 45));
+    disk.inject(Fault::on(Operation::Rename).at(|path| path.starts_with(DIRS[1])));
+    disk.inject(Fault::on(Operation::Sync).at(|path| path.starts_with(DIRS[0])).times(1));
+    read_on(&model, &journal, &mut Cursor::at(Seq(1)), usize::MAX).unwrap();
+    assert_eq!(good(&mirrors), [true; 2]);
+    disk.heal();
+    drop(journal);
+    let disk = disk.kill();
+    assert_eq!(model.open(&disk, None).unwrap().2.last, Seq(60));
+    let disk = disk.crash(PowerCut { seed: 1 });
+    absent(&disk, 1);
+    assert_eq!(model.open(&disk, None).unwrap().2.last, Seq(60));
+}
+
 /// The segments of both copies get other names one after the other: that is no damage of the one that comes first.
 #[test]
 fn readers_beside_trims_take_no_copy_for_damaged() {

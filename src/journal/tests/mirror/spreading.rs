@@ -457,3 +457,22 @@ fn a_copy_that_fails_once_while_it_is_made_anew_loses_nothing_that_it_alone_has(
         }
     }
 }
+
+/// The sync of what is put back fails: the system may hold in memory what it no longer means to write.
+#[test]
+fn what_was_put_back_and_could_not_be_synced_is_written_again_by_the_next_opening() {
+    let (mut model, disk, mirrors, journal) = behind(80);
+    let (index, places) = in_both(&disk);
+    let ours = segments(&disk, 0)[index].clone();
+    disk.damage(&ours, |bytes| bytes[places[2].2 as usize + 44] ^= 1).unwrap();
+    let here = ours.clone();
+    disk.inject(Fault::on(Operation::Sync).at(move |path| path == here).times(1));
+    assert_eq!(mirrors.mend(), 0);
+    assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+    drop(journal);
+    let disk = disk.kill();
+    let (_, journal, report) = model.open(&disk, None).unwrap();
+    assert_eq!(report.last, Seq(70));
+    drop(journal);
+    each_alone_has(&model, &disk.crash(PowerCut { seed: 1 }), Seq(70), "after a power cut");
+}

@@ -200,19 +200,19 @@ impl<'a> Copies<'a> {
     fn find(&mut self, at: u64, expected: Seq) -> bool {
         let [this, others @ ..] = self.numbers.as_slice() else { return false };
         // What cannot be read may lie behind it.
-        if self.reader.as_mut().is_ok_and(|reader| frame_at(reader, at, expected, true).is_some()) {
+        if self.reader.as_mut().is_ok_and(|reader| frame_at(reader, at, expected).is_some()) {
             return true;
         }
         let has_it = others.iter().find_map(|other| {
             let mut reader = reader(self.disk, self.path, self.header, *other, Vec::new()).ok()?;
-            let bytes = frame_at(&mut reader, at, expected, false)?;
+            let bytes = frame_at(&mut reader, at, expected)?;
             Some((*other, reader, bytes))
         });
         let Some((other, reader, bytes)) = has_it else { return false };
         // Reading takes as long as the disk does, and the journal may have been closed meanwhile.
         let mend = || self.disk.mend_copy(self.path, *this, other, at, &bytes);
         if self.journal.in_turn(mend).unwrap_or(false)
-            && self.reader.as_mut().is_ok_and(|reader| frame_at(reader, at, expected, true).is_some())
+            && self.reader.as_mut().is_ok_and(|reader| frame_at(reader, at, expected).is_some())
         {
             return true;
         }
@@ -240,11 +240,9 @@ pub(super) fn reader(
     Ok(Reader::new(file, path, header, buf))
 }
 
-/// The bytes of the frame with a sequence, if it is there; `again`: not as it was read before.
-fn frame_at(reader: &mut Reader, at: u64, expected: Seq, again: bool) -> Option<Vec<u8>> {
-    if again {
-        reader.narrow();
-    }
+/// The bytes of the frame with a sequence, if it is there: not as it was read before, nor with what lies behind it.
+fn frame_at(reader: &mut Reader, at: u64, expected: Seq) -> Option<Vec<u8>> {
+    reader.narrow();
     let salt = reader.salt();
     match reader.item(at) {
         Ok(Item::Frame(frame, payload)) if frame.kind == Kind::Commit && frame.seq == expected => {

@@ -400,3 +400,35 @@ fn openings_that_are_interrupted_anyhow_lose_nothing_that_was_acknowledged() {
     }
     println!("{met:?}");
 }
+
+/// A check of the file system takes the oldest segment from the copy that serves, while another one that has it is away.
+#[test]
+fn an_archive_that_is_behind_misses_nothing_that_a_copy_which_is_left_out_has() {
+    let place = Place::new();
+    let two = options().journal_dirs([place.at("a/journal"), place.at("b/journal")]);
+    let store = open(&place.at("store"), &two).unwrap();
+    let repo = BackupRepository::open(place.at("backup")).unwrap();
+    store.archive(&repo).unwrap();
+    write(&store, 0..300);
+    store.flush().unwrap();
+    drop(store);
+    std::fs::rename(place.at("b"), place.at("away")).unwrap();
+    let store = open(&place.at("store"), &two).unwrap();
+    write(&store, 300..350);
+    store.flush().unwrap();
+    assert_eq!(good(&store.stats().unwrap()), [true, false]);
+    drop(store);
+    std::fs::remove_dir_all(place.at("b")).unwrap_or_default();
+    std::fs::rename(place.at("away"), place.at("b")).unwrap();
+    let oldest = || {
+        let names = std::fs::read_dir(place.at("a/journal")).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|end| end == "seg")).min().unwrap()
+    };
+    let lost = oldest();
+    std::fs::remove_file(&lost).unwrap();
+    let store = open(&place.at("store"), &two).unwrap();
+    assert_eq!(testing::mend(&store), 1);
+    assert_eq!(oldest(), lost);
+    let last = store.insert_with(b"last", b"value", Durability::Sync).unwrap();
+    assert_eq!(store.archive(&repo).unwrap(), last);
+}

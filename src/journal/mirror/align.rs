@@ -3,12 +3,14 @@
 //! Invariant: of a segment that is not replayed nobody has looked at the frames, so none of them is written over another because it
 //! lies in the copy that serves: only bytes that pass their checksums are put in the place of any, in whichever of the two copies.
 
-use super::copy::{Copying, Outcome};
+use super::copy::{Copying, Failed, Outcome};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, Result};
 use crate::frame::{self, Kind};
+use crate::journal::health::note_failure;
 use crate::journal::scan::{Item, Reader};
 use crate::journal::segment::{self, BODY, COPY_AT, Name, SegmentHeader};
+use crate::sync::atomic::AtomicBool;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,17 +31,38 @@ pub struct Patch {
     pub bytes: Vec<u8>,
 }
 
-/// Writes what the copy in `dir` should have.
-pub fn patch(disk: &dyn Disk, dir: &Path, patches: &[Patch]) -> Result<()> {
+/// Writes what the copy in `dir` should have. Where that is not synced the system may hold in memory what it no longer means to write, and would call
+/// it durable: the file is made anew then, or, if that fails too, or somebody may have it open (`is_open`), the note is left of a failed sync.
+pub fn patch(disk: &dyn Disk, dir: &Path, patches: &[Patch], is_open: bool) -> Result<()> {
     for Patch { name, at, bytes } in patches {
         let path = dir.join(name);
         let failed = |e| Error::io("mend a copy of the journal", &path, e).offset(*at);
         let file = disk.open(&path, OpenMode::Write).map_err(failed)?;
-        file.write_at(*at, bytes).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
+        let written = file.write_at(*at, bytes).and_then(|()| file.sync_all());
+        if let Err(e) = written
+            && (is_open || make_anew(disk, dir, name, patches).is_err())
+        {
+            note_failure(disk, dir);
+            return Err(failed(e));
+        }
         log::warn!("the copy of the journal at {} was damaged at byte {at}, and is mended", path.display());
     }
     Ok(())
+}
+
+/// Puts a new file in the place of one that is being mended, and could not be synced.
+fn make_anew(disk: &dyn Disk, dir: &Path, name: &str, patches: &[Patch]) -> Outcome<()> {
+    let stop = AtomicBool::new(false);
+    let copying = Copying { disk, from: dir, to: dir, stop: &stop, gate: None, make_do: true };
+    let Some(file) = copying.open(name)? else { return Ok(()) };
+    copying.put(name, |copy| {
+        copying.copy(file.as_ref(), copy, name, 0)?;
+        let mut patches = patches.iter().filter(|patch| patch.name == name);
+        patches
+            .try_for_each(|patch| copy.write_at(patch.at, &patch.bytes))
+            .map_err(|e| copying.target(e, name))
+    })?;
+    copying.sync()
 }
 
 impl Copying<'_> {
@@ -165,20 +188,23 @@ fn first_frame(file: &Arc<dyn DiskFile>, path: &Path, header: SegmentHeader) -> 
 /// Compares a copy with the one that serves, and puts into that what it should have; whether the other differs.
 pub fn compare(copying: &Copying<'_>, from_generation: u64) -> Outcome<bool> {
     let compared = copying.align(from_generation, false)?;
-    give_back(copying, &compared);
+    give_back(copying, &compared).map_err(Failed::Source)?;
     Ok(compared.differs)
 }
 
 /// Makes a copy like the one that serves, or that like it, where it is the better one.
 pub fn mend(copying: &Copying<'_>, from_generation: u64) -> Result<()> {
     let compared = copying.align(from_generation, true)?;
-    give_back(copying, &compared);
-    Ok(())
+    // The other has it by now.
+    give_back(copying, &compared).or(Ok(()))
 }
 
-/// The copy that serves was read as it is, and goes on serving where it takes no writes.
-fn give_back(copying: &Copying<'_>, compared: &Compared) {
-    if let Err(e) = patch(copying.disk, copying.from, &compared.better) {
-        log::warn!("a copy of the journal is damaged where nothing is replayed, and not mended: {e}");
+/// The copy that serves was read as it is, and goes on serving where it takes no writes; not with what may be in memory alone, if there is another.
+fn give_back(copying: &Copying<'_>, compared: &Compared) -> Result<()> {
+    let Err(e) = patch(copying.disk, copying.from, &compared.better, false) else { return Ok(()) };
+    log::warn!("a copy of the journal is damaged where nothing is replayed, and not mended: {e}");
+    match copying.disk.exists(&copying.from.join(segment::POISONED)) {
+        Ok(false) => Ok(()),
+        _ => Err(e),
     }
 }

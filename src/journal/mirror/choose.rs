@@ -36,13 +36,17 @@ impl Reach {
     }
 }
 
+/// Those that reach as far as any, and of which one serves.
+pub fn as_far(ranked: &[Reach]) -> impl Iterator<Item = &Reach> {
+    ranked.iter().filter(|reach| ranked.first().is_some_and(|best| reach.key() == best.key()))
+}
+
 impl Found {
     /// Of the copies that reach as far as any, the first one that can be read wherever the others are compared with it; and which of those
     /// stay believed as they are.
     pub fn choose(&self, ranked: &[Reach]) -> Result<(Reach, Vec<usize>)> {
         let mut first = None;
-        let as_far = |reach: &&Reach| ranked.first().is_some_and(|best| reach.key() == best.key());
-        for reach in ranked.iter().filter(as_far) {
+        for reach in as_far(ranked) {
             let (same, unread) = self.compare(reach, ranked);
             if unread.is_none() {
                 return Ok((*reach, same));

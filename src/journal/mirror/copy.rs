@@ -5,6 +5,7 @@
 //!   system may hold bytes in memory that it no longer means to write, so what is copied from scratch is copied into new files.
 //! - A file of the target is replaced only when all of the source's has been read: the target may be all that is left.
 //! - Nor by damage: what the target has in such a place is put into the source before.
+//! - Nor by what is no longer the source's: a file that was freed and used again while it was copied takes no place.
 //! - Whatever ends it, the target can be accepted: its segments are replaced in the order of the log, and it is never without one.
 //! - What an error says of the source is not held against the target.
 //! - Where the target fails, what was added to it goes again, but for the one segment that takes the place of a log which has gone: about as
@@ -221,29 +222,42 @@ impl Copying<'_> {
     /// As [`renew`](Self::renew), of what was looked through.
     pub fn renew_as_it_is(&self, name: &str, is_open: bool) -> Outcome<bool> {
         let Some(file) = self.open(name)? else { return Ok(false) };
-        if is_blank(name) && !is_open {
+        let put = if is_blank(name) && !is_open {
             let len = file.len().map_err(|e| self.source(e, name))?;
-            self.put(name, |copy| self.zero(copy, name, len))?;
+            self.put(name, |copy| self.zero(copy, name, len))?
         } else {
-            self.put(name, |copy| self.copy(&*file, copy, name, 0))?;
-        }
-        if is_segment(name) {
+            self.put(name, |copy| self.copy(&*file, copy, name, 0))?
+        };
+        if put && is_segment(name) {
             // For good before the next one: a power cut must not leave a gap.
             self.sync()?;
         }
-        Ok(true)
+        Ok(put)
     }
 
-    /// Makes a new file, and gives it its name when it is whole. What comes to nothing takes no room.
-    fn put(&self, name: &str, fill: impl FnOnce(&dyn DiskFile) -> Outcome<()>) -> Outcome<()> {
+    /// Whether the source has the file: if so, what was read of it before is what has that name. A name goes before a byte changes.
+    fn is_there(&self, name: &str) -> Outcome<bool> {
+        self.disk.exists(&self.from.join(name)).map_err(|e| self.source(e, name))
+    }
+
+    /// Makes a new file, and gives it its name when it is whole, unless the source's has lost it meanwhile: then false. What comes to nothing takes no
+    /// room.
+    pub fn put(&self, name: &str, fill: impl FnOnce(&dyn DiskFile) -> Outcome<()>) -> Outcome<bool> {
         let temporary = self.to.join(format!("{name}{UNFINISHED}"));
         remove(self.disk, &temporary).map_err(Failed::Target)?;
         let failed = |e| self.target(e, name);
         let copy = self.disk.open(&temporary, OpenMode::CreateNew).map_err(failed)?;
         let made = fill(copy.as_ref())
             .and_then(|()| copy.sync_all().map_err(failed))
-            .and_then(|()| self.disk.rename(&temporary, &self.to.join(name)).map_err(failed));
-        made.inspect_err(|_| drop(self.disk.remove_file(&temporary)))
+            .and_then(|()| self.is_there(name))
+            .and_then(|there| match there {
+                true => self.disk.rename(&temporary, &self.to.join(name)).map_err(failed).map(|()| true),
+                false => Ok(false),
+            });
+        if !matches!(made, Ok(true)) {
+            drop(self.disk.remove_file(&temporary));
+        }
+        made
     }
 
     fn zero(&self, copy: &dyn DiskFile, name: &str, len: u64) -> Outcome<()> {
@@ -292,7 +306,7 @@ impl Copying<'_> {
             let found = copy.read_at(at, &mut theirs).unwrap_or(0);
             if theirs.get(..found) != Some(bytes) {
                 differs = true;
-                if !change {
+                if !change || !self.is_there(name)? {
                     return Ok(true);
                 }
                 copy.write_at(at, bytes).map_err(target)?;

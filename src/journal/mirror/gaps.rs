@@ -1,16 +1,23 @@
 //! A segment that is missing in the copy which another one is made from, and is in that: it goes back before anything is removed.
 //!
-//! Invariant: only where it is the same one for certain: the target has the next one as well, which is the source's by its header and its first frame,
-//! and its own frames lead up to that without damage.
+//! Invariants:
+//! - Only where it is the same one for certain: the target has the next one as well, which is the source's by its header and its first frame,
+//!   and its own frames lead up to that without damage.
+//! - While the store serves, a copy is not made where that is not so, since what the target has may be the only one. An opening, which finds what an
+//!   interrupted trim has left as well, goes on without.
 
+use super::choose::{Reach, as_far};
 use super::copy::{Copying, Failed, Outcome};
+use super::open::Found;
 use super::whole::header;
-use crate::disk::OpenMode;
-use crate::error::{Error, Result};
+use crate::disk::{FreeSpace, OpenMode};
+use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{Header, Kind};
+use crate::ids::Seq;
 use crate::journal::scan::{Item, Reader};
 use crate::journal::segment::{self, BODY, Name, Origin, SegmentHeader};
 use crate::sync::RwLock;
+use crate::sync::atomic::AtomicBool;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +38,31 @@ fn missing(wanted: &BTreeSet<String>, found: &BTreeSet<String>) -> Option<Vec<u6
         last.checked_sub(first).is_some_and(|between| between.checked_add(1) == Some(wanted.len() as u64));
     let found = || generations(found).into_iter().filter(|generation| (first..last).contains(generation));
     (!whole).then(|| found().filter(|generation| !wanted.contains(generation)).rev().collect())
+}
+
+impl Found {
+    /// Puts old segments into each copy that may serve which it lacks and another has, before it is compared with any: what it gets, all are to
+    /// have. From one that is left out only what is needed, since that has what was freed without it.
+    pub(super) fn fill(&self, ranked: &[Reach]) {
+        for (from, _) in as_far(ranked).filter_map(|reach| self.places.get(reach.index)) {
+            for (place, cause) in self.places.iter().filter(|(place, _)| place != from) {
+                let needed = match cause {
+                    None => Seq::ZERO,
+                    // Nobody else may be changing it meanwhile; and where one is accepted, the others are of another history.
+                    Some(_) if place.listed && !self.accepted && self.locks.holds(&place.dir) => self.needed,
+                    Some(_) => continue,
+                };
+                let stop = AtomicBool::new(false);
+                let (disk, from, to, stop) = (self.disk.as_ref(), &from.dir, &place.dir, &stop);
+                let copying = Copying { disk, from, to, stop, gate: None, make_do: true };
+                if let Err(failed) = copying.fill(needed) {
+                    // A log that begins later is one as well.
+                    let e = Error::from(failed);
+                    log::warn!("older segments of the journal are not put into a copy that lacks them: {e}");
+                }
+            }
+        }
+    }
 }
 
 impl Copying<'_> {
@@ -68,29 +100,40 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Puts back what the source lacks between its segments, and before the oldest of them. Only while no journal is open: what was freed in one
-    /// copy alone comes back too, and goes with the next trim.
-    pub fn fill(&self) -> Outcome<()> {
-        self.fill_gaps()?;
+    /// Puts back what the source lacks between its segments and before the oldest of them, down to the one that holds `needed`. Only while no
+    /// journal is open: what was freed in one copy alone comes back too, and goes with the next trim.
+    fn fill(&self, needed: Seq) -> Outcome<()> {
         let (wanted, found) = self.names()?;
         let (wanted, found) = (generations(&wanted), generations(&found));
-        let mut oldest = wanted.first().copied();
-        while let Some(before) = oldest.and_then(|oldest| oldest.checked_sub(1)).filter(|n| found.contains(n))
-        {
-            let put = self.leads_on(before).and_then(|leads| match leads {
-                true => self.put_back(&segment::name(before)).map(|()| Some(before)),
-                false => Ok(None),
-            });
-            oldest = put.unwrap_or_else(|failed| {
-                // A log that begins later is one as well.
-                log::warn!(
-                    "older segments of the journal are not put into a copy that lacks them: {}",
-                    Error::from(failed)
+        let Some(last) = wanted.last() else { return Ok(()) };
+        // The newest first: whatever a crash leaves begins later, and has no gap that was not there.
+        for generation in found.range(..last).rev().filter(|generation| !wanted.contains(generation)) {
+            let next = self.begins(self.from, generation.saturating_add(1)).map_err(Failed::Source)?;
+            if next.is_none_or(|(_, first)| first.seq <= needed) {
+                break;
+            }
+            let name = segment::name(*generation);
+            let lacking = |kind, text| Err(Failed::Source(Error::new(kind, text).at(self.from.join(&name))));
+            if !self.leads_on(*generation)? {
+                let text = "a segment of the journal is missing, and what another copy has of it is damaged, or may be that of another opening";
+                return lacking(ErrorKind::Corruption, text);
+            }
+            if !self.has_room(&name)? {
+                return lacking(
+                    ErrorKind::Full,
+                    "a segment of the journal is missing, and there is no room for it",
                 );
-                None
-            });
+            }
+            self.put_back(&name)?;
         }
         Ok(())
+    }
+
+    /// Whether a segment of the target's leaves as much room in the source as the opening takes that goes on there.
+    fn has_room(&self, name: &str) -> Outcome<bool> {
+        let Ok(Some(FreeSpace { free, .. })) = self.disk.space(self.from) else { return Ok(true) };
+        let len = self.disk.open(&self.to.join(name), OpenMode::Read).and_then(|file| file.len());
+        Ok(free / 2 >= len.map_err(|e| self.target(e, name))?)
     }
 
     fn put_back(&self, name: &str) -> Outcome<()> {

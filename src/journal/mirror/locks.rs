@@ -141,6 +141,11 @@ impl Locks {
         Ok(None)
     }
 
+    /// Whether it is held.
+    pub fn holds(&self, dir: &Path) -> bool {
+        self.held.lock().contains_key(dir)
+    }
+
     /// Gives one of them back.
     pub fn let_go(&self, dir: &Path) {
         let held = self.held.lock().remove(dir);

@@ -9,6 +9,7 @@
 //! | if not, and it shows that a write was synced which the others lack | refused, unless the user accepts the end of the others; or moves that copy away |
 //! | damage in all of them to a segment that is read for its end marker alone | passed over, as with one directory |
 //! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |
+//! | an old segment that a copy which may serve lacks, and another has | put into it first; from one that is left out, where a shard or an archive needs it |
 //! | the copy that serves cannot be read in some place | another that reaches as far serves; if there is none, what cannot be compared stays believed |
 //! | a copy of an older epoch, without a word, or absent | left out, and made anew while the store serves |
 //! | a directory that the manifest does not list, whatever its word | never believed, nor heard: a move that was not finished may have left it |
@@ -51,7 +52,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Found {
     pub(super) disk: Arc<dyn Disk>,
-    locks: Arc<Locks>,
+    pub(super) locks: Arc<Locks>,
     pub(super) home: PathBuf,
     pub(super) store: u128,
     /// With why a copy is not believed; none: it is.
@@ -68,6 +69,8 @@ pub struct Found {
     pub(super) shorter: bool,
     /// An accepted one, in this opening or one before that did not come to its end, may lack segments that it was about to get.
     pub(super) unfinished: bool,
+    /// What is older comes back from no copy that is left out.
+    pub(super) needed: Seq,
 }
 
 impl Mirrors {
@@ -245,7 +248,14 @@ impl Found {
             accepted,
             shorter: false,
             unfinished: accepted,
+            needed: Seq::ZERO,
         })
+    }
+
+    /// Whoever reads the journal once it is open needs nothing before `needed`; where nobody says so, everything.
+    pub fn needed_from(mut self, needed: Seq) -> Found {
+        self.needed = needed;
+        self
     }
 
     /// How many file systems begin on the way to a copy.
@@ -284,6 +294,7 @@ impl Found {
     ) -> Result<Arc<Mirrors>> {
         let disk = self.disk.clone();
         let ranked = self.ranked(from, at_least.into())?;
+        self.fill(&ranked);
         let (Reach { index: best, extent: Extent { generation, .. }, .. }, compared) =
             self.choose(&ranked)?;
         let Some((source, _)) = self.places.get(best).cloned() else { return Err(nothing_left(&self.home)) };
@@ -420,11 +431,9 @@ impl Mirrors {
         let (disk, to, stop) = (self.disk.as_ref(), mirror.dir.as_path(), &self.stop);
         let copying = Copying { disk, from, to, stop, gate: None, make_do: true };
         if !anew {
-            copying.fill()?;
             return align::mend(&copying, generation);
         }
         self.make_dir(mirror)?;
-        copying.fill()?;
         copying.check_room(false)?;
         let (_, before) = copying.names()?;
         // Not what came from a source that can be read no further, since it may be all that is left of it.

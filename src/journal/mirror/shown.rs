@@ -131,7 +131,7 @@ impl Found {
             remedies.collect::<Option<Vec<_>>>()
         });
         let patches: Vec<Patch> = patches.into_iter().flatten().flatten().collect();
-        if let Err(e) = patch(self.disk.as_ref(), &place.dir, &patches) {
+        if let Err(e) = patch(self.disk.as_ref(), &place.dir, &patches, false) {
             log::warn!("a copy of the journal is damaged, and not mended: {e}");
         }
     }

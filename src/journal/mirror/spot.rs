@@ -7,7 +7,8 @@
 
 use super::Mirrors;
 use crate::disk::{BLOCK, OpenMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::health::note_failure;
 use crate::sync::atomic::Ordering;
 use std::path::Path;
 
@@ -28,7 +29,12 @@ impl Mirrors {
         }
         self.touch(path);
         let Err(cause) = self.put_in(path, index, from, offset, bytes) else { return true };
+        let unsynced = cause.kind() == ErrorKind::Io;
         if let Err(e) = self.drop_copies(vec![(index, cause)]) {
+            if unsynced {
+                // It may have it in memory alone, and the next opening is not to take that for durable.
+                note_failure(self.disk.as_ref(), self.dir_of(index));
+            }
             log::warn!(
                 "a copy of the journal is damaged, and counts on, since no word of it can be given: {e}"
             );

@@ -8,12 +8,13 @@
 //!   copy that was away may have been written in another life of that: the copy's own header of the frame says so, checksum included; or the
 //!   segments' headers are the same, and some frame of both, and what is put back ends where the copy's own next frame begins, which is the same in
 //!   the target, or where its next segment does.
-//! - What may be the only whole frame there is, and cannot be told to be the same, or to be part of the log, is not replaced.
+//! - What may be the only whole frame there is, and cannot be told to be the same, or to be part of the log, is not replaced; nor is a
+//!   place that cannot be read, since nobody knows what is there.
 
 use super::align::{Patch, patch};
 use super::copy::{Copying, Failed, Outcome};
 use crate::disk::{DiskFile, OpenMode};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::frame::{self, Header, Kind};
 use crate::ids::Seq;
 use crate::journal::scan::{Item, Reader};
@@ -31,8 +32,10 @@ struct Looked {
     alike: bool,
     /// Where the source is damaged and the target is no better.
     damaged: Option<u64>,
-    /// Where the target has a frame that nothing shows to be the one that the source lacks.
+    /// Where the target has a frame that nothing shows to be the one that the source lacks, or may have it.
     doubtful: Option<u64>,
+    /// What keeps it from being seen whether the target has it.
+    unread: Option<Error>,
 }
 
 /// What the target has in one stretch of damage.
@@ -78,6 +81,14 @@ impl Looked {
         self.doubtful.or(self.unproven.filter(|_| !self.alike))
     }
 
+    /// The source lacks what is at `at`, and what the target has there cannot be read, if that is so.
+    fn untold(&mut self, at: u64, unread: Option<Error>) {
+        if unread.is_some() {
+            self.doubtful = self.doubtful.or(Some(at));
+            self.unread = self.unread.take().or(unread);
+        }
+    }
+
     /// It ends where the source goes on.
     fn fill(&mut self, hole: Hole) {
         self.better.extend(hole.patches);
@@ -108,21 +119,25 @@ impl Copying<'_> {
         if looked.is_whole() {
             return Ok(());
         }
-        let damage = |at, text| {
-            let error = Error::corruption(text).at(self.from.join(name)).offset(at);
-            Err(Failed::Source(error.remedy(
+        let damage = |at, text, unread: Option<Error>| {
+            let error = Error::corruption(text).at(self.from.join(name)).offset(at).remedy(
                 "nothing is to be done where a flush comes to its end: the segment goes; else restore from a checkpoint what cannot be read",
-            )))
+            );
+            Failed::Source(match unread {
+                Some(unread) => error.caused_by(unread),
+                None => error,
+            })
         };
         if !self.make_do {
-            return damage(0, "a segment of the journal is damaged, and another copy is looked for");
+            let text = "a segment of the journal is damaged, and another copy is looked for";
+            return Err(damage(0, text, None));
         }
         if let Some(at) = looked.doubtful() {
             let text = "a segment of the journal is damaged, and what the copy that is to be made anew has in that place may be the only whole one, or that of \
                         another opening: it is kept";
-            return damage(at, text);
+            return Err(damage(at, text, looked.unread));
         }
-        patch(self.disk, self.from, &looked.better).map_err(Failed::Source)
+        patch(self.disk, self.from, &looked.better, self.gate.is_some()).map_err(Failed::Source)
     }
 
     /// What the target has of all that a segment of the source lacks, if it has all of it, and something shows that it is the same.
@@ -136,14 +151,28 @@ impl Copying<'_> {
     fn look_through(&self, name: &str, generation: u64) -> Outcome<Looked> {
         let mut looked = Looked::default();
         let Some(file) = self.open(name)? else { return Ok(looked) };
-        let other = self.disk.open(&self.to.join(name), OpenMode::Read).ok();
-        let theirs = other.as_ref().and_then(|other| header(other.as_ref(), generation).ok().flatten());
+        let failed = |e| Error::io("read a copy of the journal", self.to.join(name), e);
+        let (other, unopened) = match self.disk.open(&self.to.join(name), OpenMode::Read) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => (None, None),
+            Err(e) => (None, Some(failed(e))),
+            Ok(other) => (Some(other), None),
+        };
+        let theirs =
+            other.as_ref().map_or(Ok(None), |other| header(other.as_ref(), generation).map_err(failed));
+        let (theirs, headless) = match theirs {
+            Err(e) => (None, Some(e)),
+            Ok(theirs) => (theirs, unopened.clone()),
+        };
         // One that cannot be read says nothing; frames say of themselves whose they are.
         let another = |header| theirs.is_some_and(|theirs| theirs != header);
         let header = match header(file.as_ref(), generation).map_err(|e| self.source(e, name))? {
             Some(header) => header,
             None => {
-                let Some(theirs) = theirs else { return Ok(Looked { damaged: Some(0), ..looked }) };
+                let Some(theirs) = theirs else {
+                    looked.damaged = Some(0);
+                    looked.untold(0, headless);
+                    return Ok(looked);
+                };
                 looked.better.push(Patch { name: name.to_owned(), at: 0, bytes: theirs.encode_page() });
                 looked.unproven = Some(0);
                 theirs
@@ -176,7 +205,11 @@ impl Copying<'_> {
                 Item::Torn(torn) => (None, Some(torn)),
                 Item::Nothing => (None, None),
             };
-            let mut found = theirs.as_mut().and_then(|theirs| whole(theirs, at));
+            let asked = match theirs.as_mut() {
+                Some(theirs) => whole(theirs, at),
+                None => unopened.clone().map_or(Ok(None), Err),
+            };
+            let (mut found, unread) = asked.map_or_else(|e| (None, Some(e)), |found| (found, None));
             let stale = match frame.filter(|frame| frame.kind == Kind::Tail) {
                 Some(tail) => {
                     let seq = expected.unwrap_or(tail.seq);
@@ -185,6 +218,7 @@ impl Copying<'_> {
                         // What the target has in its place may be what belongs there.
                         let kept = found.as_ref().filter(|(frame, _)| frame.kind != Kind::Tail).map(|_| at);
                         looked.doubtful = looked.doubtful.or(kept);
+                        looked.untold(at, unread.clone());
                     }
                     let stale = beyond.is_some_and(|beyond| beyond.covers(seq));
                     if stale {
@@ -228,6 +262,7 @@ impl Copying<'_> {
                 looked.leave(hole);
                 let kept = found.filter(|(frame, _)| frame.kind == Kind::Commit).map(|_| at);
                 looked.doubtful = looked.doubtful.or(kept);
+                looked.untold(at, unread);
                 return Ok(looked);
             };
             let goes_on = seq.map_or(reach > Seq::ZERO, |seq| reach > seq);
@@ -242,6 +277,7 @@ impl Copying<'_> {
                 _ if goes_on => {
                     looked.damaged = looked.damaged.or(Some(at));
                     looked.leave(std::mem::take(&mut hole));
+                    looked.untold(at, unread);
                     // What lies behind it is read on, if its header says where that begins.
                     let Some(torn) = torn.filter(|torn| torn.kind == Kind::Commit && Some(torn.seq) == seq)
                     else {
@@ -257,6 +293,7 @@ impl Copying<'_> {
                         hole.unproven = hole.unproven.or(Some(at));
                     } else if announced && seq == Some(reach) {
                         looked.damaged = Some(at);
+                        looked.untold(at, unread);
                     }
                     match seq == Some(reach) {
                         true => looked.fill(hole),
@@ -307,11 +344,19 @@ pub fn header(file: &dyn DiskFile, generation: u64) -> std::io::Result<Option<Se
     Ok(header.filter(|header| header.generation == generation))
 }
 
-/// The frame that lies there.
-fn whole(theirs: &mut Reader, at: u64) -> Option<(Header, Vec<u8>)> {
+/// The frame that lies there, if there is one.
+fn whole(theirs: &mut Reader, at: u64) -> Result<Option<(Header, Vec<u8>)>> {
     let salt = theirs.salt();
-    let Ok(Item::Frame(frame, payload)) = theirs.item(at) else { return None };
-    let mut bytes = Vec::new();
-    frame::encode(&mut bytes, &frame, salt, payload);
-    Some((frame, bytes))
+    let found = |item: Item<'_>| {
+        let Item::Frame(frame, payload) = item else { return None };
+        let mut bytes = Vec::new();
+        frame::encode(&mut bytes, &frame, salt, payload);
+        Some((frame, bytes))
+    };
+    match theirs.item(at) {
+        Ok(item) => return Ok(found(item)),
+        // What cannot be read may lie behind it.
+        Err(_) => theirs.narrow(),
+    }
+    theirs.item(at).map(found)
 }

@@ -113,7 +113,10 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     if let Some(Wanted { places, entries, accept }) = wanted {
         let accept = accept.as_deref();
         let look = Found::look(copies.disk.clone(), dir, manifest.store, places, accept, adopted, locks)?;
-        found = Some((look, entries));
+        // What a trim goes by; it frees more where somebody has been behind for too long.
+        let shards = layout.shards.iter().map(|shard| shard.applied()).min().unwrap_or_default();
+        let needed = shards.min(archives.least(Seq::ZERO)).next();
+        found = Some((look.needed_from(needed), entries));
     }
     let begins = |next| Journal::begins_with(disk, &dir.join(JOURNAL_DIR), manifest.store, next);
     let mut way = Way::of(found.as_mut().map(|(found, _)| found), &manifest, begins)?;

@@ -2,6 +2,7 @@
 
 use super::hooked::Hooked;
 use super::*;
+use crate::journal::segment;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -335,4 +336,51 @@ fn what_was_being_made_in_a_copy_that_had_no_room_for_it_goes_though_there_is_no
     model.sync(&journal).unwrap();
     assert_eq!(good(&mirrors), [true; 2]);
     alike(&disk);
+}
+
+/// A segment is freed while the copy is about to get it, and its file is the next one by the time that it is read; then the source is lost.
+#[test]
+fn a_segment_whose_file_is_used_again_while_it_is_copied_takes_no_place_in_the_copy() {
+    let disk = dirs_disk(31);
+    let open = Arc::new(Mutex::new(None::<Arc<Journal>>));
+    let lost = Arc::new(AtomicUsize::new(0));
+    let (journal, unread) = (open.clone(), lost.clone());
+    let first = segment::name(1);
+    let hooked = Hooked::new(&disk, move |operation, at| {
+        let named = |name: &str| at.file_name().is_some_and(|file| file == name);
+        if operation == Operation::Create && at.starts_with(DIRS[1]) && named(&format!("{first}.copy")) {
+            let journal = journal.lock().take();
+            if let Some(journal) = journal {
+                let _ = journal.trim(journal.last().next());
+                for _ in 0..60 {
+                    let seq = journal.last().0 + 1;
+                    let _ = journal.append(&Payload::new(&payload(seq)), Handoff::Os);
+                }
+                unread.store(1, Ordering::SeqCst);
+            }
+        }
+        let gone = unread.load(Ordering::SeqCst) == 1 && operation == Operation::Read;
+        match gone && at.starts_with(DIRS[0]) && !named(&first) {
+            true => Err(std::io::Error::other("it cannot be read any more")),
+            false => Ok(()),
+        }
+    });
+    let mut model = Model::default();
+    let (mirrors, journal) = model.create_on(Arc::new(hooked));
+    let journal = Arc::new(journal);
+    (0..40).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    fault(&disk, Operation::Sync, 1, 1);
+    (0..20).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    *open.lock() = Some(journal.clone());
+    assert_eq!(mirrors.mend(), 0);
+    assert_eq!(lost.load(Ordering::SeqCst), 1, "nothing was freed");
+    assert!(!disk.exists(&Path::new(DIRS[0]).join(segment::name(1))).unwrap());
+    drop(journal);
+    let disk = disk.crash(PowerCut { seed: 1 });
+    absent(&disk, 0);
+    let (.., report) = model.open(&disk, Some(DIRS[1])).unwrap();
+    assert!(report.last >= Seq(40), "{}", report.last);
 }

@@ -2,6 +2,7 @@
 
 use super::hooked::Hooked;
 use super::*;
+use crate::journal::segment;
 
 const OLDEST: &str = "0000000000000001.seg";
 
@@ -175,15 +176,16 @@ fn a_spare_that_is_cut_short_in_one_copy_is_as_long_as_in_the_other_afterwards()
     }
 }
 
+fn third() -> Vec<Place> {
+    let mut places = places();
+    places.push(Place { id: 2, dir: "/store/c".into(), ..places[0].clone() });
+    places
+}
+
 /// One copy is left out, and the one that is asked first cannot be read somewhere: in a segment, or in a file of which the bytes mean
 /// nothing.
 #[test]
 fn a_copy_is_made_from_one_that_can_be_read_and_is_not_emptied_for_one_that_cannot() {
-    let third = || {
-        let mut places = places();
-        places.push(Place { id: 2, dir: "/store/c".into(), ..places[0].clone() });
-        places
-    };
     let segments = |disk: &SimDisk| {
         let mut names = disk.list(Path::new(DIRS[1])).unwrap();
         names.retain(|name| name.ends_with(".seg"));
@@ -306,5 +308,153 @@ fn a_segment_that_the_copy_which_serves_has_lost_comes_back_from_one_that_is_mad
         model.sync(&journal).unwrap();
         drop(journal);
         each_alone_has_all(&model, &disk.crash(PowerCut { seed: 1 }), &when);
+    }
+}
+
+/// A power cut in the middle of a trim: two copies have lost a segment and have a write of which nobody was told, the third has neither.
+#[test]
+fn what_is_put_back_into_the_copy_that_serves_is_in_every_copy_that_counts() {
+    for lost in [1, 2] {
+        let disk = dirs_disk(67);
+        let dirs = third().into_iter().map(|place| place.dir).collect::<Vec<_>>();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let mirrors =
+            Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, third(), None, Arc::default()).unwrap();
+        let journal = Journal::create(mirrors.clone(), &dirs[0], CONFIG, Seq(1)).unwrap();
+        mirrors.vouch().unwrap();
+        let mut model = Model::default();
+        (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        let names = disk.list(&dirs[1]).unwrap();
+        let paths = names.iter().filter(|name| name.ends_with(".seg")).map(|name| dirs[1].join(name));
+        let before: Vec<_> = paths.map(|path| (disk.read(&path).unwrap().unwrap(), path)).collect();
+        model.append(&journal, Handoff::Os).unwrap();
+        drop((journal, mirrors));
+        let disk = disk.kill();
+        before
+            .into_iter()
+            .for_each(|(bytes, path)| disk.damage(&path, |now| now.clone_from(&bytes)).unwrap());
+        for dir in [&dirs[0], &dirs[2]] {
+            (1..=lost).for_each(|lost| disk.remove_file(&dir.join(segment::name(lost))).unwrap());
+        }
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let locks = Found::lock(shared.as_ref(), CONFIG.store_id, &third()).unwrap();
+        let (home, from) = (Path::new(HOME), Seq(50));
+        let found = Found::look(shared, home, CONFIG.store_id, third(), None, false, locks).unwrap();
+        let mirrors = found.serve(from, from, None).unwrap();
+        let (journal, _) =
+            Journal::open(mirrors.clone(), &dirs[0], CONFIG, from, from, &mut |_, _| Ok(())).unwrap();
+        assert!(mirrors.copies().iter().all(|copy| copy.good), "{:?}", mirrors.copies());
+        read_all(&model, &journal).unwrap();
+        assert!(journal.trim(Seq(50)).unwrap() as u64 >= lost);
+        assert!(mirrors.copies().iter().all(|copy| copy.good), "{lost}: {:?}", mirrors.copies());
+    }
+}
+
+/// A journal of which the second copy was left out while it had the oldest segments, and the first has lost some of them since it was closed.
+fn without_the_oldest(lost: u64) -> (Model, SimDisk) {
+    let (mut model, disk) = (Model::default(), dirs_disk(68));
+    let (mirrors, journal) = model.create(&disk);
+    (0..50).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    fault(&disk, Operation::Sync, 1, 1);
+    (0..30).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    drop((journal, mirrors));
+    let disk = disk.kill();
+    (1..=lost).for_each(|lost| disk.remove_file(&path(0, &segment::name(lost))).unwrap());
+    model.applied = 70;
+    (model, disk)
+}
+
+/// Nobody replays it; an archive that is behind asks for it.
+#[test]
+fn the_oldest_segments_come_back_from_a_copy_that_is_left_out_before_it_is_made_anew() {
+    for lost in [1, 2, 3] {
+        let when = format!("up to segment {lost}");
+        let (mut model, disk) = without_the_oldest(lost);
+        let (mirrors, journal, _) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert_eq!(good(&mirrors), [true, false], "{when}");
+        assert_eq!(mirrors.mend(), 1, "{when}: {:?}", mirrors.copies());
+        read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}: {e}"));
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        drop(journal);
+        each_alone_has_all(&model, &disk.crash(PowerCut { seed: 1 }), &when);
+    }
+}
+
+/// What a trim has freed while a copy was away is in that copy still.
+#[test]
+fn what_nobody_needs_any_more_does_not_come_back_from_a_copy_that_is_left_out() {
+    let (_, whole) = without_the_oldest(0);
+    let begins = |number: u64| {
+        let path = path(1, &segment::name(number));
+        super::spreading::frames(&whole, &path).first().unwrap().1
+    };
+    // With what the third segment ends with, or begins with, it is needed as a whole.
+    for (needed, oldest) in
+        [(begins(4), 4), (Seq(begins(4).0 - 1), 3), (begins(3), 3), (Seq(begins(3).0 - 1), 2)]
+    {
+        let (_, disk) = without_the_oldest(3);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let locks = Found::lock(shared.as_ref(), CONFIG.store_id, &places()).unwrap();
+        let found =
+            Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None, false, locks).unwrap();
+        found.needed_from(needed).serve(Seq(70), Seq(70), None).unwrap();
+        let mut names = disk.list(Path::new(DIRS[0])).unwrap();
+        names.retain(|name| name.ends_with(".seg"));
+        assert_eq!(names.iter().min(), Some(&segment::name(oldest)), "{needed}");
+    }
+}
+
+/// Somebody else may be writing there.
+#[test]
+fn nothing_comes_back_from_a_copy_that_is_left_out_and_not_locked() {
+    let (_, disk) = without_the_oldest(1);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let found =
+        Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None, false, Arc::default()).unwrap();
+    found.serve(Seq(70), Seq(70), None).unwrap();
+    assert!(!disk.exists(&path(0, OLDEST)).unwrap());
+}
+
+/// An opening writes a segment of its own, and takes no room from it.
+#[test]
+fn old_segments_come_back_only_where_there_is_room_to_spare() {
+    for (spare, comes) in [(2, true), (1, false)] {
+        let (mut model, disk) = without_the_oldest(1);
+        let len = disk.read(&path(1, OLDEST)).unwrap().unwrap().len() as u64;
+        let used = disk.files().iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        disk.set_capacity(Some(used + len * spare + len / 2));
+        model.open(&disk, None).unwrap_or_else(|e| panic!("{spare}: {e}"));
+        assert_eq!(disk.exists(&path(0, OLDEST)).unwrap(), comes, "{spare}");
+    }
+}
+
+/// The first frame of a segment of which nothing is replayed is put back, and the sync of that fails.
+#[test]
+fn what_is_put_back_into_a_copy_that_serves_is_durable_or_another_one_serves() {
+    for (damaged, times) in [0, 1].into_iter().flat_map(|copy| [1, 2, 3].map(|times| (copy, times))) {
+        let when = format!("copy {damaged}, {times} syncs fail");
+        let (mut model, disk) = kept(69);
+        // Not the oldest, which would have the other copy serve.
+        let here = path(damaged, &segment::name(2));
+        disk.damage(&here, |bytes| bytes[4100] ^= 1).unwrap();
+        disk.inject(
+            Fault::on(Operation::Sync)
+                .at(move |path| path.to_string_lossy().starts_with(&*here.to_string_lossy()))
+                .times(times),
+        );
+        let (mirrors, journal, _) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert!(good(&mirrors)[1 - damaged], "{when}");
+        disk.heal();
+        mirrors.mend();
+        assert_eq!(good(&mirrors), [true; 2], "{when}: {:?}", mirrors.copies());
+        read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}: {e}"));
+        drop(journal);
+        let disk = disk.crash(PowerCut { seed: times });
+        each_alone_has_all(&model, &disk, &when);
     }
 }

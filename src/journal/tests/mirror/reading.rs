@@ -90,6 +90,27 @@ fn read_on(model: &Model, journal: &Journal, cursor: &mut Cursor, limit: usize) 
     Ok(())
 }
 
+/// The other one has a sector further on that cannot be read, too.
+#[test]
+fn what_lies_before_a_place_that_cannot_be_read_in_the_other_copy_is_read_there() {
+    for what in [Harm::Payload, Harm::Header] {
+        let (mut model, disk) = (Model::default(), dirs_disk(41));
+        let hooked = Hooked::new(&disk, |_, _| Ok(()));
+        let (mirrors, journal) = model.create_on(Arc::new(hooked.clone()));
+        (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        let (segment, below) = journal.segment_of(Seq(30)).unwrap();
+        let (damaged, unread) = (segment.first.next().0, below.0 - 1);
+        assert!(damaged < unread, "{damaged} {unread}");
+        harm(&disk, what, place_of(&model, &journal, 0, damaged));
+        let (path, at) = place_of(&model, &journal, 1, unread);
+        hooked.spoil(&path, at + 45);
+        read_on(&model, &journal, &mut Cursor::at(Seq(1)), usize::MAX)
+            .unwrap_or_else(|e| panic!("{what:?}: {e}"));
+        assert_eq!(good(&mirrors), [true; 2], "{what:?}");
+    }
+}
+
 #[test]
 fn what_one_copy_has_lost_is_read_from_the_other_and_put_in_again() {
     let mut ends = [0, 0];
@@ -230,6 +251,25 @@ fn reading_goes_on_where_a_damaged_copy_cannot_be_mended() {
             assert_eq!(model.clone().open(&disk, None).unwrap().2.last, Seq(61), "without {lost:?}");
         }
     }
+}
+
+/// No word can be given of a copy that could not be synced: the next opening does not believe the system's memory of it.
+#[test]
+fn a_frame_that_was_put_in_again_and_not_synced_is_written_again_by_the_next_opening() {
+    let (mut model, disk, mirrors, journal) = written(45, 60);
+    let (path, at) = place_of(&model, &journal, 0, 20);
+    flip(&disk, (path, at + 45));
+    disk.inject(Fault::on(Operation::Rename).at(|path| path.starts_with(DIRS[1])));
+    disk.inject(Fault::on(Operation::Sync).at(|path| path.starts_with(DIRS[0])).times(1));
+    read_on(&model, &journal, &mut Cursor::at(Seq(1)), usize::MAX).unwrap();
+    assert_eq!(good(&mirrors), [true; 2]);
+    disk.heal();
+    drop(journal);
+    let disk = disk.kill();
+    assert_eq!(model.open(&disk, None).unwrap().2.last, Seq(60));
+    let disk = disk.crash(PowerCut { seed: 1 });
+    absent(&disk, 1);
+    assert_eq!(model.open(&disk, None).unwrap().2.last, Seq(60));
 }
 
 /// The segments of both copies get other names one after the other: that is no damage of the one that comes first.

@@ -191,3 +191,36 @@ fn two_copies_that_are_damaged_in_different_places_come_to_a_whole_one() {
         }
     }
 }
+
+/// The system holds in memory what it was given and does not mean to write any more, and calls the next sync a success.
+#[test]
+fn a_damaged_copy_that_could_not_be_synced_when_it_was_mended_is_not_called_complete_for_what_is_in_memory() {
+    for (shorter, wanted) in [0, 1].into_iter().flat_map(|s| [30, 59].map(|wanted| (s, wanted))) {
+        let longer = 1 - shorter;
+        for times in 1..5 {
+            let when = format!("{shorter} is shorter, {wanted} is damaged, {times} syncs fail");
+            let (mut model, disk) = one_is_shorter(shorter);
+            let (path, at) = place_of(&disk, longer, wanted);
+            disk.damage(&path, |bytes| bytes[at + 44] ^= 1).unwrap();
+            let here = path.clone();
+            disk.inject(
+                Fault::on(Operation::Sync)
+                    .at(move |path| path.to_string_lossy().starts_with(&*here.to_string_lossy()))
+                    .times(times),
+            );
+            let (mirrors, _, report) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+            assert_eq!(report.last, Seq(100), "{when}");
+            let complete = good(&mirrors);
+            assert!(complete != [false; 2], "{when}");
+            disk.heal();
+            let disk = disk.crash(PowerCut { seed: times });
+            for lost in [0, 1].into_iter().filter(|lost| complete[1 - lost]) {
+                let (mut model, disk) = (model.clone(), disk.fork());
+                absent(&disk, lost);
+                let (_, _, report) =
+                    model.open(&disk, None).unwrap_or_else(|e| panic!("{when}, without {lost}: {e}"));
+                assert_eq!(report.last, Seq(100), "{when}, without {lost}");
+            }
+        }
+    }
+}

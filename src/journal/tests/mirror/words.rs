@@ -227,3 +227,44 @@ fn a_copy_is_away_where_neither_its_word_nor_a_segment_of_it_is() {
     }
     assert!(Mirrors::is_away(&dirs_disk(53), dir));
 }
+
+/// A trim that was interrupted has left a gap in the copy that is moved, and the directory that it is moved to was a copy once: it has what is
+/// missing there, and not what comes next.
+#[test]
+fn a_gap_that_an_interrupted_trim_has_left_keeps_no_journal_from_being_moved() {
+    let (mut model, disk) = (Model::default(), dirs_disk(54));
+    let (_, journal) = model.create(&disk);
+    (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    drop(journal);
+    let disk = disk.kill();
+    let [ours, theirs] =
+        DIRS.map(|dir| move |number| Path::new(dir).join(crate::journal::segment::name(number)));
+    disk.remove_file(&ours(2)).unwrap();
+    for name in disk.list(Path::new(DIRS[1])).unwrap() {
+        let path = Path::new(DIRS[1]).join(name);
+        if path != theirs(2) && !path.ends_with("LOCK") {
+            disk.remove_file(&path).unwrap();
+        }
+    }
+    let mut places = places();
+    places[0].listed = false;
+    places[1] = Place { id: 7, known: false, ..places[1].clone() };
+    places.reverse();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let locks = Found::lock(shared.as_ref(), CONFIG.store_id, &places).unwrap();
+    let found = Found::look(shared, Path::new(HOME), CONFIG.store_id, places, None, false, locks).unwrap();
+    let from = Seq(50);
+    let mirrors = found.serve(from, from, None).unwrap();
+    mirrors.let_go().unwrap();
+    assert!(mirrors.copies()[0].good, "{:?}", mirrors.copies());
+    let mut last = from;
+    let mut visit = |seq: Seq, bytes: &[u8]| {
+        assert!(seq == last.next() && bytes == model.payload(seq.0));
+        last = seq;
+        Ok(())
+    };
+    Journal::open(mirrors.clone(), Path::new(DIRS[1]), CONFIG, from, from, &mut visit).unwrap();
+    assert_eq!(last, Seq(60));
+    assert!(!disk.exists(&theirs(2)).unwrap());
+}

@@ -53,7 +53,7 @@ fn a_page_that_is_mended_keeps_what_its_shard_has_gained_meanwhile() {
         assert!(testing::change_step(&store).unwrap());
     }
     let layout = state(&store).layout();
-    let gains = |n: u32, index: usize| layout.gains(index, layout.ring.position(&key(n)));
+    let gains = |n: u32, index: usize| layout.gains(index, layout.ring.position(key(n)));
     let found = (0..KEYS).find_map(|n| (0..3).find(|index| gains(n, *index)).map(|index| (n, index)));
     let (n, index) = found.unwrap();
     let gaining = layout.shards[index].id;

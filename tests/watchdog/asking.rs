@@ -285,7 +285,8 @@ fn figures_are_told_while_the_journals_disk_hangs() {
     disk.wait_until_it_hangs();
     for _ in 0..10 {
         let now = stats(&store);
-        assert!(now.journal.segments >= before.journal.segments, "{now:?}");
+        // One that is being freed is none any more.
+        assert!(now.journal.segments + 1 >= before.journal.segments, "{now:?}");
         assert!(health(&store).silent.is_empty());
     }
     assert!(!flushing.is_finished());

@@ -44,6 +44,7 @@ impl Found {
     /// Puts old segments into each copy that may serve which it lacks and another has, before it is compared with any: what it gets, all are to
     /// have. From one that is left out only what is needed, since that has what was freed without it.
     pub(super) fn fill(&self, ranked: &[Reach]) {
+        let believed: Vec<&Path> = self.believed().map(|(_, place)| place.dir.as_path()).collect();
         for (from, _) in as_far(ranked).filter_map(|reach| self.places.get(reach.index)) {
             for (place, cause) in self.places.iter().filter(|(place, _)| place != from) {
                 let needed = match cause {
@@ -55,7 +56,7 @@ impl Found {
                 let stop = AtomicBool::new(false);
                 let (disk, from, to, stop) = (self.disk.as_ref(), &from.dir, &place.dir, &stop);
                 let copying = Copying { disk, from, to, stop, gate: None, make_do: true };
-                if let Err(failed) = copying.fill(needed) {
+                if let Err(failed) = copying.fill(needed, &believed) {
                     // A log that begins later is one as well.
                     let e = Error::from(failed);
                     log::warn!("older segments of the journal are not put into a copy that lacks them: {e}");
@@ -101,8 +102,9 @@ impl Copying<'_> {
     }
 
     /// Puts back what the source lacks between its segments and before the oldest of them, down to the one that holds `needed`. Only while no
-    /// journal is open: what was freed in one copy alone comes back too, and goes with the next trim.
-    fn fill(&self, needed: Seq) -> Outcome<()> {
+    /// journal is open: what was freed in one copy alone comes back too, and goes with the next trim. All of the `believed` copies have it then, or are to
+    /// get it next.
+    fn fill(&self, needed: Seq, believed: &[&Path]) -> Outcome<()> {
         let (wanted, found) = self.names()?;
         let (wanted, found) = (generations(&wanted), generations(&found));
         let Some(last) = wanted.last() else { return Ok(()) };
@@ -118,7 +120,7 @@ impl Copying<'_> {
                 let text = "a segment of the journal is missing, and what another copy has of it is damaged, or may be that of another opening";
                 return lacking(ErrorKind::Corruption, text);
             }
-            if !self.has_room(&name)? {
+            if !self.has_room(&name, believed)? {
                 return lacking(
                     ErrorKind::Full,
                     "a segment of the journal is missing, and there is no room for it",
@@ -129,11 +131,19 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Whether a segment of the target's leaves as much room in the source as the opening takes that goes on there.
-    fn has_room(&self, name: &str) -> Outcome<bool> {
-        let Ok(Some(FreeSpace { free, .. })) = self.disk.space(self.from) else { return Ok(true) };
+    /// Whether a segment of the target's leaves as much room as the opening takes that goes on there, in every copy that lacks it: what one alone
+    /// gets it differs in from the others, which would not count as complete for that. They may lie on one disk.
+    fn has_room(&self, name: &str, believed: &[&Path]) -> Outcome<bool> {
         let len = self.disk.open(&self.to.join(name), OpenMode::Read).and_then(|file| file.len());
-        Ok(free / 2 >= len.map_err(|e| self.target(e, name))?)
+        let len = len.map_err(|e| self.target(e, name))?;
+        let lacks = |dir: &&&Path| !self.disk.exists(&dir.join(name)).unwrap_or(false);
+        let lacking: Vec<&&Path> = believed.iter().filter(lacks).collect();
+        let needed = len.saturating_mul(2 * lacking.len() as u64);
+        let fits = |dir: &&Path| match self.disk.space(dir) {
+            Ok(Some(FreeSpace { free, .. })) => free >= needed,
+            _ => true,
+        };
+        Ok(lacking.into_iter().all(fits))
     }
 
     fn put_back(&self, name: &str) -> Outcome<()> {

@@ -365,9 +365,16 @@ impl Disk for Mirrors {
             OpenMode::Write | OpenMode::CreateNew => {
                 let _gate = self.gate.read();
                 self.touch(path);
+                // One copy may have it from before: it says what it says by being there.
+                let is_note = path.ends_with(crate::journal::segment::POISONED);
                 let opened = self.in_good(|index| {
                     let path = self.place(index, path);
-                    move |disk: &dyn Disk| disk.open(&path, mode)
+                    move |disk: &dyn Disk| match disk.open(&path, mode) {
+                        Err(e) if is_note && e.kind() == io::ErrorKind::AlreadyExists => {
+                            disk.open(&path, OpenMode::Write)
+                        }
+                        opened => opened,
+                    }
                 });
                 let mut files: Vec<Option<Arc<dyn DiskFile>>> = vec![None; self.copies.len()];
                 let mut outcomes = Vec::new();

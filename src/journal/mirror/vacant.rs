@@ -81,7 +81,11 @@ pub fn check_owner(disk: &dyn Disk, dir: &Path, store: u128) -> Result<()> {
                 }
                 Err(e) => return Err(e),
             },
-            Name::Poisoned if !is_note(disk, dir, &name)? => Some(nobodys(dir, &name)),
+            Name::Poisoned => match is_note(disk, dir, &name) {
+                Ok(true) => None,
+                Ok(false) => Some(nobodys(dir, &name)),
+                Err(e) => Some(e),
+            },
             Name::Misnamed => Some(nobodys(dir, &name)),
             _ => None,
         };

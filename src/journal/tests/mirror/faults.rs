@@ -279,3 +279,36 @@ fn the_last_copy_is_not_left_out_for_one_that_was_left_out_meanwhile() {
         assert!(report.last.0 >= model.handed, "{report:?}");
     }
 }
+
+/// Its last mend was not synced, and it counts on.
+#[test]
+fn a_note_that_one_copy_has_already_leaves_it_behind_no_other_when_all_fail() {
+    for noted in [0, 1] {
+        let (mut model, disk) = (Model::default(), dirs_disk(35));
+        let (mirrors, journal) = model.create(&disk);
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        let note = |copy: usize| Path::new(DIRS[copy]).join("poisoned");
+        disk.open(&note(noted), OpenMode::CreateNew).unwrap();
+        [0, 1].into_iter().for_each(|copy| fault(&disk, Operation::Sync, copy, 1));
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap_err();
+        assert_eq!(good(&mirrors), [true; 2], "{noted}: {:?}", mirrors.copies());
+        assert!([0, 1].into_iter().all(|copy| disk.exists(&note(copy)).unwrap()));
+    }
+}
+
+/// Whatever else there is says whose the directory is.
+#[test]
+fn a_note_that_cannot_be_read_keeps_no_copy_from_being_made_anew() {
+    let (mut model, disk) = (Model::default(), dirs_disk(36));
+    let (mirrors, journal) = model.create(&disk);
+    model.append(&journal, Handoff::Os).unwrap();
+    fault(&disk, Operation::Sync, 1, 1);
+    model.sync(&journal).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    let note = Path::new(DIRS[1]).join("poisoned");
+    disk.open(&note, OpenMode::CreateNew).unwrap();
+    disk.inject(Fault::on(Operation::Look).at(move |path| path == note));
+    assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+}

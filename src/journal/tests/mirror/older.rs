@@ -458,3 +458,41 @@ fn what_is_put_back_into_a_copy_that_serves_is_durable_or_another_one_serves() {
         each_alone_has_all(&model, &disk, &when);
     }
 }
+
+/// Else what one alone gets has it differ from the other, which counts no more.
+#[test]
+fn old_segments_come_back_into_all_copies_that_count_or_into_none() {
+    for (spare, comes) in [(5, true), (2, false)] {
+        let disk = dirs_disk(72);
+        let dirs = third().into_iter().map(|place| place.dir).collect::<Vec<_>>();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let mirrors =
+            Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, third(), None, Arc::default()).unwrap();
+        let journal = Journal::create(mirrors.clone(), &dirs[0], CONFIG, Seq(1)).unwrap();
+        mirrors.vouch().unwrap();
+        let mut model = Model::default();
+        (0..50).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        fault(&disk, Operation::Sync, 1, 1);
+        (0..30).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        drop((journal, mirrors));
+        let disk = disk.kill();
+        for dir in [&dirs[0], &dirs[2]] {
+            disk.remove_file(&dir.join(OLDEST)).unwrap();
+        }
+        let len = disk.read(&path(1, OLDEST)).unwrap().unwrap().len() as u64;
+        let used = disk.files().iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        disk.set_capacity(Some(used + len * spare + len / 2));
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let locks = Found::lock(shared.as_ref(), CONFIG.store_id, &third()).unwrap();
+        let found =
+            Found::look(shared, Path::new(HOME), CONFIG.store_id, third(), None, false, locks).unwrap();
+        let mirrors = found.serve(Seq(70), Seq(70), None).unwrap();
+        let good: Vec<bool> = mirrors.copies().iter().map(|copy| copy.good).collect();
+        assert_eq!(good, [true, false, true], "{spare}: {:?}", mirrors.copies());
+        for dir in [&dirs[0], &dirs[2]] {
+            assert_eq!(disk.exists(&dir.join(OLDEST)).unwrap(), comes, "{spare}");
+        }
+    }
+}

@@ -43,7 +43,7 @@ pub fn step(state: &State) -> Result<Step> {
     // at the end: else it would have its turn each time it has rested, and the others only meanwhile.
     let turn = |index: &usize| {
         let shard = &layout.shards[*index];
-        (takes_long(state, &mover, shard), state.healing.failed(shard.id))
+        (takes(state, &mover, shard), state.healing.failed(shard.id))
     };
     let mut order: Vec<usize> = (0..layout.shards.len()).collect();
     order.sort_by_cached_key(turn);
@@ -62,15 +62,28 @@ pub fn step(state: &State) -> Result<Step> {
     Ok(later.map_or(Step::Idle, Step::Later))
 }
 
-/// Whether what a shard is in want of takes long.
-fn takes_long(state: &State, mover: &Mover, shard: &Shard) -> bool {
-    // One that is to be filled anew, and that serves, or may be whole: what it would be filled from is verified first.
+/// How long what a shard is in want of takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Takes {
+    Little,
+    /// It is looked through from end to end.
+    Long,
+    /// It is filled, or what it is to be filled from is verified first.
+    Longest,
+}
+
+fn takes(state: &State, mover: &Mover, shard: &Shard) -> Takes {
+    // One that is to be filled anew, and that serves, or may be whole.
     if is_asked_anew(state, shard) {
-        return shard.serves();
+        return if shard.serves() { Takes::Longest } else { Takes::Little };
     }
     let is_proven = mover.proofs.iter().any(|proof| proof.of == shard.id);
-    // What was looked through in vain may be so again.
-    shard.is_filling() || is_proven || shard.is_open() && state.healing.was_in_vain(shard.id)
+    if shard.is_filling() || is_proven {
+        return Takes::Longest;
+    }
+    // One that is offline is opened first, and what was looked through in vain may be so again.
+    let is_walked = mover.is_mending(shard.id) || state.healing.was_in_vain(shard.id);
+    if shard.is_open() && is_walked { Takes::Long } else { Takes::Little }
 }
 
 fn is_asked_anew(state: &State, shard: &Shard) -> bool {

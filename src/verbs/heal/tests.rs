@@ -107,6 +107,26 @@ fn a_shard_is_mended_while_others_have_damage_that_nobody_can_put_right() {
     check(&store);
 }
 
+#[test]
+fn a_shard_that_is_back_serves_again_while_another_is_still_looked_through() {
+    let (store, factory) = filled(3, 2);
+    let (back, damaged) = (ShardId(0), ShardId(1));
+    factory.fail_times(back, MemoryOperation::Open, 1);
+    testing::fail_shard(&store, back);
+    heal_until(&store, || store.handle.state.healing.failed(back) > 0);
+    let ring = store.ring();
+    let is_late = |owners: &[ShardId]| owners[0] == damaged && !owners.contains(&back);
+    let late = (0..KEYS).rev().find(|n| is_late(ring.preference_list(key(*n)))).unwrap();
+    factory.corrupt(damaged, &internal(late));
+    store.get(key(late)).unwrap();
+    assert!(matches!(health(&store, damaged), Health::Degraded(_)));
+    heal_until(&store, || health(&store, back) == Health::Online);
+    assert!(matches!(health(&store, damaged), Health::Degraded(_)), "it was looked through first");
+    assert!(!store.handle.state.healing.was_in_vain(damaged), "it was looked through first");
+    heal_until(&store, || store.health().unwrap().is_good());
+    check(&store);
+}
+
 /// Before one that serves is filled anew, and before one that fails again and again is, the others are verified: for each of the two.
 #[test]
 fn shards_that_are_to_be_filled_from_others_are_proven_beside_each_other() {

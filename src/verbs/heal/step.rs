@@ -37,6 +37,10 @@ pub fn step(state: &State) -> Result<Step> {
     let layout = state.layout();
     state.healing.refuse_others(|shard| layout.index_of(shard).is_some());
     mover.forget_others(|shard| layout.index_of(shard).is_some());
+    // A flush, or a scan, may have put a shard right in the middle of its being looked through: the next time that begins at the beginning.
+    for shard in layout.shards.iter().filter(|shard| is_well(state, shard)) {
+        mover.end_mending(shard.id);
+    }
     let mut later: Option<Duration> = None;
     let mut needs_flush = false;
     // A shard that takes long comes after those that are back soon, and one that has failed after those that have not, the one that failed last
@@ -60,6 +64,16 @@ pub fn step(state: &State) -> Result<Step> {
         return Ok(Step::NeedsFlush);
     }
     Ok(later.map_or(Step::Idle, Step::Later))
+}
+
+/// Whether nothing of a shard needs to be looked through, as far as anybody knows or asks.
+fn is_well(state: &State, shard: &Shard) -> bool {
+    let is_asked = state.healing.wished(shard.id).is_some_and(|wish| wish.what == Wish::Repair);
+    !is_asked
+        && shard.serves()
+        && !shard.is_stalled()
+        && !shard.is_suspect()
+        && shard.health() == Health::Online
 }
 
 /// How long what a shard is in want of takes.
@@ -190,6 +204,10 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
     }
     if shard.is_untidy() {
         state.beside(layout, index, Shard::clear_up)?;
+    }
+    // Of what was tried in vain before others put it right nothing is left.
+    if is_well(state, shard) {
+        state.healing.rested(shard.id);
     }
     Ok(Step::Idle)
 }

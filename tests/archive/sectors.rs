@@ -13,8 +13,8 @@ const SECTOR: u64 = 512;
 /// What is read of a disk at once.
 const BLOCK: u64 = 4096;
 
-/// Bytes of a file.
-type Part = (PathBuf, Range<u64>);
+/// Bytes of a file, and how often they cannot be read.
+type Part = (PathBuf, Range<u64>, usize);
 
 /// A disk with bytes in a file that cannot be read.
 #[derive(Debug, Clone, Default)]
@@ -29,10 +29,13 @@ struct BadFile {
 
 impl DiskFile for BadFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let bad = self.disk.0.lock().unwrap();
+        let mut bad = self.disk.0.lock().unwrap();
         let end = offset + buf.len() as u64;
-        match &*bad {
-            Some((path, bytes)) if *path == self.path && offset < bytes.end && bytes.start < end => {
+        match &mut *bad {
+            Some((path, bytes, left))
+                if *left > 0 && *path == self.path && offset < bytes.end && bytes.start < end =>
+            {
+                *left -= 1;
                 Err(io::Error::other("a bad sector"))
             }
             _ => self.file.read_at(offset, buf),
@@ -104,7 +107,7 @@ impl Bad {
     fn spoil(&self, place: &Place, n: u64) {
         let (path, at) = position(place, n);
         let begin = at / SECTOR * SECTOR;
-        *self.0.lock().unwrap() = Some((path, begin..begin + SECTOR));
+        *self.0.lock().unwrap() = Some((path, begin..begin + SECTOR, usize::MAX));
     }
 }
 
@@ -189,10 +192,28 @@ fn a_journal_of_which_nothing_can_be_read_leaves_no_gap() {
     numbered(&place, 51..=700);
     place.store.flush().unwrap();
     let (path, _) = position(&place, 350);
-    *disk.0.lock().unwrap() = Some((path, 0..u64::MAX));
+    *disk.0.lock().unwrap() = Some((path, 0..u64::MAX, usize::MAX));
     let error = place.store.archive(&place.repo).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     *disk.0.lock().unwrap() = None;
     assert_eq!(place.store.archive(&place.repo).unwrap(), Seq(700));
     check_numbered(&place, 700, "after");
+}
+
+/// What could not be read a moment ago is asked for once more before it counts as lost.
+#[test]
+fn an_outage_that_ends_while_the_journal_is_searched_leaves_no_gap() {
+    for failures in 1..=16 {
+        let (mut place, disk) = (Place::new(), Bad::default());
+        disk.open(&mut place);
+        numbered(&place, 1..=50);
+        place.store.checkpoint(&place.repo).unwrap();
+        place.store.archive(&place.repo).unwrap();
+        numbered(&place, 51..=700);
+        place.store.flush().unwrap();
+        let (path, _) = position(&place, 350);
+        *disk.0.lock().unwrap() = Some((path, 0..u64::MAX, failures));
+        assert_eq!(place.store.archive(&place.repo).unwrap(), Seq(700), "{failures} failures");
+        check_numbered(&place, 700, &format!("after {failures}"));
+    }
 }

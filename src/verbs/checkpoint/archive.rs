@@ -111,7 +111,7 @@ fn pass(
     if !is_damage(&damage) {
         return Err(damage);
     }
-    let behind = match state.journal.behind(cursor, until)? {
+    let behind = match nearest(state, cursor, until)? {
         Some(behind) if *passed != Some(behind.next()) => behind,
         _ => return Err(damage),
     };
@@ -124,6 +124,17 @@ fn pass(
     }
     log::error!("the writes with sequences {from} to {to} cannot be archived: {damage}");
     Ok(Some((from, to)))
+}
+
+/// A cursor behind what is damaged. What is passed over is lost to the archive for good: it is searched for once more, since it may be what a disk did not
+/// give out that was away when the search began, and back when it ended.
+fn nearest(state: &State, cursor: &Cursor, until: Seq) -> Result<Option<Cursor>> {
+    let first = state.journal.behind(cursor, until)?;
+    if first.as_ref().is_none_or(|behind| behind.next() <= cursor.next()) {
+        return Ok(first);
+    }
+    let second = state.journal.behind(cursor, until)?;
+    Ok(first.into_iter().chain(second).min_by_key(Cursor::next))
 }
 
 /// What there is of the store in an archive.

@@ -37,13 +37,17 @@ pub fn step(state: &State) -> Result<Step> {
     let layout = state.layout();
     state.healing.refuse_others(|shard| layout.index_of(shard).is_some());
     mover.forget_others(|shard| layout.index_of(shard).is_some());
+    // A flush, or a scan, may have put a shard right in the middle of its being looked through: the next time that begins at the beginning.
+    for shard in layout.shards.iter().filter(|shard| is_well(state, shard)) {
+        mover.end_mending(shard.id);
+    }
     let mut later: Option<Duration> = None;
     let mut needs_flush = false;
     // A shard that takes long comes after those that are back soon, and one that has failed after those that have not, the one that failed last
     // at the end: else it would have its turn each time it has rested, and the others only meanwhile.
     let turn = |index: &usize| {
         let shard = &layout.shards[*index];
-        (takes_long(state, &mover, shard), state.healing.failed(shard.id))
+        (takes(state, &mover, shard), state.healing.failed(shard.id))
     };
     let mut order: Vec<usize> = (0..layout.shards.len()).collect();
     order.sort_by_cached_key(turn);
@@ -62,15 +66,38 @@ pub fn step(state: &State) -> Result<Step> {
     Ok(later.map_or(Step::Idle, Step::Later))
 }
 
-/// Whether what a shard is in want of takes long.
-fn takes_long(state: &State, mover: &Mover, shard: &Shard) -> bool {
-    // One that is to be filled anew, and that serves, or may be whole: what it would be filled from is verified first.
+/// Whether nothing of a shard needs to be looked through, as far as anybody knows or asks.
+fn is_well(state: &State, shard: &Shard) -> bool {
+    let is_asked = state.healing.wished(shard.id).is_some_and(|wish| wish.what == Wish::Repair);
+    !is_asked
+        && shard.serves()
+        && !shard.is_stalled()
+        && !shard.is_suspect()
+        && shard.health() == Health::Online
+}
+
+/// How long what a shard is in want of takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Takes {
+    Little,
+    /// It is looked through from end to end.
+    Long,
+    /// It is filled, or what it is to be filled from is verified first.
+    Longest,
+}
+
+fn takes(state: &State, mover: &Mover, shard: &Shard) -> Takes {
+    // One that is to be filled anew, and that serves, or may be whole.
     if is_asked_anew(state, shard) {
-        return shard.serves();
+        return if shard.serves() { Takes::Longest } else { Takes::Little };
     }
     let is_proven = mover.proofs.iter().any(|proof| proof.of == shard.id);
-    // What was looked through in vain may be so again.
-    shard.is_filling() || is_proven || shard.is_open() && state.healing.was_in_vain(shard.id)
+    if shard.is_filling() || is_proven {
+        return Takes::Longest;
+    }
+    // One that is offline is opened first, and what was looked through in vain may be so again.
+    let is_walked = mover.is_mending(shard.id) || state.healing.was_in_vain(shard.id);
+    if shard.is_open() && is_walked { Takes::Long } else { Takes::Little }
 }
 
 fn is_asked_anew(state: &State, shard: &Shard) -> bool {
@@ -177,6 +204,10 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
     }
     if shard.is_untidy() {
         state.beside(layout, index, Shard::clear_up)?;
+    }
+    // Of what was tried in vain before others put it right nothing is left.
+    if is_well(state, shard) {
+        state.healing.rested(shard.id);
     }
     Ok(Step::Idle)
 }

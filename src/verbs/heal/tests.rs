@@ -2,6 +2,7 @@
 
 use crate::disk::SimDisk;
 use crate::engine::{MemoryFactory, MemoryOperation};
+use crate::error::Error;
 use crate::ids::ShardId;
 use crate::options::Options;
 use crate::shard::Health;
@@ -105,6 +106,59 @@ fn a_shard_is_mended_while_others_have_damage_that_nobody_can_put_right() {
     factory.heal(ShardId(0));
     heal_until(&store, || store.health().unwrap().is_good());
     check(&store);
+}
+
+#[test]
+fn a_shard_that_is_back_serves_again_while_another_is_still_looked_through() {
+    let (store, factory) = filled(3, 2);
+    let (back, damaged) = (ShardId(0), ShardId(1));
+    factory.fail_times(back, MemoryOperation::Open, 1);
+    testing::fail_shard(&store, back);
+    heal_until(&store, || store.handle.state.healing.failed(back) > 0);
+    let ring = store.ring();
+    let is_late = |owners: &[ShardId]| owners[0] == damaged && !owners.contains(&back);
+    let late = (0..KEYS).rev().find(|n| is_late(ring.preference_list(key(*n)))).unwrap();
+    factory.corrupt(damaged, &internal(late));
+    store.get(key(late)).unwrap();
+    assert!(matches!(health(&store, damaged), Health::Degraded(_)));
+    heal_until(&store, || health(&store, back) == Health::Online);
+    assert!(matches!(health(&store, damaged), Health::Degraded(_)), "it was looked through first");
+    assert!(!store.handle.state.healing.was_in_vain(damaged), "it was looked through first");
+    heal_until(&store, || store.health().unwrap().is_good());
+    check(&store);
+}
+
+/// A flush that nobody can take puts the damage right itself.
+#[test]
+fn a_shard_that_a_flush_has_put_right_is_looked_through_from_the_beginning_the_next_time() {
+    let (store, factory) = filled(2, 2);
+    let (early, late) = (0, KEYS - 1);
+    let damaged = store.ring().preference_list(key(early))[0];
+    let other = ShardId(1 - damaged.0);
+    factory.corrupt(damaged, &internal(late));
+    let layout = store.handle.state.layout();
+    let shard = &layout.shards[layout.index_of(damaged).unwrap()];
+    shard.degrade(&Error::corruption("a page failed its check"));
+    for _ in 0..2 {
+        assert_eq!(super::step(&store.handle.state).unwrap(), super::Step::Worked(1));
+    }
+    assert!(store.handle.state.change.mover.lock().is_mending(damaged));
+    factory.corrupt(other, &internal(early));
+    for n in [early, late] {
+        store.insert(key(n), vec![n as u8; 64 << 10]).unwrap();
+    }
+    store.flush().unwrap();
+    assert!(store.health().unwrap().is_good());
+    store.handle.state.healing.rest(damaged);
+    store.handle.state.healing.forget_rests();
+    super::step(&store.handle.state).unwrap();
+    assert_eq!(store.handle.state.healing.failed(damaged), 0);
+    factory.corrupt(damaged, &internal(early));
+    store.get(key(early)).unwrap();
+    assert!(matches!(health(&store, damaged), Health::Degraded(_)));
+    heal_until(&store, || store.health().unwrap().is_good());
+    check(&store);
+    assert!(store.health().unwrap().is_good(), "it was looked through from the middle on");
 }
 
 /// Before one that serves is filled anew, and before one that fails again and again is, the others are verified: for each of the two.

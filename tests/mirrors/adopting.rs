@@ -238,3 +238,33 @@ fn a_journal_that_is_lost_after_a_manifest_was_taken_is_not_begun_anew_unasked()
     let world = world.killed(store);
     check(&world.open(&options()).unwrap(), 5);
 }
+
+/// And what attempts have written has as great a number as what it is older than.
+#[test]
+fn a_copy_of_a_shard_that_was_away_stays_newer_than_what_was_taken_however_often_that_was_tried() {
+    let world = World::filled(&with(&["/a"]));
+    let store = world.open(&options()).unwrap();
+    let stale = |path: &Path| path.starts_with("/store/shards/0000") && path.ends_with("IDENTITY.tmp");
+    world.disk.inject(Fault::on_any_change().at(stale));
+    store.keyspace("one").unwrap();
+    let mut world = world.killed(store);
+    lose(&world);
+    for dir in ["/e", "/f", "/g", "/h"] {
+        let away = |path: &Path| path.starts_with("/store/shards/0001");
+        world.disk.inject(Fault::on(Operation::Look).at(away));
+        world.disk.inject(Fault::on(Operation::Read).at(away));
+        world.disk.inject(Fault::on_any_change().at(away));
+        let word = |path: &Path| path == Path::new("/store/MIRRORS.tmp");
+        world.disk.inject(Fault::on(Operation::Write).at(word).after(2));
+        world.open(&with(&[dir])).map(drop).unwrap_err();
+        world = world.killed(());
+    }
+    assert!(world.disk.exists(Path::new("/store/ADOPTING")).unwrap());
+    let before = files(&world, "/store/shards");
+    for _ in 0..2 {
+        let error = world.open(&options()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert!(error.to_string().contains("older than a shard's copy"), "{error}");
+        assert!(files(&world, "/store/shards") == before);
+    }
+}

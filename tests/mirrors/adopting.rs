@@ -268,3 +268,27 @@ fn a_copy_of_a_shard_that_was_away_stays_newer_than_what_was_taken_however_often
         assert!(files(&world, "/store/shards") == before);
     }
 }
+
+/// What decides which shards are lost, and are cleared, may be of long ago.
+#[test]
+fn no_shard_is_made_anew_by_a_manifest_that_was_taken_from_one_and_has_not_been_opened() {
+    let world = World::filled(&options());
+    lose(&world);
+    let unread = |path: &Path| path.extension().is_some_and(|e| e == "seg");
+    world.disk.inject(Fault::on(Operation::Read).at(unread));
+    world.open(&options()).map(drop).unwrap_err();
+    let world = world.killed(());
+    let repository = testing::repository(Arc::new(world.disk.clone()), Path::new("/backup")).unwrap();
+    let before = files(&world, "/store");
+    let repair =
+        |world: &World| testing::repair_from(&options(), &repository, Path::new("/store"), &world.seams());
+    let error = repair(&world).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(error.to_string().contains("open the store first"), "{error}");
+    assert!(files(&world, "/store") == before);
+    let store = world.open(&options()).unwrap();
+    check(&store, 20);
+    store.close().unwrap();
+    drop(store);
+    assert!(repair(&world).unwrap().shards.is_empty());
+}

@@ -115,6 +115,19 @@ pub fn unfinished(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<Op
     Ok(Some(taken))
 }
 
+/// Errors where the manifest was so taken, for those who go by it and do not open the store.
+pub fn check_finished(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<()> {
+    match unfinished(disk, dir, manifest)? {
+        None => Ok(()),
+        Some(_) => {
+            let text = "the manifest was taken from a shard by an opening that was not completed, and may be older than the store";
+            Err(Error::new(ErrorKind::Refused, text).at(dir).remedy(
+                "open the store first; where that fails for the shards that are lost, restore into a new directory",
+            ))
+        }
+    }
+}
+
 /// Makes what was `taken`, with that number, from a shard the store's manifest: as what it was found as, since a shard that does not answer yet may
 /// have a newer one, and this opening may be refused still.
 pub fn begin(disk: &dyn Disk, dir: &Path, manifest: &Manifest, taken: u64) -> Result<()> {

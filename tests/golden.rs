@@ -341,3 +341,42 @@ fn a_scrub_of_either_version_goes_on_where_it_was() {
         assert_eq!(saved[20..], written[20..], "{}", String::from_utf8_lossy(&saved[20..]));
     }
 }
+
+/// The manifest beside it is older than what the shards may have: the opening is one that takes it from a shard, to its end.
+#[test]
+fn a_manifest_that_was_being_taken_from_a_shard_is_gone_on_with() {
+    let file = fixture(3).with_file_name("adopting-v1").join("ADOPTING");
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
+        copy(&fixture(3), &place);
+        ["MANIFEST", "MIRRORS"].iter().for_each(|name| std::fs::remove_file(place.join(name)).unwrap());
+        std::fs::remove_dir_all(place.join("journal-b")).unwrap();
+        by_hand_refused(&place);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::copy(place.join("ADOPTING"), &file).unwrap();
+        std::fs::remove_dir_all(&place).unwrap();
+    }
+    copy(&fixture(3), &place);
+    let written = std::fs::read(&file).unwrap();
+    assert_eq!(written[..12], *b"ANNULUSO\x01\0\0\0");
+    std::fs::write(place.join("ADOPTING"), &written).unwrap();
+    let store = by_hand(&place, &options());
+    for n in 0..RECORDS {
+        assert_eq!(store.get(key(n)).unwrap().as_deref(), Some(&value(n)[..]), "{n}");
+    }
+    store.close().unwrap();
+    assert!(!place.join("ADOPTING").exists());
+    let manifest = std::fs::read(place.join("MANIFEST")).unwrap();
+    let manifest = String::from_utf8(manifest[20..].to_vec()).unwrap();
+    let number = manifest.split(r#""generation":"#).nth(1).unwrap();
+    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+    assert!(digits.parse::<u64>().unwrap() >= 1 << 32, "it counts more than what was lost: {manifest}");
+}
+
+fn by_hand_refused(place: &Path) {
+    let seams =
+        Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory::default()), background: false };
+    let error = testing::open(place, &options(), seams).map(drop).unwrap_err();
+    assert_eq!(error.kind(), annulus::ErrorKind::Refused, "{error}");
+}

@@ -460,6 +460,7 @@ pub(crate) fn repair(
     seams: &Seams,
 ) -> Result<Repaired> {
     let (manifest, _lock) = verbs::open::locked(dir, seams.disk.as_ref())?;
+    verbs::open::check_finished(seams.disk.as_ref(), dir, &manifest)?;
     verbs::open::check_newest(dir, &manifest, options, seams)?;
     verbs::restore::repair(dir, &manifest, seams, options.memory_budget_or_default(), repository)
 }
@@ -476,7 +477,8 @@ impl Options {
     ///
     /// # Errors
     /// `NotFound` if there is no store, or no checkpoint of it. `Refused` if the journal begins after the end of checkpoint and archive, so that
-    /// writes would be missing, while a change of the topology is under way, or if the manifest is older than a shard's copy of it, `Mismatch` if the backup is known to be of
+    /// writes would be missing, while a change of the topology is under way, or if the manifest is older than a shard's copy of it, or was taken from one by an
+    /// opening that was not completed, `Mismatch` if the backup is known to be of
     /// another history of the store: nothing was changed. `Corruption` if every checkpoint, or what leads from it to where the journal
     /// takes over, is damaged: nothing was changed either; or if no journal can be read. `Foreign` if a lost shard's directory holds something else, `Locked`, `Io`: the lost shards
     /// are as lost as before.

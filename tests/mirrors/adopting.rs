@@ -76,6 +76,85 @@ fn a_journal_that_was_moved_is_accepted_by_an_opening_that_stops_anywhere_and_no
     }
 }
 
+/// What lies in one directory is moved to another, as where its disk is mounted elsewhere.
+fn remount(world: &World, from: &str, to: &str) {
+    let (from, to) = (Path::new(from), Path::new(to));
+    world.disk.create_dir_all(to).unwrap();
+    for name in world.disk.list(from).unwrap() {
+        world.disk.rename(&from.join(&name), &to.join(&name)).unwrap();
+    }
+}
+
+/// It is not cleared, be the words of it lost, or older than those of the attempts; and the user can go on with either.
+fn is_refused(world: &World, when: &str) {
+    let before = files(world, "/e");
+    for attempt in 0..2 {
+        let error = world.open(&with(&["/e"])).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{when}, {attempt}: {error}");
+        assert!(files(world, "/e") == before, "{when}, {attempt}");
+    }
+    let there = world.fork().killed(());
+    let store = there.open(&with(&["/e"]).accept_journal("/e")).unwrap();
+    check(&store, 25);
+    write(&store, 25..30);
+    let there = there.killed(store);
+    check(&there.open(&options()).unwrap(), 30);
+    let here = world.fork().killed(());
+    check(&here.open(&options()).unwrap(), 20);
+    assert!(files(&here, "/e") == before, "{when}");
+}
+
+#[test]
+fn a_journal_that_was_moved_and_is_mounted_late_is_not_cleared_by_the_opening_that_is_gone_on_with() {
+    for attempts in [1, 4] {
+        for again in [false, true] {
+            let world = moved();
+            remount(&world, "/e", "/elsewhere");
+            for _ in 0..attempts {
+                let bare = |path: &Path| path.starts_with("/e");
+                let read_only = std::io::ErrorKind::ReadOnlyFilesystem;
+                world.disk.inject(Fault::on_any_change().at(bare).error(read_only));
+                world.open(&with(&["/e"])).map(drop).unwrap_err();
+                world.disk.heal();
+            }
+            let world = world.killed(());
+            for name in ["ADOPTING", "MIRRORS"] {
+                assert!(world.disk.exists(&Path::new("/store").join(name)).unwrap(), "{name}");
+            }
+            if again {
+                world.disk.remove_file(Path::new("/store/MIRRORS")).unwrap();
+            }
+            remount(&world, "/elsewhere", "/e");
+            is_refused(&world, &format!("after {attempts} attempts, {again}"));
+        }
+    }
+}
+
+#[test]
+fn a_journal_that_was_moved_and_is_named_late_is_not_cleared_wherever_the_first_opening_stopped() {
+    let lost = moved();
+    for stop in 0.. {
+        let world = lost.fork();
+        world.disk.stop_after(stop);
+        let opened = world.open(&options());
+        let world = world.killed(opened);
+        let there = |name: &str| world.disk.exists(&Path::new("/store").join(name)).unwrap();
+        // From there on it is the store's own again.
+        if there("MANIFEST") && !there("ADOPTING") {
+            assert!(stop > 10, "{stop}");
+            break;
+        }
+        is_refused(&world, &format!("stopped at {stop}"));
+    }
+}
+
+#[test]
+fn a_journal_that_was_moved_and_whose_word_is_damaged_is_not_cleared() {
+    let world = moved();
+    world.disk.damage(Path::new("/e/MIRRORS"), |bytes| bytes[30] ^= 1).unwrap();
+    is_refused(&world, "damaged");
+}
+
 /// And another shard was away then, with a copy that says more than the one that was taken.
 #[test]
 fn a_manifest_that_is_taken_at_the_second_attempt_counts_more_than_what_was_away() {
@@ -158,4 +237,58 @@ fn a_journal_that_is_lost_after_a_manifest_was_taken_is_not_begun_anew_unasked()
     write(&store, 0..5);
     let world = world.killed(store);
     check(&world.open(&options()).unwrap(), 5);
+}
+
+/// And what attempts have written has as great a number as what it is older than.
+#[test]
+fn a_copy_of_a_shard_that_was_away_stays_newer_than_what_was_taken_however_often_that_was_tried() {
+    let world = World::filled(&with(&["/a"]));
+    let store = world.open(&options()).unwrap();
+    let stale = |path: &Path| path.starts_with("/store/shards/0000") && path.ends_with("IDENTITY.tmp");
+    world.disk.inject(Fault::on_any_change().at(stale));
+    store.keyspace("one").unwrap();
+    let mut world = world.killed(store);
+    lose(&world);
+    for dir in ["/e", "/f", "/g", "/h"] {
+        let away = |path: &Path| path.starts_with("/store/shards/0001");
+        world.disk.inject(Fault::on(Operation::Look).at(away));
+        world.disk.inject(Fault::on(Operation::Read).at(away));
+        world.disk.inject(Fault::on_any_change().at(away));
+        let word = |path: &Path| path == Path::new("/store/MIRRORS.tmp");
+        world.disk.inject(Fault::on(Operation::Write).at(word).after(2));
+        world.open(&with(&[dir])).map(drop).unwrap_err();
+        world = world.killed(());
+    }
+    assert!(world.disk.exists(Path::new("/store/ADOPTING")).unwrap());
+    let before = files(&world, "/store/shards");
+    for _ in 0..2 {
+        let error = world.open(&options()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert!(error.to_string().contains("older than a shard's copy"), "{error}");
+        assert!(files(&world, "/store/shards") == before);
+    }
+}
+
+/// What decides which shards are lost, and are cleared, may be of long ago.
+#[test]
+fn no_shard_is_made_anew_by_a_manifest_that_was_taken_from_one_and_has_not_been_opened() {
+    let world = World::filled(&options());
+    lose(&world);
+    let unread = |path: &Path| path.extension().is_some_and(|e| e == "seg");
+    world.disk.inject(Fault::on(Operation::Read).at(unread));
+    world.open(&options()).map(drop).unwrap_err();
+    let world = world.killed(());
+    let repository = testing::repository(Arc::new(world.disk.clone()), Path::new("/backup")).unwrap();
+    let before = files(&world, "/store");
+    let repair =
+        |world: &World| testing::repair_from(&options(), &repository, Path::new("/store"), &world.seams());
+    let error = repair(&world).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert!(error.to_string().contains("open the store first"), "{error}");
+    assert!(files(&world, "/store") == before);
+    let store = world.open(&options()).unwrap();
+    check(&store, 20);
+    store.close().unwrap();
+    drop(store);
+    assert!(repair(&world).unwrap().shards.is_empty());
 }

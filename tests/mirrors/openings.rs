@@ -21,8 +21,12 @@ impl World {
     }
 
     pub fn open(&self, options: &Options) -> annulus::Result<Store> {
+        testing::open(Path::new("/store"), options, self.seams())
+    }
+
+    pub fn seams(&self) -> Seams {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        testing::open(Path::new("/store"), options, Seams { disk, factory, background: false })
+        Seams { disk, factory, background: false }
     }
 
     pub fn killed(&self, store: impl Sized) -> World {

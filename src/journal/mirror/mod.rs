@@ -22,6 +22,7 @@ mod accepted;
 mod afresh;
 mod align;
 mod choose;
+mod claims;
 mod copy;
 mod file;
 mod gaps;

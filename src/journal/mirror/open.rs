@@ -13,6 +13,7 @@
 //! | the copy that serves cannot be read in some place | another that reaches as far serves; if there is none, what cannot be compared stays believed |
 //! | a copy of an older epoch, without a word, or absent | left out, and made anew while the store serves |
 //! | a directory that the manifest does not list, whatever its word | never believed, nor heard: a move that was not finished may have left it |
+//! | such a one, to which the journal may have been moved, since the manifest was taken from a shard | none is believed |
 //! | words of the newest epoch that differ, and none of that epoch in the store's directory | none is believed: each may have gone on alone |
 //! | a copy whose disk does not answer, be it to an opening of this process that was closed and has its lock still | left out likewise |
 //! | none that is believed | refused, unless the user accepts one; where such a lock is the reason it is locked |
@@ -22,7 +23,7 @@
 use super::choose::{Extent, Reach};
 use super::copy::{Copying, Failed};
 use super::words::{Given, Word};
-use super::{Locks, Mirror, Mirrors, align, copy};
+use super::{Locks, Mirror, Mirrors, align, claims, copy};
 use crate::disk::{Disk, Limited, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
@@ -201,6 +202,7 @@ impl Found {
             places.iter().zip(&words).all(|(place, word)| !place.known || matches!(word, Ok(Some(_))));
         let fresh = epoch == 0 && places.iter().any(|place| place.implicit);
         let certain = word_in_home.is_some() || all_heard || fresh;
+        let claims = if adopted { claims::of(disk.as_ref(), &places, &words) } else { Vec::new() };
         let mut judged: Vec<(Place, Option<Error>)> = places
             .into_iter()
             .zip(words)
@@ -210,6 +212,7 @@ impl Found {
                 (place, cause)
             })
             .collect();
+        claims::weigh(&claims, &mut judged);
         let accepted = judged.iter().all(|(_, cause)| cause.is_some());
         if accepted {
             // Who only has to wait is asked for nothing.

@@ -9,10 +9,10 @@ use super::anew;
 use super::asking::Asking;
 use super::copies;
 use super::covered::check_covered;
-use super::create::{self, Marker, RESTORING};
+use super::create::{self, RESTORING};
 use super::lost;
 use crate::disk::Disk;
-use crate::envelope::{self, Kind};
+use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::Journal;
@@ -23,6 +23,7 @@ use crate::shard::paths::JOURNAL_DIR;
 use crate::state::Seams;
 use crate::state::archives::Archives;
 use crate::state::scrub::Scrubbing;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Stands beside a manifest that was taken from a shard until the opening that took it, or a later one, has succeeded.
@@ -35,6 +36,18 @@ const KIND: Kind = Kind {
     name: "marker of a manifest taken from a shard",
     remedy: "open the store with the version that wrote it",
 };
+
+/// By how much less than this the attempts at one adoption raise the number of the manifest: each does by a few.
+const ATTEMPTS: u64 = 1 << 16;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Marker {
+    #[serde(with = "hex128")]
+    store: u128,
+    /// Of the copy that was taken: what attempts have written since is no newer than that.
+    generation: u64,
+}
 
 /// The newest copy of the manifest in the shards that the options name, or that lie in the store's directory; none if there
 /// is none, or a creation or a restore was interrupted there.
@@ -77,33 +90,49 @@ pub fn from_shards(
     Ok(newest.filter(|manifest| options.accept_journal_loss || !lost(manifest)))
 }
 
-/// Whether the manifest in the directory was taken from a shard by an opening that has not come to its end. A marker of another store says
-/// nothing of this one.
-pub fn is_unfinished(disk: &dyn Disk, dir: &Path, store: u128) -> Result<bool> {
+/// The number of the copy that the manifest in the directory was taken from, if that was done by an opening that has not come to its end. A marker of
+/// another store says nothing of this one. Of a manifest that no attempt can have written, one that was put back for one, its own number counts.
+pub fn unfinished(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<Option<u64>> {
     let path = dir.join(MARKER);
     let bytes = disk.read(&path).map_err(|e| envelope::unread(KIND, &path, e))?;
-    let unfinished = match bytes.map(|bytes| envelope::decode::<Marker>(KIND, &path, &bytes)) {
-        None => false,
-        Some(Ok(marker)) => marker.store == store,
+    let own = manifest.generation;
+    let taken = match bytes.map(|bytes| envelope::decode::<Marker>(KIND, &path, &bytes)) {
+        None => return Ok(None),
+        Some(Ok(marker)) if marker.store != manifest.store => return Ok(None),
+        Some(Ok(Marker { generation, .. })) => match own.checked_sub(generation) {
+            Some(raised) if raised < ATTEMPTS => generation,
+            _ => own,
+        },
         // Believed too little the manifest loses nothing.
         Some(Err(error)) if error.kind() == ErrorKind::Corruption => {
             log::warn!("{error}");
-            true
+            own
         }
         Some(Err(error)) => return Err(error),
     };
-    if unfinished {
-        let text = "was taken from its shards by an opening that was not completed, which is gone on with";
-        log::warn!("the manifest of {} {text}", dir.display());
-    }
-    Ok(unfinished)
+    let text = "was taken from its shards by an opening that was not completed, which is gone on with";
+    log::warn!("the manifest of {} {text}", dir.display());
+    Ok(Some(taken))
 }
 
-/// Makes what was taken from a shard the store's manifest: as what it was found as, since a shard that does not answer yet may have a
-/// newer one, and this opening may be refused still.
-pub fn begin(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<()> {
+/// Errors where the manifest was so taken, for those who go by it and do not open the store.
+pub fn check_finished(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<()> {
+    match unfinished(disk, dir, manifest)? {
+        None => Ok(()),
+        Some(_) => {
+            let text = "the manifest was taken from a shard by an opening that was not completed, and may be older than the store";
+            Err(Error::new(ErrorKind::Refused, text).at(dir).remedy(
+                "open the store first; where that fails for the shards that are lost, restore into a new directory",
+            ))
+        }
+    }
+}
+
+/// Makes what was `taken`, with that number, from a shard the store's manifest: as what it was found as, since a shard that does not answer yet may
+/// have a newer one, and this opening may be refused still.
+pub fn begin(disk: &dyn Disk, dir: &Path, manifest: &Manifest, taken: u64) -> Result<()> {
     let marker = dir.join(MARKER);
-    let bytes = envelope::encode(KIND, &Marker { store: manifest.store })?;
+    let bytes = envelope::encode(KIND, &Marker { store: manifest.store, generation: taken })?;
     disk.replace(&marker, &bytes)
         .map_err(|e| Error::io("mark the manifest as taken from a shard", &marker, e))?;
     manifest.store(disk, dir)

@@ -53,16 +53,16 @@ pub struct Read<'a> {
 }
 
 impl<'a> Read<'a> {
-    /// What was found, if anything was; an error where a shard's directory that it or the options name has a newer copy.
+    /// What was found, if anything was, and the number of the copy that it was taken from, if it was; an error where a shard's directory that it or the options name has a newer copy.
     pub fn new(
         dir: &'a Path,
         found: Option<&Manifest>,
-        adopted: bool,
+        taken: Option<u64>,
         options: &Options,
         asking: &Asking,
     ) -> Result<Read<'a>> {
-        let (store, generation) = found.map_or((0, u64::MAX), |found| (found.store, found.generation));
-        let read = Read { dir, store, generation, adopted };
+        let (store, own) = found.map_or((0, u64::MAX), |found| (found.store, found.generation));
+        let read = Read { dir, store, generation: taken.unwrap_or(own), adopted: taken.is_some() };
         let known = found.into_iter().flat_map(|found| &found.shards);
         let mut places: Vec<PathBuf> = known.map(|shard| dir.join(&shard.path)).collect();
         for shard in &options.shard {
@@ -128,5 +128,5 @@ impl<'a> Read<'a> {
 
 /// Errors where a shard has a newer copy of the manifest that was read from the store's own file.
 pub fn check_newest(dir: &Path, manifest: &Manifest, options: &Options, seams: &Seams) -> Result<()> {
-    Read::new(dir, Some(manifest), false, options, &Asking::new(seams, options)).map(drop)
+    Read::new(dir, Some(manifest), None, options, &Asking::new(seams, options)).map(drop)
 }

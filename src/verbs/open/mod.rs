@@ -14,6 +14,7 @@ mod recover;
 mod replay;
 mod take_up;
 
+pub use adopt::check_finished;
 pub use copies::check_newest;
 pub use create::{Contents, LOCK, RESTORING, SHARDS_DIR};
 pub use lock::locked;

@@ -49,11 +49,12 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     let disk = seams.disk.as_ref();
     let asking = Asking::new(&seams, options);
     let lock = lock(disk, dir, options, &asking)?;
-    let (found, adopted) = find(disk, dir, options, &asking)?;
+    let (found, taken) = find(disk, dir, options, &asking)?;
+    let adopted = taken.is_some();
     let moved = found.as_ref().map(|found| relocated(disk, dir, found.clone(), options, &asking)).transpose();
     // Where shards lay before, those of another copy of the store may be; what contradicts an older manifest is its age's fault.
     let at = moved.as_ref().ok().and_then(Option::as_ref).or(found.as_ref());
-    let read = Read::new(dir, at, adopted, options, &asking)?;
+    let read = Read::new(dir, at, taken, options, &asking)?;
     if found.is_some() && !adopted {
         // Whoever wrote it may have ended before its name was durable, and no shard may get a copy before that.
         disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
@@ -88,12 +89,12 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         manifest.store_next(disk, dir)?;
     }
     let scrub = Scrubbing::load(disk, dir, manifest.store);
-    if adopted {
+    if let Some(taken) = taken {
         // What is begun without the shards that are missing they could never come back to.
         check_covered(&layout)?;
         adopt::replace_journal(dir, &manifest, options, &layout, &archives, &scrub, &seams)?;
         manifest = take_up(disk, dir, &manifest, read, &asking)?;
-        adopt::begin(disk, dir, &manifest)?;
+        adopt::begin(disk, dir, &manifest, taken)?;
     }
     let mut replay = Replay {
         memory: Memory::new(Seq::ZERO, settings.memtable_bytes * 2 / 5),
@@ -189,12 +190,17 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     Ok(state)
 }
 
-/// The manifest, and whether it was taken from the shards, since there is none, or a damaged one, where it should be, or was by an
+/// The manifest, and the number with which it was taken from the shards, if it was, since there is none, or a damaged one, where it should be, or was by an
 /// opening that did not come to its end.
-fn find(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Result<(Option<Manifest>, bool)> {
+fn find(
+    disk: &dyn Disk,
+    dir: &Path,
+    options: &Options,
+    asking: &Asking,
+) -> Result<(Option<Manifest>, Option<u64>)> {
     let damage = match Manifest::load(disk, dir) {
         Ok(Some(manifest)) => {
-            let unfinished = adopt::is_unfinished(disk, dir, manifest.store)?;
+            let unfinished = adopt::unfinished(disk, dir, &manifest)?;
             return Ok((Some(manifest), unfinished));
         }
         Ok(None) => None,
@@ -219,10 +225,11 @@ fn find(disk: &dyn Disk, dir: &Path, options: &Options, asking: &Asking) -> Resu
                 dir.display(),
                 manifest.generation
             );
-            Ok((Some(manifest), true))
+            let taken = manifest.generation;
+            Ok((Some(manifest), Some(taken)))
         }
         (None, Some(error)) => Err(error),
-        (None, None) => Ok((None, false)),
+        (None, None) => Ok((None, None)),
     }
 }
 

@@ -710,7 +710,8 @@ fn a_layer_with_another_number_of_records_than_its_manifest_says_is_damage() {
     let id = store.checkpoint(&repo).unwrap();
     let manifest = dir.path().join(format!("backup/checkpoints/{:016x}", id.0));
     let bytes = std::fs::read(&manifest).unwrap();
-    let body = String::from_utf8_lossy(&bytes[bytes.iter().position(|byte| *byte == b'{').unwrap()..]);
+    // Its checksum may have a brace in it.
+    let body = String::from_utf8_lossy(&bytes[20..]);
     for (says, lost) in [(51, Some(1)), (49, None)] {
         let changed = body.replace("\"records\":50", &format!("\"records\":{says}"));
         assert_ne!(changed, body);
@@ -741,7 +742,8 @@ fn what_a_manifest_says_of_a_layer_that_another_has_as_well_is_looked_at_too() {
     assert_eq!(repo.verify_all().unwrap().records, 100);
     let manifest = dir.path().join(format!("backup/checkpoints/{:016x}", ids[1].0));
     let bytes = std::fs::read(&manifest).unwrap();
-    let body = String::from_utf8_lossy(&bytes[bytes.iter().position(|byte| *byte == b'{').unwrap()..]);
+    // Its checksum may have a brace in it.
+    let body = String::from_utf8_lossy(&bytes[20..]);
     for (of, says) in [("\"records\":50", "\"records\":51"), ("\"upto\":50", "\"upto\":49")] {
         let changed = body.replace(of, says);
         assert_ne!(changed, body);

@@ -82,7 +82,7 @@ enum Takes {
     Little,
     /// It is looked through from end to end.
     Long,
-    /// It is filled, or what it is to be filled from is verified first.
+    /// It is filled, or what it is to be filled from is verified first; or it was looked through in vain.
     Longest,
 }
 
@@ -92,12 +92,12 @@ fn takes(state: &State, mover: &Mover, shard: &Shard) -> Takes {
         return if shard.serves() { Takes::Longest } else { Takes::Little };
     }
     let is_proven = mover.proofs.iter().any(|proof| proof.of == shard.id);
-    if shard.is_filling() || is_proven {
+    // What was looked through in vain may be so again: a shard that is filled does not wait for that. One that is offline is opened first.
+    let was_in_vain = shard.is_open() && state.healing.was_in_vain(shard.id);
+    if shard.is_filling() || is_proven || was_in_vain {
         return Takes::Longest;
     }
-    // One that is offline is opened first, and what was looked through in vain may be so again.
-    let is_walked = mover.is_mending(shard.id) || state.healing.was_in_vain(shard.id);
-    if shard.is_open() && is_walked { Takes::Long } else { Takes::Little }
+    if shard.is_open() && mover.is_mending(shard.id) { Takes::Long } else { Takes::Little }
 }
 
 fn is_asked_anew(state: &State, shard: &Shard) -> bool {

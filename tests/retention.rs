@@ -174,12 +174,14 @@ fn the_journal_has_a_bound_where_nothing_can_be_flushed() {
     let full = Fault::on(Operation::Write).at(|path| path.starts_with("/store/shards"));
     disk.inject(full.error(std::io::ErrorKind::StorageFull));
     let write = |n: u32| store.insert((n % 7).to_be_bytes(), [n as u8; 1000]);
+    // Writes go on until a flush has been tried in vain, however quick they are.
+    write(0).unwrap();
+    store.flush().unwrap_err();
     let refused = (0..64_000).find_map(|n| write(n).err().map(|error| (n, error)));
     let (refused, error) = refused.expect("64 MB wait in the journal");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(refused > 3000, "{refused}");
     let bytes = store.stats().unwrap().journal.bytes;
-    // Writes go on until a flush has been tried in vain, however quick they are.
     assert!(bytes < 32 << 20, "{bytes} in the journal, write {refused} was refused: {error}");
     assert!((0..7_u32).all(|n| store.get(n.to_be_bytes()).unwrap().is_some()));
     disk.heal();

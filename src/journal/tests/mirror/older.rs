@@ -182,6 +182,16 @@ fn third() -> Vec<Place> {
     places
 }
 
+/// A journal in three copies.
+fn of_three(disk: &SimDisk) -> (Arc<Mirrors>, Journal) {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mirrors =
+        Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, third(), None, Arc::default()).unwrap();
+    let journal = Journal::create(mirrors.clone(), &third()[0].dir, CONFIG, Seq(1)).unwrap();
+    mirrors.vouch().unwrap();
+    (mirrors, journal)
+}
+
 /// One copy is left out, and the one that is asked first cannot be read somewhere: in a segment, or in a file of which the bytes mean
 /// nothing.
 #[test]
@@ -315,13 +325,8 @@ fn a_segment_that_the_copy_which_serves_has_lost_comes_back_from_one_that_is_mad
 #[test]
 fn what_is_put_back_into_the_copy_that_serves_is_in_every_copy_that_counts() {
     for lost in [1, 2] {
-        let disk = dirs_disk(67);
-        let dirs = third().into_iter().map(|place| place.dir).collect::<Vec<_>>();
-        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let mirrors =
-            Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, third(), None, Arc::default()).unwrap();
-        let journal = Journal::create(mirrors.clone(), &dirs[0], CONFIG, Seq(1)).unwrap();
-        mirrors.vouch().unwrap();
+        let (disk, dirs) = (dirs_disk(67), third().into_iter().map(|place| place.dir).collect::<Vec<_>>());
+        let (mirrors, journal) = of_three(&disk);
         let mut model = Model::default();
         (0..60).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
         model.sync(&journal).unwrap();
@@ -463,13 +468,8 @@ fn what_is_put_back_into_a_copy_that_serves_is_durable_or_another_one_serves() {
 #[test]
 fn old_segments_come_back_into_all_copies_that_count_or_into_none() {
     for (spare, comes) in [(5, true), (2, false)] {
-        let disk = dirs_disk(72);
-        let dirs = third().into_iter().map(|place| place.dir).collect::<Vec<_>>();
-        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let mirrors =
-            Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, third(), None, Arc::default()).unwrap();
-        let journal = Journal::create(mirrors.clone(), &dirs[0], CONFIG, Seq(1)).unwrap();
-        mirrors.vouch().unwrap();
+        let (disk, dirs) = (dirs_disk(72), third().into_iter().map(|place| place.dir).collect::<Vec<_>>());
+        let (mirrors, journal) = of_three(&disk);
         let mut model = Model::default();
         (0..50).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
         model.sync(&journal).unwrap();

@@ -14,6 +14,7 @@ mod markers;
 mod mirror;
 mod poisoned;
 mod replay;
+mod searching;
 mod segments;
 mod syncs;
 mod trimming;

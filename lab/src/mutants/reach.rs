@@ -16,18 +16,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The programs of tests that are asked besides the library's own.
-pub const PROGRAMS: [&str; 16] = [
+pub const PROGRAMS: [&str; 22] = [
     "api",
     "checkpoint",
     "checkpoint_archive",
+    "checkpoint_faults",
     "checkpoint_model",
+    "checkpoint_salvage",
     "concurrency",
+    "damage_table",
     "elastic",
     "faults",
+    "full_disk",
     "golden",
     "heal",
+    "heal_live",
     "heal_model",
     "inspect",
+    "linearizability",
     "mirrors",
     "model",
     "regressions",

@@ -9,7 +9,7 @@ mod older;
 mod opening;
 mod reading;
 mod shown;
-mod spreading;
+pub mod spreading;
 mod walks;
 mod words;
 

@@ -163,3 +163,17 @@ fn a_ring_says_how_it_routes() {
         assert_eq!(ring.partitioner(), partitioner);
     }
 }
+
+/// A scan asks fewer shards for that.
+#[test]
+fn keys_between_two_of_the_same_part_lie_in_one_virtual_node() {
+    let of = |partitioner, hi: Option<&[u8]>| {
+        let ring = Ring::plan(equal(4), 2, 64, partitioner).unwrap();
+        ring.single_virtual_node(b"user:1", hi).map(|found| found == ring.virtual_node("user:15"))
+    };
+    let by_user = Partitioner::Delimiter(b':');
+    assert_eq!(of(by_user, Some(b"user:2")), Some(true));
+    assert_eq!(of(by_user, Some(b"usher:2")), None);
+    assert_eq!(of(by_user, None), None);
+    assert_eq!(of(Partitioner::Whole, Some(b"user:2")), None);
+}

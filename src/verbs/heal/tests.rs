@@ -175,3 +175,41 @@ fn shards_that_are_to_be_filled_from_others_are_proven_beside_each_other() {
     heal_until(&store, || store.health().unwrap().is_good());
     check(&store);
 }
+
+/// Heals until that is so; returns the bytes that the steps have spoken of.
+fn healed(store: &Store, is_so: impl Fn() -> bool) -> u64 {
+    let mut bytes = 0;
+    for _ in 0..500 {
+        if is_so() {
+            return bytes;
+        }
+        match super::step(&store.handle.state).unwrap() {
+            super::Step::Worked(more) => bytes += more,
+            super::Step::NeedsFlush => store.flush().unwrap(),
+            _ => store.handle.state.healing.forget_rests(),
+        }
+    }
+    panic!("it does not come to it: {:?}", store.health().unwrap());
+}
+
+/// By that it is paced.
+#[test]
+fn healing_tells_how_much_it_has_done() {
+    const RECORD: u64 = 64 << 10;
+    let (store, _) = filled(3, 2);
+    let (ring, shard) = (store.ring(), ShardId(1));
+    let owned = (0..KEYS).filter(|n| ring.preference_list(key(*n)).contains(&shard)).count() as u64;
+    store.rebuild(shard).unwrap();
+    let mut filled = healed(&store, || health(&store, shard) == Health::Rebuilding);
+    filled += healed(&store, || health(&store, shard) == Health::Online);
+    // Copied, and compared.
+    assert!((2 * owned * RECORD..5 * owned * RECORD).contains(&filled), "{filled} of {}", owned * RECORD);
+    testing::fail_shard(&store, shard);
+    let lacks = 40;
+    (0..lacks).for_each(|n| _ = store.insert(key(n), vec![n as u8; RECORD as usize]).unwrap());
+    store.flush().unwrap();
+    let caught_up = healed(&store, || health(&store, shard) == Health::Online);
+    let lacks = u64::from(lacks) * RECORD;
+    assert!((lacks..2 * lacks).contains(&caught_up), "{caught_up} of {lacks}");
+    check(&store);
+}

@@ -130,3 +130,34 @@ impl<'a> Read<'a> {
 pub fn check_newest(dir: &Path, manifest: &Manifest, options: &Options, seams: &Seams) -> Result<()> {
     Read::new(dir, Some(manifest), None, options, &Asking::new(seams, options)).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MemoryFactory;
+    use crate::ids::ShardId;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_manifest_that_is_older_than_an_identitys_is_refused() {
+        let (disk, factory) = (Arc::new(crate::disk::SimDisk::new(1)), Arc::new(MemoryFactory::new()));
+        let seams = Seams { disk: disk.clone(), factory, background: false };
+        let options = Options::new().shards(1).replication_factor(1);
+        drop(crate::testing::open(Path::new("/store"), &options, seams).unwrap());
+        let identity = Identity::load(disk.as_ref(), Path::new("/store/shards/0000")).unwrap().unwrap();
+        let manifest = identity.manifest.clone().unwrap();
+        let (store, generation) = (manifest.store, manifest.generation);
+        let check = |store, generation, identity: &Identity| {
+            let read = Read { dir: Path::new("/store"), store, generation, adopted: false };
+            read.check_identity(Path::new("/store/shards/0000"), identity)
+        };
+        check(store, generation, &identity).unwrap();
+        let error = check(store, generation - 1, &identity).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert!(error.to_string().contains("shards/0000"), "{error}");
+        // Of another store, or of one that is being created, it says nothing.
+        check(store ^ 1, generation - 1, &identity).unwrap();
+        let created = Identity { store, shard: ShardId(0), manifest: None };
+        check(store, generation - 1, &created).unwrap();
+    }
+}

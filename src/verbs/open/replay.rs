@@ -130,3 +130,43 @@ impl Replay {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MemoryFactory;
+    use crate::testing;
+
+    /// Of a budget of 1 MiB, with nothing that it could be flushed to.
+    fn stuck() -> Replay {
+        let (disk, factory) = (Arc::new(crate::disk::SimDisk::new(1)), Arc::new(MemoryFactory::new()));
+        let seams = crate::state::Seams { disk, factory, background: false };
+        let options = crate::options::Options::new().shards(1).replication_factor(1);
+        let store = testing::open(std::path::Path::new("/store"), &options, seams).unwrap();
+        Replay {
+            memory: Memory::new(Seq::ZERO, 1 << 18),
+            limit: 1 << 20,
+            keyspaces: HashSet::from([KeyspaceId(0)]),
+            next_keyspace: KeyspaceId(1),
+            manifest: PathBuf::from("/store/MANIFEST"),
+            layout: store.handle.state.layout(),
+            timeout: Duration::from_secs(1),
+            stuck: Some(Error::new(ErrorKind::Unavailable, "no room")),
+            told: false,
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_flushed_is_held_up_to_a_bound() {
+        let mut replay = stuck();
+        let cause = Error::new(ErrorKind::Unavailable, "no room");
+        let most = 4 * replay.limit + 2 * MAX_BATCH_BYTES as u64;
+        for (held, told) in [(replay.limit, false), (replay.limit / 4 * 5, false), (most - 1, true)] {
+            replay.keep(cause.clone(), held).unwrap();
+            assert_eq!(replay.told, told, "{held}");
+        }
+        let error = replay.keep(cause, most).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.advice().is_some_and(|advice| advice.contains("memory_budget")), "{error}");
+    }
+}

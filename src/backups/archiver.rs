@@ -57,29 +57,29 @@ pub struct Archiver {
 
 impl Archiver {
     pub(super) fn start(handle: Arc<Handle>, repository: BackupRepository) -> Result<Archiver> {
-        let mut marks = archive::opened(&handle.state);
         // What is written while a piece is being written counts for the next one: not all of it may be in this one.
         let bytes = handle.state.journal.stats().bytes_written;
         let there = handle.state.memory.last();
-        let upto = match archive::archive(&handle.state, &repository, &mut marks) {
+        let upto = match archive::archive(&handle.state, &repository) {
             // What is missing is missing for good; what comes now is archived all the same.
             Err(error) if error.kind() == ErrorKind::Gap => there,
             outcome => outcome?,
         };
+        let marks = archive::marks_of(&handle.state, repository.id());
         let mut due = Due { looked: Instant::now(), archived: None, upto, bytes };
         let (stop, stopped) = channel();
         let work = move || {
             let state = &handle.state;
             loop {
                 let waited = stopped.recv_timeout(MARK);
-                archive::note(&mut marks, archive::mark(state));
+                archive::note(&mut marks.lock(), archive::mark(state));
                 let last = waited != Err(RecvTimeoutError::Timeout);
                 let bytes = state.journal.stats().bytes_written;
                 let there = state.memory.last();
                 if !last && !due.is(Instant::now(), there, bytes) {
                     continue;
                 }
-                let outcome = archive::archive(state, &repository, &mut marks);
+                let outcome = archive::archive(state, &repository);
                 if last {
                     return outcome;
                 }

@@ -105,8 +105,7 @@ impl Store {
     /// journal cannot be read, `Corruption` if what it ends with is damaged (all before that was archived; what is written later tells how much it is), `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
     /// is whole.
     pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
-        let state = &self.handle.state;
-        verbs::checkpoint::archive::archive(state, repository, &mut verbs::checkpoint::archive::opened(state))
+        verbs::checkpoint::archive::archive(&self.handle.state, repository)
     }
 
     /// Archives continuously, on a thread of its own, until the value is dropped or [stopped](Archiver::stop): what is committed is in the

@@ -7,6 +7,7 @@
 mod lacking;
 
 use crate::backup::CheckpointId;
+use crate::backup::piece::Mark;
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
@@ -81,6 +82,8 @@ pub struct Archives {
     inner: Mutex<Inner>,
     /// Who archives into a repository, one at a time.
     turns: Mutex<HashMap<u128, Arc<Mutex<()>>>>,
+    /// What was noted of the time that no piece tells yet. Leaves, held for a moment.
+    marks: Mutex<HashMap<u128, Arc<Mutex<Vec<Mark>>>>>,
     /// What each of them is complete up to, for those who must not wait for the file that `inner` is held over. A leaf under that.
     ends: Mutex<Vec<Seq>>,
     /// What the journal begins with, or less.
@@ -165,8 +168,9 @@ impl Archives {
             closed: false,
         };
         let ends = Mutex::new(inner.ends());
-        let (disk, inner, turns) = (disk.clone(), Mutex::new(inner), Mutex::default());
-        Ok(Archives { disk, path, inner, turns, ends, begins: AtomicU64::new(0) })
+        let (disk, inner) = (disk.clone(), Mutex::new(inner));
+        let (turns, marks) = (Mutex::default(), Mutex::default());
+        Ok(Archives { disk, path, inner, turns, marks, ends, begins: AtomicU64::new(0) })
     }
 
     /// What all archives are complete up to that need nothing older than `from`; [`Seq::MAX`]: there is none.
@@ -177,6 +181,12 @@ impl Archives {
     /// The turn to add to the archive in a repository. Held over all that it takes.
     pub fn turn(&self, repository: u128) -> Arc<Mutex<()>> {
         self.turns.lock().entry(repository).or_default().clone()
+    }
+
+    /// What is noted of the time for the archive in a repository, by whoever archives there; the first one is `opened`.
+    pub fn marks(&self, repository: u128, opened: Mark) -> Arc<Mutex<Vec<Mark>>> {
+        let begin = || Arc::new(Mutex::new(vec![opened]));
+        self.marks.lock().entry(repository).or_insert_with(begin).clone()
     }
 
     pub fn list(&self) -> Vec<ArchiveHold> {

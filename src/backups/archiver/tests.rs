@@ -45,17 +45,17 @@ fn that_the_clock_went_back_while_a_store_rested_is_archived_with_the_next_write
     let store = Store::open(dir.path().join("live")).unwrap();
     let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
     let state = &store.handle.state;
-    let mut marks = Vec::new();
+    let marks = archive::marks_of(state, repo.id());
     store.insert("one", "write").unwrap();
-    archive::archive(state, &repo, &mut marks).unwrap();
+    archive::archive(state, &repo).unwrap();
     let now = archive::mark(state);
     let (ahead, behind) = (mark(now.time + 3_600_000, 1), mark(now.time - 3_600_000, 1));
     for noted in [now, ahead, behind, now] {
-        archive::note(&mut marks, noted);
-        archive::archive(state, &repo, &mut marks).unwrap();
+        archive::note(&mut marks.lock(), noted);
+        archive::archive(state, &repo).unwrap();
     }
     store.insert("another", "write").unwrap();
-    archive::archive(state, &repo, &mut marks).unwrap();
+    archive::archive(state, &repo).unwrap();
     let id = state.manifest.lock().store;
     let piece = repo.piece(id, repo.chain(id).unwrap().pieces.last().unwrap()).unwrap();
     let told = piece.head.marks;
@@ -69,16 +69,16 @@ fn that_a_store_rested_until_a_write_is_archived_with_the_write() {
     let store = Store::open(dir.path().join("live")).unwrap();
     let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
     let state = &store.handle.state;
-    let mut marks = Vec::new();
+    let marks = archive::marks_of(state, repo.id());
     store.insert("one", "write").unwrap();
-    archive::archive(state, &repo, &mut marks).unwrap();
+    archive::archive(state, &repo).unwrap();
     let rested = archive::mark(state);
     for _ in 0..2 {
-        archive::note(&mut marks, rested);
-        archive::archive(state, &repo, &mut marks).unwrap();
+        archive::note(&mut marks.lock(), rested);
+        archive::archive(state, &repo).unwrap();
     }
     store.insert("another", "write").unwrap();
-    archive::archive(state, &repo, &mut marks).unwrap();
+    archive::archive(state, &repo).unwrap();
     let id = state.manifest.lock().store;
     let chain = repo.chain(id).unwrap();
     let piece = repo.piece(id, chain.pieces.last().unwrap()).unwrap();
@@ -86,7 +86,7 @@ fn that_a_store_rested_until_a_write_is_archived_with_the_write() {
     // From when to when.
     assert_eq!((piece.head.first, seqs), (Seq(2), vec![1, 1, 2]));
     assert!(piece.head.marks[0].time >= rested.time);
-    assert_eq!(marks, []);
+    assert_eq!(*marks.lock(), []);
 }
 
 /// Up to then that it rested is known to the process alone, which may be killed.
@@ -124,7 +124,8 @@ fn every_piece_tells_when_the_log_had_come_to_its_end() {
     let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
     let state = &store.handle.state;
     let before = archive::mark(state).time - 3_600_000;
-    let mut marks = vec![mark(before, 0)];
+    let marks = archive::marks_of(state, repo.id());
+    *marks.lock() = vec![mark(before, 0)];
     // More than a piece has between two of the moments that are noted, and behind the last of them.
     for n in 0..9u8 {
         for part in 0..20u8 {
@@ -132,12 +133,12 @@ fn every_piece_tells_when_the_log_had_come_to_its_end() {
         }
         if n % 4 == 3 {
             archive::note(
-                &mut marks,
+                &mut marks.lock(),
                 Mark { time: before + 60_000 * u64::from(n), seq: state.memory.last() },
             );
         }
     }
-    archive::archive(state, &repo, &mut marks).unwrap();
+    archive::archive(state, &repo).unwrap();
     let id = state.manifest.lock().store;
     let chain = repo.chain(id).unwrap();
     let heads: Vec<_> = chain.pieces.iter().map(|listed| repo.piece(id, listed).unwrap().head).collect();
@@ -149,4 +150,31 @@ fn every_piece_tells_when_the_log_had_come_to_its_end() {
     let marks: Vec<Mark> = heads.into_iter().flat_map(|head| head.marks).collect();
     // A clock that had gone back would leave the times in between to nobody.
     assert!(marks.is_sorted_by_key(|mark| mark.seq) && marks.is_sorted_by_key(|mark| mark.time), "{marks:?}");
+}
+
+/// Else the later piece would tell what had been noted before the earlier one was written, and the clock seem to have gone back.
+#[test]
+fn what_an_archiver_has_noted_is_in_the_piece_that_is_archived_by_hand_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("live")).unwrap();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    let state = &store.handle.state;
+    let noted = archive::marks_of(state, repo.id());
+    let now = archive::mark(state).time;
+    *noted.lock() = vec![mark(now - 30_000, 0)];
+    for seq in 1..=3u64 {
+        store.insert(seq.to_le_bytes(), "a write").unwrap();
+        archive::note(&mut noted.lock(), mark(now - 30_000 + 6_000 * seq, seq));
+    }
+    store.archive(&repo).unwrap();
+    store.insert("one", "more").unwrap();
+    archive::note(&mut noted.lock(), archive::mark(state));
+    archive::archive(state, &repo).unwrap();
+    let id = state.manifest.lock().store;
+    let pieces = repo.chain(id).unwrap().pieces;
+    let told = pieces.iter().flat_map(|listed| repo.piece(id, listed).unwrap().head.marks);
+    let told: Vec<Mark> = told.collect();
+    assert_eq!(pieces.len(), 2);
+    assert!(told.is_sorted_by_key(|mark| mark.time), "{told:?}");
+    assert!((0..=3).all(|seq| told.contains(&mark(now - 30_000 + 6_000 * seq, seq))), "{told:?}");
 }

@@ -6,7 +6,7 @@
 
 mod marks;
 
-pub use marks::{mark, note, opened};
+pub use marks::{mark, note, of as marks_of};
 
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::Body;
@@ -25,18 +25,18 @@ const TOLD: usize = 8;
 /// What a piece holds, in bytes of commits, unless one is larger.
 const PIECE: usize = 4 << 20;
 
-/// Archives everything up to now. `marks` were made since the last call; those that went into a piece are taken out, and of the others those
-/// of a rest that has not ended stay. Returns what the
-/// archive is complete up to; `Gap` where it is not, for want of what the journal no longer had, or has damaged.
-pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mark>) -> Result<Seq> {
+/// Archives everything up to now. Of the marks those that went into a piece are taken out, and of the others those of a rest that has not ended
+/// stay. Returns what the archive is complete up to; `Gap` where it is not, for want of what the journal no longer had, or has damaged.
+pub fn archive(state: &State, repository: &BackupRepository) -> Result<Seq> {
     state.check_open()?;
+    let marks = marks::of(state, repository.id);
     let turn = state.archives.turn(repository.id);
     let _turn = turn.lock();
     let store = state.manifest.lock().store;
     let found = found(state, repository, store)?;
     let now = mark(state);
     marks::look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
-    note(marks, now);
+    note(&mut marks.lock(), now);
     // No further than that: when a later write was there nobody would know, should the store rest behind it.
     let until = now.seq;
     state.sync_to(until)?;
@@ -60,23 +60,25 @@ pub fn archive(state: &State, repository: &BackupRepository, marks: &mut Vec<Mar
         let last = Seq(cursor.next().0.saturating_sub(1));
         // Whatever the journal lacks, this it has.
         if last >= begin {
-            repository.add_piece(&head(state, begin, last, marks, &untold), &commits)?;
+            let known = marks.lock().clone();
+            repository.add_piece(&head(state, begin, last, &known, &untold), &commits)?;
             // Again, since the journal is trimmed by what counts as archived: its disk may have gone since.
             repository.check_there()?;
-            marks.retain(|mark| mark.seq > last);
+            // What was noted meanwhile is told by the next one.
+            marks.lock().retain(|mark| mark.seq > last || (mark.seq == last && !known.contains(mark)));
             state.archives.reached(repository.id, last)?;
         }
         let Err(damage) = read else { continue };
         let lacks = pass(state, &mut cursor, until, damage, &mut passed)?;
         // Of these moments nobody knows what they were; and nothing is known to have been there since.
         if let Some((from, to)) = lacks {
-            marks.retain(|mark| mark.seq < from || mark.seq > to);
+            marks.lock().retain(|mark| mark.seq < from || mark.seq > to);
             untold.clear();
             gap = lacks;
         }
     }
     // Whether the store has rested up to then, and the clock went back meanwhile, shows with the next write, in the piece that has that one.
-    marks.retain(|mark| mark.seq >= until);
+    marks.lock().retain(|mark| mark.seq >= until);
     check_gaps(state, repository, &found.chain, gap)?;
     Ok(until)
 }

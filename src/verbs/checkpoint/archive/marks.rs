@@ -1,12 +1,14 @@
 //! What is noted of the time while a log goes on, and what a piece of it tells of that.
 //!
-//! Invariants: marks are in the order in which they were made; what a mark says is true: by its time the log had come to its sequence. Every piece
-//! tells when the log had come to its end, and no later time than the next piece does, unless the clock went back.
+//! Invariants: marks are in the order in which they were made, whoever made them; what a mark says is true: by its time the log had come to its
+//! sequence. Every piece tells when the log had come to its end, and no later time than the next piece does, unless the clock went back.
 
 use crate::backup::checkpoint::now;
 use crate::backup::piece::{CLOCK_STEP, Mark};
 use crate::ids::Seq;
 use crate::state::State;
+use crate::sync::Mutex;
+use std::sync::Arc;
 
 /// What the log has come to, now.
 pub fn mark(state: &State) -> Mark {
@@ -15,9 +17,10 @@ pub fn mark(state: &State) -> Mark {
     Mark { time: now(), seq }
 }
 
-/// What to begin with: what the log had come to when the store was opened.
-pub fn opened(state: &State) -> Vec<Mark> {
-    vec![state.opened]
+/// Those of the archive in a repository that no piece tells yet, from what the log had come to when the store was opened on. They are its own, and
+/// not those of who made them: what one caller had noted before another one archived would be told behind that.
+pub fn of(state: &State, repository: u128) -> Arc<Mutex<Vec<Mark>>> {
+    state.archives.marks(repository, state.opened)
 }
 
 /// Notes another moment behind those that were noted before. Of a rest the first and the last one stay, so that it is known for one, and the earliest

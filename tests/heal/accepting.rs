@@ -91,6 +91,20 @@ fn without_enough_shards_nothing_takes_the_place_of_a_lost_journal() {
     world.check_copies();
 }
 
+/// Where no directory was ever named there is no other copy to be told from.
+#[test]
+fn a_journal_that_is_begun_anew_in_the_stores_own_directory_has_no_word() {
+    let mut world = World::new(options(2, 2));
+    (0..50).for_each(|n| _ = world.insert(&format!("{n}"), "flushed"));
+    world.store.flush().unwrap();
+    world.lose(&[JOURNAL]);
+    world.store = world.try_accepted().unwrap();
+    world.insert("after", "the loss");
+    world.check();
+    assert!(world.is_there(JOURNAL) && !world.is_there("/store/journal/MIRRORS"));
+    assert!(!world.is_there("/store/MIRRORS"));
+}
+
 /// The engines had what was flushed last when the process ended, and their seals did not say so: the numbers of those writes are not
 /// given to others, which the engines would take for what they have.
 #[test]

@@ -285,6 +285,25 @@ fn a_copy_that_was_left_out_is_not_believed_when_it_comes_back() {
 }
 
 #[test]
+fn a_copy_that_the_journal_was_moved_away_from_is_not_believed_when_the_other_is_lost() {
+    let place = Place::new();
+    let at = place.at("store");
+    let with = |names: &[&str]| options().journal_dirs(names.iter().map(|name| place.at(name)));
+    write(&open(&at, &with(&["a"])).unwrap(), 0..20);
+    copy(&place.at("a"), &place.at("before"));
+    write(&open(&at, &with(&["b"])).unwrap(), 20..40);
+    place.remove("b");
+    if !place.at("a").exists() {
+        copy(&place.at("before"), &place.at("a"));
+    }
+    for names in [&["a"][..], &["a", "b"]] {
+        let error = open(&at, &with(names)).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    }
+    check(&open(&at, &with(&["a"]).accept_journal(place.at("a"))).unwrap(), 20);
+}
+
+#[test]
 fn directories_that_get_in_each_others_way_are_refused() {
     let place = Place::new();
     let at = place.at("store");

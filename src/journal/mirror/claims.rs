@@ -79,3 +79,48 @@ pub fn weigh(claims: &[Claim], judged: &mut [(Place, Option<Error>)]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn place(id: u32, known: bool) -> Place {
+        Place { id, dir: PathBuf::from(format!("/{id}")), known, listed: true, implicit: false, mounts: 0 }
+    }
+
+    fn word(id: u32, epoch: u64, good: &[u32]) -> Claim {
+        Claim { id, word: Some(Word { store: 1, mirror: Some(id), epoch, good: good.to_vec() }) }
+    }
+
+    /// What becomes of copies 1, which is believed, 2, which is behind, and 3, which is damaged, where 4 and 5 claim so much.
+    fn weighed(claims: &[Claim]) -> Vec<Option<ErrorKind>> {
+        let of = |kind| Some(Error::new(kind, "before"));
+        let mut judged = vec![
+            (place(1, true), None),
+            (place(2, true), of(ErrorKind::Refused)),
+            (place(3, true), of(ErrorKind::Corruption)),
+            (place(4, false), of(ErrorKind::Refused)),
+            (place(5, false), of(ErrorKind::Corruption)),
+        ];
+        weigh(claims, &mut judged);
+        judged.into_iter().map(|(_, cause)| cause.map(|error| error.kind())).collect()
+    }
+
+    #[test]
+    fn a_claim_that_no_believed_copy_covers_leaves_none_believed() {
+        use ErrorKind::{Corruption, Refused, Unavailable};
+        let before = [None, Some(Refused), Some(Corruption), Some(Refused), Some(Corruption)];
+        assert_eq!(weighed(&[]), before);
+        assert_eq!(weighed(&[word(4, 9, &[1, 4])]), before);
+        // By way of another one.
+        assert_eq!(weighed(&[word(5, 8, &[4, 5]), word(4, 9, &[1, 4])]), before);
+        let contested =
+            |four| [Some(Unavailable), Some(Refused), Some(Corruption), Some(four), Some(Corruption)];
+        assert_eq!(weighed(&[word(4, 9, &[4])]), contested(Unavailable));
+        assert_eq!(weighed(&[word(4, 9, &[2, 4])]), contested(Unavailable));
+        // It has gone on since the other one called it complete.
+        assert_eq!(weighed(&[word(5, 9, &[4, 5]), word(4, 8, &[1, 4])]), contested(Refused));
+        assert_eq!(weighed(&[Claim { id: 5, word: None }]), contested(Refused));
+    }
+}

@@ -370,3 +370,20 @@ impl Copying<'_> {
         self.sync()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_copying_has_left_is_known_by_its_name() {
+        let segment = segment::name(7);
+        for left in [format!("{segment}{UNFINISHED}"), "copy of 1.seg".to_owned()] {
+            assert!(is_left(&left), "{left}");
+        }
+        for other in [&segment, "LOCK", "notes", "notes.copy"] {
+            assert!(!is_left(other), "{other}");
+        }
+        assert!(is_unfinished(&format!("{segment}{UNFINISHED}")) && !is_unfinished("copy of 1.seg"));
+    }
+}

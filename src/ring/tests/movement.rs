@@ -152,6 +152,8 @@ fn doubling_moves_nothing() {
         assert_eq!(doubled.preference_list(key), ring.preference_list(key));
     }
     doubled.check().unwrap();
+    // Also where the loads of fewer virtual nodes are no share of more.
+    plan(equal(3), 1, 64).doubled().unwrap().check().unwrap();
     assert!(doubled.moves_to(&ring).is_err());
     // From then on loads are as fine as the new number allows, for a few copies.
     let (after, moves) = changed(&doubled, zoned(7, 3), 3);

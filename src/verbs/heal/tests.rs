@@ -213,3 +213,33 @@ fn healing_tells_how_much_it_has_done() {
     assert!((lacks..2 * lacks).contains(&caught_up), "{caught_up} of {lacks}");
     check(&store);
 }
+
+/// One that fails again long after it was whole is not begun anew at once.
+#[test]
+fn what_is_flushed_to_has_failed_as_if_never_before() {
+    let (store, _) = filled(2, 2);
+    let shard = &store.handle.state.layout().shards[0];
+    shard.strike();
+    assert_eq!(shard.strikes(), 1);
+    store.insert(key(0), vec![0; 64 << 10]).unwrap();
+    store.flush().unwrap();
+    assert_eq!(shard.strikes(), 0);
+}
+
+/// So that it is looked for again when another shard serves, and not before.
+#[test]
+fn what_no_replica_has_is_counted() {
+    let (store, factory) = filled(2, 2);
+    for n in [0, KEYS - 1] {
+        factory.corrupt(ShardId(0), &internal(n));
+    }
+    factory.corrupt(ShardId(1), &internal(0));
+    let state = &store.handle.state;
+    let (mut from, mut found) = (Some(Vec::new()), (0, 0, 0));
+    while let Some(lo) = from {
+        let mended = crate::state::transfer::verify_and_mend(state, &state.layout(), 0, &lo).unwrap();
+        found = (found.0 + mended.repaired, found.1 + mended.left, found.2 + mended.lacking);
+        from = mended.end;
+    }
+    assert_eq!(found, (1, 1, 1));
+}

@@ -195,3 +195,45 @@ pub fn replace_journal(
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimDisk;
+    use crate::engine::MemoryFactory;
+    use std::sync::Arc;
+
+    #[test]
+    fn what_a_marker_says_counts_for_what_attempts_have_written_since() {
+        let (disk, dir) = (SimDisk::new(1), Path::new("/store"));
+        let seams = Seams {
+            disk: Arc::new(disk.clone()),
+            factory: Arc::new(MemoryFactory::new()),
+            background: false,
+        };
+        let options = Options::new().shards(1).replication_factor(1);
+        drop(crate::testing::open(dir, &options, seams).unwrap());
+        let manifest = Manifest::load(&disk, dir).unwrap().unwrap();
+        let taken = |raised: u64, manifest: &Manifest| {
+            let mut attempt = manifest.clone();
+            attempt.generation += raised;
+            unfinished(&disk, dir, &attempt).unwrap().map(|taken| taken - manifest.generation)
+        };
+        assert_eq!(taken(0, &manifest), None);
+        begin(&disk, dir, &manifest, manifest.generation).unwrap();
+        assert_eq!(taken(0, &manifest), Some(0));
+        assert_eq!(taken(ATTEMPTS - 1, &manifest), Some(0));
+        // No attempt has written that.
+        assert_eq!(taken(ATTEMPTS, &manifest), Some(ATTEMPTS));
+        let older = Manifest { generation: manifest.generation - 1, ..manifest.clone() };
+        assert_eq!(taken(0, &older), Some(0));
+        assert_eq!(taken(0, &Manifest { store: manifest.store ^ 1, ..manifest.clone() }), None);
+        assert_eq!(check_finished(&disk, dir, &manifest).unwrap_err().kind(), ErrorKind::Refused);
+        // A damaged one says that there was one.
+        let marker = dir.join(MARKER);
+        disk.damage(&marker, |bytes| *bytes.last_mut().unwrap() ^= 1).unwrap();
+        assert_eq!(taken(5, &manifest), Some(5));
+        disk.inject(crate::disk::Fault::on(crate::disk::Operation::Read).at(move |path| path == marker));
+        assert_eq!(unfinished(&disk, dir, &manifest).unwrap_err().kind(), ErrorKind::Io);
+    }
+}

@@ -211,6 +211,15 @@ fn a_directory_with_the_word_of_another_store_alone_is_not_vacant() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_looked_into_is_not_vacant() {
+    let disk = dirs_disk(56);
+    let vacant = || Mirrors::check_vacant(&disk, Path::new("/b"), CONFIG.store_id);
+    vacant().unwrap();
+    disk.inject(Fault::on(Operation::Look).at(|path| path == Path::new("/b")));
+    assert_eq!(vacant().unwrap_err().kind(), ErrorKind::Io);
+}
+
+#[test]
 fn a_copy_is_away_where_neither_its_word_nor_a_segment_of_it_is() {
     let dir = Path::new(DIRS[1]);
     for (word, segments) in [(true, true), (true, false), (false, true), (false, false)] {

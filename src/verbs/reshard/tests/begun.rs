@@ -194,3 +194,34 @@ fn the_number_of_a_shard_that_could_not_be_made_is_not_given_again() {
     check_reads(&store, &content);
     check_placed(&store, &content);
 }
+
+/// By that it is paced.
+#[test]
+fn a_change_tells_how_much_it_has_copied() {
+    let world = World::new();
+    let (store, mut content) = world.filled(2);
+    enlarge(&store, &mut content);
+    let before = store.ring();
+    store.apply(store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap()).unwrap();
+    let (mut copied, change) = (0, store.change().unwrap());
+    while change.progress().phase == Phase::Copying {
+        match step(state(&store)).unwrap() {
+            // The first that is compared.
+            Step::Worked(_) if change.progress().phase != Phase::Copying => {}
+            Step::Worked(bytes) => copied += bytes,
+            Step::NeedsFlush => store.flush().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(copied, change.progress().bytes_copied);
+    settle(&store);
+    let (after, mut gained) = (store.ring(), 0);
+    for (key, (value, _)) in &content {
+        let had = before.preference_list(key);
+        let new = after.preference_list(key).iter().filter(|shard| !had.contains(shard)).count();
+        // Before the key the engines have the number of the keyspace.
+        gained += new * (4 + key.len() + value.len());
+    }
+    assert_eq!(copied, gained as u64);
+    check_reads(&store, &content);
+}

@@ -85,3 +85,14 @@ fn a_segment_whose_first_frame_can_be_read_the_second_time_is_known_from_its_fir
         }
     }
 }
+
+#[test]
+fn a_journal_begins_with_a_number_that_something_lies_before_and_behind() {
+    let create = |first| Journal::create(Arc::new(new_disk()), dir(), CONFIG, first).map(drop);
+    for first in [Seq(1), Seq(u64::MAX - 1)] {
+        create(first).unwrap();
+    }
+    for first in [Seq::ZERO, Seq::MAX] {
+        assert_eq!(create(first).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+}

@@ -205,6 +205,10 @@ fn a_directory_with_the_word_of_another_store_alone_is_not_vacant() {
     let vacant = |store| Mirrors::check_vacant(&disk, dir, store);
     vacant(CONFIG.store_id).unwrap();
     assert_eq!(vacant(CONFIG.store_id + 1).unwrap_err().kind(), ErrorKind::Foreign);
+    // Of this one it says whose the directory is, whatever else lies there.
+    disk.replace(&dir.join("notes"), b"mine").unwrap();
+    vacant(CONFIG.store_id).unwrap();
+    disk.remove_file(&dir.join("notes")).unwrap();
     // One that is damaged says nothing.
     put(&disk, DIRS[1], b"no word");
     vacant(CONFIG.store_id).unwrap();

@@ -70,6 +70,9 @@ struct Place {
     column: usize,
 }
 
+/// A function that only a build with plants calls: no test is to notice what becomes of it.
+const PLANTED: &str = "open_half_restored";
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -94,7 +97,8 @@ fn list() -> Result<Vec<Mutant>> {
         replacement: listed.replacement,
         start: (listed.span.start.line, listed.span.start.column),
     };
-    Ok(listed.into_iter().enumerate().map(number).collect())
+    let ours = |listed: &Listed| !listed.name.contains(PLANTED);
+    Ok(listed.into_iter().filter(ours).enumerate().map(number).collect())
 }
 
 /// Whether nine in ten of those that were tried were caught.

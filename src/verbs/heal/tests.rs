@@ -269,3 +269,25 @@ fn a_slow_shard_catches_up_with_what_a_flush_brings_it() {
     assert_eq!(testing::held_by(&store, KeyspaceId(0), slow).unwrap().len(), RECORDS as usize);
     store.close().unwrap();
 }
+
+/// While nobody is there several chunks are under way at once, as in a change of the topology.
+#[test]
+fn a_filling_that_disturbs_nobody_goes_through_several_chunks_at_once() {
+    let (store, _) = filled(3, 2);
+    let shard = ShardId(1);
+    for compacts in [false, true] {
+        if compacts { store.compact(shard) } else { store.rebuild(shard) }.unwrap();
+        let state = &store.handle.state;
+        heal_until(&store, || state.healing.wished(shard).is_some_and(|wish| wish.begun));
+        let mut steps = 0;
+        while state.healing.wished(shard).is_some() {
+            state.change.foreground.leave_alone();
+            assert!(testing::heal_step(&store).unwrap());
+            steps += 1;
+        }
+        // Some 200 of 300 records of 64 KiB are copied and then compared, four chunks of 1 MiB a step.
+        assert!(steps < 16, "compacts: {compacts}, {steps}");
+        assert!(store.health().unwrap().is_good());
+        check(&store);
+    }
+}

@@ -216,7 +216,7 @@ fn move_round(state: &State, held: bool) -> Result<Round> {
         Healed::Later(rest) => rest,
         Healed::Worked(bytes) => return Ok(Round::Healed(bytes)),
         Healed::NeedsFlush => {
-            verbs::flush::flush(state)?;
+            verbs::flush::flush(state).inspect_err(|error| verbs::heal::not_flushed(state, error))?;
             return Ok(Round::Waiting);
         }
     };
@@ -314,10 +314,11 @@ impl Effort {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::SimDisk;
+    use crate::disk::{Fault, SimDisk};
     use crate::engine::{MemoryFactory, MemoryOperation};
     use crate::options::Options;
     use crate::state::Seams;
+    use crate::state::healing::Wish;
     use std::path::Path;
 
     /// A copy that cannot be made costs less and less, and one that has only just been left behind is tried at once, whatever the rest of
@@ -384,6 +385,96 @@ mod tests {
         assert_eq!(state.scrub.rate(), None);
         store.scrub().unwrap();
         assert_eq!(rate(), None, "it was asked of another scrub");
+    }
+
+    /// Two shards, each with what no other has.
+    fn two_shards() -> (SimDisk, crate::store::Store) {
+        let (disk, factory) = (SimDisk::new(1), MemoryFactory::new());
+        let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: false };
+        let options = Options::new().shards(2).replication_factor(1).memory_budget(16 << 20);
+        let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
+        write(&store, 0);
+        store.flush().unwrap();
+        (disk, store)
+    }
+
+    /// The disk of one gets full, and it lacks what the other has got of a flush.
+    fn fill_up(disk: &SimDisk, store: &crate::store::Store) {
+        let full = std::io::ErrorKind::StorageFull;
+        let dir = store.handle.state.layout().shards[1].dir.clone();
+        disk.inject(Fault::on_any_change().at(move |path| path.starts_with(&dir)).error(full));
+        write(store, 1);
+        store.flush().unwrap_err();
+        let applied = |shard: usize| store.handle.state.layout().shards[shard].applied();
+        assert!(applied(0) > applied(1), "they are level");
+    }
+
+    fn write(store: &crate::store::Store, value: u8) {
+        (0..100_u32).for_each(|n| drop(store.insert(n.to_be_bytes(), [value; 100]).unwrap()));
+    }
+
+    fn wait_until_good(store: &crate::store::Store) {
+        let is_good = |_| {
+            store.handle.state.healing.forget_rests();
+            // It may have to wait for a flush that fails as yet.
+            let _ = crate::testing::heal_step(store);
+            store.health().unwrap().is_good()
+        };
+        assert!((0..100).any(is_good), "{:?}", store.health());
+    }
+
+    /// A disk may stay full for long, and what is to be done waits for a flush each time that it is tried: each would take a chunk of memory, and
+    /// the time of every read.
+    #[test]
+    fn a_flush_that_fails_again_and_again_cuts_off_no_table_each_time() {
+        let (disk, store) = two_shards();
+        let state = &store.handle.state;
+        fill_up(&disk, &store);
+        store.scrub().unwrap();
+        let mut failed = 0;
+        for n in 0..100_u32 {
+            store.insert(n.to_be_bytes(), [2; 100]).unwrap();
+            failed += u32::from(move_round(state, false).is_err());
+            // Nor does one that a user asks for.
+            store.flush().unwrap_err();
+            assert!(state.memory.frozen() <= 2, "{} tables after {n}", state.memory.frozen());
+        }
+        assert!(failed > 50, "nothing waited for a flush: {failed}");
+        disk.heal();
+        wait_until_good(&store);
+        store.flush().unwrap();
+        assert!(state.memory.is_empty());
+        while crate::testing::scrub_step(&store).unwrap() {}
+        assert!((0..100_u32).all(|n| store.get(n.to_be_bytes()).unwrap().as_deref() == Some(&[2; 100][..])));
+    }
+
+    /// Else he waits until there is room on another shard's disk, which may be never: also where it has been begun.
+    #[test]
+    fn who_asks_for_what_waits_for_a_flush_is_told_that_it_fails() {
+        let one = crate::ids::ShardId(0);
+        for (wish, begun) in [(Wish::Compact, false), (Wish::Repair, false), (Wish::Compact, true)] {
+            let (disk, store) = two_shards();
+            let state = &store.handle.state;
+            let wish_for = || state.healing.wish(one, wish).unwrap();
+            let mut outcome = wish_for();
+            if begun {
+                move_round(state, false).unwrap();
+                assert!(state.layout().shards[0].is_filling());
+                fill_up(&disk, &store);
+            } else {
+                fill_up(&disk, &store);
+                outcome = wish_for();
+            }
+            assert!((0..10).any(|_| move_round(state, false).is_err()), "{wish:?}: it waited for no flush");
+            let error = outcome.get().unwrap().as_ref().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert!(!state.layout().shards[0].is_filling(), "its new engine gets every flush");
+            disk.heal();
+            wait_until_good(&store);
+            let outcome = wish_for();
+            while crate::testing::heal_step(&store).unwrap() {}
+            assert!(outcome.get().unwrap().is_ok(), "{wish:?}");
+        }
     }
 
     /// Whether a scrub is slow, as it is asked to be, or is due in a year: a disk that is back is not left waiting for that.

@@ -242,7 +242,8 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound` if there is no such shard; `Busy` if something else is being done for it; `Foreign` if its directory holds
-    /// something else; `Unavailable` if some of it has no other owner that serves: then nothing has been changed; `Io`.
+    /// something else; `Unavailable` if some of it has no other owner that serves: then nothing has been changed; also if something must be flushed
+    /// first, and another shard, whose disk is full for one, keeps that from being done; `Io`.
     pub fn repair(&self, shard: ShardId) -> Result<()> {
         verbs::heal::request(&self.handle().state, shard, Wish::Repair, None)
     }
@@ -263,7 +264,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound` if there is no such shard; `Busy` if something else is being done for it, or the topology is changing;
-    /// `Unavailable` if it does not serve; `Io`, or `Corruption`, if what it holds cannot be read or written anew: then it is as it was.
+    /// `Unavailable` if it does not serve, or if something must be flushed first and cannot be; `Io`, or `Corruption`, if what it holds cannot be read or written anew: then it is as it was.
     pub fn compact(&self, shard: ShardId) -> Result<()> {
         verbs::heal::request(&self.handle().state, shard, Wish::Compact, None)
     }

@@ -268,7 +268,11 @@ pub fn change_step(store: &Store) -> Result<bool> {
 pub fn heal_step(store: &Store) -> Result<bool> {
     match verbs::heal::step(&store.handle.state)? {
         verbs::heal::Step::Idle => Ok(false),
-        verbs::heal::Step::NeedsFlush => store.flush().map(|()| true),
+        verbs::heal::Step::NeedsFlush => {
+            let flushed =
+                store.flush().inspect_err(|error| verbs::heal::not_flushed(&store.handle.state, error));
+            flushed.map(|()| true)
+        }
         verbs::heal::Step::Later(_) => {
             store.handle.state.healing.forget_rests();
             Ok(true)

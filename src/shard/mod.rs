@@ -32,7 +32,7 @@ pub use places::{Place, Places};
 pub use run::{Run, apply_to_all, stays_readable};
 pub use sealing::Session;
 pub use turns::Turns;
-pub use worker::{Ticket, Worker};
+pub use worker::{Ticket, Worker, beat};
 
 use crate::disk::Disk;
 use crate::engine::Engine;

@@ -18,7 +18,8 @@ use std::sync::Arc;
 pub struct Session(Arc<Mutex<u32>>);
 
 impl Session {
-    /// Ends without a seal: the one on the disk goes on saying that the engine is being changed, until the next one.
+    /// Ends without a seal: the one on the disk goes on saying that the engine is being changed, until the next one. On the shard's worker, since it
+    /// waits for who seals, whose disk may hang.
     pub fn leave(&self) {
         let mut count = self.0.lock();
         *count = count.saturating_sub(1);

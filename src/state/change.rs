@@ -109,6 +109,8 @@ pub struct Mover {
     pub sweeps: Vec<Sweep>,
     /// The shards that are being filled: of each how far, so that one which fails again and again takes nothing of that from another.
     pub fills: Vec<Fill>,
+    /// Those for which the last step of healing found that a flush must come first.
+    pub unflushed: Vec<ShardId>,
     /// Those whose pages are being verified.
     pub menders: Vec<Mender>,
     /// Those that are to be filled from others, which are being verified first.

@@ -66,10 +66,12 @@ thread_local! {
 }
 
 impl Foreground {
-    /// Begins or ends sampling.
+    /// Begins or ends sampling. Where it is under way what it has shown stays.
     pub fn watch(&self, watched: bool) {
-        self.alone.store(false, Ordering::Relaxed);
-        self.watched.store(watched, Ordering::Relaxed);
+        if self.watched.load(Ordering::Relaxed) != watched {
+            self.alone.store(false, Ordering::Relaxed);
+            self.watched.store(watched, Ordering::Relaxed);
+        }
     }
 
     /// Says whether the background works from here on.

@@ -442,8 +442,12 @@ impl State {
 
     /// A shard failed: it goes offline and its replicas take over.
     pub fn shard_failed(&self, shard: &Shard, error: &Error) {
+        let was_open = shard.is_open();
         let news = shard.fail(error);
-        self.health_changed();
+        // What is tried again and again with one that is offline changes nothing.
+        if was_open || news {
+            self.health_changed();
+        }
         if news {
             // Others answer for it, who may know better.
             self.changed.corrected();
@@ -458,10 +462,14 @@ impl State {
         if !stays_readable(error) {
             return self.shard_failed(shard, error);
         }
-        if shard.stall(error) {
+        let before = (shard.is_open(), shard.is_stalled());
+        let news = shard.stall(error);
+        if news {
             self.tell_fault(shard);
         }
-        self.health_changed();
+        if news || before != (shard.is_open(), shard.is_stalled()) {
+            self.health_changed();
+        }
         self.signals.want_change();
     }
 

@@ -33,7 +33,16 @@ pub fn flush(state: &State) -> Result<()> {
 /// The same for a store that is being closed.
 pub fn flush_all(state: &State) -> Result<()> {
     let _asked = state.pace.ask();
+    // Where they fail what waits already goes first: whoever tries again and again would cut off a table each time, which takes memory, however
+    // little is in it, and is searched by every read.
+    if state.pace.cause().is_some() {
+        flush_frozen(state)?;
+    }
     state.memory.freeze();
+    flush_frozen(state)
+}
+
+fn flush_frozen(state: &State) -> Result<()> {
     // As many as there are now: what is written meanwhile is not this flush's.
     for _ in 0..state.memory.frozen() {
         let mut flushed = flush_oldest(state);

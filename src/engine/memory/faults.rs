@@ -56,6 +56,7 @@ enum What {
     Io,
     Panic,
     Hang(Gate),
+    Slow(Duration),
 }
 
 /// Where calls hang until it is opened. Clones are the same gate.
@@ -120,6 +121,11 @@ impl MemoryFactory {
         let gate = Gate::default();
         self.inject(shard, operation, What::Hang(gate.clone()), None);
         gate
+    }
+
+    /// From now on, `operation` takes so much longer on `shard`.
+    pub fn slow(&self, shard: ShardId, operation: Operation, longer: Duration) {
+        self.inject(shard, operation, What::Slow(longer), None);
     }
 
     fn inject(&self, shard: ShardId, operation: Operation, what: What, left: Option<u32>) {
@@ -257,6 +263,10 @@ impl MemoryFactory {
             }
             Some(What::Hang(gate)) => {
                 gate.pass();
+                Ok(())
+            }
+            Some(What::Slow(longer)) => {
+                crate::sync::thread::sleep(longer);
                 Ok(())
             }
         }

@@ -87,10 +87,10 @@ impl Purpose {
             let answers = state.answers(layout, *target);
             answers.inspect_err(|error| self.failed(state, &layout.shards[*target], error))?;
         }
-        let (mut begun, mut outcome): (Vec<Session>, _) = (Vec::new(), Ok(()));
+        let (mut begun, mut outcome): (Vec<(usize, Session)>, _) = (Vec::new(), Ok(()));
         for (target, session) in state.beside_all(layout, &targets, Shard::begin_apply) {
             match session {
-                Ok(session) => begun.push(session),
+                Ok(session) => begun.push((target, session)),
                 Err(error) => {
                     self.failed(state, &layout.shards[target], &error);
                     outcome = outcome.and(Err(error));
@@ -98,7 +98,15 @@ impl Purpose {
             }
         }
         // All of them are begun or none: else the others' seals would say for ever that they are being changed.
-        outcome.inspect_err(|_| begun.iter().for_each(Session::leave))
+        // Not waited for: one may hang in the seal of a flush meanwhile.
+        outcome.inspect_err(|_| {
+            for (target, session) in begun {
+                drop(state.ask(layout, target, move |_| {
+                    session.leave();
+                    Ok(())
+                }));
+            }
+        })
     }
 
     /// Makes what the targets have been given durable, all at once: whoever ends a change holds the turn to flush meanwhile. One that fails is no

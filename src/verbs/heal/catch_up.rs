@@ -6,9 +6,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::Cursor;
 use crate::memtable::Table;
-use crate::shard::{Layout, Run, Turns};
+use crate::shard::{Layout, Run, Turns, beat};
 use crate::state::State;
 use crate::state::change::Mover;
+use crate::sync::Instant;
 use crate::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
@@ -105,17 +106,21 @@ fn apply(state: &State, layout: &Arc<Layout>, index: usize, piece: Piece) -> Res
     let last = piece.last;
     let run = Run::new(Arc::new(piece.table), layout.apart(), state.memory.live(), state.live_keyspaces());
     let turns = Turns::here(state.pace.haste(), state.settings.shard_timeout);
+    let (beats, begun) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let beating = beats.clone();
     let ticket = worker.run(move || {
-        run.apply(index, &shard, &turns, &|_| ())?;
+        run.apply(index, &shard, &turns, &|_| beat(&beating, begun))?;
         // The last of it may have been nobody's, as the records of a dropped keyspace are.
         if shard.applied() < last {
+            beat(&beating, begun);
             shard.begin_apply()?;
             shard.seal(last)?;
         }
         Ok(())
     });
+    // As in a flush: what is slow and gets further would be given up each time, and begin where it began before.
     let limit = state.settings.shard_timeout;
-    worker.wait(&ticket, limit, &AtomicU64::new(0)).map_err(|error| match error.kind() {
+    worker.wait(&ticket, limit, &beats).map_err(|error| match error.kind() {
         ErrorKind::Unavailable => error,
         _ => error.on(layout.shards[index].id),
     })

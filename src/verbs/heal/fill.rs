@@ -93,13 +93,18 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     let shard = &layout.shards[index];
     match go_on(state, mover, layout, index) {
         Err(error) if shard.serves() => {
-            mover.end_fill(shard.id);
-            shard.drop_aside(&error);
-            state.healing.granted(shard.id, Err(error));
+            give_up(state, mover, shard, error);
             Ok(Step::Worked(0))
         }
         outcome => outcome,
     }
+}
+
+/// Gives up the engine beside the one that serves.
+pub fn give_up(state: &State, mover: &mut Mover, shard: &Shard, why: Error) {
+    mover.end_fill(shard.id);
+    shard.drop_aside(&why);
+    state.healing.granted(shard.id, Err(why));
 }
 
 fn go_on(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {

@@ -119,11 +119,12 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     }
     shard.cleared();
     if shard.serves() {
-        {
-            // A flush that is under way goes without it.
-            let _turn = state.flushing.lock();
-            shard.resume();
+        // A flush that is under way goes without it, or fails on it, and may take it offline for what it lacks then.
+        let _turn = state.flushing.lock();
+        if !shard.serves() {
+            return Ok(Step::Worked(0));
         }
+        shard.resume();
         shard.recovered();
         healed(state, shard);
     }

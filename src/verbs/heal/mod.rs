@@ -27,4 +27,4 @@ mod step;
 mod tests;
 
 pub use requests::{ShardHealth, StoreHealth, drop_quarantined, health, request};
-pub use step::{Step, step};
+pub use step::{Step, not_flushed, step};

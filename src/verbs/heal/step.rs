@@ -42,7 +42,7 @@ pub fn step(state: &State) -> Result<Step> {
         mover.end_mending(shard.id);
     }
     let mut later: Option<Duration> = None;
-    let mut needs_flush = false;
+    mover.unflushed.clear();
     // A shard that takes long comes after those that are back soon, and one that has failed after those that have not, the one that failed last
     // at the end: else it would have its turn each time it has rested, and the others only meanwhile.
     let turn = |index: &usize| {
@@ -56,11 +56,11 @@ pub fn step(state: &State) -> Result<Step> {
             Step::Idle => {}
             Step::Later(rest) => later = Some(later.map_or(rest, |before| before.min(rest))),
             // The flush may have to wait for another one of them.
-            Step::NeedsFlush => needs_flush = true,
+            Step::NeedsFlush => mover.unflushed.push(layout.shards[index].id),
             step => return Ok(step),
         }
     }
-    if needs_flush {
+    if !mover.unflushed.is_empty() {
         return Ok(Step::NeedsFlush);
     }
     Ok(later.map_or(Step::Idle, Step::Later))
@@ -123,6 +123,29 @@ fn attend(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) 
         Err(error) => {
             failed(state, shard, &error);
             Step::Later(state.healing.resting(shard.id, state.health_version()).unwrap_or(LOOK_AGAIN))
+        }
+    }
+}
+
+/// A flush that must come first failed, and with it what waits for it: whoever asked for that would wait for as long as a disk is full.
+pub fn not_flushed(state: &State, error: &Error) {
+    // Of a close everyone has been told.
+    if state.check_open().is_err() {
+        return;
+    }
+    let mut mover = state.change.mover.lock();
+    let layout = state.layout();
+    for id in std::mem::take(&mut mover.unflushed) {
+        let Some(index) = layout.index_of(id) else { continue };
+        let shard = &layout.shards[index];
+        let failure = Error::new(error.kind(), "what has been written must be flushed first, and cannot be")
+            .on(id)
+            .caused_by(error.clone())
+            .remedy("bring the shards back, or make room on those, that cannot be flushed to");
+        if shard.is_filling() && shard.serves() {
+            fill::give_up(state, &mut mover, shard, failure);
+        } else {
+            failed(state, shard, &failure);
         }
     }
 }

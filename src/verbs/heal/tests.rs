@@ -3,14 +3,15 @@
 use crate::disk::SimDisk;
 use crate::engine::{MemoryFactory, MemoryOperation};
 use crate::error::Error;
-use crate::ids::ShardId;
-use crate::options::Options;
+use crate::ids::{KeyspaceId, ShardId};
+use crate::options::{Heal, Options};
 use crate::shard::Health;
 use crate::state::Seams;
 use crate::store::Store;
 use crate::testing;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 const KEYS: u32 = 300;
 
@@ -242,4 +243,51 @@ fn what_no_replica_has_is_counted() {
         from = mended.end;
     }
     assert_eq!(found, (1, 1, 1));
+}
+
+/// As long as it gets further it is waited for, as in a flush: else it is given up each time, and begins where it began before.
+#[test]
+fn a_slow_shard_catches_up_with_what_a_flush_brings_it() {
+    const LIMIT: Duration = Duration::from_millis(1200);
+    // Six runs.
+    const RECORDS: u32 = 6 * 4096;
+    let (disk, factory, slow) = (SimDisk::new(7), MemoryFactory::new(), ShardId(1));
+    let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory.clone()), background: true };
+    let options = Options::new().shards(2).replication_factor(2).memory_budget(64 << 20);
+    let options = options.heal(Heal::Manual).shard_timeout(LIMIT);
+    let store = testing::open(Path::new("/store"), &options, seams).unwrap();
+    let write = |value: u8| (0..RECORDS).for_each(|n| drop(store.insert(key(n), [value]).unwrap()));
+    write(1);
+    factory.slow(slow, MemoryOperation::Apply, LIMIT / 3);
+    store.flush().unwrap();
+    assert!(store.health().unwrap().is_good());
+    testing::fail_shard(&store, slow);
+    write(2);
+    store.flush().unwrap();
+    store.repair(slow).unwrap();
+    assert!(store.health().unwrap().is_good());
+    assert_eq!(testing::held_by(&store, KeyspaceId(0), slow).unwrap().len(), RECORDS as usize);
+    store.close().unwrap();
+}
+
+/// While nobody is there several chunks are under way at once, as in a change of the topology.
+#[test]
+fn a_filling_that_disturbs_nobody_goes_through_several_chunks_at_once() {
+    let (store, _) = filled(3, 2);
+    let shard = ShardId(1);
+    for compacts in [false, true] {
+        if compacts { store.compact(shard) } else { store.rebuild(shard) }.unwrap();
+        let state = &store.handle.state;
+        heal_until(&store, || state.healing.wished(shard).is_some_and(|wish| wish.begun));
+        let mut steps = 0;
+        while state.healing.wished(shard).is_some() {
+            state.change.foreground.leave_alone();
+            assert!(testing::heal_step(&store).unwrap());
+            steps += 1;
+        }
+        // Some 200 of 300 records of 64 KiB are copied and then compared, four chunks of 1 MiB a step.
+        assert!(steps < 16, "compacts: {compacts}, {steps}");
+        assert!(store.health().unwrap().is_good());
+        check(&store);
+    }
 }

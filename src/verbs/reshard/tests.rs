@@ -19,6 +19,7 @@ use crate::options::{Durability, Options, ShardOptions};
 use crate::record::RunRecord;
 use crate::shard::seal::Seal;
 use crate::state::change::{Mover, Phase};
+use crate::state::healing::Wish;
 use crate::state::{Seams, State};
 use crate::store::Store;
 use crate::testing;

@@ -228,3 +228,28 @@ fn a_change_tells_how_much_it_has_copied() {
     assert!((copied / 5 * 4..copied / 4 * 5).contains(&planned), "{planned} of {copied}");
     check_reads(&store, &content);
 }
+
+/// It is tried again twice a second: what was looked through in vain rests as long as nothing has changed, and what is kept of records stays.
+#[test]
+fn a_change_that_cannot_go_on_says_each_time_nothing_new_of_the_shards() {
+    for full in [false, true] {
+        let world = World::new();
+        let (store, content) = world.filled(2);
+        store.apply(store.plan().add_shard(ShardOptions::new("/mnt/new")).preview().unwrap()).unwrap();
+        if full {
+            let fault = Fault::on_any_change().at(|path| path.starts_with("/mnt/new"));
+            world.disk.inject(fault.error(std::io::ErrorKind::StorageFull));
+        } else {
+            testing::fail_shard(&store, ShardId(4));
+        }
+        step(state(&store)).unwrap_err();
+        let before = state(&store).health_version();
+        (0..10).for_each(|_| drop(step(state(&store)).unwrap_err()));
+        assert_eq!(state(&store).health_version(), before, "full: {full}");
+        world.disk.heal();
+        while testing::heal_step(&store).unwrap() {}
+        settle(&store);
+        check_reads(&store, &content);
+        check_placed(&store, &content);
+    }
+}

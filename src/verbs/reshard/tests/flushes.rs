@@ -246,3 +246,41 @@ fn a_shard_is_not_resumed_while_a_flush_goes_without_it() {
     check_reads(&store, &content);
     check_placed(&store, &content);
 }
+
+/// It was looked through to its end while a flush was at it, and lacks that flush: whoever asked is not told that it is whole.
+#[test]
+fn a_shard_that_a_flush_takes_offline_at_the_end_of_its_repair_is_not_said_to_be_whole() {
+    let world = World::new();
+    let (store, mut content) = world.filled(2);
+    enlarge(&store, &mut content);
+    let healing = &state(&store).healing;
+    let outcome = healing.wish(LAST, Wish::Repair).unwrap();
+    assert!(testing::heal_step(&store).unwrap());
+    assert!(state(&store).change.mover.lock().is_mending(LAST) && outcome.get().is_none());
+    world.gates.shut(LAST, At::Apply);
+    stir(&store, &mut content, "second");
+    let layout = state(&store).layout();
+    let shard = &layout.shards[layout.index_of(LAST).unwrap()];
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| store.flush());
+        world.gates.arrived(LAST, At::Apply);
+        let (done, healed) = channel();
+        let (store, outcome) = (&store, &outcome);
+        scope.spawn(move || {
+            while outcome.get().is_none() {
+                testing::heal_step(store).unwrap();
+            }
+            done.send(shard.serves()).unwrap();
+        });
+        // Then it waits for the flush.
+        assert_eq!(healed.recv_timeout(NEVER), Err(RecvTimeoutError::Timeout));
+        world.gates.open_failing(LAST, At::Apply);
+        flush.join().unwrap().unwrap();
+        assert!(healed.recv().unwrap(), "it is offline");
+    });
+    assert!(outcome.get().unwrap().is_ok());
+    while testing::heal_step(&store).unwrap() {}
+    assert!(store.health().unwrap().is_good(), "{:?}", store.health());
+    check_reads(&store, &content);
+    check_placed(&store, &content);
+}

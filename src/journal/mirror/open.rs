@@ -7,6 +7,7 @@
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
 //! | a believed copy that has the note of a failed sync | the one that serves gets it as well, and all others are made anew |
 //! | one that cannot be asked for it | made anew, or left out; the others stay as they are |
+//! | a file that ends as a segment's name does, and is none, in one of them | the others serve, and it goes from that one; refused where it shows more than they have |
 //! | a damaged one that shows more than the undamaged have | mended from the others first, if these have all of the damaged frames; it serves then |
 //! | if not, and it shows that a write was synced which the others lack | refused, unless the user accepts the end of the others; or moves that copy away |
 //! | damage in all of them to a segment that is read for its end marker alone | passed over, as with one directory |

@@ -80,12 +80,26 @@ impl Found {
     fn shown(&self, dir: &Path) -> Evidence {
         let named = copy::names(self.disk.as_ref(), dir).unwrap_or_default();
         // None before the newest that says anything says more.
-        let all = named.iter().rev().filter_map(|name| self.shown_in(dir, name));
-        all.into_iter().find(|shown| shown.reach > Seq::ZERO).unwrap_or_default()
+        let newest = named
+            .iter()
+            .rev()
+            .filter_map(|name| self.shown_in(dir, name))
+            .find(|shown| shown.reach > Seq::ZERO);
+        // One that was given another name may be newer than all, and would go with that.
+        let misnamed = copy::misnamed(self.disk.as_ref(), dir).unwrap_or_default();
+        let misnamed = misnamed.iter().filter_map(|name| self.shown_in(dir, name));
+        misnamed.chain(newest).fold(Evidence::default(), |most, shown| Evidence {
+            reach: most.reach.max(shown.reach),
+            proven: most.proven.max(shown.proven),
+        })
     }
 
     fn shown_in(&self, dir: &Path, name: &str) -> Option<Evidence> {
-        let Name::Segment(generation) = segment::parse_name(name) else { return None };
+        let named = match segment::parse_name(name) {
+            Name::Segment(generation) => Some(generation),
+            Name::Misnamed => None,
+            _ => return None,
+        };
         let path = dir.join(name);
         let file = self.disk.open(&path, OpenMode::Read).ok()?;
         let len = file.len().ok()?;
@@ -93,12 +107,13 @@ impl Found {
         let read = file.read_at(0, &mut page).unwrap_or(0);
         let header = SegmentHeader::decode_page(page.get(..read)?).ok().map(|(header, _)| header);
         let header = match header {
-            Some(header) if header.store_id != self.store || header.generation != generation => return None,
+            Some(header) if header.store_id != self.store => return None,
+            Some(header) if named.is_some_and(|generation| generation != header.generation) => return None,
             Some(header) => SegmentHeader { len: header.len.min(len), ..header },
             // Frames say of themselves whose they are.
             None => SegmentHeader {
                 store_id: self.store,
-                generation,
+                generation: named?,
                 boot_id: 0,
                 len: len.min(LONGEST),
                 origin: Origin::Continuation,

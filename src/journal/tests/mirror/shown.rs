@@ -224,3 +224,38 @@ fn a_damaged_copy_that_could_not_be_synced_when_it_was_mended_is_not_called_comp
         }
     }
 }
+
+/// Somebody has given it another name: it goes only where nothing is in there that was synced and that no copy has.
+#[test]
+fn a_segment_of_another_name_is_not_removed_for_a_copy_that_lacks_what_is_in_it() {
+    for shorter in [0, 1] {
+        let (mut model, disk) = one_is_shorter(shorter);
+        let others = segments(&disk, shorter).len() - 1;
+        // All that the other one lacks something of.
+        let newest = segments(&disk, 1 - shorter).split_off(others);
+        let renamed = |path: &Path| path.with_extension("old.seg");
+        let rename = |disk: &SimDisk, back: bool| {
+            for path in &newest {
+                let (from, to) = (path.clone(), renamed(path));
+                let (from, to) = if back { (to, from) } else { (from, to) };
+                disk.rename(&from, &to).unwrap();
+            }
+        };
+        rename(&disk, false);
+        let before = held(&disk);
+        let error = model.clone().open(&disk, None).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        assert!(error.to_string().contains(".old.seg"), "{error}");
+        assert!(held(&disk) == before, "something was changed");
+        rename(&disk, true);
+        let (mirrors, journal, report) = model.open(&disk, None).unwrap();
+        assert_eq!((report.last, good(&mirrors)), (Seq(100), [true; 2]));
+        drop(journal);
+        // Now the other one has all of it.
+        let disk = disk.kill();
+        rename(&disk, false);
+        let (mirrors, _, report) = model.open(&disk, None).unwrap();
+        assert_eq!((report.last, good(&mirrors)), (Seq(100), [true; 2]));
+        assert!(newest.iter().all(|path| !disk.exists(&renamed(path)).unwrap()));
+    }
+}

@@ -8,7 +8,7 @@
 //! | a believed copy that has the note of a failed sync | the one that serves gets it as well, and all others are made anew |
 //! | one that cannot be asked for it | made anew, or left out; the others stay as they are |
 //! | a file that ends as a segment's name does, and is none, in one of them | the others serve, and it goes from that one; refused where it shows more than they have |
-//! | a damaged one that shows more than the undamaged have | mended from the others first, if these have all of the damaged frames; it serves then |
+//! | a damaged one that shows more than the undamaged have | mended from the others first, if these have all that is damaged or missing in there, frames, headers or segments; it serves then |
 //! | if not, and it shows that a write was synced which the others lack | refused, unless the user accepts the end of the others; or moves that copy away |
 //! | damage in all of them to a segment that is read for its end marker alone | passed over, as with one directory |
 //! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |

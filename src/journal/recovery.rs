@@ -129,7 +129,8 @@ fn first_seq(segment: &Reader) -> Option<Seq> {
     std::iter::repeat_with(read).take(READS).flatten().next().flatten()
 }
 
-fn read_header(
+/// The header of a segment that an opening takes for one, and whether its copy had to be read.
+pub fn read_header(
     disk: &dyn Disk,
     path: &Path,
     generation: u64,

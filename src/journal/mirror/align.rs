@@ -3,7 +3,7 @@
 //! Invariant: of a segment that is not replayed nobody has looked at the frames, so none of them is written over another because it
 //! lies in the copy that serves: only bytes that pass their checksums are put in the place of any, in whichever of the two copies.
 
-use super::copy::{Copying, Failed, Outcome};
+use super::copy::{self, Copying, Failed, Outcome};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{Error, Result};
 use crate::frame::{self, Kind};
@@ -71,8 +71,12 @@ impl Copying<'_> {
     /// source.
     pub fn align(&self, from_generation: u64, change: bool) -> Outcome<Compared> {
         let (wanted, found) = self.names()?;
-        let mut compared = Compared { differs: wanted != found, better: Vec::new() };
+        // A name that is no segment's refuses the opening from this copy, whatever else is alike.
+        let misnamed = copy::misnamed(self.disk, self.to).map_err(Failed::Target)?;
+        let differs = wanted != found || !misnamed.is_empty();
+        let mut compared = Compared { differs, better: Vec::new() };
         if change {
+            self.sweep()?;
             found.difference(&wanted).try_for_each(|name| self.remove(name))?;
         }
         for name in &wanted {

@@ -51,6 +51,13 @@ pub fn names(disk: &dyn Disk, dir: &Path) -> Result<BTreeSet<String>> {
     Ok(listed.into_iter().filter(|name| is_ours(name)).collect())
 }
 
+/// Those that end as a segment's name does, and are none.
+pub fn misnamed(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {
+    let mut listed = disk.list(dir).map_err(|e| Error::io("list a copy of the journal", dir, e))?;
+    listed.retain(|name| segment::parse_name(name) == Name::Misnamed);
+    Ok(listed)
+}
+
 fn is_ours(name: &str) -> bool {
     !matches!(segment::parse_name(name), Name::Other | Name::Misnamed)
 }
@@ -128,7 +135,14 @@ impl Copying<'_> {
     /// journal from opening.
     pub fn sweep(&self) -> Outcome<()> {
         for name in self.listed()?.iter().filter(|name| is_left(name)) {
-            remove(self.disk, &self.to.join(name)).map_err(Failed::Target)?;
+            let path = self.to.join(name);
+            remove(self.disk, &path).map_err(Failed::Target)?;
+            if segment::parse_name(name) == Name::Misnamed {
+                log::warn!(
+                    "{} had no segment's name, and is removed from a copy of the journal",
+                    path.display()
+                );
+            }
         }
         self.sync()
     }

@@ -104,7 +104,7 @@ impl Copying<'_> {
     /// Puts back what the source lacks between its segments and before the oldest of them, down to the one that holds `needed`. Only while no
     /// journal is open: what was freed in one copy alone comes back too, and goes with the next trim. All of the `believed` copies have it then, or are to
     /// get it next.
-    fn fill(&self, needed: Seq, believed: &[&Path]) -> Outcome<()> {
+    pub fn fill(&self, needed: Seq, believed: &[&Path]) -> Outcome<()> {
         let (wanted, found) = self.names()?;
         let (wanted, found) = (generations(&wanted), generations(&found));
         let Some(last) = wanted.last() else { return Ok(()) };

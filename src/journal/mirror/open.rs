@@ -5,7 +5,10 @@
 //! | copies whose word is of the newest epoch and names them, as the store's directory does if its word is as new | believed; the undamaged one that reaches furthest serves, of several the one that begins first |
 //! | one believed copy, and the words do not say yet that it is alone | read first: damaged it leaves no other one behind |
 //! | a believed copy that differs from it, or is damaged | made like it before the store opens; not counted complete meanwhile |
-//! | a damaged one that shows more than the undamaged have | mended from the others first, if these have all of the damaged frames; it serves then |
+//! | a believed copy that has the note of a failed sync | the one that serves gets it as well, and all others are made anew |
+//! | one that cannot be asked for it | made anew, or left out; the others stay as they are |
+//! | a file that ends as a segment's name does, and is none, in one of them | the others serve, and it goes from that one; refused where it shows more than they have |
+//! | a damaged one that shows more than the undamaged have | mended from the others first, if these have all that is damaged or missing in there, frames, headers or segments; it serves then |
 //! | if not, and it shows that a write was synced which the others lack | refused, unless the user accepts the end of the others; or moves that copy away |
 //! | damage in all of them to a segment that is read for its end marker alone | passed over, as with one directory |
 //! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |
@@ -301,16 +304,17 @@ impl Found {
         let (Reach { index: best, extent: Extent { generation, .. }, .. }, compared) =
             self.choose(&ranked)?;
         let Some((source, _)) = self.places.get(best).cloned() else { return Err(nothing_left(&self.home)) };
-        let suspect = self.suspect(&source.dir)?;
+        let suspects = self.suspects(best, &source.dir)?;
         let (mut good, mut mend, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (place, mut cause)) in self.places.into_iter().enumerate().filter(|(_, (p, _))| p.listed)
         {
             let at = places.len();
+            let suspect = suspects.iter().find(|(suspect, _)| *suspect == index);
             if index == best {
                 good.insert(0, at);
-            } else if cause.is_none() && suspect {
+            } else if let (None, Some((_, why))) = (&cause, suspect) {
                 mend.push((at, true));
-                cause = Some(Error::corruption("a sync of the journal has failed").at(&place.dir));
+                cause = Some(why.clone());
             } else if cause.is_none() && compared.contains(&index) {
                 good.push(at);
             } else if cause.is_none() {
@@ -331,19 +335,32 @@ impl Found {
         Ok(mirrors)
     }
 
-    /// Whether the system may hold bytes of a believed copy in memory that it no longer means to write. If so, the one that
-    /// serves gets the note that makes the journal write it again; comparing would not show it.
-    fn suspect(&self, serves: &Path) -> Result<bool> {
-        let noted = |dir: &Path| self.disk.exists(&dir.join(segment::POISONED)).unwrap_or(true);
-        if !self.accepted && !self.believed().any(|(_, place)| noted(&place.dir)) {
-            return Ok(false);
+    /// The believed copies of which the system may hold bytes in memory that it no longer means to write, which comparing would not show: all
+    /// where one has the note of that, and the one that serves gets it, so that the journal writes it again. One that cannot be asked may
+    /// have it; that says nothing of the others, which were asked themselves.
+    fn suspects(&self, best: usize, serves: &Path) -> Result<Vec<(usize, Error)>> {
+        let noted = |dir: &Path| self.disk.exists(&dir.join(segment::POISONED));
+        let (mut all, mut unread) = (self.accepted, Vec::new());
+        for (index, place) in self.believed() {
+            match noted(&place.dir) {
+                Ok(noted) => all |= noted,
+                Err(e) if index != best => {
+                    let error = Error::io("look for the note of a failed sync of the journal", &place.dir, e);
+                    unread.push((index, error));
+                }
+                Err(_) => all = true,
+            }
         }
-        if !noted(serves) {
+        if !all {
+            return Ok(unread);
+        }
+        if let Ok(false) = noted(serves) {
             let io = |e| Error::io("note a failed sync in a copy of the journal", serves, e);
             self.disk.open(&serves.join(segment::POISONED), OpenMode::CreateNew).map_err(io)?;
             copy::sync_dir(self.disk.as_ref(), serves)?;
         }
-        Ok(true)
+        let failed = |place: &Place| Error::corruption("a sync of the journal has failed").at(&place.dir);
+        Ok(self.believed().map(|(index, place)| (index, failed(place))).collect())
     }
 
     /// How far one copy goes. `lenient`: damage is passed over where the journal

@@ -312,3 +312,39 @@ fn a_note_that_cannot_be_read_keeps_no_copy_from_being_made_anew() {
     disk.inject(Fault::on(Operation::Look).at(move |path| path == note));
     assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
 }
+
+/// The others say for themselves that they have none; where the one that serves does not say it, it may be all that is right.
+#[test]
+fn a_note_that_cannot_be_looked_for_has_no_copy_made_anew_but_the_one_that_may_have_it() {
+    use super::older::{of_three, third};
+    use std::io::ErrorKind::{Other, TimedOut};
+    for (copy, error) in [0, 1, 2].into_iter().flat_map(|copy| [Other, TimedOut].map(|error| (copy, error))) {
+        let when = format!("copy {copy}, {error}");
+        let (mut model, disk) = (Model::default(), dirs_disk(37));
+        let (mirrors, journal) = of_three(&disk);
+        (0..40).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        drop((journal, mirrors));
+        let disk = disk.kill();
+        let notes: Vec<PathBuf> = third().iter().map(|place| place.dir.join("poisoned")).collect();
+        let here = notes[copy].clone();
+        disk.inject(Fault::on(Operation::Look).at(move |path| path == here).error(error));
+        let made = Arc::new(Mutex::new(Vec::<PathBuf>::new()));
+        let files = made.clone();
+        let hooked = super::hooked::Hooked::new(&disk, move |operation, at| {
+            if operation == Operation::Create && at.extension().is_some_and(|end| end == "copy") {
+                files.lock().push(at.to_path_buf());
+            }
+            Ok(())
+        });
+        let (home, shared) = (Path::new(HOME), Arc::new(hooked));
+        let found = Found::look(shared, home, CONFIG.store_id, third(), None, false, Arc::default()).unwrap();
+        let mirrors = found.serve(Seq::ZERO, Seq::ZERO, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert!(mirrors.copies().iter().all(|copy| copy.good), "{when}: {:?}", mirrors.copies());
+        let is_anew = |place: Place| made.lock().iter().any(|path| path.starts_with(&place.dir));
+        let anew: Vec<bool> = third().into_iter().map(is_anew).collect();
+        assert_eq!(anew, [false, copy != 2, copy != 1], "{when}");
+        disk.heal();
+        assert!(notes.iter().all(|note| !disk.exists(note).unwrap()), "{when}: a note was left");
+    }
+}

@@ -176,14 +176,14 @@ fn a_spare_that_is_cut_short_in_one_copy_is_as_long_as_in_the_other_afterwards()
     }
 }
 
-fn third() -> Vec<Place> {
+pub fn third() -> Vec<Place> {
     let mut places = places();
     places.push(Place { id: 2, dir: "/store/c".into(), ..places[0].clone() });
     places
 }
 
 /// A journal in three copies.
-fn of_three(disk: &SimDisk) -> (Arc<Mirrors>, Journal) {
+pub fn of_three(disk: &SimDisk) -> (Arc<Mirrors>, Journal) {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let mirrors =
         Mirrors::create(shared, Path::new(HOME), CONFIG.store_id, third(), None, Arc::default()).unwrap();

@@ -368,3 +368,41 @@ fn damage_in_every_copy_to_what_nothing_is_replayed_of_refuses_no_opening() {
         }
     }
 }
+
+/// Whichever of the directories comes first.
+#[test]
+fn a_name_that_is_no_segments_refuses_no_opening_where_another_copy_has_none() {
+    for (copy, name) in
+        [0, 1].into_iter().flat_map(|copy| ["copy of 1.seg", "1.seg"].map(|name| (copy, name)))
+    {
+        let when = format!("{name} in copy {copy}");
+        let (mut model, disk) = (Model::default(), dirs_disk(34));
+        let (_, journal) = model.create(&disk);
+        (0..40).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+        model.sync(&journal).unwrap();
+        drop(journal);
+        let disk = disk.kill();
+        let stray = |copy: usize| Path::new(DIRS[copy]).join(name);
+        disk.replace(&stray(copy), b"a segment by its name alone").unwrap();
+        // Where each of them has one, the user is asked, and it stays.
+        let both = disk.fork();
+        both.replace(&stray(1 - copy), b"another").unwrap();
+        let error = model.clone().open(&both, None).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{when}: {error}");
+        assert!([0, 1].iter().all(|copy| both.exists(&stray(*copy)).unwrap()), "{when}");
+
+        let (mirrors, journal, report) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+        assert_eq!((report.last, good(&mirrors)), (Seq(40), [true; 2]), "{when}");
+        model.append(&journal, Handoff::Os).unwrap();
+        model.sync(&journal).unwrap();
+        alike(&disk);
+        drop(journal);
+        for lost in [0, 1] {
+            let disk = disk.fork().crash(PowerCut { seed: 1 });
+            absent(&disk, lost);
+            let opened = model.clone().open(&disk, None);
+            let last = opened.unwrap_or_else(|e| panic!("{when}, without {lost}: {e}")).2.last;
+            assert_eq!(last, Seq(41), "{when}, without {lost}");
+        }
+    }
+}

@@ -224,3 +224,96 @@ fn a_damaged_copy_that_could_not_be_synced_when_it_was_mended_is_not_called_comp
         }
     }
 }
+
+/// What keeps the longer one from being read lies where nothing is replayed, or whole files of it are missing; the shorter one has that.
+#[test]
+fn a_longer_copy_gets_headers_ends_and_whole_segments_of_the_shorter_one_before_it_is_left_behind() {
+    let headers = |bytes: &mut Vec<u8>| [100, 2048 + 100].into_iter().for_each(|at| bytes[at] ^= 1);
+    for (shorter, applied) in [0, 1].into_iter().flat_map(|s| [0, 50].map(|applied| (s, applied))) {
+        let (mut model, disk) = one_is_shorter(shorter);
+        model.applied = applied;
+        let longer = segments(&disk, 1 - shorter);
+        let (lacking, at) = place_of(&disk, 1 - shorter, 80);
+        // The last of the shorter one's ends before that of the longer one.
+        let shared = segments(&disk, shorter).len() - 1;
+        let mut cases: Vec<(String, Vec<usize>, usize)> = Vec::new();
+        for at in 0..shared {
+            (0..3).for_each(|how| cases.push((format!("segment {}, {how}", at + 1), vec![at], how)));
+        }
+        cases.push(("two in a row".to_owned(), vec![shared - 2, shared - 1], 2));
+        cases.push(("one here and one there".to_owned(), vec![1, shared - 1], 2));
+        cases.push(("all".to_owned(), (0..shared).collect(), 2));
+        cases.push(("all headers".to_owned(), (0..shared).collect(), 0));
+        for (what, places, how) in cases {
+            let when = format!("{shorter} is shorter, {applied} are applied, {what}");
+            let disk = disk.fork();
+            for path in places.iter().map(|at| &longer[*at]) {
+                match how {
+                    0 => disk.damage(path, headers).unwrap(),
+                    // One frame is left to know it by.
+                    1 => {
+                        let (.., second) = super::spreading::frames(&disk, path)[1];
+                        disk.damage(path, |bytes| bytes.truncate(second as usize + 20)).unwrap();
+                    }
+                    _ => disk.remove_file(path).unwrap(),
+                }
+            }
+            // Nobody has all of what comes later: it is refused as before, and nothing is changed.
+            let torn = disk.fork();
+            torn.damage(&lacking, |bytes| bytes[at + 44] ^= 1).unwrap();
+            let before = held(&torn);
+            let error = model.clone().open(&torn, None).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corruption, "{when}: {error}");
+            assert!(held(&torn) == before, "{when}: something was changed");
+
+            let mut model = model.clone();
+            let (mirrors, journal, report) =
+                model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
+            assert_eq!((report.last, good(&mirrors)), (Seq(100), [true; 2]), "{when}");
+            drop(journal);
+            let disk = disk.crash(PowerCut { seed: 1 });
+            for lost in [0, 1] {
+                let (mut model, disk) = (model.clone(), disk.fork());
+                absent(&disk, lost);
+                let opened = model.open(&disk, None);
+                let last = opened.unwrap_or_else(|e| panic!("{when}, without {lost}: {e}")).2.last;
+                assert_eq!(last, Seq(100), "{when}, without {lost}");
+            }
+        }
+    }
+}
+
+/// Somebody has given it another name: it goes only where nothing is in there that was synced and that no copy has.
+#[test]
+fn a_segment_of_another_name_is_not_removed_for_a_copy_that_lacks_what_is_in_it() {
+    for shorter in [0, 1] {
+        let (mut model, disk) = one_is_shorter(shorter);
+        let others = segments(&disk, shorter).len() - 1;
+        // All that the other one lacks something of.
+        let newest = segments(&disk, 1 - shorter).split_off(others);
+        let renamed = |path: &Path| path.with_extension("old.seg");
+        let rename = |disk: &SimDisk, back: bool| {
+            for path in &newest {
+                let (from, to) = (path.clone(), renamed(path));
+                let (from, to) = if back { (to, from) } else { (from, to) };
+                disk.rename(&from, &to).unwrap();
+            }
+        };
+        rename(&disk, false);
+        let before = held(&disk);
+        let error = model.clone().open(&disk, None).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        assert!(error.to_string().contains(".old.seg"), "{error}");
+        assert!(held(&disk) == before, "something was changed");
+        rename(&disk, true);
+        let (mirrors, journal, report) = model.open(&disk, None).unwrap();
+        assert_eq!((report.last, good(&mirrors)), (Seq(100), [true; 2]));
+        drop(journal);
+        // Now the other one has all of it.
+        let disk = disk.kill();
+        rename(&disk, false);
+        let (mirrors, _, report) = model.open(&disk, None).unwrap();
+        assert_eq!((report.last, good(&mirrors)), (Seq(100), [true; 2]));
+        assert!(newest.iter().all(|path| !disk.exists(&renamed(path)).unwrap()));
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! [`Mirrors`] is a disk below the journal that does everything in each of the copies' directories; the journal knows
 //! nothing of it. Rooms: `words` (which copies are complete, durably), `file` (an open file of all copies), `copy` (making
-//! one copy like another), `vacant` (where one may be made), `whole` and `gaps` (damage, and losses, that are not to be spread so), `align` (comparing two that are both believed), `leave` (leaving copies out, durably), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `choose` (which of them serves), `shown` (what one shows that cannot be read), `accepted` (one that is not complete), `afresh` (where all are lost), `rebuild`
+//! one copy like another), `vacant` (where one may be made), `whole` and `gaps` (damage, and losses, that are not to be spread so), `align` (comparing two that are both believed), `leave` (leaving copies out, durably), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `choose` (which of them serves), `shown` (what one shows that cannot be read), `suspect` (what may be in memory alone), `accepted` (one that is not complete), `afresh` (where all are lost), `rebuild`
 //! and `spot` (while the store serves: all of a copy, and a frame of it).
 //!
 //! Invariants:
@@ -32,6 +32,7 @@ mod open;
 mod rebuild;
 mod shown;
 mod spot;
+mod suspect;
 mod vacant;
 mod whole;
 mod words;

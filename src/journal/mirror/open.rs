@@ -27,11 +27,10 @@ use super::choose::{Extent, Reach};
 use super::copy::{Copying, Failed};
 use super::words::{Given, Word};
 use super::{Locks, Mirror, Mirrors, align, claims, copy};
-use crate::disk::{Disk, Limited, OpenMode, mounts};
+use crate::disk::{Disk, Limited, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use crate::journal::recovery::{Survey, Walker};
-use crate::journal::segment;
 use crate::journal::{Journal, Known};
 use crate::sync::atomic::Ordering;
 use std::path::{Path, PathBuf};
@@ -333,34 +332,6 @@ impl Found {
             mirrors.settle(&source.dir, generation, good, mend)?;
         }
         Ok(mirrors)
-    }
-
-    /// The believed copies of which the system may hold bytes in memory that it no longer means to write, which comparing would not show: all
-    /// where one has the note of that, and the one that serves gets it, so that the journal writes it again. One that cannot be asked may
-    /// have it; that says nothing of the others, which were asked themselves.
-    fn suspects(&self, best: usize, serves: &Path) -> Result<Vec<(usize, Error)>> {
-        let noted = |dir: &Path| self.disk.exists(&dir.join(segment::POISONED));
-        let (mut all, mut unread) = (self.accepted, Vec::new());
-        for (index, place) in self.believed() {
-            match noted(&place.dir) {
-                Ok(noted) => all |= noted,
-                Err(e) if index != best => {
-                    let error = Error::io("look for the note of a failed sync of the journal", &place.dir, e);
-                    unread.push((index, error));
-                }
-                Err(_) => all = true,
-            }
-        }
-        if !all {
-            return Ok(unread);
-        }
-        if let Ok(false) = noted(serves) {
-            let io = |e| Error::io("note a failed sync in a copy of the journal", serves, e);
-            self.disk.open(&serves.join(segment::POISONED), OpenMode::CreateNew).map_err(io)?;
-            copy::sync_dir(self.disk.as_ref(), serves)?;
-        }
-        let failed = |place: &Place| Error::corruption("a sync of the journal has failed").at(&place.dir);
-        Ok(self.believed().map(|(index, place)| (index, failed(place))).collect())
     }
 
     /// How far one copy goes. `lenient`: damage is passed over where the journal

@@ -289,6 +289,13 @@ impl Scrubbing {
         self.save(disk, dir);
     }
 
+    /// A shard has been filled anew, and compared with the others record by record: what counted against it was of what it held before.
+    pub fn believe(&self, disk: &dyn Disk, dir: &Path, shard: ShardId) {
+        if self.inner.lock().disbelieved.remove(&shard) {
+            self.save(disk, dir);
+        }
+    }
+
     /// The shards that were found to hold other pages than they should, and are yet to be compared with the others.
     pub fn disbelieved(&self) -> BTreeSet<ShardId> {
         self.inner.lock().disbelieved.clone()

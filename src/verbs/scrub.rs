@@ -241,6 +241,7 @@ fn count(state: &State, layout: &Arc<Layout>, id: ShardId, counted: &mut Counted
             // A page that cannot be read says nothing of what is in the others, and neither for nor against what they hold.
             Err(error) if error.kind() == ErrorKind::Corruption => {
                 state.read_failed(&layout.shards[index], &error);
+                counted.unread.insert(id);
             }
             Err(error) => return Err(error),
         }

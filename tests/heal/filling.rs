@@ -434,3 +434,33 @@ fn what_is_removed_after_a_compaction_is_removed_under_a_seal_that_says_so() {
     world.check();
     world.check_copies();
 }
+
+/// A shard that was away when a keyspace was written to last, and was brought up to date when that had been dropped, keeps what it had of it: who
+/// is filled beside it got the rest, and the purge waits for both.
+#[test]
+fn what_is_left_of_a_dropped_keyspace_keeps_no_shard_from_being_filled() {
+    for away in [0, 1] {
+        for removed in [false, true] {
+            let mut world = World::new(options(3, 3));
+            world.write(200);
+            let dropped = world.store.keyspace("dropped").unwrap();
+            dropped.insert("early", "on all").unwrap();
+            world.store.flush().unwrap();
+            world.rebuild(ShardId(2));
+            testing::fail_shard(&world.store, ShardId(away));
+            match removed {
+                false => dropped.insert("early", "newer").unwrap(),
+                true => dropped.remove("early").unwrap(),
+            };
+            dropped.insert("late", "on two of them").unwrap();
+            world.store.flush().unwrap();
+            world.store.drop_keyspace("dropped").unwrap();
+            world.heal();
+            assert!(world.store.health().unwrap().is_good(), "{:?}", world.health(2));
+            assert!(!world.saw(|kind| matches!(kind, EventKind::NotHealed { .. })));
+            assert!(testing::purge(&world.store).unwrap());
+            world.check();
+            world.check_copies();
+        }
+    }
+}

@@ -150,3 +150,34 @@ fn a_read_of_a_keyspace_that_is_dropped_meanwhile_does_not_find_it_empty() {
         assert_eq!(read.join().unwrap().unwrap_err().kind(), annulus::ErrorKind::NotFound);
     });
 }
+
+/// A shard that was away when it was written to last, and was brought up to date when it had been dropped, keeps what it had of it; who gains
+/// copies by a change got the rest, and the purge waits for the change.
+#[test]
+fn what_is_left_of_a_dropped_keyspace_holds_up_no_change() {
+    for away in [0, 1] {
+        let mut world = World::new(options(2, 2));
+        world.write(300);
+        let dropped = world.store.keyspace("dropped").unwrap();
+        for n in 0..50_u32 {
+            dropped.insert(n.to_be_bytes(), b"on all").unwrap();
+        }
+        world.store.flush().unwrap();
+        let plan = world.store.plan().add_shard(ShardOptions::new("/added")).preview().unwrap();
+        let change = world.store.apply(plan).unwrap();
+        while change.progress().phase != annulus::Phase::Copying || change.progress().bytes_copied == 0 {
+            assert!(testing::change_step(&world.store).unwrap());
+        }
+        testing::fail_shard(&world.store, ShardId(away));
+        for n in 0..100_u32 {
+            dropped.insert(n.to_be_bytes(), b"newer").unwrap();
+        }
+        world.store.flush().unwrap();
+        world.store.drop_keyspace("dropped").unwrap();
+        world.heal();
+        while testing::change_step(&world.store).unwrap() {}
+        assert_eq!(change.progress().phase, annulus::Phase::Completed);
+        assert!(testing::purge(&world.store).unwrap());
+        world.check_purged();
+    }
+}

@@ -468,3 +468,112 @@ fn what_is_left_of_a_dropped_keyspace_is_no_difference() {
         world.check_copies();
     }
 }
+
+/// A shard is not believed since a record is missing from it. Another one, which nobody had reason to count yet, holds a later record with it, and
+/// is wrong as well.
+#[test]
+fn a_record_does_not_leave_a_shard_that_is_not_believed_for_one_that_was_never_counted() {
+    type Wrong = &'static [(annulus::Seq, Option<&'static [u8]>)];
+    let older: Wrong = &[(annulus::Seq(1), Some(b"older"))];
+    let removal: Wrong = &[(annulus::Seq(1), None)];
+    for (held, unsettled) in [(&[][..], 1), (older, 0), (removal, 0)] {
+        let mut world = World::new(options(3, 2));
+        world.write_large(0..400, 8 << 10);
+        world.store.flush().unwrap();
+        let (early, late, [wrong, uncounted]) = early_and_late(&world);
+        world.factory.forge(wrong, &internal(&early), &[]);
+        world.factory.forge(uncounted, &internal(&late), held);
+        let report = scrub(&world.store);
+        assert_eq!((report.records_reconciled, report.records_unsettled), (2, unsettled), "{report:?}");
+        world.check();
+        world.check_copies();
+    }
+}
+
+/// The same where the other one is right: what has come back on the shard that is not believed goes again.
+#[test]
+fn what_has_come_back_on_a_shard_that_is_not_believed_goes_when_the_other_one_has_been_counted() {
+    let mut world = World::new(options(3, 2));
+    world.write_large(0..400, 8 << 10);
+    world.store.flush().unwrap();
+    let (early, late, [wrong, uncounted]) = early_and_late(&world);
+    world.store.remove(&late).unwrap();
+    world.model.remove(&late);
+    world.store.flush().unwrap();
+    world.factory.forge(wrong, &internal(&early), &[]);
+    assert!(world.factory.turn_back(wrong, &internal(&late)));
+    let before = world.factory.calls(uncounted, EngineOperation::Recount);
+    let report = scrub(&world.store);
+    assert_eq!((report.records_reconciled, report.records_unsettled), (2, 0), "{report:?}");
+    assert!(world.factory.calls(uncounted, EngineOperation::Recount) > before);
+    world.check();
+    world.check_copies();
+}
+
+/// What cannot be read keeps a shard from being counted: of what it lacks nobody knows whether that was removed.
+#[test]
+fn a_record_does_not_leave_a_shard_that_is_not_believed_for_one_that_could_not_be_counted() {
+    let mut world = World::new(options(3, 2));
+    world.write_large(0..400, 8 << 10);
+    world.store.flush().unwrap();
+    let (early, late, [wrong, uncounted]) = early_and_late(&world);
+    world.factory.forge(wrong, &internal(&early), &[]);
+    world.factory.forge(uncounted, &internal(&late), &[]);
+    let running = world.store.scrub().unwrap();
+    while running.progress().report.records_compared == 0 {
+        testing::scrub_step(&world.store).unwrap();
+    }
+    // A page that has been verified, and compared: it is met by who counts, and mended after that.
+    let ring = world.store.ring();
+    let page = world.model.keys().find(|key| ring.preference_list(key).contains(&uncounted)).unwrap();
+    world.factory.corrupt(uncounted, &internal(page));
+    let report = scrub(&world.store);
+    assert!(world.saw(|kind| matches!(kind, EventKind::Repaired { pages: 1 })));
+    assert_eq!((report.records_reconciled, report.records_unsettled), (2, 1), "{report:?}");
+    world.check();
+    world.check_copies();
+}
+
+/// Two keys that are compared apart, and two shards: both hold the later one, and the first of them the earlier one with the third.
+fn early_and_late(world: &World) -> (Vec<u8>, Vec<u8>, [ShardId; 2]) {
+    let ring = world.store.ring();
+    let mut keys = world.model.keys();
+    let early = keys.next().unwrap().clone();
+    let wrong = ring.preference_list(&early)[0];
+    let both = |late: &&Vec<u8>| {
+        let owners = ring.preference_list(late);
+        owners.contains(&wrong) && !owners.contains(&ring.preference_list(&early)[1])
+    };
+    let late = keys.rev().find(both).unwrap().clone();
+    assert!(u32::from_be_bytes(late[..].try_into().unwrap()) > 300, "the chunk is another one");
+    let uncounted = *ring.preference_list(&late).iter().find(|id| **id != wrong).unwrap();
+    (early, late, [wrong, uncounted])
+}
+
+/// What counted against a shard was of the pages that it had then.
+#[test]
+fn a_shard_that_was_filled_anew_is_believed_again() {
+    for reopened in [false, true] {
+        let mut world = World::new(options(3, 2));
+        world.write_large(0..400, 8 << 10);
+        world.store.flush().unwrap();
+        let (early, late, [wrong, other]) = early_and_late(&world);
+        world.factory.forge(wrong, &internal(&early), &[]);
+        let running = world.store.scrub().unwrap();
+        while running.progress().report.records_reconciled == 0 {
+            testing::scrub_step(&world.store).unwrap();
+        }
+        assert!(running.progress().running, "the later record is yet to be compared");
+        world.store.rebuild(wrong).unwrap();
+        world.heal();
+        if reopened {
+            world.reopen();
+        }
+        // It was filled from the other one, which loses the record after that.
+        world.factory.forge(other, &internal(&late), &[]);
+        let report = scrub(&world.store);
+        assert_eq!((report.records_reconciled, report.records_unsettled), (2, 0), "{report:?}");
+        world.check();
+        world.check_copies();
+    }
+}

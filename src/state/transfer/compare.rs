@@ -6,8 +6,9 @@
 use super::Purpose;
 use super::chunk::{Chunk, Extent, Versions, Wanted, flushing, gather, newest_in};
 use super::copy::{apply, chunks_at_once, panicked, read_sources, write};
+use crate::batch;
 use crate::error::{Error, Result};
-use crate::ids::Seq;
+use crate::ids::{KeyspaceId, Seq};
 use crate::memtable::Table;
 use crate::record::RunRecord;
 use crate::shard::Layout;
@@ -40,14 +41,14 @@ pub fn compare_chunk(
         left -= 1;
         let (target, next) = read_targets_and_next(state, layout, purpose, &from, &source, left > 0)?;
         bytes += target.parts.iter().map(|part| part.copied.bytes() as u64).sum::<u64>();
-        if !are_equal(layout, purpose, &source, &target, &tables) {
+        if !are_equal(state, layout, purpose, &source, &target, &tables) {
             let place = format!("{from:02x?}");
             log::warn!("copies differ from their sources in the keys from {place} on: they are copied again");
             begin()?;
             correct(state, layout, purpose, &source, &target, &tables)?;
             source = read_sources(state, layout, purpose, &from)?;
             let target = read_targets(state, layout, purpose, &from, &source)?;
-            if !are_equal(layout, purpose, &source, &target, &tables) {
+            if !are_equal(state, layout, purpose, &source, &target, &tables) {
                 return Err(Error::corruption(format!(
                     "copies differ from their sources in the keys from {place} on, also after they were copied again"
                 ))
@@ -104,25 +105,32 @@ fn read_targets(
 
 /// Whether each shard that gains has what it should.
 fn are_equal(
+    state: &State,
     layout: &Layout,
     purpose: Purpose,
     source: &Chunk,
     target: &Chunk,
     tables: &[Arc<Table>],
 ) -> bool {
-    let due = source.keys();
+    let (due, live) = (source.keys(), state.live_keyspaces());
     target.parts.iter().all(|part| {
         let due = due.iter().filter(|versions| purpose.wants(layout, part.shard, versions.position));
         let held = part.keys();
-        due.filter_map(|v| counts(v, tables)).eq(held.iter().filter_map(|v| counts(v, tables)))
+        due.filter_map(|v| counts(v, tables, &live)).eq(held.iter().filter_map(|v| counts(v, tables, &live)))
     })
 }
 
 /// A key's newest version, if that is a value. Keys of the memtable that is being flushed do not count: they may have
-/// reached one side and not yet the other.
-fn counts<'a>(versions: &Versions<'a>, tables: &[Arc<Table>]) -> Option<RunRecord<'a>> {
+/// reached one side and not yet the other. Nor do those of a keyspace that was dropped: who has been away is given nothing of it any more, and
+/// what is left of it is yet to leave both sides.
+fn counts<'a>(
+    versions: &Versions<'a>,
+    tables: &[Arc<Table>],
+    live: &HashSet<KeyspaceId>,
+) -> Option<RunRecord<'a>> {
     let newest = versions.newest;
-    (newest.value.is_some() && newest_in(tables, newest.key).is_none()).then_some(newest)
+    let exists = live.contains(&batch::keyspace_of(newest.key));
+    (exists && newest.value.is_some() && newest_in(tables, newest.key).is_none()).then_some(newest)
 }
 
 /// Copies a range again, and removes what the sources do not have.

@@ -3,9 +3,10 @@
 //! All replicas lie in this process, so nothing is saved by comparing digests first, as stores that are spread over machines do
 //! with hash trees (Dynamo, Cassandra): every page must be read to be digested, and digesting costs as much as comparing.
 //!
-//! **What is right.** Of two versions the one with the greater sequence. Of a record that one replica has and another has not: a
-//! removal leaves nothing behind, so either may be right. A shard that holds other pages than its figures say has lost them or
-//! gone back in time: it is not believed. Else most of them decide; and where that is not enough either, the record stays.
+//! **What is right.** Of two versions the one with the greater sequence, whoever has it. Of a record that one replica has and another has
+//! not: a removal leaves nothing behind, so either may be right. A shard that holds other pages than its figures say has lost them or
+//! gone back in time: it is not believed. Nobody is believed rather than it before he was counted as well. Else most of them decide; and
+//! where that is not enough either, the record stays.
 
 use super::chunk::{Extent, Versions, Wanted, flushing, gather, newest_in};
 use super::copy::CHUNK;
@@ -41,6 +42,17 @@ pub struct Counted {
     /// Those that were found, by this one or by one before it that did not come to its end, to hold other pages than they
     /// should.
     pub wrong: BTreeSet<ShardId>,
+    /// Those that were counted in vain, since some page could not be read: whether others are lost is not known.
+    pub unread: BTreeSet<ShardId>,
+}
+
+impl Counted {
+    /// A shard begins anew, and has what others hold: what was known of it was of other pages.
+    pub fn forget(&mut self, shard: ShardId) {
+        for of in [&mut self.all, &mut self.wrong, &mut self.unread] {
+            of.remove(&shard);
+        }
+    }
 }
 
 /// One key as one of its owners has it.
@@ -137,25 +149,30 @@ fn settle<'a>(
     let id = |owner: usize| layout.shards[owner].id;
     let believed: Vec<usize> =
         owners.iter().copied().filter(|owner| !counted.wrong.contains(&id(*owner))).collect();
-    let judges = if believed.is_empty() { owners } else { &believed };
-    // The newest; of two with the same sequence, the one that more of them have.
+    // Nor is a record gone only since those lack it who may have lost it for all that is known.
+    let known = |owner: &usize| newest_of(group, *owner).is_some() || !counted.unread.contains(&id(*owner));
+    let judges = if believed.iter().any(known) { &believed } else { owners };
+    // The newest; of two with the same sequence, the one that more of them have. Whoever has it: no shard makes up a version, nor a number.
     let votes =
         |found: &RunRecord<'a>| owners.iter().filter(|o| newest_of(group, **o) == Some(*found)).count();
-    let newest = judges.iter().filter_map(|owner| newest_of(group, *owner));
+    let newest = owners.iter().filter_map(|owner| newest_of(group, *owner));
     let newest = match crate::plants::is("scrub-prefers-the-older") {
         false => newest.max_by_key(|found| (found.seq, votes(found))),
         true => newest.min_by_key(|found| (found.seq, votes(found))),
     };
     let removed = newest.is_some_and(|newest| newest.value.is_none());
-    let with = judges.iter().filter(|owner| value_of(group, **owner).is_some()).count();
-    let without = judges.len() - with;
-    // A removal leaves nothing behind: one of them is not what it should be, and counting may tell which.
-    let open = !removed && with > 0 && without > 0;
-    if open && judges.iter().any(|owner| !counted.all.contains(&id(*owner))) {
-        let unknown = judges.iter().map(|owner| id(*owner)).filter(|id| !counted.all.contains(id));
+    // Of the others: who has an older version, a removal too, lacks the newer one, and says nothing against it.
+    let is_without = |owner: &&usize| newest_of(group, **owner).is_none();
+    let open = !removed && owners.iter().any(|owner| is_without(&owner));
+    // A removal leaves nothing behind: one of them is not what it should be, and counting may tell which. That goes as well for the one that
+    // is believed only since nobody has counted it.
+    if open && owners.iter().any(|owner| !counted.all.contains(&id(*owner))) {
+        let unknown = owners.iter().map(|owner| id(*owner)).filter(|id| !counted.all.contains(id));
         found.count.extend(unknown);
         return;
     }
+    let without = judges.iter().filter(is_without).count();
+    let with = judges.len() - without;
     let tie = open && with == without;
     found.unsettled += u64::from(tie);
     found.reconciled += 1;

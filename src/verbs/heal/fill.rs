@@ -127,6 +127,7 @@ fn go_on(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -
     match worked {
         Ok(Some(bytes)) => Ok(Step::Worked(bytes)),
         Ok(None) => {
+            let is_anew = !shard.serves();
             let ended = end(state, layout, index, fill);
             state.change.foreground.watch(state.change.current().is_some());
             mover.end_fill(shard.id);
@@ -136,6 +137,10 @@ fn go_on(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -
                 mover.sweeps.retain(|sweep| sweep.shard != shard.id);
             } else if let Some(sweep) = mover.sweep_of(shard.id) {
                 sweep.position.clear();
+            }
+            if ended.is_ok() && is_anew {
+                mover.counted.forget(shard.id);
+                state.scrub.believe(state.seams.disk.as_ref(), &state.dir, shard.id);
             }
             ended.map(|()| Step::Worked(0))
         }

@@ -11,7 +11,7 @@ use crate::batch;
 use crate::error::{Error, Result};
 use crate::ids::{Seq, ShardId};
 use crate::record::{RunBuffer, RunRecord};
-use crate::shard::{Layout, Shard};
+use crate::shard::{Health, Layout, Shard};
 use crate::state::change::{Grace, Mover, Phase, Sweep};
 use crate::state::{Asked, State};
 use crate::sync::Instant;
@@ -53,9 +53,11 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     }
     let layout = state.layout();
     let stale = (0..layout.shards.len()).filter(|index| layout.stale[*index]);
+    // One that cannot be written to is gone through when it can be, and one of which a page cannot be read when it has been mended: that may
+    // never be, and nothing else waits for it.
+    let is_ready = |index: &usize| is_ready(&layout.shards[*index]);
+    stale.clone().filter(|index| !is_ready(index)).for_each(|index| put_off(state, &layout, index, mover));
     let is_left = |index: &usize| !mover.swept.contains(&layout.shards[*index].id);
-    // One that cannot be written to is gone through when it can be.
-    let is_ready = |index: &usize| layout.shards[*index].serves() && !layout.shards[*index].is_stalled();
     let mut serving: Vec<usize> = stale.clone().filter(|index| is_ready(index) && is_left(index)).collect();
     if serving.is_empty() {
         if !mover.swept.is_empty() {
@@ -83,6 +85,22 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
     serving.sort_by_key(|index| mover.sweep_of(layout.shards[*index].id).is_none());
     serving.truncate(state.abreast());
     sweep_chunks(state, &layout, &serving, mover).map(Swept::Some)
+}
+
+fn is_ready(shard: &Shard) -> bool {
+    shard.serves() && !shard.is_stalled() && shard.health() == Health::Online
+}
+
+/// A shard that has been begun with has to be mended first, which may take for ever: its seal does not say as long that it is being changed.
+fn put_off(state: &State, layout: &Arc<Layout>, index: usize, mover: &mut Mover) {
+    let shard = &layout.shards[index];
+    if !shard.is_complete() || mover.sweep_of(shard.id).is_none() {
+        return;
+    }
+    match state.beside(layout, index, |shard| shard.seal(shard.applied())) {
+        Ok(()) => mover.sweeps.retain(|sweep| sweep.shard != shard.id),
+        Err(error) => failed(state, shard, &error),
+    }
 }
 
 /// Clears what was given up. Nothing else waits for what cannot be.

@@ -167,3 +167,71 @@ fn nothing_is_removed_while_a_change_is_paused() {
     assert_eq!((change.progress().phase, change.progress().paused), (Phase::Completed, false));
     check_placed(&store, &content);
 }
+
+/// A page of a shard cannot be read, and the other shard that holds the same cannot be opened: what that shard lost by the change stays until
+/// both are well, and nothing else waits for it.
+#[test]
+fn damage_that_nobody_can_put_right_keeps_no_change_from_its_end_nor_other_shards_from_being_cleaned() {
+    // Known before the shard is gone through; found there; found by a reader when a part of it has been gone through.
+    for found in ["before", "there", "within"] {
+        let world = World::new();
+        let (store, mut content) = world.filled(2);
+        enlarge(&store, &mut content);
+        let new = ShardOptions::new("/mnt/new").weight(2.0);
+        let change = store.apply(store.plan().add_shard(new).preview().unwrap()).unwrap();
+        step_to(&store, Phase::Cleaning);
+        let ring = store.ring();
+        let n = (KEYS / 2..KEYS).find(|n| !ring.preference_list(key(*n)).contains(&ShardId(4))).unwrap();
+        let [damaged, away] = [0, 1].map(|place| ring.preference_list(key(n))[place]);
+        let is_stale = |shard: ShardId| {
+            let layout = state(&store).layout();
+            layout.stale[layout.index_of(shard).unwrap()]
+        };
+        assert!(is_stale(damaged) && is_stale(away));
+        if found == "within" {
+            state(&store).change.foreground.leave_alone();
+            let is_within = || {
+                state(&store).change.mover.lock().sweep_of(damaged).is_some_and(|s| !s.position.is_empty())
+            };
+            while !is_within() {
+                assert!(testing::change_step(&store).unwrap());
+            }
+        }
+        world.factory.fail(away, MemoryOperation::Open);
+        testing::fail_shard(&store, away);
+        world.factory.corrupt(damaged, &[&[0; 4][..], &key(n)].concat());
+        if found != "there" {
+            store.get(key(n)).unwrap_err();
+        }
+        let mut failed = 0;
+        for _ in 0..1000 {
+            testing::heal_step(&store).unwrap();
+            match testing::change_step(&store) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => failed += 1,
+            }
+        }
+        assert!(failed <= 1, "it comes to the damage again and again");
+        assert_eq!(change.progress().phase, Phase::Completed);
+        assert!(store.change().is_none());
+        let rest = ring.members().iter().map(|member| member.id).filter(|id| ![damaged, away].contains(id));
+        for shard in rest {
+            assert!(!is_stale(shard));
+            assert!(held(&store, shard).iter().all(|(key, _)| ring.preference_list(key).contains(&shard)));
+        }
+        assert!(is_stale(damaged) && is_stale(away));
+        let seal = Seal::load(&world.disk, &state(&store).layout().shards[damaged.0 as usize].dir).unwrap();
+        assert!(!seal.unwrap().applying, "{found}: it is not being changed");
+        let scrub = store.scrub().unwrap();
+        (0..20).for_each(|_| drop(testing::scrub_step(&store)));
+        assert!(scrub.progress().report.shards_verified > 0, "{:?}", scrub.progress());
+        world.factory.heal(damaged);
+        world.factory.heal(away);
+        while testing::heal_step(&store).unwrap() {}
+        settle(&store);
+        assert!(![damaged, away].into_iter().any(is_stale));
+        check_reads(&store, &content);
+        check_placed(&store, &content);
+    }
+}

@@ -3,7 +3,7 @@
 use crate::hooked::{Call, Hooked, out_of_order};
 use crate::{content, options};
 use annulus::{At, BackupRepository, ErrorKind, Seq};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -141,13 +141,7 @@ fn a_part_of_a_backlog_that_was_archived_comes_back_where_the_time_now_is_asked_
     place.store.checkpoint(&place.repo).unwrap();
     place.store.archive(&place.repo).unwrap();
     (0..2_400u32).for_each(|n| _ = place.store.insert(n.to_be_bytes(), vec![7; 5_000]).unwrap());
-    let left = AtomicUsize::new(1);
-    let is_over =
-        move || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err();
-    storage.on(move |call| match call {
-        Call::Write(name, _) if name.starts_with("archive/") && is_over() => Err(out_of_order()),
-        _ => Ok(()),
-    });
+    storage.fail_pieces_after(1);
     let error = place.store.archive(&place.repo).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     let archived = place.store.archives().unwrap()[0].upto;

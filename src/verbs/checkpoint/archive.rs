@@ -42,6 +42,7 @@ pub fn archive(state: &State, repository: &BackupRepository) -> Result<Seq> {
     // No further than that: when a later write was there nobody would know, should the store rest behind it.
     let until = now.seq;
     state.sync_to(until)?;
+    let telling = state.archives.telling(repository.id);
     let first = state.journal.first();
     // An archive without pieces lacks all that the journal does not have any more.
     let mut next = found.archived.unwrap_or(Seq::ZERO).next();
@@ -57,6 +58,7 @@ pub fn archive(state: &State, repository: &BackupRepository) -> Result<Seq> {
     let (mut cursor, mut passed) = (Cursor::at(next), None);
     while cursor.next() <= until {
         let begin = cursor.next();
+        telling.told(Seq(begin.0.saturating_sub(1)));
         let (mut commits, mut begun) = (Vec::new(), Begun::new());
         let mut visit = |seq, ops: &[u8]| {
             put(&mut commits, ops);

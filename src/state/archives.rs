@@ -27,7 +27,8 @@ const KIND: Kind = Kind {
     version: 2,
     oldest: 1,
     name: "list of archives",
-    remedy: "it can be deleted: archive the store again, so that the journal is kept for that archive",
+    // Without it nothing would be kept, and what is not archived yet would be gone with the next flush.
+    remedy: "leave it: it is written anew when the store is archived next, and all of the journal is kept until then",
 };
 
 /// What is written while no archive is known to have damaged pieces: such a list has nothing that version 2 brought.

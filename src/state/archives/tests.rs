@@ -221,3 +221,15 @@ fn what_a_piece_tells_that_is_being_made_is_kept_however_far_the_journal_is_trim
     drop(telling);
     assert_eq!(left(5, 120), [99, 120]);
 }
+
+/// The first that is heard of ends it; without the file nothing would be kept at all.
+#[test]
+fn nobody_is_advised_to_delete_a_damaged_list() {
+    let (disk, _) = filled();
+    let path = Path::new(DIR).join(FILE);
+    for bytes in [&b"rubbish"[..], &disk.read(&path).unwrap().unwrap()[..30]] {
+        let error = envelope::decode::<Saved>(KIND, &path, bytes).unwrap_err();
+        let advice = error.advice().unwrap_or_default();
+        assert!(advice.contains("leave it") && !advice.contains("delete"), "{advice}");
+    }
+}

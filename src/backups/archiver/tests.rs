@@ -226,3 +226,31 @@ fn a_time_whose_backlog_was_archived_in_part_is_not_that_of_the_part() {
     let whole = repo.restore_latest().unwrap().until(At::Seq(Seq(11))).open(dir.path().join("by-number"));
     assert_eq!(whole.unwrap().stats().unwrap().last_seq, Seq(11));
 }
+
+/// An archiver notes the time every second, and may come to nothing for months.
+#[test]
+fn what_no_piece_can_tell_any_more_is_not_kept_where_nothing_can_be_archived() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = crate::Options::new().shards(1).memory_budget(8 << 20).journal_segment_bytes(64 << 10);
+    let store = options.open(dir.path().join("live")).unwrap();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    let state = &store.handle.state;
+    let noted = archive::marks_of(state, repo.id());
+    let begin = archive::mark(state).time - 10_000_000;
+    for seq in 1..=3_000u64 {
+        store.insert(seq.to_le_bytes(), [7; 100]).unwrap();
+        archive::note(&mut noted.lock(), mark(begin + 1_000 * seq, seq));
+    }
+    std::fs::rename(dir.path().join("backup"), dir.path().join("away")).unwrap();
+    store.archive(&repo).unwrap_err();
+    // As long as the journal has the writes they may be archived yet.
+    assert!(noted.lock().len() >= 3_000);
+    store.flush().unwrap();
+    let first = state.journal.first();
+    assert!(first > Seq(1_000), "{first}");
+    store.archive(&repo).unwrap_err();
+    let left = noted.lock().clone();
+    let kept = (1..=3_000).filter(|seq| Seq(*seq).next() >= first).map(|seq| mark(begin + 1_000 * seq, seq));
+    assert!(kept.eq(left.iter().copied().filter(|mark| mark.time < begin + 3_000_001)), "{left:?}");
+    assert!(left.len() < 2_002);
+}

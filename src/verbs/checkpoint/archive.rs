@@ -20,6 +20,7 @@ use crate::ids::Seq;
 use crate::journal::Cursor;
 use crate::state::State;
 use crate::state::archives::ArchiveHold;
+use crate::sync::Mutex;
 use untold::{Begun, untold};
 
 /// How many checkpoints are told of that may be of another history.
@@ -34,11 +35,24 @@ pub fn archive(state: &State, repository: &BackupRepository) -> Result<Seq> {
     let marks = marks::of(state, repository.id);
     let turn = state.archives.turn(repository.id);
     let _turn = turn.lock();
+    in_turn(state, repository, &marks).inspect_err(|_| {
+        // Whoever tries again and again notes a moment each time, and no piece begins before the journal.
+        let first = state.journal.first();
+        marks.lock().retain(|mark| mark.seq.next() >= first);
+    })
+}
+
+fn in_turn(state: &State, repository: &BackupRepository, marks: &Mutex<Vec<Mark>>) -> Result<Seq> {
     let store = state.manifest.lock().store;
     let found = found(state, repository, store)?;
-    let now = mark(state);
-    marks::look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
-    note(&mut marks.lock(), now);
+    let now = {
+        // Taken under the lock, as others note theirs meanwhile.
+        let mut marks = marks.lock();
+        let now = mark(state);
+        marks::look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
+        note(&mut marks, now);
+        now
+    };
     // No further than that: when a later write was there nobody would know, should the store rest behind it.
     let until = now.seq;
     state.sync_to(until)?;

@@ -297,12 +297,13 @@ impl Archives {
     /// `Io`: the archive counts as less far at the next opening. `Closed`.
     pub fn reached(&self, repository: u128, upto: Seq) -> Result<()> {
         let mut inner = self.inner.lock();
-        let news = std::mem::take(&mut inner.unknown) || inner.unsaved;
+        // Forgotten meanwhile: nothing is known by that of the others.
         let Some(hold) = inner.get(repository) else { return Ok(()) };
-        if hold.upto == upto && !news {
+        let has_moved = std::mem::replace(&mut hold.upto, upto) != upto;
+        let news = std::mem::take(&mut inner.unknown) || inner.unsaved;
+        if !has_moved && !news {
             return Ok(());
         }
-        hold.upto = upto;
         self.publish(&inner);
         self.save(&mut inner)
     }
@@ -316,7 +317,7 @@ impl Archives {
         self.inner.lock().compared.insert(repository);
     }
 
-    /// Keeps nothing for an archive any more, durably; whether anything was.
+    /// Keeps nothing for an archive any more, durably; whether anything was. Whoever is adding to it goes on, and is not heard of any more.
     ///
     /// # Errors
     /// `Io`: it is as it was. `Closed`.

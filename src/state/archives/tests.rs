@@ -222,6 +222,28 @@ fn what_a_piece_tells_that_is_being_made_is_kept_however_far_the_journal_is_trim
     assert_eq!(left(5, 120), [99, 120]);
 }
 
+/// It is forgotten while it is being archived to: it comes to more, and is not heard of any more.
+#[test]
+fn an_archive_that_was_forgotten_meanwhile_ends_nothing_and_leaves_nothing() {
+    let (disk, archives) = filled();
+    assert!(archives.forget(1).unwrap());
+    archives.found_damaged(1, Seq(5), Seq(10));
+    archives.reached(1, Seq(40)).unwrap();
+    assert_eq!((archives.damaged(1), archives.get(1), archives.least(Seq::ZERO)), (vec![], None, Seq(30)));
+    // Nor does it tell how far those are that nothing is known of.
+    disk.replace(&Path::new(DIR).join(FILE), b"rubbish").unwrap();
+    let archives = load(&disk, &[0]).unwrap();
+    archives.begin(1).unwrap();
+    assert!(archives.forget(1).unwrap());
+    archives.reached(1, Seq(40)).unwrap();
+    archives.begin(2).unwrap();
+    archives.give_up(2);
+    archives.dropping(Dropped { id: KeyspaceId(1), name: "notes".into(), at: Seq(45) }).unwrap();
+    for archives in [&archives, &load(&disk, &[0]).unwrap()] {
+        assert_eq!(archives.least(Seq::ZERO), Seq::ZERO);
+    }
+}
+
 /// The first that is heard of ends it; without the file nothing would be kept at all.
 #[test]
 fn nobody_is_advised_to_delete_a_damaged_list() {

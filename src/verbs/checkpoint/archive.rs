@@ -499,12 +499,5 @@ fn has(repository: &BackupRepository, store: u128, chain: &Chain, (from, to): (S
     Ok(next > to)
 }
 
-/// Keeps the journal no longer for an archive; whether it was.
-pub fn forget(state: &State, repository: u128) -> Result<bool> {
-    let turn = state.archives.turn(repository);
-    let _turn = turn.lock();
-    state.archives.forget(repository)
-}
-
 #[cfg(test)]
 mod tests;

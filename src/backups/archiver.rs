@@ -105,6 +105,8 @@ impl Archiver {
     /// Archives what there is up to now, and ends. Returns what the archive is complete up to. The journal is kept for it all the same, until
     /// [`Store::forget_archive`](crate::Store::forget_archive): the next one goes on from there.
     ///
+    /// Waits for what it is at, as does whoever drops it: while the repository's disk hangs, neither returns before that answers.
+    ///
     /// # Errors
     /// As [`Store::archive`](crate::Store::archive).
     pub fn stop(mut self) -> Result<Seq> {

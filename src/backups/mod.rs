@@ -130,7 +130,9 @@ impl Store {
     }
 
     /// Keeps the journal no longer for the archive in the repository of that [id](BackupRepository::id), durably; whether it was kept for it.
-    /// What has been archived stays. Whoever archives there again begins where the archive ends, or leaves a gap.
+    /// What has been archived stays. Whoever archives there again begins where the archive ends, or leaves a gap, and the journal is kept for it again, as it is
+    /// when an [`Archiver`] runs that has not been stopped. This waits for nobody who is archiving there: who is goes on, and ends with an error where the journal
+    /// no longer has what is next.
     ///
     /// ```
     /// # fn main() -> annulus::Result<()> {
@@ -149,7 +151,7 @@ impl Store {
     /// `Io` if that cannot be written down: then it is kept as before. `Closed`.
     pub fn forget_archive(&self, repository: u128) -> Result<bool> {
         self.handle.state.check_open()?;
-        verbs::checkpoint::archive::forget(&self.handle.state, repository)
+        self.handle.state.archives.forget(repository)
     }
 
     fn scan_versions(&self, range: KeyRange, at: Seq) -> Result<Box<dyn Versions>> {

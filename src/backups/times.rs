@@ -1,12 +1,13 @@
 //! Which write a time comes to, by what checkpoints and the archive know of times.
 //!
 //! Invariants: what is found is not later than the time. It is earlier by more than [`CLOSE`] only where nothing was written since, as far as
-//! anybody knows, or nothing was archived yet: then a checkpoint is all that there is, and none that cannot be read is passed over. Where the clock contradicts itself nobody guesses.
+//! anybody knows, or nothing was archived yet: then a checkpoint is all that there is, and none that cannot be read is passed over; or not all of it, when that is
+//! the end of what was archived. Where the clock contradicts itself nobody guesses.
 
 use crate::backup::BackupRepository;
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::{Body, CheckpointId};
-use crate::backup::piece::{CLOCK_STEP, Listed};
+use crate::backup::piece::{CLOCK_STEP, Listed, Mark};
 use crate::backup::progress::Watch;
 use crate::backup::unread::Unread;
 use crate::backup::when::When;
@@ -30,6 +31,20 @@ struct Known {
     seq: Seq,
     /// Milliseconds since 1970.
     time: u64,
+    /// What whoever says so has of it: less than `seq` where a piece ends before that. Whether the writes up to `seq` that lie in others are of the
+    /// same history it does not show, as they were not archived when it was written.
+    has: Seq,
+}
+
+impl Known {
+    /// What has all of it.
+    fn whole(seq: Seq, time: u64) -> Known {
+        Known { seq, time, has: seq }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.has == self.seq
+    }
 }
 
 impl fmt::Display for Known {
@@ -93,7 +108,7 @@ impl Times {
     ) -> Result<Times> {
         let chain = repository.chain(store)?;
         let mut known: Vec<Known> =
-            checkpoints.iter().map(|body| Known { seq: body.seq, time: body.taken }).collect();
+            checkpoints.iter().map(|body| Known::whole(body.seq, body.taken)).collect();
         let settled = settled(&mut known, time);
         let (mut holes, mut end, mut noted) = (Vec::new(), None, Vec::new());
         let mut behind: Option<&Listed> = None;
@@ -112,8 +127,10 @@ impl Times {
                 Ok(piece) => {
                     watch.more(1, piece.size())?;
                     end = end.max(Some(piece.head.last));
-                    let marks = piece.head.marks.iter().rev();
-                    noted.extend(marks.map(|mark| Known { seq: mark.seq, time: mark.time }));
+                    let (marks, last) = (piece.head.marks.iter().rev(), piece.head.last);
+                    let known =
+                        |mark: &Mark| Known { has: mark.seq.min(last), ..Known::whole(mark.seq, mark.time) };
+                    noted.extend(marks.map(known));
                 }
                 Err(Unread { error, of_all: true }) => return Err(error),
                 Err(Unread { error, .. }) => {
@@ -144,21 +161,23 @@ impl Times {
         if let Some(body) = checkpoints.given_up.iter().filter(|body| body.taken <= time).find(since) {
             return Err(super::point::other_history(body, "and was taken last before the time asked for"));
         }
-        let from = found.map_or(Seq::ZERO, |found| found.seq);
+        // All of that was there, too.
+        let from = before.iter().map(|known| known.has).max().unwrap_or_default();
         let upto = next.map_or(Seq::MAX, |next| next.seq);
         // One of these might know of a later write that was there by then.
         if let Some(hole) = self.holes.into_iter().find(|hole| hole.last > from && hole.first <= upto) {
             return Err(hole.error);
         }
-        if let Some(found) = found.filter(|found| time - found.time <= CLOSE) {
-            return Ok(found.seq);
+        let is_sure = |known: &&Known| known.is_whole() || known.seq <= from;
+        if before.iter().rfind(is_sure).is_some_and(|sure| time - sure.time <= CLOSE) {
+            return Ok(from);
         }
         if let Some(unset) = self.unset.iter().find(|unset| from < unset.seq && unset.seq <= upto) {
             return Err(by_no_clock(found, *unset));
         }
         let (first, last) = (self.chain.pieces.first(), self.chain.pieces.last());
         let is_archived = found.zip(first).is_some_and(|(found, first)| first.first <= found.seq.next());
-        let is_within = is_archived && found.zip(last).is_some_and(|(found, last)| found.seq <= last.last);
+        let is_within = is_archived && last.is_some_and(|last| from <= last.last);
         let has_rested = found.zip(next).is_some_and(|(found, next)| next.seq <= found.seq);
         // What nobody archived the checkpoints alone tell of.
         if !is_within
@@ -168,11 +187,21 @@ impl Times {
             return Err(error);
         }
         let found = found.ok_or_else(super::point::too_early)?;
+        let end = self.end.filter(|end| *end > from);
+        if found.seq > from {
+            if next.is_some() || end.is_some() {
+                return Err(gone_on(found, from, end));
+            }
+            log::warn!(
+                "the store had come to {found}, and of that what lies behind sequence {from} is not in the repository"
+            );
+            return Ok(from);
+        }
         match next {
             Some(next) if is_archived && next.seq > found.seq => Err(between(found, next)),
             None => {
                 // Pieces of releases that did not note when the log had come to their end.
-                if let Some(end) = self.end.filter(|end| *end > found.seq) {
+                if let Some(end) = end {
                     return Err(behind(found, end));
                 }
                 // Where its disk has burnt, that is all that there is of it; where its archiver comes to nothing, it is not.
@@ -254,6 +283,18 @@ fn between(found: Known, next: Known) -> Error {
     );
     Error::new(ErrorKind::NotFound, text)
         .remedy("restore up to one of these writes, or one between them, by its sequence (At::Seq), or to one of these times")
+}
+
+/// `end`: what is archived, where that is more than `has`, which is archived of `found`.
+fn gone_on(found: Known, has: Seq, end: Option<Seq>) -> Error {
+    let text = format!(
+        "the store had come to {found}, but who noted that did not come to archive more of it than up to sequence {has}: whether what others archived behind that is what was there at the time asked for is not known"
+    );
+    let upto = end.unwrap_or(has).min(found.seq);
+    let remedy = format!(
+        "restore up to sequence {upto} or one before it, by that sequence (At::Seq): it is of that moment unless an older copy of the store was put back since, or its log had lost its end"
+    );
+    Error::new(ErrorKind::NotFound, text).remedy(remedy)
 }
 
 fn behind(found: Known, end: Seq) -> Error {

@@ -27,7 +27,8 @@ const KIND: Kind = Kind {
     version: 2,
     oldest: 1,
     name: "list of archives",
-    remedy: "it can be deleted: archive the store again, so that the journal is kept for that archive",
+    // Without it nothing would be kept, and what is not archived yet would be gone with the next flush.
+    remedy: "leave it: it is written anew when the store is archived next, and all of the journal is kept until then",
 };
 
 /// What is written while no archive is known to have damaged pieces: such a list has nothing that version 2 brought.
@@ -103,7 +104,30 @@ struct Inner {
     compared: HashSet<u128>,
     /// Up to where what they lack has been seen to lie before a checkpoint, and before which.
     bridged: HashMap<u128, (Seq, CheckpointId)>,
+    /// Of each that is being added to what the pieces have that come before the one that is being made: that one may have been read
+    /// when the journal no longer has what it is of.
+    telling: HashMap<u128, Seq>,
     closed: bool,
+}
+
+/// Somebody is about to tell an archive what was dropped. Made by [`Archives::telling`].
+#[derive(Debug)]
+pub struct Telling<'a> {
+    archives: &'a Archives,
+    repository: u128,
+}
+
+impl Telling<'_> {
+    /// Of all that was dropped before this it has told.
+    pub fn told(&self, before: Seq) {
+        self.archives.inner.lock().telling.insert(self.repository, before);
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.archives.inner.lock().telling.remove(&self.repository);
+    }
 }
 
 impl Inner {
@@ -117,10 +141,6 @@ impl Inner {
             return vec![Seq::ZERO];
         }
         self.saved.archives.iter().filter(|hold| !hold.given_up).map(|hold| hold.upto).collect()
-    }
-
-    fn least(&self) -> Seq {
-        self.ends().into_iter().min().unwrap_or(Seq::MAX)
     }
 }
 
@@ -165,6 +185,7 @@ impl Archives {
             drops_unsaved: false,
             compared: HashSet::new(),
             bridged: HashMap::new(),
+            telling: HashMap::new(),
             closed: false,
         };
         let ends = Mutex::new(inner.ends());
@@ -176,6 +197,12 @@ impl Archives {
     /// What all archives are complete up to that need nothing older than `from`; [`Seq::MAX`]: there is none.
     pub fn least(&self, from: Seq) -> Seq {
         self.ends.lock().iter().copied().filter(|end| end.next() >= from).min().unwrap_or(Seq::MAX)
+    }
+
+    /// Keeps what was dropped for whoever adds to an archive, however far the journal is trimmed meanwhile.
+    pub fn telling(&self, repository: u128) -> Telling<'_> {
+        self.inner.lock().telling.insert(repository, Seq::ZERO);
+        Telling { archives: self, repository }
     }
 
     /// The turn to add to the archive in a repository. Held over all that it takes.
@@ -270,12 +297,13 @@ impl Archives {
     /// `Io`: the archive counts as less far at the next opening. `Closed`.
     pub fn reached(&self, repository: u128, upto: Seq) -> Result<()> {
         let mut inner = self.inner.lock();
-        let news = std::mem::take(&mut inner.unknown) || inner.unsaved;
+        // Forgotten meanwhile: nothing is known by that of the others.
         let Some(hold) = inner.get(repository) else { return Ok(()) };
-        if hold.upto == upto && !news {
+        let has_moved = std::mem::replace(&mut hold.upto, upto) != upto;
+        let news = std::mem::take(&mut inner.unknown) || inner.unsaved;
+        if !has_moved && !news {
             return Ok(());
         }
-        hold.upto = upto;
         self.publish(&inner);
         self.save(&mut inner)
     }
@@ -289,7 +317,7 @@ impl Archives {
         self.inner.lock().compared.insert(repository);
     }
 
-    /// Keeps nothing for an archive any more, durably; whether anything was.
+    /// Keeps nothing for an archive any more, durably; whether anything was. Whoever is adding to it goes on, and is not heard of any more.
     ///
     /// # Errors
     /// `Io`: it is as it was. `Closed`.
@@ -379,10 +407,10 @@ impl Archives {
         if inner.unknown {
             return Ok(());
         }
-        // No archive has yet to tell of what was dropped before its end, nor one that begins with the journal of what was before that. At its end:
-        // a checkpoint of that very moment may have it.
+        // No piece that is yet to be made begins before the journal, whatever the archive lacks that it goes to. At its beginning: a checkpoint of
+        // that very moment may have it.
         let begins = Seq(self.begins.load(Ordering::Acquire).saturating_sub(1));
-        let told = inner.least().min(begins);
+        let told = inner.telling.values().copied().fold(begins, Seq::min);
         let mut next = inner.saved.clone();
         next.dropped.retain(|dropped| dropped.at >= told);
         let kind = if next.damaged.is_empty() { WITHOUT_DAMAGE } else { KIND };

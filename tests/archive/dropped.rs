@@ -1,6 +1,7 @@
 //! What a restore begins with, and which keyspaces it has.
 
 use crate::common::copy;
+use crate::hooked::Hooked;
 use crate::{Content, Place, content, options, walk};
 use annulus::{At, CheckpointId, CheckpointOptions, ErrorKind, Seq};
 use std::collections::BTreeSet;
@@ -310,30 +311,40 @@ fn a_keyspace_dropped_while_the_archive_was_forgotten_comes_back_at_the_moments_
     }
 }
 
+/// Archives, writes two pieces' worth of moments, and drops "notes".
+fn dropped_behind(place: &mut Place) {
+    place.write(20);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.write(20);
+    place.store.archive(&place.repo).unwrap();
+    for _ in 0..2 {
+        // More than a piece has.
+        (0..5u8).for_each(|n| _ = place.store.insert([n], vec![n; 1 << 20]).unwrap());
+        place.write(1);
+        place.moment();
+    }
+    place.store.drop_keyspace("notes").unwrap();
+}
+
+/// Opens the store again without the list of what was dropped.
+fn reopen_without_list(place: &mut Place, damaged: bool) {
+    place.store.close().unwrap();
+    let list = place.path("live/ARCHIVES");
+    if damaged {
+        std::fs::write(&list, b"rubbish").unwrap();
+    } else {
+        std::fs::remove_file(&list).unwrap();
+    }
+    place.store = options().open(place.path("live")).unwrap();
+}
+
 /// Of the keyspaces that were dropped since the last piece nobody knows up to which write they were there, and each was there at some of them.
 #[test]
 fn a_keyspace_comes_back_at_the_moments_before_a_drop_of_which_the_list_is_lost() {
     for damaged in [false, true] {
         let mut place = Place::new();
-        place.write(20);
-        place.store.checkpoint(&place.repo).unwrap();
-        place.write(20);
-        place.store.archive(&place.repo).unwrap();
-        for _ in 0..2 {
-            // More than a piece has.
-            (0..5u8).for_each(|n| _ = place.store.insert([n], vec![n; 1 << 20]).unwrap());
-            place.write(1);
-            place.moment();
-        }
-        place.store.drop_keyspace("notes").unwrap();
-        place.store.close().unwrap();
-        let list = place.path("live/ARCHIVES");
-        if damaged {
-            std::fs::write(&list, b"rubbish").unwrap();
-        } else {
-            std::fs::remove_file(&list).unwrap();
-        }
-        place.store = options().open(place.path("live")).unwrap();
+        dropped_behind(&mut place);
+        reopen_without_list(&mut place, damaged);
         place.store.archive(&place.repo).unwrap();
         assert!(walk(place.path("backup/archive")).len() > 2);
         for _ in 0..2 {
@@ -342,6 +353,36 @@ fn a_keyspace_comes_back_at_the_moments_before_a_drop_of_which_the_list_is_lost(
             place.store.archive(&place.repo).unwrap();
         }
         place.check_moments(&format!("damaged: {damaged}"));
+    }
+}
+
+/// It had come to its end at the latest before the first write to the other one, which else were lost to a restore with all that followed it.
+#[test]
+fn a_keyspace_made_again_comes_back_with_all_its_writes_where_the_list_of_drops_is_lost() {
+    for (damaged, pieces) in [(false, 0), (true, 2), (false, 3)] {
+        let (mut place, storage) = Hooked::place();
+        dropped_behind(&mut place);
+        let again = place.store.keyspace("notes").unwrap();
+        again.insert("of the same name", "another").unwrap();
+        place.moment();
+        // It is in the midst of a piece, and begins one.
+        (0..6u8).for_each(|n| _ = again.insert([n], vec![n; 1 << 20]).unwrap());
+        place.moment();
+        reopen_without_list(&mut place, damaged);
+        if pieces > 0 {
+            // A process that ends when so many pieces of the backlog have been written.
+            storage.fail_pieces_after(pieces);
+            place.store.archive(&place.repo).unwrap_err();
+            storage.off();
+            reopen_without_list(&mut place, damaged);
+        }
+        place.store.archive(&place.repo).unwrap();
+        for n in 0..2u8 {
+            place.store.keyspace("notes").unwrap().insert([n], "after").unwrap();
+            place.moment();
+            place.store.archive(&place.repo).unwrap();
+        }
+        place.check_moments(&format!("damaged: {damaged}, ended after: {pieces}"));
     }
 }
 

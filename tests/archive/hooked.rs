@@ -5,6 +5,7 @@ use annulus::testing::RealDisk;
 use annulus::{BackupRepository, DirStorage, Error, ErrorKind, Object, Result, Storage};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What is asked of the storage, before it is done.
@@ -61,6 +62,18 @@ impl Hooked {
     pub fn fail_pieces(&self) {
         self.on(|call| match call {
             Call::Write(name, _) if name.starts_with("archive/") => Err(out_of_order()),
+            _ => Ok(()),
+        });
+    }
+
+    /// The same behind so many of them.
+    pub fn fail_pieces_after(&self, count: usize) {
+        let left = AtomicUsize::new(count);
+        let is_over = move || {
+            left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err()
+        };
+        self.on(move |call| match call {
+            Call::Write(name, _) if name.starts_with("archive/") && is_over() => Err(out_of_order()),
             _ => Ok(()),
         });
     }

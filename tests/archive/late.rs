@@ -3,9 +3,10 @@
 use crate::hooked::{Call, Hooked, out_of_order};
 use crate::{content, options};
 use annulus::{At, BackupRepository, ErrorKind, Seq};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// A name, and what was to be written there.
 type Sent = (String, Vec<u8>);
@@ -141,13 +142,7 @@ fn a_part_of_a_backlog_that_was_archived_comes_back_where_the_time_now_is_asked_
     place.store.checkpoint(&place.repo).unwrap();
     place.store.archive(&place.repo).unwrap();
     (0..2_400u32).for_each(|n| _ = place.store.insert(n.to_be_bytes(), vec![7; 5_000]).unwrap());
-    let left = AtomicUsize::new(1);
-    let is_over =
-        move || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err();
-    storage.on(move |call| match call {
-        Call::Write(name, _) if name.starts_with("archive/") && is_over() => Err(out_of_order()),
-        _ => Ok(()),
-    });
+    storage.fail_pieces_after(1);
     let error = place.store.archive(&place.repo).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     let archived = place.store.archives().unwrap()[0].upto;
@@ -176,6 +171,53 @@ fn what_another_process_has_left_in_the_archive_is_made_durable_before_it_counts
     let calls = calls.lock().unwrap();
     let listed = calls.iter().position(|call| *call == "list").unwrap();
     assert!(calls[listed..].contains(&"settle"), "{calls:?}");
+}
+
+/// Who ends it for good need not wait until that disk answers, if it ever does.
+#[test]
+fn an_archive_whose_disk_hangs_is_forgotten_at_once() {
+    let (mut place, storage) = Hooked::place();
+    place.write(60);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.archive(&place.repo).unwrap();
+    let (hangs, hung) = channel();
+    let (answer, answered) = channel::<()>();
+    let (hangs, answered) = (Mutex::new(hangs), Mutex::new(answered));
+    storage.on(move |call| {
+        if let Call::Write(name, _) = call
+            && name.starts_with("archive/")
+        {
+            hangs.lock().unwrap().send(()).unwrap();
+            let _ = answered.lock().unwrap().recv();
+        }
+        Ok(())
+    });
+    place.write(10);
+    place.moment();
+    let archiving = std::thread::spawn({
+        let (store, repo) = (place.store.clone(), place.repo.clone());
+        move || store.archive(&repo)
+    });
+    hung.recv_timeout(Duration::from_secs(20)).unwrap();
+    let (tell, told) = channel();
+    let forgetting = std::thread::spawn({
+        let (store, id) = (place.store.clone(), place.repo.id());
+        move || tell.send((store.forget_archive(id), store.forget_archive(id), store.archives()))
+    });
+    let found = told.recv_timeout(Duration::from_secs(20));
+    drop(answer);
+    forgetting.join().unwrap().unwrap();
+    let archived = archiving.join().unwrap();
+    let (first, second, held) = found.unwrap();
+    assert_eq!((first.unwrap(), second.unwrap(), held.unwrap()), (true, false, vec![]));
+    // What it was at it has come to, and nothing is kept for it all the same.
+    assert_eq!(archived.unwrap(), place.moments[0].0);
+    assert_eq!(place.store.archives().unwrap(), []);
+    storage.off();
+    place.write(10);
+    place.moment();
+    place.store.archive(&place.repo).unwrap();
+    place.check_moments("");
 }
 
 /// A repository beside the place's own.

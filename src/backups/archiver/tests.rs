@@ -3,10 +3,12 @@
 use super::{BYTES, Due, MARK, PIECE};
 use crate::backup::BackupRepository;
 use crate::backup::piece::Mark;
+use crate::backups::At;
+use crate::error::{Error, ErrorKind};
 use crate::ids::Seq;
 use crate::store::Store;
 use crate::verbs::checkpoint::archive;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 fn mark(time: u64, seq: u64) -> Mark {
     Mark { time, seq: Seq(seq) }
@@ -138,15 +140,19 @@ fn every_piece_tells_when_the_log_had_come_to_its_end() {
             );
         }
     }
+    let (noted, end) = (marks.lock().clone(), state.memory.last());
     archive::archive(state, &repo).unwrap();
     let id = state.manifest.lock().store;
     let chain = repo.chain(id).unwrap();
     let heads: Vec<_> = chain.pieces.iter().map(|listed| repo.piece(id, listed).unwrap().head).collect();
     assert!(heads.len() > 2, "{}", heads.len());
     for head in &heads {
-        assert_eq!(head.marks.last().map(|mark| mark.seq), Some(head.last));
-        assert!(head.marks.iter().all(|mark| mark.seq.next() >= head.first && mark.seq <= head.last));
+        let (last, before) = head.marks.split_last().unwrap();
+        // A moment that was noted, and not one that was made up for the end of the piece: the log may have come to that hours before.
+        assert!(last.seq >= head.last && (noted.contains(last) || last.seq == end), "{last:?}");
+        assert!(before.iter().all(|mark| mark.seq.next() >= head.first && mark.seq <= head.last));
     }
+    assert!(heads.iter().any(|head| head.marks.last().unwrap().seq > head.last));
     let marks: Vec<Mark> = heads.into_iter().flat_map(|head| head.marks).collect();
     // A clock that had gone back would leave the times in between to nobody.
     assert!(marks.is_sorted_by_key(|mark| mark.seq) && marks.is_sorted_by_key(|mark| mark.time), "{marks:?}");
@@ -177,4 +183,74 @@ fn what_an_archiver_has_noted_is_in_the_piece_that_is_archived_by_hand_meanwhile
     assert_eq!(pieces.len(), 2);
     assert!(told.is_sorted_by_key(|mark| mark.time), "{told:?}");
     assert!((0..=3).all(|seq| told.contains(&mark(now - 30_000 + 6_000 * seq, seq))), "{told:?}");
+}
+
+/// The process ends when a part of what was there by then has been archived, and another one archives the rest: nobody tells any more when the
+/// log had come to all of it, and the time is not that of the part.
+#[test]
+fn a_time_whose_backlog_was_archived_in_part_is_not_that_of_the_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Store::open(dir.path().join("live")).unwrap();
+    let store = open();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    let state = &store.handle.state;
+    let hours_ago = archive::mark(state).time - 7_200_000;
+    store.insert("one", "write").unwrap();
+    let taken = repo.load(store.checkpoint(&repo).unwrap()).unwrap();
+    let early = crate::backup::checkpoint::Body { taken: hours_ago, ..taken.clone() };
+    let early = crate::envelope::encode(crate::backup::checkpoint::KIND, &early).unwrap();
+    repo.storage.write(&taken.id.name(), &early).unwrap();
+    *archive::marks_of(state, repo.id()).lock() = vec![mark(hours_ago, 1)];
+    (0..10u8).for_each(|n| _ = store.insert([n], vec![n; 1 << 20]).unwrap());
+    archive::archive(state, &repo).unwrap();
+    // It counts for all that comes before another process has opened the store.
+    let by_then = SystemTime::now();
+    let id = state.manifest.lock().store;
+    let pieces = repo.chain(id).unwrap().pieces;
+    assert!(pieces.len() > 2, "{pieces:?}");
+    store.close().unwrap();
+    pieces[1..].iter().for_each(|listed| repo.storage.delete(&listed.name(id)).unwrap());
+    let restored = |name: &str| {
+        let restore = repo.restore_latest()?.until(At::Time(by_then));
+        Ok::<_, Error>(restore.open(dir.path().join(name))?.stats()?.last_seq)
+    };
+    // There is no more of it.
+    assert_eq!(restored("part").unwrap(), pieces[0].last);
+    let store = open();
+    store.insert("one", "more").unwrap();
+    assert_eq!(store.archive(&repo).unwrap(), Seq(12));
+    let error = restored("whole").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains("sequence 11 "), "{error}");
+    // Whoever was told so gets it.
+    let whole = repo.restore_latest().unwrap().until(At::Seq(Seq(11))).open(dir.path().join("by-number"));
+    assert_eq!(whole.unwrap().stats().unwrap().last_seq, Seq(11));
+}
+
+/// An archiver notes the time every second, and may come to nothing for months.
+#[test]
+fn what_no_piece_can_tell_any_more_is_not_kept_where_nothing_can_be_archived() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = crate::Options::new().shards(1).memory_budget(8 << 20).journal_segment_bytes(64 << 10);
+    let store = options.open(dir.path().join("live")).unwrap();
+    let repo = BackupRepository::open(dir.path().join("backup")).unwrap();
+    let state = &store.handle.state;
+    let noted = archive::marks_of(state, repo.id());
+    let begin = archive::mark(state).time - 10_000_000;
+    for seq in 1..=3_000u64 {
+        store.insert(seq.to_le_bytes(), [7; 100]).unwrap();
+        archive::note(&mut noted.lock(), mark(begin + 1_000 * seq, seq));
+    }
+    std::fs::rename(dir.path().join("backup"), dir.path().join("away")).unwrap();
+    store.archive(&repo).unwrap_err();
+    // As long as the journal has the writes they may be archived yet.
+    assert!(noted.lock().len() >= 3_000);
+    store.flush().unwrap();
+    let first = state.journal.first();
+    assert!(first > Seq(1_000), "{first}");
+    store.archive(&repo).unwrap_err();
+    let left = noted.lock().clone();
+    let kept = (1..=3_000).filter(|seq| Seq(*seq).next() >= first).map(|seq| mark(begin + 1_000 * seq, seq));
+    assert!(kept.eq(left.iter().copied().filter(|mark| mark.time < begin + 3_000_001)), "{left:?}");
+    assert!(left.len() < 2_002);
 }

@@ -171,6 +171,62 @@ fn a_time_behind_all_that_is_known_is_refused_where_more_is_archived_than_anybod
     }
 }
 
+/// The process that had noted the time ended before it had archived all that was there by then, and the next one archived the rest.
+#[test]
+fn a_time_by_which_more_was_there_than_its_piece_has_is_refused_where_others_went_on_with_the_archive() {
+    for (rest, pieces) in [(true, 1), (false, 1), (true, 2)] {
+        let told = Told::new();
+        told.checkpoint(1, HOUR, 100);
+        told.piece((90, 500), &[(2 * HOUR, 100), (13 * HOUR, 2_000)]);
+        if pieces > 1 {
+            told.piece((501, 900), &[(13 * HOUR, 2_000)]);
+        }
+        let (first, upto) = if pieces > 1 { (901, 900) } else { (501, 500) };
+        // As far as it goes that is all that there is, as where the machine is lost.
+        for time in [13 * HOUR, 13 * HOUR + 5, 23 * HOUR] {
+            assert_eq!(told.at(time).unwrap(), upto, "{time}");
+        }
+        told.refused(12 * HOUR, &["sequence 100", "sequence 2000"]);
+        let last = if rest { 2_000 } else { 3_000 };
+        told.piece((first, last), &[(19 * HOUR, last)]);
+        for time in [13 * HOUR, 13 * HOUR + 5, 18 * HOUR] {
+            told.refused(time, &["sequence 2000", "2026-03-01T13:00:00"]);
+        }
+        assert_eq!(told.at(19 * HOUR).unwrap(), last);
+        assert_eq!(told.at(2 * HOUR + 5).unwrap(), 100);
+        told.refused(12 * HOUR, &["sequence 100", "sequence 2000"]);
+    }
+}
+
+/// What was noted a moment before is near enough, and what its piece has beyond that was there as well.
+#[test]
+fn a_time_a_moment_behind_what_is_known_for_sure_is_found_however_the_piece_ended() {
+    let told = Told::new();
+    told.checkpoint(1, HOUR, 100);
+    told.piece((90, 500), &[(2 * HOUR, 100), (2 * HOUR + 1, 400), (2 * HOUR + 2, 2_000)]);
+    told.piece((501, 2_100), &[(19 * HOUR, 2_100)]);
+    assert_eq!(told.at(2 * HOUR + 1).unwrap(), 400);
+    assert_eq!(told.at(2 * HOUR + 2).unwrap(), 500);
+    assert_eq!(told.at(2 * HOUR + 61).unwrap(), 500);
+    told.refused(2 * HOUR + 62, &["sequence 2000"]);
+}
+
+/// It was taken meanwhile, and the pieces that tell of the time after it seem to end before it.
+#[test]
+fn a_time_of_a_checkpoint_in_the_midst_of_a_backlog_is_that_checkpoints() {
+    let told = Told::new();
+    told.checkpoint(1, HOUR, 100);
+    told.checkpoint(2, 5 * HOUR, 700);
+    told.piece((90, 500), &[(2 * HOUR, 100), (13 * HOUR, 2_000)]);
+    assert_eq!(told.at(5 * HOUR + 5).unwrap(), 700);
+    // More than the archive has of it, which is of no use then.
+    assert_eq!(told.at(14 * HOUR).unwrap(), 700);
+    told.piece((501, 2_000), &[(13 * HOUR, 2_000)]);
+    assert_eq!(told.at(5 * HOUR + 5).unwrap(), 700);
+    assert_eq!(told.at(14 * HOUR).unwrap(), 2_000);
+    told.refused(6 * HOUR, &["sequence 700", "sequence 2000"]);
+}
+
 /// Nothing was archived then, so a checkpoint is all that there is.
 #[test]
 fn a_time_hours_before_an_archive_begins_is_that_of_the_checkpoint_before() {

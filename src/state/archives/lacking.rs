@@ -41,6 +41,10 @@ impl Archives {
     /// An archive ends with these sequences, and the pieces with them are damaged. That is durable when [`reached`](Archives::reached) is.
     pub fn found_damaged(&self, repository: u128, first: Seq, last: Seq) {
         let mut inner = self.inner.lock();
+        // It was forgotten meanwhile.
+        if inner.get(repository).is_none() {
+            return;
+        }
         let mut found = Damaged { repository, first, last };
         let apart =
             |other: &Damaged| other.repository != repository || other.last < first || last < other.first;

@@ -179,3 +179,79 @@ fn what_an_archive_lacks_is_known_after_an_opening() {
     assert_eq!(version(), 1);
     assert_eq!(load(&disk, &[0]).unwrap().damaged(1), []);
 }
+
+/// What the journal no longer has none of its pieces can tell of any more, nor a piece of any other.
+#[test]
+fn an_archive_that_nobody_adds_to_any_more_keeps_no_drops_that_the_journal_does_not_reach_back_to() {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    let archives = load(&disk, &[0]).unwrap();
+    archives.begin(1).unwrap();
+    archives.reached(1, Seq(10)).unwrap();
+    archives.log_begins(Seq(1_000));
+    let gone = |id, at| Dropped { id: KeyspaceId(id), name: format!("notes {id}"), at: Seq(at) };
+    for n in 1..=100 {
+        archives.dropping(gone(n, 800 + u64::from(n))).unwrap();
+    }
+    assert_eq!(archives.dropped_since(Seq::ZERO), []);
+    for at in [998, 999, 1_001] {
+        archives.dropping(gone(at as u32, at)).unwrap();
+    }
+    assert_eq!(archives.dropped_since(Seq::ZERO), [gone(999, 999), gone(1_001, 1_001)]);
+    assert_eq!(load(&disk, &[0]).unwrap().dropped_since(Seq::ZERO), [gone(999, 999), gone(1_001, 1_001)]);
+}
+
+/// Its commits have been read, and the journal is trimmed beyond them before it says what there was meanwhile.
+#[test]
+fn what_a_piece_tells_that_is_being_made_is_kept_however_far_the_journal_is_trimmed() {
+    let (_, archives) = filled();
+    let gone = |id, at| Dropped { id: KeyspaceId(id), name: "notes".into(), at: Seq(at) };
+    let left = |id, at| {
+        archives.dropping(gone(id, at)).unwrap();
+        archives.dropped_since(Seq::ZERO).iter().map(|gone| gone.at.0).collect::<Vec<_>>()
+    };
+    let telling = archives.telling(2);
+    archives.log_begins(Seq(100));
+    assert_eq!(left(2, 40), [20, 40]);
+    telling.told(Seq(30));
+    assert!(archives.forget(2).unwrap());
+    assert_eq!(left(3, 50), [40, 50]);
+    telling.told(Seq(45));
+    assert_eq!(left(4, 99), [50, 99]);
+    drop(telling);
+    assert_eq!(left(5, 120), [99, 120]);
+}
+
+/// It is forgotten while it is being archived to: it comes to more, and is not heard of any more.
+#[test]
+fn an_archive_that_was_forgotten_meanwhile_ends_nothing_and_leaves_nothing() {
+    let (disk, archives) = filled();
+    assert!(archives.forget(1).unwrap());
+    archives.found_damaged(1, Seq(5), Seq(10));
+    archives.reached(1, Seq(40)).unwrap();
+    assert_eq!((archives.damaged(1), archives.get(1), archives.least(Seq::ZERO)), (vec![], None, Seq(30)));
+    // Nor does it tell how far those are that nothing is known of.
+    disk.replace(&Path::new(DIR).join(FILE), b"rubbish").unwrap();
+    let archives = load(&disk, &[0]).unwrap();
+    archives.begin(1).unwrap();
+    assert!(archives.forget(1).unwrap());
+    archives.reached(1, Seq(40)).unwrap();
+    archives.begin(2).unwrap();
+    archives.give_up(2);
+    archives.dropping(Dropped { id: KeyspaceId(1), name: "notes".into(), at: Seq(45) }).unwrap();
+    for archives in [&archives, &load(&disk, &[0]).unwrap()] {
+        assert_eq!(archives.least(Seq::ZERO), Seq::ZERO);
+    }
+}
+
+/// The first that is heard of ends it; without the file nothing would be kept at all.
+#[test]
+fn nobody_is_advised_to_delete_a_damaged_list() {
+    let (disk, _) = filled();
+    let path = Path::new(DIR).join(FILE);
+    for bytes in [&b"rubbish"[..], &disk.read(&path).unwrap().unwrap()[..30]] {
+        let error = envelope::decode::<Saved>(KIND, &path, bytes).unwrap_err();
+        let advice = error.advice().unwrap_or_default();
+        assert!(advice.contains("leave it") && !advice.contains("delete"), "{advice}");
+    }
+}

@@ -5,6 +5,7 @@
 //! is archived, up to its bound.
 
 mod marks;
+mod untold;
 
 pub use marks::{mark, note, of as marks_of};
 
@@ -15,10 +16,12 @@ use crate::backup::repository::BackupRepository;
 use crate::backup::unread::Unread;
 use crate::backup::when::When;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{KeyspaceId, Seq};
+use crate::ids::Seq;
 use crate::journal::Cursor;
 use crate::state::State;
 use crate::state::archives::ArchiveHold;
+use crate::sync::Mutex;
+use untold::{Begun, untold};
 
 /// How many checkpoints are told of that may be of another history.
 const TOLD: usize = 8;
@@ -32,14 +35,28 @@ pub fn archive(state: &State, repository: &BackupRepository) -> Result<Seq> {
     let marks = marks::of(state, repository.id);
     let turn = state.archives.turn(repository.id);
     let _turn = turn.lock();
+    in_turn(state, repository, &marks).inspect_err(|_| {
+        // Whoever tries again and again notes a moment each time, and no piece begins before the journal.
+        let first = state.journal.first();
+        marks.lock().retain(|mark| mark.seq.next() >= first);
+    })
+}
+
+fn in_turn(state: &State, repository: &BackupRepository, marks: &Mutex<Vec<Mark>>) -> Result<Seq> {
     let store = state.manifest.lock().store;
     let found = found(state, repository, store)?;
-    let now = mark(state);
-    marks::look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
-    note(&mut marks.lock(), now);
+    let now = {
+        // Taken under the lock, as others note theirs meanwhile.
+        let mut marks = marks.lock();
+        let now = mark(state);
+        marks::look_at_clock(found.last.as_ref().and_then(|head| head.marks.last()), now);
+        note(&mut marks, now);
+        now
+    };
     // No further than that: when a later write was there nobody would know, should the store rest behind it.
     let until = now.seq;
     state.sync_to(until)?;
+    let telling = state.archives.telling(repository.id);
     let first = state.journal.first();
     // An archive without pieces lacks all that the journal does not have any more.
     let mut next = found.archived.unwrap_or(Seq::ZERO).next();
@@ -55,13 +72,22 @@ pub fn archive(state: &State, repository: &BackupRepository) -> Result<Seq> {
     let (mut cursor, mut passed) = (Cursor::at(next), None);
     while cursor.next() <= until {
         let begin = cursor.next();
-        let mut commits = Vec::new();
-        let read = read_twice(state, &mut cursor, until, &mut commits);
+        telling.told(Seq(begin.0.saturating_sub(1)));
+        let (mut commits, mut begun) = (Vec::new(), Begun::new());
+        let mut visit = |seq, ops: &[u8]| {
+            put(&mut commits, ops);
+            if !untold.is_empty() {
+                untold::look(&mut begun, seq, ops);
+            }
+            Ok(())
+        };
+        let read = read_twice(state, &mut cursor, until, &mut visit);
         let last = Seq(cursor.next().0.saturating_sub(1));
         // Whatever the journal lacks, this it has.
         if last >= begin {
             let known = marks.lock().clone();
-            repository.add_piece(&head(state, begin, last, &known, &untold), &commits)?;
+            let head = head(state, (begin, last), &known, &mut untold, &begun);
+            repository.add_piece(&head, &commits)?;
             // Again, since the journal is trimmed by what counts as archived: its disk may have gone since.
             repository.check_there()?;
             // What was noted meanwhile is told by the next one.
@@ -84,14 +110,15 @@ pub fn archive(state: &State, repository: &BackupRepository) -> Result<Seq> {
 }
 
 /// Reads a piece of the journal, and what cannot be read once more.
-fn read_twice(state: &State, cursor: &mut Cursor, until: Seq, commits: &mut Vec<u8>) -> Result<()> {
-    let mut visit = |_, ops: &[u8]| {
-        put(commits, ops);
-        Ok(())
-    };
-    let read = state.journal.replay(cursor, until, PIECE, &mut visit);
+fn read_twice(
+    state: &State,
+    cursor: &mut Cursor,
+    until: Seq,
+    visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let read = state.journal.replay(cursor, until, PIECE, visit);
     match read {
-        Err(error) if is_damage(&error) => state.journal.replay(cursor, until, PIECE, &mut visit).map(drop),
+        Err(error) if is_damage(&error) => state.journal.replay(cursor, until, PIECE, visit).map(drop),
         read => read.map(drop),
     }
 }
@@ -372,40 +399,29 @@ fn check_history(state: &State, repository: u128, piece: &Piece, known: Option<S
     Ok(())
 }
 
-/// The keyspaces that there were when the last piece was written, or were made since, and that are gone though nothing says when: the list that
-/// did is lost. As far as anybody knows they were there at every moment up to `until`, and are to come back at those rather than to be lost.
-fn untold(state: &State, before: &Head, until: Seq) -> Vec<Named> {
-    let manifest = state.manifest.lock();
-    let told = state.archives.dropped_since(Seq::ZERO);
-    let is_known = |id: KeyspaceId| {
-        manifest.keyspaces.iter().any(|keyspace| keyspace.id == id && !keyspace.dropped)
-            || told.iter().any(|gone| gone.id == id)
-    };
-    let there = before.keyspaces.iter().filter(|named| named.dropped.is_none_or(|at| at >= before.last));
-    let there = there.map(|named| (named.id, &named.name, named.dropped.unwrap_or(until)));
-    let made = manifest.keyspaces.iter().filter(|keyspace| keyspace.id.0 >= before.next_keyspace);
-    let made = made.map(|keyspace| (keyspace.id, &keyspace.name, until));
-    let gone = there.chain(made).filter(|(id, ..)| !is_known(*id));
-    gone.map(|(id, name, at)| {
-        log::warn!("nothing says when keyspace {name:?} was dropped: to the archive it was there up to {at}");
-        Named { id, name: name.clone(), dropped: Some(at) }
-    })
-    .collect()
-}
-
 /// Called when the commits have been read: what they are of had been made by then.
-fn head(state: &State, first: Seq, last: Seq, marks: &[Mark], untold: &[Named]) -> Head {
+fn head(
+    state: &State,
+    (first, last): (Seq, Seq),
+    marks: &[Mark],
+    untold: &mut Vec<Named>,
+    begun: &Begun,
+) -> Head {
     let manifest = state.manifest.lock();
     let live = manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped);
     let live = live.map(|keyspace| Named { id: keyspace.id, name: keyspace.name.clone(), dropped: None });
-    let mut keyspaces: Vec<Named> = live.chain(untold.iter().cloned()).collect();
+    let mut keyspaces: Vec<Named> = live.collect();
     // From the moment before it on: a checkpoint of that moment may have it.
     for gone in state.archives.dropped_since(Seq(first.0.saturating_sub(1))) {
         // As far as anybody knows by now: a drop of one that is there came to nothing.
-        if keyspaces.iter().all(|keyspace| keyspace.id != gone.id) {
+        if keyspaces.iter().chain(&*untold).all(|keyspace| keyspace.id != gone.id) {
             keyspaces.push(Named { id: gone.id, name: gone.name, dropped: Some(gone.at) });
         }
     }
+    untold::end(untold, &keyspaces, begun);
+    keyspaces.extend(untold.iter().cloned());
+    // The next piece tells from its end on.
+    untold.retain(|gone| gone.dropped >= Some(last));
     keyspaces.sort_unstable_by_key(|keyspace| keyspace.id);
     Head {
         store: manifest.store,
@@ -481,13 +497,6 @@ fn has(repository: &BackupRepository, store: u128, chain: &Chain, (from, to): (S
         }
     }
     Ok(next > to)
-}
-
-/// Keeps the journal no longer for an archive; whether it was.
-pub fn forget(state: &State, repository: u128) -> Result<bool> {
-    let turn = state.archives.turn(repository);
-    let _turn = turn.lock();
-    state.archives.forget(repository)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What is noted of the time while a log goes on, and what a piece of it tells of that.
 //!
 //! Invariants: marks are in the order in which they were made, whoever made them; what a mark says is true: by its time the log had come to its
-//! sequence. Every piece tells when the log had come to its end, and no later time than the next piece does, unless the clock went back.
+//! sequence. Every piece tells when the log had come to its end, or the first moment that was noted when it had come to more, and no later time than
+//! the next piece does, unless the clock went back. No time is told that nobody noted.
 
 use crate::backup::checkpoint::now;
 use crate::backup::piece::{CLOCK_STEP, Mark};
@@ -49,15 +50,15 @@ pub fn look_at_clock(before: Option<&Mark>, now: Mark) {
     }
 }
 
-/// Those that a piece tells, of which the last one is of its end. It is called when the commits have been read: they had been made by then.
+/// Those that a piece tells. It is called when the commits have been read: they had been made by then.
 pub fn of_piece(marks: &[Mark], first: Seq, last: Seq) -> Vec<Mark> {
     // Of what lies before that, earlier pieces tell, or nobody: the journal no longer had it.
     let mut told: Vec<Mark> =
         marks.iter().filter(|mark| first <= mark.seq.next() && mark.seq <= last).copied().collect();
     if told.last().is_none_or(|mark| mark.seq < last) {
-        // By the next moment that was noted it had come to that as well, and a later time would be ahead of what the next piece tells.
-        let time = marks.iter().find(|mark| mark.seq > last).map_or_else(now, |mark| mark.time);
-        told.push(Mark { time, seq: last });
+        // It had come to the end by then as well, but may have come to that hours before: with its own sequence it says so, should nobody come to
+        // archive what lies behind.
+        told.extend(marks.iter().find(|mark| mark.seq > last));
     }
     told
 }

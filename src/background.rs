@@ -410,7 +410,7 @@ mod tests {
     }
 
     fn write(store: &crate::store::Store, value: u8) {
-        (0..100_u32).for_each(|n| drop(store.insert(n.to_be_bytes(), [value; 100]).unwrap()));
+        (0..100_u32).for_each(|n| _ = store.insert(n.to_be_bytes(), [value; 100]).unwrap());
     }
 
     fn wait_until_good(store: &crate::store::Store) {

@@ -41,7 +41,7 @@ fn those_that_a_change_brings_and_that_hang_are_waited_for_together_when_it_is_c
 fn a_change_is_cancelled_and_the_store_closed_while_one_that_was_begun_for_it_hangs() {
     let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
     let store = open_on(Arc::new(disk.clone()), &factory, 1);
-    let write = || (0..300_u32).for_each(|n| drop(store.insert(n.to_be_bytes(), b"value").unwrap()));
+    let write = || (0..300_u32).for_each(|n| _ = store.insert(n.to_be_bytes(), b"value").unwrap());
     write();
     store.flush().unwrap();
     let dir = store.health().unwrap().shards[SHARD.0 as usize].path.clone();

@@ -256,7 +256,7 @@ fn a_slow_shard_catches_up_with_what_a_flush_brings_it() {
     let options = Options::new().shards(2).replication_factor(2).memory_budget(64 << 20);
     let options = options.heal(Heal::Manual).shard_timeout(LIMIT);
     let store = testing::open(Path::new("/store"), &options, seams).unwrap();
-    let write = |value: u8| (0..RECORDS).for_each(|n| drop(store.insert(key(n), [value]).unwrap()));
+    let write = |value: u8| (0..RECORDS).for_each(|n| _ = store.insert(key(n), [value]).unwrap());
     write(1);
     factory.slow(slow, MemoryOperation::Apply, LIMIT / 3);
     store.flush().unwrap();

@@ -389,6 +389,44 @@ fn a_copy_of_a_shard_that_was_away_stays_newer_than_what_was_taken_however_often
     }
 }
 
+/// Nor is what the copies of the shards say newer than that, however little its number lies above that of what was taken.
+#[test]
+fn the_manifest_itself_that_is_put_back_before_the_one_that_was_taken_has_been_opened_is_not_refused() {
+    let world = World::filled(&with(&["/a"]));
+    let store = world.open(&options()).unwrap();
+    let stale = |path: &Path| path.starts_with("/store/shards/0000") && path.ends_with("IDENTITY.tmp");
+    world.disk.inject(Fault::on_any_change().at(stale));
+    store.keyspace("one").unwrap();
+    let world = world.killed(store);
+    let manifest = world.disk.read(Path::new("/store/MANIFEST")).unwrap().unwrap();
+    lose(&world);
+    let away = |path: &Path| path.starts_with("/store/shards/0001") || path.starts_with("/a");
+    world.disk.inject(Fault::on(Operation::Read).at(away));
+    world.disk.inject(Fault::on_any_change().at(away));
+    world.open(&options()).map(drop).unwrap_err();
+    let world = world.killed(());
+    assert!(world.disk.exists(Path::new("/store/ADOPTING")).unwrap());
+    let is_refused = |world: &World| {
+        let error = world.open(&options()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert!(error.to_string().contains("older than a shard's copy"), "{error}");
+    };
+    is_refused(&world);
+    let world = world.killed(());
+    world.disk.damage(Path::new("/store/MANIFEST"), |bytes| *bytes = manifest).unwrap();
+    // Where the copy that shows it cannot be read when it is asked for, it may be an attempt's.
+    let copy = |path: &Path| path == Path::new("/store/shards/0001/IDENTITY");
+    world.disk.inject(Fault::on(Operation::Read).at(copy).times(1));
+    is_refused(&world);
+    let world = world.killed(());
+    let store = world.open(&options()).unwrap();
+    check(&store, 20);
+    assert_eq!(store.list_keyspaces().unwrap(), ["default", "one"]);
+    write(&store, 20..25);
+    let world = world.killed(store);
+    check(&world.open(&options()).unwrap(), 25);
+}
+
 /// What decides which shards are lost, and are cleared, may be of long ago.
 #[test]
 fn no_shard_is_made_anew_by_a_manifest_that_was_taken_from_one_and_has_not_been_opened() {

@@ -119,6 +119,24 @@ pub fn unfinished(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<Op
     Ok(Some(taken))
 }
 
+/// As [`unfinished`], where the shards can be asked: a copy that is the manifest in all shows that no attempt has written it, since they give the
+/// shards none. So it was put back, and its own number counts.
+pub fn taken_as(
+    disk: &dyn Disk,
+    dir: &Path,
+    manifest: &Manifest,
+    options: &Options,
+    asking: &Asking,
+) -> Result<Option<u64>> {
+    let own = manifest.generation;
+    let taken = unfinished(disk, dir, manifest)?;
+    if taken.is_none_or(|taken| taken == own) {
+        return Ok(taken);
+    }
+    let copies = copies::all(copies::places(dir, manifest, options), asking)?;
+    Ok(if copies.iter().any(|(_, copy)| copy == manifest) { Some(own) } else { taken })
+}
+
 /// Errors where the manifest was so taken, for those who go by it and do not open the store.
 pub fn check_finished(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<()> {
     match unfinished(disk, dir, manifest)? {

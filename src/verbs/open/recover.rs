@@ -200,7 +200,7 @@ fn find(
 ) -> Result<(Option<Manifest>, Option<u64>)> {
     let damage = match Manifest::load(disk, dir) {
         Ok(Some(manifest)) => {
-            let unfinished = adopt::unfinished(disk, dir, &manifest)?;
+            let unfinished = adopt::taken_as(disk, dir, &manifest, options, asking)?;
             return Ok((Some(manifest), unfinished));
         }
         Ok(None) => None,

@@ -66,7 +66,8 @@ impl Identity {
                 .at(dir)
                 .remedy(
                     "give each store directories of its own; where the directory of the store that it belongs to is lost, with its \
-                     journal, accept_journal_loss(true) opens it from its shards",
+                     journal, accept_journal_loss(true) opens it from its shards; if the journal was moved elsewhere, accept_journal and \
+                     journal_dir with that directory do",
                 ));
         }
         if self.shard != shard {

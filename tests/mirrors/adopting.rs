@@ -21,14 +21,19 @@ fn files(world: &World, dir: &str) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// The shards know of the journal where it was, up to 20; it has 25 at "/e".
 fn moved() -> World {
-    let world = World::filled(&with(&["/a"]));
+    let world = moved_from(&with(&["/a"]));
+    lose(&world);
+    world
+}
+
+/// And nothing is lost yet.
+fn moved_from(before: &Options) -> World {
+    let world = World::filled(before);
     let identity = |path: &Path| path.ends_with("IDENTITY.tmp");
     world.disk.inject(Fault::on_any_change().at(identity));
     let store = world.open(&with(&["/e"])).unwrap();
     write(&store, 20..25);
-    let world = world.killed(store);
-    lose(&world);
-    world
+    world.killed(store)
 }
 
 #[test]
@@ -155,6 +160,121 @@ fn a_journal_that_was_moved_and_whose_word_is_damaged_is_not_cleared() {
     is_refused(&world, "damaged");
 }
 
+/// It was left in the store's own directory, which no manifest lists.
+#[test]
+fn a_journal_that_was_left_in_the_stores_directory_is_not_gone_on_with_for_the_one_that_was_moved() {
+    let world = moved_from(&options());
+    world.disk.remove_file(Path::new("/store/MANIFEST")).unwrap();
+    let journals = |world: &World| [files(world, "/store/journal"), files(world, "/e")];
+    let before = journals(&world);
+    for attempt in 0..2 {
+        for options in [options(), options().accept_journal_loss(true), with(&["/e"])] {
+            let error = world.open(&options).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{attempt}: {error}");
+            assert!(journals(&world) == before, "{attempt}");
+        }
+    }
+    for (options, count) in
+        [(with(&["/e"]).accept_journal("/e"), 25), (options().accept_journal("/store/journal"), 20)]
+    {
+        let world = world.fork().killed(());
+        let store = world.open(&options).unwrap();
+        check(&store, count);
+        write(&store, count..count + 5);
+        let world = world.killed(store);
+        check(&world.open(&super::options()).unwrap(), count + 5);
+    }
+}
+
+/// The word of it that was accepted is given before the manifest lists it.
+#[test]
+fn a_journal_that_was_moved_and_is_being_accepted_is_not_passed_over_for_what_was_left_behind() {
+    let lost = moved_from(&options());
+    lose(&lost);
+    let before = files(&lost, "/store/journal");
+    let mut refused = 0;
+    for stop in 0.. {
+        let world = lost.fork();
+        world.disk.stop_after(stop);
+        let opened = world.open(&with(&["/e"]).accept_journal("/e"));
+        let ended = opened.is_ok();
+        let world = world.killed(opened);
+        let mirrors = Path::new("/store/MIRRORS");
+        if world.disk.exists(mirrors).unwrap() {
+            match world.fork().killed(()).open(&options()) {
+                Ok(store) => check(&store, 25),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Refused, "stopped at {stop}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(files(&world, "/store/journal") == before, "stopped at {stop}");
+        world.opens(&with(&["/e"]).accept_journal("/e"), 25, &format!("stopped at {stop}"));
+        if ended {
+            break;
+        }
+    }
+    assert!(refused > 0);
+}
+
+/// With the store's directory what had been left there is lost as well.
+#[test]
+fn a_journal_that_was_moved_and_is_named_is_not_given_up_as_lost() {
+    let world = moved_from(&options());
+    lose(&world);
+    world.disk.remove_dir_all(Path::new("/store/journal")).unwrap();
+    let there = |world: &World| [files(world, "/store/shards"), files(world, "/e")];
+    let before = there(&world);
+    for attempt in 0..2 {
+        let error = world.open(&with(&["/e"]).accept_journal_loss(true)).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{attempt}: {error}");
+        assert!(error.advice().is_some_and(|advice| advice.contains("accept_journal")), "{error}");
+        assert!(there(&world) == before, "{attempt}");
+    }
+    let accepted = with(&["/e"]).accept_journal("/e");
+    for options in [accepted.clone(), accepted.accept_journal_loss(true)] {
+        let world = world.fork().killed(());
+        let store = world.open(&options).unwrap();
+        check(&store, 25);
+        write(&store, 25..30);
+        let world = world.killed(store);
+        check(&world.open(&super::options()).unwrap(), 30);
+    }
+}
+
+/// Where it was moved to is not known, and nothing is left where it was.
+#[test]
+fn a_journal_that_was_moved_and_is_not_named_is_not_given_up_as_lost() {
+    for was in [options(), with(&["/a"])] {
+        let world = moved_from(&was);
+        world.disk.remove_file(Path::new("/store/MANIFEST")).unwrap();
+        for dir in ["/store/journal", "/a"].map(Path::new) {
+            if world.disk.exists(dir).unwrap() {
+                world.disk.remove_dir_all(dir).unwrap();
+            }
+        }
+        let there = |world: &World| [files(world, "/store/shards"), files(world, "/e")];
+        let before = there(&world);
+        for options in [options(), with(&["/f"])] {
+            let error = world.open(&options.accept_journal_loss(true)).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+            assert!(error.to_string().contains("was moved"), "{error}");
+            assert!(there(&world) == before);
+        }
+        let found = world.fork().killed(());
+        let store = found.open(&with(&["/e"]).accept_journal("/e")).unwrap();
+        check(&store, 25);
+        // It is lost there, too.
+        world.disk.remove_dir_all(Path::new("/e")).unwrap();
+        world.disk.remove_file(Path::new("/store/MIRRORS")).unwrap();
+        let store = world.open(&options().accept_journal_loss(true)).unwrap();
+        write(&store, 0..5);
+        let world = world.killed(store);
+        check(&world.open(&options()).unwrap(), 5);
+    }
+}
+
 /// And another shard was away then, with a copy that says more than the one that was taken.
 #[test]
 fn a_manifest_that_is_taken_at_the_second_attempt_counts_more_than_what_was_away() {
@@ -267,6 +387,44 @@ fn a_copy_of_a_shard_that_was_away_stays_newer_than_what_was_taken_however_often
         assert!(error.to_string().contains("older than a shard's copy"), "{error}");
         assert!(files(&world, "/store/shards") == before);
     }
+}
+
+/// Nor is what the copies of the shards say newer than that, however little its number lies above that of what was taken.
+#[test]
+fn the_manifest_itself_that_is_put_back_before_the_one_that_was_taken_has_been_opened_is_not_refused() {
+    let world = World::filled(&with(&["/a"]));
+    let store = world.open(&options()).unwrap();
+    let stale = |path: &Path| path.starts_with("/store/shards/0000") && path.ends_with("IDENTITY.tmp");
+    world.disk.inject(Fault::on_any_change().at(stale));
+    store.keyspace("one").unwrap();
+    let world = world.killed(store);
+    let manifest = world.disk.read(Path::new("/store/MANIFEST")).unwrap().unwrap();
+    lose(&world);
+    let away = |path: &Path| path.starts_with("/store/shards/0001") || path.starts_with("/a");
+    world.disk.inject(Fault::on(Operation::Read).at(away));
+    world.disk.inject(Fault::on_any_change().at(away));
+    world.open(&options()).map(drop).unwrap_err();
+    let world = world.killed(());
+    assert!(world.disk.exists(Path::new("/store/ADOPTING")).unwrap());
+    let is_refused = |world: &World| {
+        let error = world.open(&options()).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert!(error.to_string().contains("older than a shard's copy"), "{error}");
+    };
+    is_refused(&world);
+    let world = world.killed(());
+    world.disk.damage(Path::new("/store/MANIFEST"), |bytes| *bytes = manifest).unwrap();
+    // Where the copy that shows it cannot be read when it is asked for, it may be an attempt's.
+    let copy = |path: &Path| path == Path::new("/store/shards/0001/IDENTITY");
+    world.disk.inject(Fault::on(Operation::Read).at(copy).times(1));
+    is_refused(&world);
+    let world = world.killed(());
+    let store = world.open(&options()).unwrap();
+    check(&store, 20);
+    assert_eq!(store.list_keyspaces().unwrap(), ["default", "one"]);
+    write(&store, 20..25);
+    let world = world.killed(store);
+    check(&world.open(&options()).unwrap(), 25);
 }
 
 /// What decides which shards are lost, and are cleared, may be of long ago.

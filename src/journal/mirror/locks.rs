@@ -1,8 +1,9 @@
 //! The locks of the copies' directories: a store's own lock does not keep a copy of the store from the same journal.
 //!
 //! Invariants:
-//! - Nothing in a copy's directory is changed before its lock is held, unless it cannot be had for another reason
-//!   than that somebody has it, or that its disk does not answer.
+//! - Nothing in a copy's directory is changed, nor its word believed, before its lock is held, unless it cannot be had for another reason
+//!   than that somebody has it, or that its disk does not answer. That is the lock of what lies there by then: one of the directory that a disk was
+//!   mounted over since is none.
 //! - A lock that a closed opening has left, since its disk does not answer, counts as a disk that does not answer: who has it does nothing there
 //!   any more but wait, so nobody has that copy open. It is known of the openings of this process alone; any other lock is somebody's.
 
@@ -19,7 +20,8 @@ use std::sync::PoisonError;
 /// The name of the file in each of the directories.
 pub const FILE: &str = "LOCK";
 
-type Held = BTreeMap<PathBuf, Box<dyn Send + Sync>>;
+/// Each with the file system that its directory lay on, where that is known.
+type Held = BTreeMap<PathBuf, (Option<u64>, Box<dyn Send + Sync>)>;
 
 /// The directories of which closed openings have left the locks, with whose journal lies there.
 static LEFT: std::sync::Mutex<Vec<(u128, PathBuf)>> = std::sync::Mutex::new(Vec::new());
@@ -101,6 +103,21 @@ impl Locks {
         if silent { self.take(disk, dir) } else { Ok(()) }
     }
 
+    /// Takes that of what lies in a directory by now, if it is not held: there was no such directory before, or a disk was mounted over the one
+    /// whose lock was taken.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_there(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        // Not given back for want of an answer: that may be what hangs.
+        let now = device(disk, dir).map_err(|e| Error::io("look which disk is mounted", dir, e))?;
+        let other = self.held.lock().get(dir).is_some_and(|(then, _)| *then != now);
+        if other {
+            self.let_go(dir);
+        }
+        self.take(disk, dir)
+    }
+
     /// Why no copy can be had, if a closed opening has left the lock of one when it was asked for last.
     pub fn left(&self) -> Option<Error> {
         self.silent.lock().values().flatten().next().cloned()
@@ -121,9 +138,11 @@ impl Locks {
             return Ok(None);
         }
         let path = dir.join(FILE);
+        // Before the lock: what is mounted between them must not pass for what was locked.
+        let device = device(disk, dir).ok().flatten();
         match disk.lock(&path) {
             Ok(lock) => {
-                held.insert(dir.to_path_buf(), lock);
+                held.insert(dir.to_path_buf(), (device, lock));
                 self.silent.lock().remove(dir);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.is_left(disk, dir) => {
@@ -180,6 +199,10 @@ impl Locks {
             }
         }
     }
+}
+
+fn device(disk: &dyn Disk, dir: &Path) -> io::Result<Option<u64>> {
+    disk.space(dir).map(|space| space.map(|space| space.device))
 }
 
 fn left(kind: ErrorKind, dir: &Path) -> Error {

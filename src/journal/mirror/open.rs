@@ -143,8 +143,8 @@ impl Mirrors {
 }
 
 impl Found {
-    /// Locks every copy that is there, for those who may not even look before. What is there later is locked when it is made, and what does
-    /// not answer yet when its word is read.
+    /// Locks every copy that is there, for those who may not even look before. What is there later is locked when it is made, or, as what does
+    /// not answer yet, when its word is read.
     ///
     /// # Errors
     /// `Locked`: an open store has its journal in one of them.
@@ -179,13 +179,10 @@ impl Found {
         };
         let mut words = Vec::new();
         for place in &places {
-            let word = match locks.take_late(disk.as_ref(), &place.dir) {
-                // Somebody may have it: whatever can be read there by now may not be what it says a moment later.
-                Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Unavailable) => Err(e),
-                taken => taken.map(|()| Word::load(disk.as_ref(), &place.dir, store))?,
-            };
-            match word {
-                Err(e) if e.kind() == ErrorKind::Foreign => return Err(e),
+            match hear(disk.as_ref(), &locks, place, store) {
+                Err(e) if matches!(e.kind(), ErrorKind::Foreign | ErrorKind::Locked | ErrorKind::Closed) => {
+                    return Err(e);
+                }
                 word => words.push(word),
             }
         }
@@ -451,6 +448,19 @@ pub(super) fn end_of_age(epoch: u64) -> u64 {
     epoch | u64::from(u32::MAX)
 }
 
+/// The word of a copy that is locked, as far as it can be. An error that is not of the word says that somebody may have it: whatever can be read
+/// there by now may not be what it says a moment later.
+fn hear(disk: &dyn Disk, locks: &Locks, place: &Place, store: u128) -> Result<Option<Word>> {
+    locks.take_late(disk, &place.dir)?;
+    let word = Word::load(disk, &place.dir, store)?;
+    if word.is_none() && !place.implicit {
+        return Ok(None);
+    }
+    // What is there may have been mounted since the locks were taken.
+    locks.take_there(disk, &place.dir)?;
+    Word::load(disk, &place.dir, store)
+}
+
 /// Why a copy is not believed, if so. `named`: the copies that are complete in the newest epoch.
 fn doubt(place: &Place, word: Result<Option<Word>>, epoch: u64, named: &[u32]) -> Option<Error> {
     let behind = |text: String| Error::new(ErrorKind::Unavailable, text).at(&place.dir);
@@ -500,7 +510,7 @@ fn accept_one(
     if let Some((place, cause)) = chosen
         && copy::names(disk, &place.dir).is_ok_and(|names| !names.is_empty())
     {
-        locks.take_late(disk, &place.dir)?;
+        locks.take_there(disk, &place.dir)?;
         log::warn!("the copy of the journal at {} is taken as it is, as was asked for", place.dir.display());
         *cause = None;
         return Ok(());

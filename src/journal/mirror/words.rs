@@ -90,6 +90,16 @@ impl Word {
 }
 
 impl Mirrors {
+    /// Whether the word in the store's directory names none of the copies `known`: the journal was moved from them, and what says so came after
+    /// what knows of these alone, since the copy that is left is named until the manifest lists the others.
+    ///
+    /// # Errors
+    /// As [`Word::load`].
+    pub fn is_elsewhere(disk: &dyn Disk, home: &Path, store: u128, known: &[u32]) -> Result<bool> {
+        let word = Word::load(disk, home, store)?;
+        Ok(word.is_some_and(|word| word.good.iter().all(|id| !known.contains(id))))
+    }
+
     /// Whether nothing of a copy is in a directory: a disk that was mounted there, and is elsewhere now, leaves the mount point behind. One that
     /// cannot be looked at counts as there.
     pub fn is_away(disk: &dyn Disk, dir: &Path) -> bool {

@@ -10,7 +10,8 @@ use super::asking::Asking;
 use super::copies;
 use super::covered::check_covered;
 use super::create::{self, RESTORING};
-use super::lost;
+use super::journals::Wanted;
+use super::lost::{self, Losing};
 use crate::disk::Disk;
 use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
@@ -18,7 +19,6 @@ use crate::ids::Seq;
 use crate::journal::Journal;
 use crate::manifest::Manifest;
 use crate::options::Options;
-use crate::shard::Layout;
 use crate::shard::paths::JOURNAL_DIR;
 use crate::state::Seams;
 use crate::state::archives::Archives;
@@ -83,11 +83,15 @@ pub fn from_shards(
             newest = Some(copy);
         }
     }
-    // Without the journal it may as well be a store that lies elsewhere: only who says so is believed.
+    // Without the journal it may as well be a store that lies elsewhere: only who says so is believed, or where it was moved to.
     let lost = |manifest: &Manifest| {
         manifest.journals.is_empty() && !Journal::is_in(disk, &dir.join(JOURNAL_DIR)).unwrap_or(true)
     };
-    Ok(newest.filter(|manifest| options.accept_journal_loss || !lost(manifest)))
+    let moved = || {
+        let accepted = options.accept_journal.as_ref();
+        accepted.is_some_and(|path| matches!(asking.one(path, Journal::is_in), Some(Ok(true))))
+    };
+    Ok(newest.filter(|manifest| options.accept_journal_loss || !lost(manifest) || moved()))
 }
 
 /// The number of the copy that the manifest in the directory was taken from, if that was done by an opening that has not come to its end. A marker of
@@ -113,6 +117,24 @@ pub fn unfinished(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<Op
     let text = "was taken from its shards by an opening that was not completed, which is gone on with";
     log::warn!("the manifest of {} {text}", dir.display());
     Ok(Some(taken))
+}
+
+/// As [`unfinished`], where the shards can be asked: a copy that is the manifest in all shows that no attempt has written it, since they give the
+/// shards none. So it was put back, and its own number counts.
+pub fn taken_as(
+    disk: &dyn Disk,
+    dir: &Path,
+    manifest: &Manifest,
+    options: &Options,
+    asking: &Asking,
+) -> Result<Option<u64>> {
+    let own = manifest.generation;
+    let taken = unfinished(disk, dir, manifest)?;
+    if taken.is_none_or(|taken| taken == own) {
+        return Ok(taken);
+    }
+    let copies = copies::all(copies::places(dir, manifest, options), asking)?;
+    Ok(if copies.iter().any(|(_, copy)| copy == manifest) { Some(own) } else { taken })
 }
 
 /// Errors where the manifest was so taken, for those who go by it and do not open the store.
@@ -151,15 +173,18 @@ pub fn outrank(disk: &dyn Disk, dir: &Path, manifest: &mut Manifest) -> Result<(
 
 /// Makes a new journal in the place of one that is lost with the store's directory, as the user has accepted. Where it was, now or by an opening
 /// that was interrupted, the shards are to be compared, durably before there is a journal: what was lost shows no more from then on.
+///
+/// # Errors
+/// As [`lost::is_lost`], before anything is changed: the copy that was taken may be of before the journal was moved. What making it gives.
 pub fn replace_journal(
-    dir: &Path,
+    at: &Losing<'_>,
     manifest: &Manifest,
-    options: &Options,
-    layout: &Layout,
+    wanted: Option<&Wanted>,
     archives: &Archives,
     scrub: &Scrubbing,
     seams: &Seams,
 ) -> Result<()> {
+    let Losing { dir, options, layout, .. } = *at;
     let journal = dir.join(JOURNAL_DIR);
     let disk = seams.disk.as_ref();
     if !manifest.journals.is_empty() {
@@ -173,7 +198,7 @@ pub fn replace_journal(
         };
     }
     // It was there, or was accepted as lost, when the manifest was taken: the user says it anew.
-    if !options.accept_journal_loss {
+    if !options.accept_journal_loss || !lost::is_lost(at, manifest, wanted)? {
         return Ok(());
     }
     let last = layout.shards.iter().map(|shard| shard.applied()).max().unwrap_or_default();
@@ -186,8 +211,7 @@ pub fn replace_journal(
     // Before the scrub's file: beside the journal's directory that is of a store whose manifest is gone, alone it is a foreign one.
     disk.create_dir_durably(&journal).map_err(|e| Error::io("make the journal's directory", &journal, e))?;
     anew::compare(layout, scrub, disk, dir)?;
-    let config = create::journal_config(manifest, options);
-    Journal::create(seams.disk.clone(), &journal, config, next)?.close()?;
+    Journal::create(seams.disk.clone(), &journal, at.config, next)?.close()?;
     disk.sync_dir(dir).map_err(|e| Error::io("sync the store's directory", dir, e))?;
     log::warn!(
         "the journal of {} was lost after {last} at the earliest, and is begun anew with {next}",

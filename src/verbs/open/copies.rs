@@ -30,6 +30,17 @@ pub fn all(places: Vec<PathBuf>, asking: &Asking) -> Result<Vec<(PathBuf, Manife
     Ok(copies)
 }
 
+/// Where shards lie by a manifest, or are to lie.
+pub fn places(dir: &Path, manifest: &Manifest, options: &Options) -> Vec<PathBuf> {
+    let mut places: Vec<PathBuf> = manifest.shards.iter().map(|shard| dir.join(&shard.path)).collect();
+    for shard in &options.shard {
+        if !places.contains(&shard.path) {
+            places.push(shard.path.clone());
+        }
+    }
+    places
+}
+
 /// What was read of an identity file, if it could be.
 ///
 /// # Errors
@@ -63,13 +74,7 @@ impl<'a> Read<'a> {
     ) -> Result<Read<'a>> {
         let (store, own) = found.map_or((0, u64::MAX), |found| (found.store, found.generation));
         let read = Read { dir, store, generation: taken.unwrap_or(own), adopted: taken.is_some() };
-        let known = found.into_iter().flat_map(|found| &found.shards);
-        let mut places: Vec<PathBuf> = known.map(|shard| dir.join(&shard.path)).collect();
-        for shard in &options.shard {
-            if found.is_some() && !places.contains(&shard.path) {
-                places.push(shard.path.clone());
-            }
-        }
+        let places = found.map_or_else(Vec::new, |found| places(dir, found, options));
         let own = all(places, asking)?.into_iter().filter(|(_, copy)| copy.store == store);
         match own.max_by_key(|(_, copy)| copy.generation) {
             Some((place, copy)) => read.check(&place, copy.generation).map(|()| read),

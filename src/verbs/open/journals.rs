@@ -17,6 +17,9 @@ use crate::state::Seams;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The number of what lies in the store's own directory, where no manifest has given it one.
+pub const OWN: u32 = 0;
+
 /// The disk as the journal's copies see it: what is asked of one takes no longer than one step of a shard may. Without background threads it is
 /// waited for.
 #[derive(Clone)]
@@ -140,7 +143,7 @@ pub fn create(
 }
 
 /// What an existing store's manifest and the options come to; none: the journal lies in the store's own directory, and
-/// nothing else was ever asked for.
+/// nothing says that it was ever moved.
 pub fn wanted(
     below: &Below,
     dir: &Path,
@@ -148,13 +151,13 @@ pub fn wanted(
     options: &Options,
     asking: &Asking,
 ) -> Result<Option<Wanted>> {
-    if manifest.journals.is_empty() && options.journals.is_empty() {
-        return Ok(None);
-    }
     let disk = below.disk.as_ref();
     let implicit = manifest.journals.is_empty();
+    if implicit && options.journals.is_empty() && !has_left(disk, dir, manifest.store)? {
+        return Ok(None);
+    }
     let known = match implicit {
-        true => vec![JournalEntry { id: 0, path: JOURNAL_DIR.into(), mounts: 0 }],
+        true => vec![JournalEntry { id: OWN, path: JOURNAL_DIR.into(), mounts: 0 }],
         false => manifest.journals.clone(),
     };
     // As they are called, and, below, as they are called with links resolved.
@@ -214,6 +217,15 @@ pub fn wanted(
     places.sort_by_key(|place| entries.iter().position(|entry| entry.id == place.id).unwrap_or(usize::MAX));
     let accept = options.accept_journal.as_deref().map(|path| paths::resolve(disk, path)).transpose()?;
     Ok(Some(Wanted { places, entries, accept }))
+}
+
+/// Whether the journal may have left the store's own directory: what lies there then is what was left behind, and a manifest that lists nothing
+/// is an old one. A word that is damaged is heard with those of the copies.
+fn has_left(disk: &dyn Disk, dir: &Path, store: u128) -> Result<bool> {
+    match Mirrors::is_elsewhere(disk, dir, store, &[OWN]) {
+        Err(error) if error.kind() == ErrorKind::Corruption => Ok(true),
+        left => left,
+    }
 }
 
 /// Whether the user takes a copy of the journal as it is that is believed.

@@ -13,7 +13,7 @@
 
 use super::anew;
 use super::covered::check_covered;
-use super::journals::Wanted;
+use super::journals::{OWN, Wanted};
 use crate::disk::{Disk, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, VirtualNode};
@@ -23,7 +23,7 @@ use crate::manifest::{GivenUp, Kept, Manifest};
 use crate::options::Options;
 use crate::shard::Layout;
 use crate::shard::paths::{self, JOURNAL_DIR};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What the replacement of a lost journal works on.
@@ -47,12 +47,9 @@ pub fn replace(at: Losing<'_>, manifest: &mut Manifest, wanted: Option<Wanted>) 
     if !at.options.accept_journal_loss {
         return Ok(wanted);
     }
-    let places = match &wanted {
-        Some(wanted) => wanted.places.clone(),
-        None => vec![own(paths::resolve(disk, &at.dir.join(JOURNAL_DIR))?)],
-    };
+    let places = places(&at, wanted.as_ref())?;
     let mark = manifest.given_up.filter(|mark| mark.kept.is_some());
-    let Some(begun) = begun(&at, &places, manifest.store, mark.and_then(|mark| mark.kept))? else {
+    let Some(begun) = begun(&at, &places, manifest)? else {
         return Ok(wanted);
     };
     // Nothing is begun without shards that could never come back to it.
@@ -101,15 +98,27 @@ pub fn replace(at: Losing<'_>, manifest: &mut Manifest, wanted: Option<Wanted>) 
     }
 }
 
-/// The store's own directory for the journal, where no other was ever named.
-fn own(dir: PathBuf) -> Place {
-    Place { id: 0, dir, known: true, listed: true, implicit: true, mounts: 0 }
+/// Whether it is lost, as far as is known: nothing is changed.
+///
+/// # Errors
+/// `Refused`: a disk is not mounted, a directory that is named now has a journal, or the journal was moved to where nobody knows of.
+pub fn is_lost(at: &Losing<'_>, manifest: &Manifest, wanted: Option<&Wanted>) -> Result<bool> {
+    Ok(begun(at, &places(at, wanted)?, manifest)?.is_some())
 }
 
-/// Which copies an interrupted opening has begun in the place of what is lost; none: it is not lost, as far as is known. `before`: as that
-/// has put it down.
-fn begun(at: &Losing<'_>, places: &[Place], store: u128, before: Option<Kept>) -> Result<Option<Vec<u32>>> {
-    let disk = at.disk.as_ref();
+/// The copies; the store's own directory for the journal, where no other was ever named.
+fn places(at: &Losing<'_>, wanted: Option<&Wanted>) -> Result<Vec<Place>> {
+    if let Some(wanted) = wanted {
+        return Ok(wanted.places.clone());
+    }
+    let dir = paths::resolve(at.disk.as_ref(), &at.dir.join(JOURNAL_DIR))?;
+    Ok(vec![Place { id: OWN, dir, known: true, listed: true, implicit: true, mounts: 0 }])
+}
+
+/// Which copies an interrupted opening has begun in the place of what is lost, as the mark says; none: it is not lost, as far as is known.
+fn begun(at: &Losing<'_>, places: &[Place], manifest: &Manifest) -> Result<Option<Vec<u32>>> {
+    let (disk, store) = (at.disk.as_ref(), manifest.store);
+    let before = manifest.given_up.and_then(|mark| mark.kept);
     let (mut begun, mut other) = (Vec::new(), None);
     for place in places {
         match Journal::left(disk, &place.dir, store, before.map(|kept| kept.next)) {
@@ -133,6 +142,15 @@ fn begun(at: &Losing<'_>, places: &[Place], store: u128, before: Option<Kept>) -
             ));
         }
         None => {}
+    }
+    let known: Vec<u32> = places.iter().filter(|place| place.known).map(|place| place.id).collect();
+    // With a mark it may be the word of what was begun. One that cannot be read says nothing.
+    if before.is_none() && matches!(Mirrors::is_elsewhere(disk, at.dir, store, &known), Ok(true)) {
+        let text = "the journal may not be lost: the manifest lists none of the copies that the word in the store's directory calls complete, so that \
+                    it was moved since to a directory that is not known";
+        return Err(Error::new(ErrorKind::Refused, text).at(at.dir).remedy(
+            "name the directory that it was moved to with Options::journal_dir; where that is lost as well, move the file MIRRORS in this one away",
+        ));
     }
     for Place { dir, mounts: before, .. } in places.iter().filter(|place| place.known) {
         let now =

@@ -89,10 +89,12 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         manifest.store_next(disk, dir)?;
     }
     let scrub = Scrubbing::load(disk, dir, manifest.store);
+    let config = create::journal_config(&manifest, options);
+    let losing = lost::Losing { disk: &copies.disk, dir, options, layout: &layout, locks: &locks, config };
     if let Some(taken) = taken {
         // What is begun without the shards that are missing they could never come back to.
         check_covered(&layout)?;
-        adopt::replace_journal(dir, &manifest, options, &layout, &archives, &scrub, &seams)?;
+        adopt::replace_journal(&losing, &manifest, wanted.as_ref(), &archives, &scrub, &seams)?;
         manifest = take_up(disk, dir, &manifest, read, &asking)?;
         adopt::begin(disk, dir, &manifest, taken)?;
     }
@@ -107,8 +109,6 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
         stuck: None,
         told: false,
     };
-    let config = create::journal_config(&manifest, options);
-    let losing = lost::Losing { disk: &copies.disk, dir, options, layout: &layout, locks: &locks, config };
     let wanted = lost::replace(losing, &mut manifest, wanted)?;
     let mut found = None;
     if let Some(Wanted { places, entries, accept }) = wanted {
@@ -200,7 +200,7 @@ fn find(
 ) -> Result<(Option<Manifest>, Option<u64>)> {
     let damage = match Manifest::load(disk, dir) {
         Ok(Some(manifest)) => {
-            let unfinished = adopt::unfinished(disk, dir, &manifest)?;
+            let unfinished = adopt::taken_as(disk, dir, &manifest, options, asking)?;
             return Ok((Some(manifest), unfinished));
         }
         Ok(None) => None,

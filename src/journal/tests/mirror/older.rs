@@ -417,12 +417,19 @@ fn what_nobody_needs_any_more_does_not_come_back_from_a_copy_that_is_left_out() 
 /// Somebody else may be writing there.
 #[test]
 fn nothing_comes_back_from_a_copy_that_is_left_out_and_not_locked() {
-    let (_, disk) = without_the_oldest(1);
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let found =
-        Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None, false, Arc::default()).unwrap();
-    found.serve(Seq(70), Seq(70), None).unwrap();
-    assert!(!disk.exists(&path(0, OLDEST)).unwrap());
+    for locked in [false, true] {
+        let (_, disk) = without_the_oldest(1);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let file = |path: &Path| path == Path::new(DIRS[1]).join("LOCK");
+        if !locked {
+            disk.inject(Fault::on(Operation::Look).at(file).error(std::io::ErrorKind::PermissionDenied));
+        }
+        let locks = Found::lock(shared.as_ref(), CONFIG.store_id, &places()).unwrap();
+        let found =
+            Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None, false, locks).unwrap();
+        found.serve(Seq(70), Seq(70), None).unwrap();
+        assert_eq!(disk.exists(&path(0, OLDEST)).unwrap(), locked);
+    }
 }
 
 /// An opening writes a segment of its own, and takes no room from it.

@@ -436,3 +436,45 @@ fn an_archive_that_is_behind_misses_nothing_that_a_copy_which_is_left_out_has() 
     let last = store.insert_with(b"last", b"value", Durability::Sync).unwrap();
     assert_eq!(store.archive(&repo).unwrap(), last);
 }
+
+/// The same of what a shard without a replica lacks, whose disk was full when the other one's was not: it alone goes by where the journal begins.
+#[test]
+fn a_shard_that_is_behind_serves_again_by_what_a_copy_which_is_left_out_has() {
+    for away in [false, true] {
+        let two = with(&["/a", "/b"]).replication_factor(1);
+        let mut world = World { disk: SimDisk::new(2), factory: MemoryFactory::new() };
+        let store = world.open(&two).unwrap();
+        let full = Fault::on(Operation::Write).at(|path| path.to_string_lossy().contains("shards/0001"));
+        world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+        write(&store, 0..300);
+        store.flush().unwrap_err();
+        world.disk.inject(Fault::on(Operation::Sync).at(|path| path.starts_with("/b")).times(1));
+        write(&store, 300..310);
+        let stats = store.stats().unwrap();
+        assert_eq!(good(&stats), [true, false]);
+        let applied: Vec<u64> = stats.shards.iter().map(|shard| shard.applied.0).collect();
+        assert!(applied[0] >= 300 && applied[1] == 0, "{applied:?}");
+        world = world.killed(store);
+        world.disk.heal();
+        let mut names = world.disk.list(Path::new("/a")).unwrap();
+        names.retain(|name| name.ends_with(".seg"));
+        let oldest = Path::new("/a").join(names.iter().min().unwrap());
+        world.disk.remove_file(&oldest).unwrap();
+        if away {
+            // Then nobody has it, and nothing is given up for that.
+            let here = |path: &Path| path.starts_with("/b");
+            world.disk.inject(Fault::on(Operation::Look).at(here).error(std::io::ErrorKind::NotFound));
+            let error = world.open(&two).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            world.disk.heal();
+            world = world.killed(());
+        }
+        let store = world.open(&two).unwrap_or_else(|e| panic!("{away}: {e}"));
+        assert!(world.disk.exists(&oldest).unwrap());
+        check(&store, 310);
+        store.flush().unwrap();
+        assert_eq!(testing::mend(&store), 1);
+        write(&store, 310..320);
+        world.killed(store).opens(&two, 320, "later");
+    }
+}

@@ -8,7 +8,7 @@
 
 use super::choose::{Reach, as_far};
 use super::copy::{Copying, Failed, Outcome};
-use super::open::Found;
+use super::open::{Found, Place};
 use super::whole::header;
 use crate::disk::{FreeSpace, OpenMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,8 +44,32 @@ impl Found {
     /// Puts old segments into each copy that may serve which it lacks and another has, before it is compared with any: what it gets, all are to
     /// have. From one that is left out only what is needed, since that has what was freed without it.
     pub(super) fn fill(&self, ranked: &[Reach]) {
+        let may_serve = as_far(ranked).filter_map(|reach| self.places.get(reach.index));
+        self.fill_those(may_serve.map(|(place, _)| place));
+    }
+
+    /// The same for all that are believed, before it is known which of them reaches furthest.
+    pub(super) fn fill_believed(&self) {
+        self.fill_those(self.believed().map(|(_, place)| place));
+    }
+
+    /// As [`first_retained`](Self::first_retained), for shards of which the one that is furthest behind holds what is up to `held`. Where that asks for
+    /// more, it is put back first if a copy has it that is left out: no shard is given up for what is about to come back.
+    ///
+    /// # Errors
+    /// As `first_retained`.
+    pub fn first_for(&self, held: Option<Seq>) -> Result<Seq> {
+        let first = self.first_retained()?;
+        if held.is_none_or(|held| first <= held.next()) {
+            return Ok(first);
+        }
+        self.fill_believed();
+        self.first_retained()
+    }
+
+    fn fill_those<'a>(&'a self, those: impl Iterator<Item = &'a Place>) {
         let believed: Vec<&Path> = self.believed().map(|(_, place)| place.dir.as_path()).collect();
-        for (from, _) in as_far(ranked).filter_map(|reach| self.places.get(reach.index)) {
+        for from in those {
             for (place, cause) in self.places.iter().filter(|(place, _)| place != from) {
                 let needed = match cause {
                     None => Seq::ZERO,

@@ -12,7 +12,7 @@
 //! | if not, and it shows that a write was synced which the others lack | refused, unless the user accepts the end of the others; or moves that copy away |
 //! | damage in all of them to a segment that is read for its end marker alone | passed over, as with one directory |
 //! | damage in the copy that serves where nothing is replayed, and not in another | that is mended from the other |
-//! | an old segment that a copy which may serve lacks, and another has | put into it first; from one that is left out, where a shard or an archive needs it |
+//! | an old segment that a copy which may serve lacks, and another has | put into it first; from one that is left out, where a shard or an archive needs it, before a shard is given up for lacking it |
 //! | the copy that serves cannot be read in some place | another that reaches as far serves; if there is none, what cannot be compared stays believed |
 //! | a copy of an older epoch, without a word, or absent | left out, and made anew while the store serves |
 //! | a directory that the manifest does not list, whatever its word | never believed, nor heard: a move that was not finished may have left it |

@@ -121,8 +121,9 @@ pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {
     }
     let begins = |next| Journal::begins_with(disk, &dir.join(JOURNAL_DIR), manifest.store, next);
     let mut way = Way::of(found.as_mut().map(|(found, _)| found), &manifest, begins)?;
+    let held = layout.shards.iter().filter(|shard| shard.is_open()).map(|shard| shard.applied()).min();
     let oldest = || match &found {
-        Some((found, _)) => found.first_retained(),
+        Some((found, _)) => found.first_for(held),
         None => Journal::first_retained(disk, &dir.join(JOURNAL_DIR), manifest.store),
     };
     let begin = || replay_from(oldest()?, &layout);

@@ -133,6 +133,8 @@ pub struct Shard {
     untidy: AtomicBool,
     // How often it failed as if it were damaged, and was not, since it was last flushed to.
     strikes: AtomicU32,
+    // How often a reader has met damage in it.
+    met: AtomicU64,
     /// How often it could not be read since its pages were verified last.
     unreadable: AtomicU32,
     // The seal on the disk says less than is known: that the engine is being changed, or no figures.
@@ -262,6 +264,7 @@ impl Shard {
 
     /// Some bytes failed a check; the shard goes on serving the others. Returns whether that is news.
     pub fn degrade(&self, error: &Error) -> bool {
+        self.met.fetch_add(1, Ordering::AcqRel);
         let mut health = self.health.lock();
         let news = *health == Health::Online;
         if news {
@@ -269,6 +272,11 @@ impl Shard {
             *health = Health::Degraded(error.to_string());
         }
         news
+    }
+
+    /// How often that was: as long as it stays the same, nothing is known against what was verified before.
+    pub fn damage_met(&self) -> u64 {
+        self.met.load(Ordering::Acquire)
     }
 
     /// What failed a check has been made good.

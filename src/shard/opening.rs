@@ -69,6 +69,7 @@ impl Shard {
             fault: Mutex::new(None),
             suspect: AtomicBool::new(false),
             strikes: AtomicU32::new(0),
+            met: AtomicU64::new(0),
             unreadable: AtomicU32::new(0),
             untidy: AtomicBool::new(false),
             vague: AtomicBool::new(false),

@@ -182,7 +182,7 @@ impl Mover {
         &mut self.proofs[place]
     }
 
-    /// Nothing of that is needed any more, or right.
+    /// Nothing of that is needed any more, or right; or it is put off, and what has been verified long ago says nothing of then.
     pub fn end_proof(&mut self, shard: ShardId) {
         self.proofs.retain(|proof| proof.of != shard);
     }
@@ -208,7 +208,7 @@ impl Mover {
         self.menders.retain(|mender| mender.shard != shard);
         self.anew.take_if(|anew| *anew == shard);
         let names =
-            |proof: &Proof| proof.of == shard || proof.at == Some(shard) || proof.whole.contains(&shard);
+            |proof: &Proof| proof.of == shard || proof.at == Some(shard) || proof.whole.contains_key(&shard);
         self.proofs.retain(|proof| !names(proof));
         // How much was flushed since it was given the journal last says nothing of now.
         self.caught.take_if(|(id, _)| *id == shard);
@@ -275,16 +275,17 @@ impl Mender {
 #[derive(Debug)]
 pub struct Proof {
     pub of: ShardId,
-    /// They have been verified.
-    pub whole: Vec<ShardId>,
-    /// The one that is being verified, and where to go on in it.
+    /// They have been verified; how often damage had been met in each when that was begun.
+    pub whole: BTreeMap<ShardId, u64>,
+    /// The one that is being verified, the same of it, and where to go on in it.
     pub at: Option<ShardId>,
+    pub met: u64,
     pub position: Vec<u8>,
 }
 
 impl Proof {
     fn of(shard: ShardId) -> Proof {
-        Proof { of: shard, whole: Vec::new(), at: None, position: Vec::new() }
+        Proof { of: shard, whole: BTreeMap::new(), at: None, met: 0, position: Vec::new() }
     }
 }
 

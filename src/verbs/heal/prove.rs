@@ -1,10 +1,12 @@
 //! Before a shard is given up to be filled anew that serves, or fails again and again and may be whole all the same: those that it is to be
 //! filled from are verified, and mended from it as long as it serves.
 //!
-//! Invariant: what one of them alone has lost is never the reason that both are without it.
+//! Invariant: what one of them alone has lost is never the reason that both are without it. So one in which damage is met after it was
+//! verified, or while it is, is verified once more.
 
 use super::step::Step;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::ShardId;
 use crate::shard::Layout;
 use crate::state::State;
 use crate::state::change::Mover;
@@ -16,17 +18,22 @@ use std::sync::Arc;
 pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Option<Step>> {
     let shard = &layout.shards[index];
     // Whoever begins it anew says what is missing.
-    let Ok(sources) = Sources::choose(layout, Purpose::Filling(index), &[index]) else { return Ok(None) };
+    let Ok(sources) = Sources::choose(layout, Purpose::Filling(index), &[index]) else {
+        mover.end_proof(shard.id);
+        return Ok(None);
+    };
     {
         // Nobody is mended from one who lacks what it has.
         let _turn = state.flushing.lock();
         let _chunk = state.moving.lock();
-        if level(state)?.is_none() {
+        if level(state).inspect_err(|_| mover.end_proof(shard.id))?.is_none() {
             return Ok(Some(Step::NeedsFlush));
         }
     }
     let proof = mover.proof_of(shard.id);
-    let next = sources.shards.iter().find(|source| !proof.whole.contains(&layout.shards[**source].id));
+    let met = |id: ShardId| layout.index_of(id).map(|index| layout.shards[index].damage_met());
+    proof.whole.retain(|id, before| met(*id) == Some(*before));
+    let next = sources.shards.iter().find(|source| !proof.whole.contains_key(&layout.shards[**source].id));
     let Some(source) = next.copied() else {
         mover.end_proof(shard.id);
         return Ok(None);
@@ -35,6 +42,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     // Of another one that was begun, and does not serve any more, nothing is known.
     if proof.at.replace(id) != Some(id) {
         proof.position.clear();
+        proof.met = from.damage_met();
     }
     let mended = match verify_and_mend(state, layout, source, &proof.position) {
         Ok(mended) => mended,
@@ -60,7 +68,7 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
     match mended.end {
         Some(end) => proof.position = end,
         None => {
-            proof.whole.push(id);
+            proof.whole.insert(id, proof.met);
             proof.at = None;
         }
     }

@@ -34,6 +34,8 @@ pub fn revive(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usi
             // Its files may be the only ones that have what another has lost: they are tried again.
             Err(error) => log::warn!("shard {} is not begun anew: {error}", shard.id),
         }
+    } else {
+        mover.end_proof(shard.id);
     }
     let error = match open_again(state, layout, index, &spec) {
         Ok(opened) => match take(state, mover, layout, index, opened) {

@@ -200,6 +200,7 @@ fn heal(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) ->
         }
         // It is well again, or what is wrong is another thing.
         mover.anew = None;
+        mover.end_proof(shard.id);
     }
     if asked && shard.is_open() && shard.is_suspect() {
         return mend::piece(state, mover, layout, index);

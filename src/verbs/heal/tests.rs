@@ -7,6 +7,7 @@ use crate::ids::{KeyspaceId, ShardId};
 use crate::options::{Heal, Options};
 use crate::shard::Health;
 use crate::state::Seams;
+use crate::state::events::EventKind;
 use crate::store::Store;
 use crate::testing;
 use std::path::Path;
@@ -290,4 +291,78 @@ fn a_filling_that_disturbs_nobody_goes_through_several_chunks_at_once() {
         assert!(store.health().unwrap().is_good());
         check(&store);
     }
+}
+
+/// A shard that has failed again and again, and may be whole all the same, is offline.
+fn failing(shard: ShardId) -> (Store, MemoryFactory) {
+    let (store, factory) = filled(3, 2);
+    let layout = store.handle.state.layout();
+    (0..5).for_each(|_| _ = layout.shards[shard.0 as usize].strike());
+    testing::fail_shard(&store, shard);
+    (store, factory)
+}
+
+/// Heals until one of those that a shard would be filled from has been verified.
+fn prove_one(store: &Store, of: ShardId, source: ShardId) {
+    let mover = || store.handle.state.change.mover.lock();
+    heal_until(store, || {
+        mover().proofs.iter().any(|proof| proof.of == of && proof.whole.contains_key(&source))
+    });
+}
+
+/// The files of a shard that fails again and again may be the only ones that have what is in a page which cannot be read any more.
+#[test]
+fn a_shard_is_not_given_up_for_one_in_which_damage_was_met_after_it_had_been_verified() {
+    let (fails, damaged) = (ShardId(2), ShardId(0));
+    let (store, factory) = failing(fails);
+    prove_one(&store, fails, damaged);
+    let ring = store.ring();
+    let holds = |n: &u32| [fails, damaged].iter().all(|shard| ring.preference_list(key(*n)).contains(shard));
+    let n = (0..KEYS).find(holds).unwrap();
+    factory.corrupt(damaged, &internal(n));
+    store.get(key(n)).unwrap_err();
+    let mut events = store.events();
+    heal_until(&store, || store.health().unwrap().is_good());
+    let told = std::iter::from_fn(|| events.try_next());
+    assert!(!told.into_iter().any(|event| matches!(event.kind, EventKind::Rebuilding { .. })));
+    check(&store);
+}
+
+/// What was verified before it was put off, for days it may be, says nothing of when it goes on.
+#[test]
+fn sources_of_a_shard_are_verified_again_where_that_was_put_off() {
+    let (fails, source, other) = (ShardId(2), ShardId(0), ShardId(1));
+    let is_proven =
+        |store: &Store| store.handle.state.change.mover.lock().proofs.iter().any(|p| p.of == fails);
+    let step = |store: &Store| _ = super::step(&store.handle.state).unwrap();
+    // Another one that it is to be filled from is away.
+    let (store, factory) = failing(fails);
+    prove_one(&store, fails, source);
+    [fails, other].iter().for_each(|shard| factory.fail(*shard, MemoryOperation::Open));
+    testing::fail_shard(&store, other);
+    step(&store);
+    assert!(!is_proven(&store));
+    [fails, other].iter().for_each(|shard| factory.heal(*shard));
+    heal_until(&store, || store.health().unwrap().is_good());
+    check(&store);
+    // The others cannot be made level.
+    let (store, factory) = failing(fails);
+    prove_one(&store, fails, source);
+    let layout = store.handle.state.layout();
+    let ahead = &layout.shards[source.0 as usize];
+    _ = ahead.begin_apply().unwrap();
+    ahead.seal(ahead.applied().next()).unwrap();
+    factory.fail(fails, MemoryOperation::Open);
+    factory.fail_times(other, MemoryOperation::Sync, 1);
+    step(&store);
+    assert!(!is_proven(&store));
+    // It was to be begun anew since it fails, and it is well.
+    let (store, _) = filled(3, 2);
+    let mut mover = store.handle.state.change.mover.lock();
+    mover.anew = Some(fails);
+    mover.proof_of(fails).whole.insert(source, 0);
+    drop(mover);
+    step(&store);
+    assert!(!is_proven(&store));
+    assert!(store.health().unwrap().is_good());
 }

@@ -83,7 +83,7 @@ pub struct Archives {
     inner: Mutex<Inner>,
     /// Who archives into a repository, one at a time.
     turns: Mutex<HashMap<u128, Arc<Mutex<()>>>>,
-    /// What was noted of the time that no piece tells yet. Leaves, held for a moment.
+    /// What was noted of the time that no piece tells yet, of each. Held for a moment.
     marks: Mutex<HashMap<u128, Arc<Mutex<Vec<Mark>>>>>,
     /// What each of them is complete up to, for those who must not wait for the file that `inner` is held over. A leaf under that.
     ends: Mutex<Vec<Seq>>,

@@ -3,7 +3,7 @@
 //! **Lock order.** A thread takes locks only downwards in this list, and may skip any:
 //!
 //! 0. `archives.turn`, for each repository: the turn to add to the archive there. Held over its I/O, also over a network: nobody else wants it but
-//!    who archives there.
+//!    who archives there. Under it, or alone, for a moment: what was noted of the time for that archive (`archives.marks`), under which `memory` is taken.
 //! 1. `change.mover`: the turn to take a step of a change of the topology. Held over its I/O: nobody else wants it but who
 //!    begins, cancels or sweeps up after one.
 //! 2. `manifest`: changes of the manifest, one at a time. Held over the writing of the file, since the file must follow

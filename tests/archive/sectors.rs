@@ -119,8 +119,8 @@ fn lacks(error: &annulus::Error) -> (u64, u64) {
     (numbers[0], numbers[1])
 }
 
-#[test]
-fn of_a_journal_with_a_sector_that_cannot_be_read_all_that_can_be_is_archived() {
+/// A store of 700 writes, of which 50 are archived, behind a checkpoint of as many.
+fn archived_in_part() -> (Place, Bad) {
     let (mut place, disk) = (Place::new(), Bad::default());
     disk.open(&mut place);
     numbered(&place, 1..=50);
@@ -128,6 +128,12 @@ fn of_a_journal_with_a_sector_that_cannot_be_read_all_that_can_be_is_archived() 
     place.store.archive(&place.repo).unwrap();
     numbered(&place, 51..=700);
     place.store.flush().unwrap();
+    (place, disk)
+}
+
+#[test]
+fn of_a_journal_with_a_sector_that_cannot_be_read_all_that_can_be_is_archived() {
+    let (mut place, disk) = archived_in_part();
     disk.spoil(&place, 350);
     let mut lacking = None;
     for reopened in [false, false, true] {
@@ -184,13 +190,7 @@ fn archiving_goes_on_where_what_was_archived_cannot_be_read_in_the_journal() {
 /// Nothing says that it will not be given out again.
 #[test]
 fn a_journal_of_which_nothing_can_be_read_leaves_no_gap() {
-    let (mut place, disk) = (Place::new(), Bad::default());
-    disk.open(&mut place);
-    numbered(&place, 1..=50);
-    place.store.checkpoint(&place.repo).unwrap();
-    place.store.archive(&place.repo).unwrap();
-    numbered(&place, 51..=700);
-    place.store.flush().unwrap();
+    let (place, disk) = archived_in_part();
     let (path, _) = position(&place, 350);
     *disk.0.lock().unwrap() = Some((path, 0..u64::MAX, usize::MAX));
     let error = place.store.archive(&place.repo).unwrap_err();
@@ -204,13 +204,7 @@ fn a_journal_of_which_nothing_can_be_read_leaves_no_gap() {
 #[test]
 fn an_outage_that_ends_while_the_journal_is_searched_leaves_no_gap() {
     for failures in 1..=16 {
-        let (mut place, disk) = (Place::new(), Bad::default());
-        disk.open(&mut place);
-        numbered(&place, 1..=50);
-        place.store.checkpoint(&place.repo).unwrap();
-        place.store.archive(&place.repo).unwrap();
-        numbered(&place, 51..=700);
-        place.store.flush().unwrap();
+        let (place, disk) = archived_in_part();
         let (path, _) = position(&place, 350);
         *disk.0.lock().unwrap() = Some((path, 0..u64::MAX, failures));
         assert_eq!(place.store.archive(&place.repo).unwrap(), Seq(700), "{failures} failures");

@@ -337,15 +337,20 @@ fn an_opening_that_takes_the_manifest_from_a_shard_and_stops_anywhere_is_gone_on
     }
 }
 
-/// Between two attempts: the first one had it, or it had been accepted then.
-#[test]
-fn a_journal_that_is_lost_after_a_manifest_was_taken_is_not_begun_anew_unasked() {
+/// A manifest was taken from a shard, by an opening that came to nothing since the journal could not be read.
+fn refused() -> World {
     let world = World::filled(&options());
     lose(&world);
     let unread = |path: &Path| path.extension().is_some_and(|e| e == "seg");
     world.disk.inject(Fault::on(Operation::Read).at(unread));
     world.open(&options()).map(drop).unwrap_err();
-    let world = world.killed(());
+    world.killed(())
+}
+
+/// Between two attempts: the first one had it, or it had been accepted then.
+#[test]
+fn a_journal_that_is_lost_after_a_manifest_was_taken_is_not_begun_anew_unasked() {
+    let world = refused();
     assert!(world.disk.exists(Path::new("/store/ADOPTING")).unwrap());
     world.disk.remove_dir_all(Path::new("/store/journal")).unwrap();
     for _ in 0..2 {
@@ -430,12 +435,7 @@ fn the_manifest_itself_that_is_put_back_before_the_one_that_was_taken_has_been_o
 /// What decides which shards are lost, and are cleared, may be of long ago.
 #[test]
 fn no_shard_is_made_anew_by_a_manifest_that_was_taken_from_one_and_has_not_been_opened() {
-    let world = World::filled(&options());
-    lose(&world);
-    let unread = |path: &Path| path.extension().is_some_and(|e| e == "seg");
-    world.disk.inject(Fault::on(Operation::Read).at(unread));
-    world.open(&options()).map(drop).unwrap_err();
-    let world = world.killed(());
+    let world = refused();
     let repository = testing::repository(Arc::new(world.disk.clone()), Path::new("/backup")).unwrap();
     let before = files(&world, "/store");
     let repair =

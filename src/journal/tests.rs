@@ -17,6 +17,7 @@ mod replay;
 mod searching;
 mod segments;
 mod syncs;
+mod told;
 mod trimming;
 
 const DIR: &str = "/store/journal";

@@ -5,6 +5,7 @@ mod hanging;
 mod histories;
 pub mod hooked;
 mod mending;
+mod missing;
 mod older;
 mod opening;
 mod reading;

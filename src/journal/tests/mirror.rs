@@ -1,5 +1,6 @@
 //! A journal in several copies: faults in one, losses of one, and what must never be believed.
 
+mod failing;
 mod faults;
 mod hanging;
 mod histories;

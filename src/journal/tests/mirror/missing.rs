@@ -29,6 +29,16 @@ fn each_alone_has_all(model: &Model, disk: &SimDisk, when: &str) {
     }
 }
 
+/// The other copy is made anew; after another write and a power cut each of the two has all.
+fn made_anew_has_all(model: &mut Model, disk: SimDisk, mirrors: &Mirrors, journal: Journal, when: &str) {
+    assert_eq!(mirrors.mend(), 1, "{when}: {:?}", mirrors.copies());
+    read_all(model, &journal).unwrap_or_else(|e| panic!("{when}: {e}"));
+    model.append(&journal, Handoff::Os).unwrap();
+    model.sync(&journal).unwrap();
+    drop(journal);
+    each_alone_has_all(model, &disk.crash(PowerCut { seed: 1 }), when);
+}
+
 /// A check of the file system has moved it away. What begins behind the gap would pass for what an interrupted trim has left.
 #[test]
 fn a_segment_that_one_copy_has_lost_is_not_removed_from_the_other() {
@@ -71,12 +81,7 @@ fn a_segment_that_the_copy_which_serves_has_lost_comes_back_from_one_that_is_mad
             assert!(disk.read(&there).unwrap() == Some(before), "{when}");
             continue;
         }
-        assert_eq!(mirrors.mend(), 1, "{when}: {:?}", mirrors.copies());
-        read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}: {e}"));
-        model.append(&journal, Handoff::Os).unwrap();
-        model.sync(&journal).unwrap();
-        drop(journal);
-        each_alone_has_all(&model, &disk.crash(PowerCut { seed: 1 }), &when);
+        made_anew_has_all(&mut model, disk, &mirrors, journal, &when);
     }
 }
 
@@ -140,12 +145,7 @@ fn the_oldest_segments_come_back_from_a_copy_that_is_left_out_before_it_is_made_
         let (mut model, disk) = without_the_oldest(lost);
         let (mirrors, journal, _) = model.open(&disk, None).unwrap_or_else(|e| panic!("{when}: {e}"));
         assert_eq!(good(&mirrors), [true, false], "{when}");
-        assert_eq!(mirrors.mend(), 1, "{when}: {:?}", mirrors.copies());
-        read_all(&model, &journal).unwrap_or_else(|e| panic!("{when}: {e}"));
-        model.append(&journal, Handoff::Os).unwrap();
-        model.sync(&journal).unwrap();
-        drop(journal);
-        each_alone_has_all(&model, &disk.crash(PowerCut { seed: 1 }), &when);
+        made_anew_has_all(&mut model, disk, &mirrors, journal, &when);
     }
 }
 

@@ -228,14 +228,14 @@ fn move_round(state: &State, held: bool) -> Result<Round> {
         Step::Worked(bytes) => return Ok(Round::Worked { bytes, rate: state.change.rate(), heal }),
         Step::Waiting => return Ok(Round::Waiting),
         Step::NeedsFlush => {
-            verbs::flush::flush(state)?;
+            verbs::flush::flush(state).inspect_err(|error| verbs::reshard::not_flushed(state, error))?;
             return Ok(Round::Waiting);
         }
     }
     match verbs::scrub::step(state)? {
         verbs::scrub::Step::Worked(bytes) => Ok(Round::Worked { bytes, rate: state.scrub.rate(), heal }),
         verbs::scrub::Step::NeedsFlush => {
-            verbs::flush::flush(state)?;
+            verbs::flush::flush(state).inspect_err(|error| verbs::scrub::not_flushed(state, error))?;
             Ok(Round::Waiting)
         }
         verbs::scrub::Step::Idle => Ok(Round::Idle(heal)),
@@ -475,6 +475,40 @@ mod tests {
             while crate::testing::heal_step(&store).unwrap() {}
             assert!(outcome.get().unwrap().is_ok(), "{wish:?}");
         }
+    }
+
+    /// The same of who waits for a change, or for a scrub.
+    #[test]
+    fn who_waits_for_a_change_or_a_scrub_is_told_of_a_flush_that_fails() {
+        let (disk, store) = two_shards();
+        let state = &store.handle.state;
+        fill_up(&disk, &store);
+        let scrub = store.scrub().unwrap();
+        assert!((0..10).any(|_| move_round(state, false).is_err()), "it waited for no flush");
+        let error = scrub.wait().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("flushed first"), "{error}");
+        disk.heal();
+        wait_until_good(&store);
+        while crate::testing::scrub_step(&store).unwrap() {}
+        assert!(scrub.wait().unwrap().is_some());
+
+        let plan = store.plan().add_shard(crate::ShardOptions::new("/new")).preview().unwrap();
+        let change = store.apply(plan).unwrap();
+        fill_up(&disk, &store);
+        assert!((0..10).any(|_| move_round(state, false).is_err()), "it waited for no flush");
+        let error = change.wait().unwrap_err();
+        assert!(error.to_string().contains("flushed first"), "{error}");
+        disk.heal();
+        let is_flushed = |_| {
+            state.healing.forget_rests();
+            let _ = crate::testing::heal_step(&store);
+            let is_online = store.health().unwrap().shards[1].health == crate::Health::Online;
+            store.flush().is_ok() && is_online
+        };
+        assert!((0..100).any(is_flushed), "{:?}", store.health());
+        while crate::testing::change_step(&store).unwrap() {}
+        assert_eq!(change.wait().unwrap(), crate::Phase::Completed);
     }
 
     /// Whether a scrub is slow, as it is asked to be, or is due in a year: a disk that is back is not left waiting for that.

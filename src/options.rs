@@ -256,6 +256,8 @@ impl Options {
     /// error, and changes nothing. An archive that has what is lost is added to no more.
     ///
     /// It must hold a journal: where all copies are lost, [`accept_journal_loss`](Self::accept_journal_loss) goes on without.
+    /// Name it with [`journal_dir`](Self::journal_dir) as well where the store may not know of it, as with an older manifest: it is
+    /// [`Refused`](crate::ErrorKind::Refused) otherwise, where nothing else tells of a journal that was moved, or the journal counts as lost.
     ///
     /// Numbers of writes go on at least 2^32 later, since those that were given up may still be held somewhere. A shard that is
     /// away meanwhile, or has not got as far as the others, is made anew when it comes back. An acceptance that is interrupted is gone on

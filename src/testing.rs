@@ -259,7 +259,11 @@ pub fn recount(store: &Store) -> Result<bool> {
 pub fn change_step(store: &Store) -> Result<bool> {
     match verbs::reshard::step(&store.handle.state)? {
         verbs::reshard::Step::Idle => Ok(false),
-        verbs::reshard::Step::NeedsFlush => store.flush().map(|()| true),
+        verbs::reshard::Step::NeedsFlush => {
+            let flushed =
+                store.flush().inspect_err(|error| verbs::reshard::not_flushed(&store.handle.state, error));
+            flushed.map(|()| true)
+        }
         _ => Ok(true),
     }
 }
@@ -285,7 +289,11 @@ pub fn heal_step(store: &Store) -> Result<bool> {
 pub fn scrub_step(store: &Store) -> Result<bool> {
     match verbs::scrub::step(&store.handle.state)? {
         verbs::scrub::Step::Idle => Ok(false),
-        verbs::scrub::Step::NeedsFlush => store.flush().map(|()| true),
+        verbs::scrub::Step::NeedsFlush => {
+            let flushed =
+                store.flush().inspect_err(|error| verbs::scrub::not_flushed(&store.handle.state, error));
+            flushed.map(|()| true)
+        }
         _ => Ok(true),
     }
 }

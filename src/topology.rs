@@ -155,8 +155,8 @@ impl TopologyChange {
     /// Waits until it is over, and returns how it ended: [`Phase::Completed`] or [`Phase::Cancelled`].
     ///
     /// # Errors
-    /// The cause, as soon as a step fails: a shard that is offline, a full disk, a damaged copy. The change is then still
-    /// under way, and tried again; wait again, or cancel it. `Closed` if the store is closed meanwhile.
+    /// The cause, as soon as a step fails, or a flush that must come first: a shard that is offline, a full disk, a damaged copy. The
+    /// change is then still under way, and tried again; wait again, or cancel it. `Closed` if the store is closed meanwhile.
     pub fn wait(&self) -> Result<Phase> {
         loop {
             if let Some(phase) = self.wait_for(Duration::from_millis(200))? {

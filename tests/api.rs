@@ -234,6 +234,11 @@ fn another_format_version_is_refused_by_name() {
     let error = small().open(dir.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("99"), "{error}");
+    // Not as of a file that cannot be read, which the shards have copies of.
+    assert!(
+        error.advice().is_some_and(|advice| advice.contains("with the release that wrote it")),
+        "{error}"
+    );
 }
 
 #[test]

@@ -61,3 +61,31 @@ fn spread(shards: &[ShardBalance], load: impl Fn(&ShardBalance) -> u32) -> f64 {
     // What is written as text has no infinity.
     most.min(f64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(number: u32, weight: f64, load: u32) -> ShardBalance {
+        let share = weight;
+        ShardBalance {
+            shard: ShardId(number),
+            weight,
+            load,
+            primaries: load,
+            share,
+            proportional: share,
+            limit: None,
+        }
+    }
+
+    /// Two are imbalance, however little it weighs.
+    #[test]
+    fn a_load_of_one_is_no_imbalance_and_one_of_two_is() {
+        let of = |load| Balance::new(vec![shard(0, 1.0, 500), shard(1, 1.0, 500), shard(2, 1e-6, load)]);
+        for even in [of(0), of(1)] {
+            assert!(even.max_over_mean < 1.01 && even.primaries_max_over_mean < 1.01, "{even:?}");
+        }
+        assert!(of(2).max_over_mean > 1000.0, "{:?}", of(2));
+    }
+}

@@ -11,7 +11,7 @@ use crate::shard::Layout;
 use crate::state::State;
 use crate::state::events::EventKind;
 use crate::state::scrub::{ScrubReport, Stage};
-use crate::state::transfer::{Counted, level, reconcile_chunk, verify_and_mend};
+use crate::state::transfer::{self, Counted, level, reconcile_chunk, verify_and_mend};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +102,14 @@ fn step_of(state: &State, number: u64, stage: Stage) -> Result<Step> {
         state.scrub.failed(number, error);
     }
     stepped
+}
+
+/// A flush that must come first failed: whoever waits for the scrub is told, and does not wait for as long as a disk is full.
+pub fn not_flushed(state: &State, error: &Error) {
+    // Of a close everyone has been told.
+    if let (Ok(()), Some((number, _))) = (state.check_open(), state.scrub.stage()) {
+        state.scrub.failed(number, &transfer::not_flushed(error));
+    }
 }
 
 fn verify(

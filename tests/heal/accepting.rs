@@ -131,6 +131,29 @@ fn writes_after_an_accepted_loss_count_more_than_what_the_seals_do_not_speak_of(
     world.check_copies();
 }
 
+/// Nobody else has what it holds: it counts as it is, though another one has got further.
+#[test]
+fn a_shard_without_replicas_that_is_behind_is_kept_when_a_loss_is_accepted() {
+    for lost in [&[JOURNAL][..], &[JOURNAL, MANIFEST]] {
+        for behind in 0..2 {
+            let mut world = World::new(options(2, 1));
+            (0..100).for_each(|n| _ = world.insert(&format!("{n}"), "before"));
+            world.store.flush().unwrap();
+            let model = world.model.clone();
+            world.fail_seals(&[behind], 0);
+            (100..200).for_each(|n| _ = world.insert(&format!("{n}"), "later"));
+            let _ = world.store.flush();
+            world.lose(lost);
+            world.store = world.try_accepted().unwrap_or_else(|e| panic!("{lost:?}, {behind}: {e}"));
+            for (key, value) in model {
+                assert_eq!(world.store.get(&key).unwrap().as_deref(), Some(&value[..]), "{lost:?}, {behind}");
+            }
+            world.store.insert("after", "the loss").unwrap();
+            world.store.flush().unwrap();
+        }
+    }
+}
+
 /// A shard that was away when the loss was accepted has writes whose numbers would be others' by now.
 #[test]
 fn a_shard_that_was_away_when_a_loss_was_accepted_is_made_anew() {

@@ -290,8 +290,36 @@ fn a_shard_that_was_full_several_times_is_opened_again_each_time() {
         world.disk.heal();
         world.heal_until_good();
     }
-    assert!(!world.saw(|e| matches!(e, EventKind::Rebuilding { .. } | EventKind::NotHealed { .. })));
+    let given_up = |e: &EventKind| {
+        matches!(e, EventKind::Rebuilding { .. } | EventKind::NotHealed { .. } | EventKind::Offline { .. })
+    };
+    assert!(!world.saw(given_up));
     world.heal();
+    world.check();
+    world.check_copies();
+}
+
+/// One that could not be written to is opened again when another one, which is offline, has taken over: that alone is opened for it.
+#[test]
+fn a_shard_that_serves_is_not_opened_again_for_another_one() {
+    let mut world = World::new(options(3, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    world.factory.fail(ShardId(2), EngineOperation::Apply);
+    world.write(100);
+    world.store.flush().unwrap();
+    // From its first try on it rests.
+    world.factory.fail(ShardId(2), EngineOperation::Open);
+    world.steps(5);
+    world.fill_disks(&[1]);
+    world.write(100);
+    let _ = world.store.flush();
+    assert!(matches!(world.health(1), Health::Degraded(_)), "{}", world.health(1));
+    world.disk.heal();
+    world.factory.heal(ShardId(2));
+    let opened = world.factory.calls(ShardId(0), EngineOperation::Open);
+    world.heal();
+    assert_eq!(world.factory.calls(ShardId(0), EngineOperation::Open), opened);
     world.check();
     world.check_copies();
 }

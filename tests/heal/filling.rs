@@ -87,6 +87,33 @@ fn a_removal_is_not_parted_from_what_it_removes() {
     }
 }
 
+/// It may rest for long, and its seal would say all that time, and at the next opening, that somebody is in the midst of changing it.
+#[test]
+fn a_filling_that_cannot_go_on_leaves_a_seal_that_says_what_is_there() {
+    let mut world = World::new(options(2, 2));
+    for n in 0..1500u32 {
+        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 4000]);
+        world.store.insert(&key, &value).unwrap();
+        world.model.insert(key, value);
+    }
+    world.store.flush().unwrap();
+    world.rebuild(ShardId(1));
+    for _ in 0..1000 {
+        if world.is_applying(1) {
+            break;
+        }
+        world.steps(1);
+    }
+    assert!(world.is_applying(1) && world.health(1) == Health::Rebuilding);
+    world.factory.fail(ShardId(0), EngineOperation::Versions);
+    world.heal_a_while();
+    assert!(!world.is_applying(1));
+    world.factory.heal(ShardId(0));
+    world.heal();
+    world.check();
+    world.check_copies();
+}
+
 /// One that is being filled has every write, and not yet what was there before: it is no reason to go on without another.
 #[test]
 fn a_shard_that_is_being_filled_does_not_stand_in_for_one_that_is_full() {

@@ -470,8 +470,32 @@ fn a_shard_that_cannot_be_looked_through_and_has_no_replica_goes_on_serving() {
     world.factory.panic_times(ShardId(0), EngineOperation::Verify, 1);
     world.store.repair(ShardId(0)).unwrap();
     world.heal_a_while();
-    assert!(!matches!(world.health(0), Health::Offline(_)), "{}", world.health(0));
+    assert!(!world.saw(|kind| matches!(kind, EventKind::Offline { .. })), "{}", world.health(0));
     world.check();
+}
+
+/// Its disk is full by the time that what was put right is to be made durable: that comes later.
+#[test]
+fn a_shard_whose_disk_is_full_when_a_page_has_been_put_right_goes_on_serving() {
+    let mut world = World::new(options(2, 2));
+    world.write(600);
+    world.store.flush().unwrap();
+    let key = world.model.keys().nth(50).unwrap().clone();
+    world.factory.corrupt(ShardId(0), &internal(&key));
+    let dir = world.dir(0);
+    let seal = move |path: &Path| path.starts_with(&dir) && path.to_string_lossy().contains("SEAL");
+    // The first says that it is being changed.
+    let full = Fault::on(Operation::Rename).at(seal).after(1);
+    world.disk.inject(full.error(std::io::ErrorKind::StorageFull));
+    world.store.repair(ShardId(0)).unwrap();
+    world.heal_a_while();
+    assert!(!world.saw(|e| matches!(e, EventKind::Offline { .. })), "{}", world.health(0));
+    world.check();
+    world.disk.heal();
+    world.heal();
+    assert!(world.store.health().unwrap().is_good());
+    world.check();
+    world.check_copies();
 }
 
 /// Who meets damage looks no further than there: all of a shard takes hours to verify.

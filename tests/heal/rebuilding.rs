@@ -559,6 +559,26 @@ fn a_compaction_that_cannot_come_to_its_end_is_given_up() {
     world.check_copies();
 }
 
+/// What cannot be written is what was to take its place, and no more.
+#[test]
+fn a_shard_whose_new_engine_cannot_be_written_goes_on_with_the_one_it_has() {
+    let mut world = World::new(options(1, 1));
+    world.write(300);
+    world.store.flush().unwrap();
+    world.store.compact(ShardId(0)).unwrap();
+    world.factory.fail_times(ShardId(0), EngineOperation::Apply, 1);
+    world.heal_a_while();
+    assert_eq!(world.health(0), Health::Online);
+    let lost = |e: &EventKind| matches!(e, EventKind::Offline { .. } | EventKind::Degraded { .. });
+    assert!(!world.saw(|e| lost(e) || matches!(e, EventKind::Compacted { .. })));
+    world.check();
+    world.store.compact(ShardId(0)).unwrap();
+    world.heal();
+    assert!(world.saw(|e| matches!(e, EventKind::Compacted { .. })));
+    world.check();
+    world.check_copies();
+}
+
 /// It fails again and again, and is whole: what the only other one has lost, as nobody knows yet, is in its files alone.
 #[test]
 fn a_shard_that_fails_again_and_again_is_not_given_up_while_it_has_what_the_others_lack() {

@@ -218,6 +218,22 @@ fn a_journal_that_was_moved_and_is_being_accepted_is_not_passed_over_for_what_wa
     assert!(refused > 0);
 }
 
+/// It says nothing, so not that the journal has left either: who never moved it opens as ever.
+#[test]
+fn a_damaged_word_in_the_stores_directory_keeps_no_journal_from_being_opened_that_was_never_moved() {
+    let word = Path::new("/store/MIRRORS");
+    let mut bytes = World::filled(&with(&["/a"])).disk.read(word).unwrap().unwrap();
+    bytes[30] ^= 1;
+    let world = World::filled(&options());
+    assert!(!world.disk.exists(word).unwrap());
+    world.disk.replace(word, &bytes).unwrap();
+    let store = world.open(&options()).unwrap();
+    check(&store, 20);
+    write(&store, 20..25);
+    let world = world.killed(store);
+    check(&world.open(&options()).unwrap(), 25);
+}
+
 /// With the store's directory what had been left there is lost as well.
 #[test]
 fn a_journal_that_was_moved_and_is_named_is_not_given_up_as_lost() {
@@ -272,6 +288,34 @@ fn a_journal_that_was_moved_and_is_not_named_is_not_given_up_as_lost() {
         write(&store, 0..5);
         let world = world.killed(store);
         check(&world.open(&options()).unwrap(), 5);
+    }
+}
+
+/// The word in the store's directory is lost with the manifest: that of the user is all that tells where the journal is.
+#[test]
+fn a_journal_that_is_accepted_and_not_named_is_neither_given_up_nor_passed_over() {
+    for left in [true, false] {
+        let world = moved_from(&options());
+        lose(&world);
+        if !left {
+            world.disk.remove_dir_all(Path::new("/store/journal")).unwrap();
+        }
+        let there = |world: &World| ["/store/shards", "/store/journal", "/e"].map(|dir| files(world, dir));
+        let before = there(&world);
+        let accepted = options().accept_journal("/e");
+        let other = with(&["/f"]).accept_journal("/e").accept_journal_loss(true);
+        for options in [accepted.clone().accept_journal_loss(true), accepted.clone()] {
+            let error = world.open(&options).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{left}: {error}");
+            assert!(error.advice().is_some_and(|advice| advice.contains("journal_dir")), "{error}");
+        }
+        if !left {
+            let error = world.open(&other).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        }
+        assert!(there(&world) == before, "{left}");
+        let world = world.killed(());
+        check(&world.open(&accepted.journal_dir("/e")).unwrap(), 25);
     }
 }
 

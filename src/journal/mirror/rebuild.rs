@@ -95,11 +95,7 @@ impl Mirrors {
         }
         vacant::check_owner(disk, dir, self.store)?;
         disk.create_dir_durably(dir).map_err(io)?;
-        if mirror.mounts > 0 {
-            // What was locked may have been the directory that the disk is mounted over by now.
-            self.locks.let_go(dir);
-        }
-        self.locks.take(disk, dir)
+        self.locks.take_there(disk, dir)
     }
 
     fn rebuild_from(&self, source: usize, index: usize, make_do: bool) -> Outcome<()> {

@@ -331,3 +331,15 @@ fn two_failures_at_once_leave_one_note_and_no_copy_out() {
     });
     assert!(mirrors.copies().iter().all(|copy| copy.good), "{:?}", mirrors.copies());
 }
+
+/// It says all that there is to say.
+#[test]
+fn a_note_that_is_there_already_is_one() {
+    use super::health::note_failure;
+    let disk = new_disk();
+    drop(create(&disk).unwrap());
+    assert!(note_failure(&disk, dir()) && note_failure(&disk, dir()));
+    disk.inject(Fault::on(Operation::Create));
+    disk.inject(Fault::on(Operation::SyncDir));
+    assert!(!note_failure(&disk, dir()));
+}

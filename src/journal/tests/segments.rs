@@ -200,3 +200,15 @@ fn a_journal_that_is_begun_anew_in_part_opens_at_the_old_end_or_at_the_new_begin
         }
     }
 }
+
+/// What cannot be seen is not lost.
+#[test]
+fn what_is_left_in_a_directory_that_cannot_be_listed_is_not_known() {
+    let disk = new_disk();
+    drop(create(&disk).unwrap());
+    let left = |dir: &Path| Journal::left(&disk, dir, CONFIG.store_id, None);
+    assert_eq!(left(dir()).unwrap(), Left::Segments);
+    assert_eq!(left(Path::new("/nowhere")).unwrap(), Left::Nothing);
+    disk.inject(Fault::on(Operation::Look).at(|path| path == dir()));
+    assert_eq!(left(dir()).unwrap_err().kind(), ErrorKind::Io);
+}

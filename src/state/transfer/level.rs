@@ -36,3 +36,10 @@ pub fn uneven() -> Error {
     Error::new(ErrorKind::Unavailable, "the shards are not level: some have applied more than others")
         .remedy("flush, then try again")
 }
+
+/// The error of one who waits for a flush that failed for this.
+pub fn not_flushed(cause: &Error) -> Error {
+    Error::new(cause.kind(), "what has been written must be flushed first, and cannot be")
+        .caused_by(cause.clone())
+        .remedy("bring the shards back, or make room on those, that cannot be flushed to")
+}

@@ -17,7 +17,7 @@ mod sources;
 
 pub use compare::compare_chunk;
 pub use copy::{SEAL_EVERY, copy_chunk};
-pub use level::{level, uneven};
+pub use level::{level, not_flushed, uneven};
 pub use mend::verify_and_mend;
 pub use reconcile::{Counted, reconcile_chunk};
 pub use sources::{Sources, no_source};

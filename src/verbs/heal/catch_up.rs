@@ -120,8 +120,5 @@ fn apply(state: &State, layout: &Arc<Layout>, index: usize, piece: Piece) -> Res
     });
     // As in a flush: what is slow and gets further would be given up each time, and begin where it began before.
     let limit = state.settings.shard_timeout;
-    worker.wait(&ticket, limit, &beats).map_err(|error| match error.kind() {
-        ErrorKind::Unavailable => error,
-        _ => error.on(layout.shards[index].id),
-    })
+    worker.wait(&ticket, limit, &beats).map_err(|error| error.on(layout.shards[index].id))
 }

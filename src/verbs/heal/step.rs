@@ -8,6 +8,7 @@ use crate::state::State;
 use crate::state::change::Mover;
 use crate::state::events::EventKind;
 use crate::state::healing::Wish;
+use crate::state::transfer;
 use crate::sync::atomic::AtomicU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,10 +139,7 @@ pub fn not_flushed(state: &State, error: &Error) {
     for id in std::mem::take(&mut mover.unflushed) {
         let Some(index) = layout.index_of(id) else { continue };
         let shard = &layout.shards[index];
-        let failure = Error::new(error.kind(), "what has been written must be flushed first, and cannot be")
-            .on(id)
-            .caused_by(error.clone())
-            .remedy("bring the shards back, or make room on those, that cannot be flushed to");
+        let failure = transfer::not_flushed(error).on(id);
         if shard.is_filling() && shard.serves() {
             fill::give_up(state, &mut mover, shard, failure);
         } else {

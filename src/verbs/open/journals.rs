@@ -153,7 +153,9 @@ pub fn wanted(
 ) -> Result<Option<Wanted>> {
     let disk = below.disk.as_ref();
     let implicit = manifest.journals.is_empty();
+    options.accept_journal.iter().for_each(|path| below.watch(path));
     if implicit && options.journals.is_empty() && !has_left(disk, dir, manifest.store)? {
+        check_accepted(disk, options, &[&paths::resolve(disk, &dir.join(JOURNAL_DIR))?])?;
         return Ok(None);
     }
     let known = match implicit {
@@ -226,6 +228,20 @@ fn has_left(disk: &dyn Disk, dir: &Path, store: u128) -> Result<bool> {
         Err(error) if error.kind() == ErrorKind::Corruption => Ok(true),
         left => left,
     }
+}
+
+/// Errors where the user takes a copy as it is that is none of these, and it is there: a manifest that was taken from a shard, or put back, may be
+/// of before the journal was moved, and the user knows better.
+pub fn check_accepted(disk: &dyn Disk, options: &Options, copies: &[&Path]) -> Result<()> {
+    let Some(asked) = &options.accept_journal else { return Ok(()) };
+    let path = paths::resolve(disk, asked)?;
+    if copies.contains(&path.as_path()) || !Journal::is_in(disk, &path)? {
+        return Ok(());
+    }
+    let text = "the journal that is to be taken as it is lies in none of the directories that the store has for it, or that are named";
+    Err(Error::new(ErrorKind::Refused, text).at(asked).remedy(
+        "name the directory with Options::journal_dir as well; or, where another is meant, leave Options::accept_journal out",
+    ))
 }
 
 /// Whether the user takes a copy of the journal as it is that is believed.

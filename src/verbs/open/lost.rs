@@ -13,7 +13,7 @@
 
 use super::anew;
 use super::covered::check_covered;
-use super::journals::{OWN, Wanted};
+use super::journals::{OWN, Wanted, check_accepted};
 use crate::disk::{Disk, mounts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, VirtualNode};
@@ -143,6 +143,8 @@ fn begun(at: &Losing<'_>, places: &[Place], manifest: &Manifest) -> Result<Optio
         }
         None => {}
     }
+    let copies: Vec<&Path> = places.iter().map(|place| place.dir.as_path()).collect();
+    check_accepted(disk, at.options, &copies)?;
     let known: Vec<u32> = places.iter().filter(|place| place.known).map(|place| place.id).collect();
     // With a mark it may be the word of what was begun. One that cannot be read says nothing.
     if before.is_none() && matches!(Mirrors::is_elsewhere(disk, at.dir, store, &known), Ok(true)) {

@@ -38,4 +38,4 @@ pub use begin::begin;
 pub use finish::cancel;
 pub use preview::preview;
 pub use retire::drop_shard;
-pub use step::{Step, step};
+pub use step::{Step, not_flushed, step};

@@ -5,11 +5,11 @@ use super::copy::copy;
 use super::finish::flip;
 use super::retire;
 use super::sweep::{Swept, sweep};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::ChangeStep;
 use crate::state::State;
 use crate::state::change::Mover;
-use crate::state::transfer::level;
+use crate::state::transfer::{self, level};
 
 /// What a step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,14 @@ pub fn step(state: &State) -> Result<Step> {
         state.change.failed(error);
     }
     taken
+}
+
+/// A flush that must come first failed: whoever waits for the change is told, and does not wait for as long as a disk is full.
+pub fn not_flushed(state: &State, error: &Error) {
+    // Of a close everyone has been told.
+    if state.check_open().is_ok() {
+        state.change.failed(&transfer::not_flushed(error));
+    }
 }
 
 fn take(state: &State, mover: &mut Mover) -> Result<Step> {

@@ -226,6 +226,42 @@ fn what_changes_while_a_copy_is_made_is_copied_again() {
     }
 }
 
+/// What has changed cannot be written there again: it is not in the copy, which does not count.
+#[test]
+fn what_cannot_be_copied_again_keeps_a_copy_from_counting() {
+    let (disk, name) = (dirs_disk(29), segment::spare_name(7));
+    let [path, there] = DIRS.map(|dir| Path::new(dir).join(&name));
+    let rounds = Arc::new(AtomicUsize::new(usize::MAX));
+    let change = Arc::new(Mutex::new(None::<Arc<dyn crate::disk::DiskFile>>));
+    let (count, changed, below, fails) = (rounds.clone(), change.clone(), disk.clone(), there.clone());
+    let hooked = Hooked::new(&disk, move |operation, at| {
+        // The copy was cleared, a segment is in it, and the first round is at its end.
+        if operation == Operation::SyncDir
+            && at == Path::new(DIRS[1])
+            && count.load(Ordering::SeqCst) != usize::MAX
+            && count.fetch_add(1, Ordering::SeqCst) == 2
+            && let Some(file) = changed.lock().take()
+        {
+            file.write_at(1, b"since")?;
+            let fails = fails.clone();
+            below.inject(Fault::on(Operation::Write).at(move |path| path == fails).times(1));
+        }
+        Ok(())
+    });
+    let (mirrors, _journal) = Model::default().create_on(Arc::new(hooked));
+    let file = mirrors.open(&path, OpenMode::CreateNew).unwrap();
+    file.write_at(0, b"before").unwrap();
+    fault(&disk, Operation::SyncDir, 1, 1);
+    mirrors.sync_dir(Path::new(DIRS[0])).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    *change.lock() = Some(file.clone());
+    rounds.store(0, Ordering::SeqCst);
+    assert_eq!(mirrors.mend(), 0);
+    assert!(change.lock().is_none() && good(&mirrors) == [true, false], "{:?}", mirrors.copies());
+    assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+    assert_eq!(disk.read(&there).unwrap(), disk.read(&path).unwrap());
+}
+
 /// A copy that was left behind for want of room takes none of those who write beside it: not where it cannot fit, and not where somebody
 /// else takes meanwhile what it would need.
 #[test]
@@ -383,4 +419,23 @@ fn a_segment_whose_file_is_used_again_while_it_is_copied_takes_no_place_in_the_c
     absent(&disk, 0);
     let (.., report) = model.open(&disk, Some(DIRS[1])).unwrap();
     assert!(report.last >= Seq(40), "{}", report.last);
+}
+
+/// Longer than what is written at a time, and not a whole number of those.
+#[test]
+fn a_blank_file_is_as_long_in_the_copy_that_is_made_anew() {
+    let (_, disk, mirrors, _journal) = behind(24);
+    let (name, len) = (segment::spare_name(77), 300 << 10);
+    disk.replace(&Path::new(DIRS[0]).join(&name), &vec![7; len]).unwrap();
+    assert_eq!(mirrors.mend(), 1);
+    assert!(disk.read(&Path::new(DIRS[1]).join(&name)).unwrap() == Some(vec![0; len]));
+}
+
+/// Nor does a word that cannot be told: whose the segments are does.
+#[test]
+fn a_damaged_word_keeps_no_copy_from_being_made_anew() {
+    let (_, disk, mirrors, _journal) = behind(25);
+    disk.damage(&Path::new(DIRS[1]).join("MIRRORS"), |bytes| bytes[30] ^= 1).unwrap();
+    assert_eq!(mirrors.mend(), 1, "{:?}", mirrors.copies());
+    assert_eq!(good(&mirrors), [true; 2]);
 }

@@ -1,9 +1,7 @@
 //! Which copy is read when they differ, and what is mended.
 
-use super::hooked::Hooked;
 use super::mending::alike;
 use super::*;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn damage_in_one_copy_is_mended_from_the_other() {
@@ -407,50 +405,4 @@ fn a_name_that_is_no_segments_refuses_no_opening_where_another_copy_has_none() {
             assert_eq!(last, Seq(41), "{when}, without {lost}");
         }
     }
-}
-
-/// What is believed is locked, though its disk was mounted only after the locks had been taken.
-#[test]
-fn a_copy_that_turns_up_behind_the_locks_is_not_believed_while_another_has_it() {
-    let mut model = Model::default();
-    let disk = dirs_disk(61);
-    let (mirrors, journal) = model.create(&disk);
-    (0..20).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
-    model.sync(&journal).unwrap();
-    drop((mirrors, journal));
-    let disk = disk.kill();
-    let file = Path::new(DIRS[1]).join("LOCK");
-    let is_held = |disk: &SimDisk| disk.lock(&file).is_err();
-    let look = |disk: Arc<dyn Disk>, locks| {
-        Found::look(disk, Path::new(HOME), CONFIG.store_id, places(), None, false, locks)
-    };
-    absent(&disk, 1);
-    let locks = Found::lock(&disk, CONFIG.store_id, &places()).unwrap();
-    disk.heal();
-    let theirs = disk.lock(&file).unwrap();
-    let error = look(Arc::new(disk.clone()), locks.clone()).map(drop).unwrap_err();
-    assert_eq!((error.kind(), error.path()), (ErrorKind::Locked, Some(Path::new(DIRS[1]))), "{error}");
-    drop(theirs);
-    let found = look(Arc::new(disk.clone()), locks).unwrap();
-    assert!(found.believes(Path::new(DIRS[1])) && is_held(&disk));
-    drop(found);
-
-    // The mount point was there.
-    disk.mount(Path::new(DIRS[1]));
-    disk.unmount(Path::new(DIRS[1]));
-    let theirs = Arc::new(AtomicBool::new(false));
-    let (has, lock) = (theirs.clone(), file.clone());
-    let hooked: Arc<dyn Disk> =
-        Arc::new(Hooked::new(&disk, move |_, path| match path == lock && has.load(Ordering::Relaxed) {
-            true => Err(std::io::ErrorKind::WouldBlock.into()),
-            false => Ok(()),
-        }));
-    let locks = Found::lock(hooked.as_ref(), CONFIG.store_id, &places()).unwrap();
-    disk.mount(Path::new(DIRS[1]));
-    theirs.store(true, Ordering::Relaxed);
-    let error = look(hooked.clone(), locks.clone()).map(drop).unwrap_err();
-    assert_eq!((error.kind(), error.path()), (ErrorKind::Locked, Some(Path::new(DIRS[1]))), "{error}");
-    theirs.store(false, Ordering::Relaxed);
-    let found = look(hooked, locks).unwrap();
-    assert!(found.believes(Path::new(DIRS[1])) && is_held(&disk));
 }

@@ -1,6 +1,8 @@
 //! Which words are heard, and when one is given.
 
 use super::*;
+use crate::journal::mirror::Locks;
+use crate::journal::segment;
 
 fn look(disk: &SimDisk, places: Vec<Place>, adopted: bool) -> Result<Found> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -214,6 +216,23 @@ fn a_directory_with_the_word_of_another_store_alone_is_not_vacant() {
     vacant(CONFIG.store_id).unwrap();
 }
 
+/// It keeps the header of the segment that it was.
+#[test]
+fn a_directory_with_a_spare_of_another_store_is_not_vacant() {
+    let (model, disk) = (Model::default(), dirs_disk(57));
+    model.create(&disk);
+    let dir = Path::new(DIRS[1]);
+    for name in disk.list(dir).unwrap() {
+        match name.ends_with(".seg") {
+            true => disk.rename(&dir.join(name), &dir.join(segment::spare_name(3))).unwrap(),
+            false => disk.remove_file(&dir.join(name)).unwrap(),
+        }
+    }
+    let vacant = |store| Mirrors::check_vacant(&disk, dir, store);
+    vacant(CONFIG.store_id).unwrap();
+    assert_eq!(vacant(CONFIG.store_id + 1).unwrap_err().kind(), ErrorKind::Foreign);
+}
+
 #[test]
 fn a_directory_that_cannot_be_looked_into_is_not_vacant() {
     let disk = dirs_disk(56);
@@ -280,4 +299,29 @@ fn a_gap_that_an_interrupted_trim_has_left_keeps_no_journal_from_being_moved() {
     Journal::open(mirrors.clone(), Path::new(DIRS[1]), CONFIG, from, from, &mut visit).unwrap();
     assert_eq!(last, Seq(60));
     assert!(!disk.exists(&theirs(2)).unwrap());
+}
+
+/// It would be said of what is begun.
+#[test]
+fn a_journal_is_not_begun_anew_beside_a_word_that_cannot_be_taken_back() {
+    let disk = dirs_disk(82);
+    drop(Model::default().create(&disk));
+    let (disk, dir) = (disk.kill(), Path::new(DIRS[1]));
+    for name in disk.list(dir).unwrap().iter().filter(|name| name.ends_with(".seg")) {
+        disk.remove_file(&dir.join(name)).unwrap();
+    }
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let begin = || Mirrors::begin_afresh(&shared, dir, &Locks::new(CONFIG.store_id), CONFIG, Seq(1 << 33));
+    let word = dir.join("MIRRORS");
+    disk.inject(Fault::on(Operation::Remove).at(|path| path.ends_with("MIRRORS")));
+    assert_eq!(begin().unwrap_err().kind(), ErrorKind::Io);
+    assert!(disk.exists(&word).unwrap());
+    disk.heal();
+    begin().unwrap();
+    assert!(!disk.exists(&word).unwrap());
+    // Nor is one missed that was never given.
+    for name in disk.list(dir).unwrap().iter().filter(|name| name.ends_with(".seg")) {
+        disk.remove_file(&dir.join(name)).unwrap();
+    }
+    begin().unwrap();
 }

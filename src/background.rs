@@ -485,6 +485,7 @@ mod tests {
         fill_up(&disk, &store);
         let scrub = store.scrub().unwrap();
         assert!((0..10).any(|_| move_round(state, false).is_err()), "it waited for no flush");
+        assert!(scrub.progress().error.is_some());
         let error = scrub.wait().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert!(error.to_string().contains("flushed first"), "{error}");
@@ -497,7 +498,7 @@ mod tests {
         let change = store.apply(plan).unwrap();
         fill_up(&disk, &store);
         assert!((0..10).any(|_| move_round(state, false).is_err()), "it waited for no flush");
-        let error = change.wait().unwrap_err();
+        let error = change.wait_for(Duration::from_secs(20)).unwrap_err();
         assert!(error.to_string().contains("flushed first"), "{error}");
         disk.heal();
         let is_flushed = |_| {

@@ -3,6 +3,7 @@
 //! Invariant: when `open` returns, what was replayed is durable, and a tail that was cut can never come back: the new
 //! session's first segment says, durably, below which sequence the log before it ends.
 
+use super::behind::least_commit;
 use super::group::Group;
 use super::health::{Health, UNNOTED, note_failure};
 use super::known::Known;
@@ -284,12 +285,23 @@ fn go_on(
     segments.truncate(keep);
     let mut retained = VecDeque::new();
     let mut first_after = walk.end;
-    for segment in segments.iter().rev() {
-        let first = segment.first.unwrap_or(first_after).min(first_after);
-        first_after = first;
-        let SegmentHeader { generation, len, .. } = segment.header;
-        let start = segment.header.origin != Origin::Continuation;
-        retained.push_front(Retained { generation, first, len, start });
+    let oldest = segments.iter().position(|segment| segment.first.is_some()).unwrap_or(usize::MAX);
+    for (index, Segment { path, header, first, .. }) in segments.iter().enumerate().rev() {
+        // One whose first frame cannot be read begins with what can be: else all of it would be missing to an archive. The oldest does not, since
+        // nobody is to be given what begins behind damage.
+        let readable = || {
+            let disk = supply.disk.as_ref();
+            least_commit(disk, path, *header, BODY, Seq::ZERO..first_after).ok().flatten()
+        };
+        let first = match first {
+            Some(first) => *first,
+            None if index > oldest => readable().map_or(first_after, |(_, seq)| seq),
+            None => first_after,
+        };
+        first_after = first.min(first_after);
+        let SegmentHeader { generation, len, origin, .. } = *header;
+        let start = origin != Origin::Continuation;
+        retained.push_front(Retained { generation, first: first_after, len, start });
     }
     let journal = begin(supply, generation, walk.end, retained, Scarce::Small { there })?;
     if let (Some(at), Some(segment)) = (anchor, segments.last()) {

@@ -294,3 +294,36 @@ fn behind_damage_to_the_end_of_a_segment_the_log_goes_on_in_the_next() {
     disk.inject(Fault::on(Operation::Read));
     assert_eq!(journal.behind(&Cursor::at(Seq(30)), Seq::MAX).unwrap_err().kind(), ErrorKind::Io);
 }
+
+/// It is told from the segment before it by what else can be read of it.
+#[test]
+fn a_segment_whose_first_frame_is_damaged_is_read_behind_that_after_an_opening() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    for _ in 0..120 {
+        append(&journal, Handoff::Os).unwrap();
+    }
+    let (held, below) = journal.segment_of(Seq(30)).unwrap();
+    journal.sync_to(Seq::MAX).unwrap();
+    drop(journal);
+    let disk = disk.kill();
+    let path = dir().join(segment::name(held.generation));
+    let begin = segment::BODY as usize;
+    disk.damage(&path, |bytes| bytes[begin..begin + 8].fill(0xff)).unwrap();
+    let last = Seq(120);
+    let journal =
+        Journal::open(Arc::new(disk.clone()), dir(), CONFIG, last, last, &mut |_, _| Ok(())).unwrap().0;
+    let mut cursor = Cursor::at(Seq(1));
+    let error = read_on(&journal, &mut cursor, last, usize::MAX).unwrap_err();
+    assert_eq!((error.kind(), cursor.next()), (ErrorKind::Corruption, held.first), "{error}");
+    let mut behind = journal.behind(&cursor, Seq::MAX).unwrap().unwrap();
+    assert_eq!(behind.next(), held.first.next());
+    read_on(&journal, &mut behind, last, usize::MAX).unwrap();
+    // Of one in which nothing can be read the next takes the place.
+    drop(journal);
+    let disk = disk.kill();
+    disk.damage(&path, |bytes| bytes[begin..].fill(0)).unwrap();
+    let journal =
+        Journal::open(Arc::new(disk.clone()), dir(), CONFIG, last, last, &mut |_, _| Ok(())).unwrap().0;
+    assert_eq!(journal.behind(&cursor, Seq::MAX).unwrap().unwrap().next(), below);
+}

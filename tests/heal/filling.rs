@@ -42,11 +42,7 @@ fn a_rebuild_goes_on_after_a_crash_and_while_the_store_is_written_to() {
 #[test]
 fn a_shard_that_is_begun_anew_while_it_is_filled_is_filled_from_the_beginning() {
     let mut world = World::new(options(3, 2));
-    for n in 0..1500u32 {
-        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 4000]);
-        world.store.insert(&key, &value).unwrap();
-        world.model.insert(key, value);
-    }
+    world.write_large(0..1500, 4000);
     world.store.flush().unwrap();
     for steps in [2, 3, 4, 5, 6, 7] {
         world.rebuild(ShardId(1));
@@ -91,11 +87,7 @@ fn a_removal_is_not_parted_from_what_it_removes() {
 #[test]
 fn a_filling_that_cannot_go_on_leaves_a_seal_that_says_what_is_there() {
     let mut world = World::new(options(2, 2));
-    for n in 0..1500u32 {
-        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 4000]);
-        world.store.insert(&key, &value).unwrap();
-        world.model.insert(key, value);
-    }
+    world.write_large(0..1500, 4000);
     world.store.flush().unwrap();
     world.rebuild(ShardId(1));
     for _ in 0..1000 {
@@ -118,11 +110,7 @@ fn a_filling_that_cannot_go_on_leaves_a_seal_that_says_what_is_there() {
 #[test]
 fn a_shard_that_is_being_filled_does_not_stand_in_for_one_that_is_full() {
     let mut world = World::new(options(3, 2));
-    for n in 0..1500u32 {
-        let (key, value) = (n.to_be_bytes().to_vec(), vec![n as u8; 4000]);
-        world.store.insert(&key, &value).unwrap();
-        world.model.insert(key, value);
-    }
+    world.write_large(0..1500, 4000);
     world.store.flush().unwrap();
     world.rebuild(ShardId(1));
     world.steps(4);

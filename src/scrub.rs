@@ -27,8 +27,8 @@ impl Scrub {
     /// last 64.
     ///
     /// # Errors
-    /// The cause, as soon as a step fails, or a flush that must come first; it is then tried again: wait again, or cancel it. `Closed` if the store is closed
-    /// meanwhile; it goes on at the next opening.
+    /// The cause, as soon as a step fails, or a flush that must come first; it is then tried again: wait again, or cancel it.
+    /// `Closed` if the store is closed meanwhile; it goes on at the next opening.
     pub fn wait(&self) -> Result<Option<ScrubReport>> {
         self.handle.state.scrub.wait(self.number)
     }

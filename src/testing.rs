@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq, ShardId};
 use crate::options::Options;
 use crate::record::RunBuffer;
+use crate::state::State;
 use crate::store::Store;
 use crate::verbs;
 use crate::verbs::restore::Repaired;
@@ -255,15 +256,16 @@ pub fn recount(store: &Store) -> Result<bool> {
     verbs::recount::recount(&store.handle.state, 2)
 }
 
+/// The flush that a step waits for; who waits for the step is told if it fails.
+fn flush_first(store: &Store, tell: fn(&State, &Error)) -> Result<bool> {
+    store.flush().inspect_err(|error| tell(&store.handle.state, error)).map(|()| true)
+}
+
 /// One step of a change of the topology, flushing where that must come first. Returns whether there is more to do.
 pub fn change_step(store: &Store) -> Result<bool> {
     match verbs::reshard::step(&store.handle.state)? {
         verbs::reshard::Step::Idle => Ok(false),
-        verbs::reshard::Step::NeedsFlush => {
-            let flushed =
-                store.flush().inspect_err(|error| verbs::reshard::not_flushed(&store.handle.state, error));
-            flushed.map(|()| true)
-        }
+        verbs::reshard::Step::NeedsFlush => flush_first(store, verbs::reshard::not_flushed),
         _ => Ok(true),
     }
 }
@@ -272,11 +274,7 @@ pub fn change_step(store: &Store) -> Result<bool> {
 pub fn heal_step(store: &Store) -> Result<bool> {
     match verbs::heal::step(&store.handle.state)? {
         verbs::heal::Step::Idle => Ok(false),
-        verbs::heal::Step::NeedsFlush => {
-            let flushed =
-                store.flush().inspect_err(|error| verbs::heal::not_flushed(&store.handle.state, error));
-            flushed.map(|()| true)
-        }
+        verbs::heal::Step::NeedsFlush => flush_first(store, verbs::heal::not_flushed),
         verbs::heal::Step::Later(_) => {
             store.handle.state.healing.forget_rests();
             Ok(true)
@@ -289,11 +287,7 @@ pub fn heal_step(store: &Store) -> Result<bool> {
 pub fn scrub_step(store: &Store) -> Result<bool> {
     match verbs::scrub::step(&store.handle.state)? {
         verbs::scrub::Step::Idle => Ok(false),
-        verbs::scrub::Step::NeedsFlush => {
-            let flushed =
-                store.flush().inspect_err(|error| verbs::scrub::not_flushed(&store.handle.state, error));
-            flushed.map(|()| true)
-        }
+        verbs::scrub::Step::NeedsFlush => flush_first(store, verbs::scrub::not_flushed),
         _ => Ok(true),
     }
 }

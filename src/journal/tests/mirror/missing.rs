@@ -4,6 +4,19 @@ use super::older::{OLDEST, kept, of_three, path, read_all, third};
 use super::*;
 use crate::journal::segment;
 
+/// The second copy is left out after 50 writes, and the first one has 30 more.
+fn left_out(seed: u64) -> (Model, SimDisk, Arc<Mirrors>, Journal) {
+    let (mut model, disk) = (Model::default(), dirs_disk(seed));
+    let (mirrors, journal) = model.create(&disk);
+    (0..50).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    fault(&disk, Operation::Sync, 1, 1);
+    (0..30).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
+    model.sync(&journal).unwrap();
+    assert_eq!(good(&mirrors), [true, false]);
+    (model, disk, mirrors, journal)
+}
+
 /// A trim that was interrupted has left it in one of them; or the other has lost it.
 #[test]
 fn a_segment_that_only_one_copy_has_is_not_given_up() {
@@ -59,14 +72,7 @@ fn a_segment_that_one_copy_has_lost_is_not_removed_from_the_other() {
 fn a_segment_that_the_copy_which_serves_has_lost_comes_back_from_one_that_is_made_anew() {
     for lost in [2, 3, 4, 5] {
         let when = format!("segment {lost}");
-        let (mut model, disk) = (Model::default(), dirs_disk(66));
-        let (mirrors, journal) = model.create(&disk);
-        (0..50).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
-        model.sync(&journal).unwrap();
-        fault(&disk, Operation::Sync, 1, 1);
-        (0..30).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
-        model.sync(&journal).unwrap();
-        assert_eq!(good(&mirrors), [true, false]);
+        let (mut model, disk, mirrors, journal) = left_out(66);
         // The last that is whole in both, and what it goes on with.
         let theirs = disk.list(Path::new(DIRS[1])).unwrap();
         let behind = theirs.iter().filter(|name| name.ends_with(".seg")).max().unwrap().clone();
@@ -122,14 +128,7 @@ fn what_is_put_back_into_the_copy_that_serves_is_in_every_copy_that_counts() {
 
 /// A journal of which the second copy was left out while it had the oldest segments, and the first has lost some of them since it was closed.
 fn without_the_oldest(lost: u64) -> (Model, SimDisk) {
-    let (mut model, disk) = (Model::default(), dirs_disk(68));
-    let (mirrors, journal) = model.create(&disk);
-    (0..50).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
-    model.sync(&journal).unwrap();
-    fault(&disk, Operation::Sync, 1, 1);
-    (0..30).for_each(|_| model.append(&journal, Handoff::Os).unwrap());
-    model.sync(&journal).unwrap();
-    assert_eq!(good(&mirrors), [true, false]);
+    let (mut model, disk, mirrors, journal) = left_out(68);
     drop((journal, mirrors));
     let disk = disk.kill();
     (1..=lost).for_each(|lost| disk.remove_file(&path(0, &segment::name(lost))).unwrap());

@@ -4,6 +4,8 @@
 //! `cargo bench --bench journal -- commits` measures inserts into a whole store instead, by durability and threads, each
 //! measurement in a process of its own. `ANNULUS_BEFORE`: this benchmark as another version built it; both are run by
 //! turns. `ANNULUS_ROUNDS`: how often (5); the table has medians.
+//!
+//! `cargo bench --bench journal -- timeout`: what a limit to writes costs (`Options::write_timeout`), beside a store without one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -245,12 +247,59 @@ fn commits() {
     }
 }
 
+/// Inserts by turns into a store whose writes wait for the disk themselves and into one whose writes have a limit.
+fn timeouts() {
+    let rounds = std::env::var("ANNULUS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(15);
+    println!(
+        "| durability | threads | without a limit, us a write | with one | ratio |\n|---|---:|---:|---:|---:|"
+    );
+    for (durability, count) in [(Durability::Process, 20_000_u64), (Durability::Sync, 400)] {
+        for threads in [1, 8] {
+            let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+            let open = |at: usize| {
+                let options = Options::new().shards(2).replication_factor(2).memory_budget(256 << 20);
+                let options = if at == 0 { options } else { options.write_timeout(Duration::from_secs(60)) };
+                options.open(dirs[at].path()).expect("a store")
+            };
+            let stores = [open(0), open(1)];
+            let block = |store: &annulus::Store, round: u64| {
+                let begin = Instant::now();
+                std::thread::scope(|scope| {
+                    for thread in 0..threads {
+                        scope.spawn(move || {
+                            for n in 0..count / threads {
+                                let key = (round * count * threads + thread * count + n).to_be_bytes();
+                                store.insert_with(key, PAYLOAD, durability).expect("a write");
+                            }
+                        });
+                    }
+                });
+                begin.elapsed().as_secs_f64() * 1e6 / (count / threads * threads) as f64
+            };
+            let mut figures = [Vec::new(), Vec::new()];
+            for round in 0..rounds {
+                for at in [round as usize % 2, 1 - round as usize % 2] {
+                    figures[at].push(block(&stores[at], round));
+                }
+            }
+            let [without, with] = figures.map(|mut figures| {
+                figures.sort_by(f64::total_cmp);
+                figures[figures.len() / 2]
+            });
+            println!("| {durability:?} | {threads} | {without:.2} | {with:.2} | {:.2} |", with / without);
+        }
+    }
+}
+
 fn main() {
     if let Ok(arguments) = std::env::var(CHILD) {
         return child(&arguments);
     }
     if std::env::args().any(|argument| argument == "commits") {
         return commits();
+    }
+    if std::env::args().any(|argument| argument == "timeout") {
+        return timeouts();
     }
     let mut criterion = Criterion::default().configure_from_args();
     appends(&mut criterion);

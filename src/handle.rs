@@ -1,6 +1,6 @@
 //! What all handles of one open store share: its state and its background threads.
 //!
-//! Invariant: the threads end before the state's files are closed, but for one that mends a copy of the journal on a disk that hangs; when the last handle goes without a close, what was
+//! Invariant: the threads end before the state's files are closed, but for those that a disk which hangs keeps in a call of the system's; when the last handle goes without a close, what was
 //! acknowledged is in the journal.
 
 use crate::background::{self, Threads};
@@ -31,7 +31,11 @@ impl Handle {
 
     /// Flushes, ends the threads and releases files and locks. Later calls do nothing.
     pub fn close(&self) -> Result<()> {
-        self.end(verbs::flush::flush_all)
+        self.end(|state| {
+            // First: where the journal's disk hangs nothing can be flushed, and whoever tries to may have the turn for ever.
+            state.sync_to(state.memory.last())?;
+            verbs::flush::flush_all(state)
+        })
     }
 
     fn end(&self, flush: impl FnOnce(&State) -> Result<()>) -> Result<()> {
@@ -41,11 +45,8 @@ impl Handle {
             return Ok(());
         }
         self.state.signals.stop();
-        for thread in threads.prompt.drain(..) {
-            // A thread that panicked has said so; there is nothing left to wait for.
-            let _ = thread.join();
-        }
-        let outcome = verbs::close::close(&self.state, flush);
+        let ended = verbs::close::join(&self.state, std::mem::take(&mut threads.prompt));
+        let outcome = verbs::close::close(&self.state, |state| ended.and_then(|()| flush(state)));
         // Without a turn of the journal it begins nothing any more, and ends at once. With one its disk hangs.
         if let (Some(thread), Ok(())) = (threads.mender.take(), self.state.journal.rest(Duration::ZERO)) {
             let _ = thread.join();

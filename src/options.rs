@@ -125,6 +125,7 @@ pub struct Options {
     pub(crate) leave_allocator: bool,
     pub(crate) heal: Heal,
     pub(crate) shard_timeout: Option<Duration>,
+    pub(crate) write_timeout: Option<Duration>,
     pub(crate) quarantine_limit: Option<u64>,
     pub(crate) scrub_every: Option<Duration>,
 }
@@ -305,8 +306,8 @@ impl Options {
         self
     }
 
-    /// How long a shard may take for one step of a flush before it is given up, and its replicas go on without it.
-    /// Opening one may take ten times as long. So long one of several copies of the journal may take as well, after another one has done its part.
+    /// How long a shard may take for one step of a flush, or to read what a get or a scan needs of its disk, before it is given up, and its
+    /// replicas go on without it. Opening one may take ten times as long. So long one of several copies of the journal may take as well, after another one has done its part.
     /// Default: 60 seconds; from 10 milliseconds to a day. Set it well above what the
     /// slowest disk needs for a sync.
     ///
@@ -317,6 +318,26 @@ impl Options {
     /// ```
     pub fn shard_timeout(mut self, timeout: Duration) -> Self {
         self.shard_timeout = Some(timeout);
+        self
+    }
+
+    /// How long who writes waits for the disks of the store's directory and of its journal: [`insert`](crate::Keyspace::insert) and all other
+    /// writes, [`sync`](crate::Store::sync), [`keyspace`](crate::Store::keyspace) and [`drop_keyspace`](crate::Store::drop_keyspace); a
+    /// [`flush`](crate::Store::flush) for what it needs of them. Then the call fails with
+    /// [`Unavailable`](crate::ErrorKind::Unavailable). What it was to do goes on when the disk answers, so *it may come about or not*: a write can be
+    /// seen meanwhile, and is lost with the process. Until it has ended other calls fail at once, and do nothing.
+    ///
+    /// Default: none, they wait as long as the disk does. From 10 milliseconds to a day. Each such call is done by a thread of the store's then, which
+    /// takes some 10 to 20 microseconds more: little beside a write of [`Durability::Sync`], and several times what one of [`Durability::Process`]
+    /// takes otherwise (`cargo bench --bench journal -- timeout`).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let options = annulus::Options::new().write_timeout(Duration::from_secs(10));
+    /// # let _ = options;
+    /// ```
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.write_timeout = Some(timeout);
         self
     }
 
@@ -386,8 +407,11 @@ impl Options {
         within("memory_budget", self.memory_budget, limits::MIN_MEMORY_BUDGET, 1 << 50)?;
         within("page_bytes", self.page_bytes.map(|b| b as u64), 256, 32 << 10)?;
         let least = Duration::from_millis(10);
-        if self.shard_timeout.is_some_and(|timeout| !(least..=limits::MAX_SHARD_TIMEOUT).contains(&timeout)) {
-            return invalid("shard_timeout must be from 10 milliseconds to a day".into());
+        for (name, timeout) in [("shard_timeout", self.shard_timeout), ("write_timeout", self.write_timeout)]
+        {
+            if timeout.is_some_and(|timeout| !(least..=limits::MAX_SHARD_TIMEOUT).contains(&timeout)) {
+                return invalid(format!("{name} must be from 10 milliseconds to a day"));
+            }
         }
         let least = Duration::from_secs(60);
         if self.scrub_every.is_some_and(|period| !(least..=limits::MAX_SCRUB_PERIOD).contains(&period)) {

@@ -204,6 +204,8 @@ pub const PLANTS: &[Plant] = &[
         "api",
         "a scan does not notice that records went from memory to the shards",
     ),
+    plant("reads-wait-for-ever", "lib engine::sled::tests::patience", "who reads waits for the disk himself"),
+    plant("writes-wait-for-ever", "watchdog writing", "who writes waits for the disk without a limit"),
     plant("owners-asked-once", "heal", "owners are not asked again though their health has changed"),
     plant("old-copies-seen-by-scans", "elastic", "a scan shows what a shard no longer owns"),
     plant(

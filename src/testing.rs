@@ -22,7 +22,7 @@ pub use crate::disk::{
     Disk, DiskFile, Fault, FreeSpace, OpenEnds, OpenFile, OpenMode, OpenNames, Operation, PowerCut, RealDisk,
     SimDisk,
 };
-pub use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation, SledFactory};
+pub use crate::engine::{Gate, MemoryFactory, MemoryOperation as EngineOperation, SledFactory};
 pub use crate::frame::{HEADER_BYTES, Header, Kind, Payload, Salt, encode, find, frame_bytes};
 pub use crate::journal::segment::{Origin, SegmentHeader};
 pub use crate::journal::{Appender, Cursor, Handoff, Journal, JournalConfig, JournalStats, ReplayReport};

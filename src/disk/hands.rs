@@ -13,8 +13,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many threads that have nothing to do are kept.
+/// So many threads that have nothing to do are kept, where nothing else was said.
 const IDLE: usize = 2;
+/// They end when they have had nothing to do for so long.
+const REST: Duration = Duration::from_secs(10);
 /// A disk is slow once something has taken so long there.
 const SLOW: Duration = Duration::from_millis(100);
 
@@ -22,13 +24,19 @@ type Work = Box<dyn FnOnce() + Send>;
 type Lock = Box<dyn Send + Sync>;
 
 /// The threads for one disk. They end when this is dropped, each when the disk has answered.
-#[derive(Default)]
 pub struct Hands(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     wanted: Condvar,
+    /// How many threads that have nothing to do are kept.
+    kept: usize,
+}
+
+impl Default for Hands {
+    fn default() -> Hands {
+        Hands::keeping(IDLE)
+    }
 }
 
 #[derive(Default)]
@@ -110,18 +118,27 @@ impl Shared {
                 drop(state);
                 work();
                 state = self.state.lock();
-            } else if state.over || state.idle >= IDLE {
+            } else if state.over || state.idle >= self.kept {
                 return;
             } else {
                 state.idle += 1;
-                self.wanted.wait(&mut state);
+                let idle = |state: &mut State| state.waiting.is_empty() && !state.over;
+                let rested = self.wanted.wait_while_for(&mut state, idle, REST).timed_out();
                 state.idle -= 1;
+                if rested && state.waiting.is_empty() {
+                    return;
+                }
             }
         }
     }
 }
 
 impl Hands {
+    /// With so many threads that are kept while they have nothing to do.
+    pub fn keeping(kept: usize) -> Hands {
+        Hands(Arc::new(Shared { state: Mutex::default(), wanted: Condvar::new(), kept }))
+    }
+
     /// Whether something was given up that the disk has not answered yet.
     pub fn is_silent(&self) -> bool {
         self.0.state.lock().is_silent()

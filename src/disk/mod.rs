@@ -221,6 +221,10 @@ pub trait Disk: Send + Sync + Debug {
 pub trait DiskFile: Send + Sync + Debug {
     /// Reads until `buf` is full or the file ends; returns how much was read.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    /// The same, if it can be had without waiting for the disk: none where it cannot, where there is less of it, or where nobody can say.
+    fn read_ready(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        self.read_at(offset, buf).map(Some)
+    }
     /// Writes all of `bytes`.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes the bytes durable (and the length, where it grew).

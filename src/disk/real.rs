@@ -51,7 +51,7 @@ impl Disk for RealDisk {
             }
             OpenMode::Through => write_through(options.write(true))?,
         }
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        Ok(Arc::new(RealFile::new(options.open(path)?)))
     }
 
     fn space(&self, path: &Path) -> io::Result<Option<FreeSpace>> {
@@ -114,7 +114,7 @@ impl Drop for Held {
     /// of this in a process that was forked off gives back nothing.
     fn drop(&mut self) {
         if self.process == std::process::id() {
-            let _ = self.file.0.unlock();
+            let _ = self.file.file.unlock();
         }
     }
 }
@@ -123,7 +123,7 @@ fn hold(path: &Path) -> io::Result<Held> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     match file.try_lock() {
         Ok(()) => {
-            let held = Held { file: RealFile(file), process: std::process::id() };
+            let held = Held { file: RealFile::new(file), process: std::process::id() };
             // For people alone: a disk that is full or broken must not keep the lock from being taken.
             let _ = held.file.write_at(0, super::holder_text(held.process).as_bytes());
             Ok(held)
@@ -184,13 +184,27 @@ fn read_boot_id() -> u128 {
 }
 
 #[derive(Debug)]
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// Whether it lies in memory alone, once somebody has asked.
+    in_memory: OnceLock<bool>,
+}
+
+impl RealFile {
+    fn new(file: File) -> RealFile {
+        RealFile { file, in_memory: OnceLock::new() }
+    }
+
+    fn is_in_memory(&self) -> bool {
+        *self.in_memory.get_or_init(|| is_in_memory(&self.file))
+    }
+}
 
 impl DiskFile for RealFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match read_once(&self.0, rest, offset + done as u64) {
+            match read_once(&self.file, rest, offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -200,10 +214,21 @@ impl DiskFile for RealFile {
         Ok(done)
     }
 
+    /// An error may be one of a file system's that cannot say what it has: who then reads and waits is told of any other.
+    fn read_ready(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match read_cached(&self.file, buf, offset) {
+            Ok(read) => Ok((read == buf.len()).then_some(read)),
+            Err(e) if e.kind() == io::ErrorKind::Unsupported && self.is_in_memory() => {
+                self.read_at(offset, buf).map(Some)
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut done = 0;
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            match write_once(&self.0, rest, offset + done as u64) {
+            match write_once(&self.file, rest, offset + done as u64) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -214,20 +239,44 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
+}
+
+/// What the system has in memory of it.
+#[cfg(target_os = "linux")]
+fn read_cached(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut bufs = [io::IoSliceMut::new(buf)];
+    Ok(rustix::io::preadv2(file, &mut bufs, offset, rustix::io::ReadWriteFlags::NOWAIT)?)
+}
+
+/// Whether a file lies on tmpfs, which waits for nothing and cannot say so.
+#[cfg(target_os = "linux")]
+fn is_in_memory(file: &File) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|system| u64::try_from(system.f_type) == Ok(TMPFS_MAGIC))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_in_memory(_: &File) -> bool {
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_: &File, _: &mut [u8], _: u64) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(unix)]
@@ -298,6 +347,38 @@ mod tests {
         Ok(())
     }
 
+    /// What is not in the system's memory is not waited for, as far as the file system can tell.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_would_have_to_be_waited_for_is_not_ready() -> io::Result<()> {
+        let memory = Path::new("/dev/shm");
+        let dirs =
+            [Some(tempfile::tempdir()?), memory.is_dir().then(|| tempfile::tempdir_in(memory)).transpose()?];
+        for dir in dirs.into_iter().flatten() {
+            let path = dir.path().join("file");
+            let file = RealDisk.open(&path, OpenMode::CreateNew)?;
+            file.write_at(0, &[7; 8192])?;
+            file.sync_data()?;
+            let bare = File::open(&path)?;
+            let mut buf = [0; 4096];
+            let before = file.read_ready(4096, &mut buf)?;
+            assert!(before.is_none() || buf == [7; 4096]);
+            rustix::fs::fadvise(&bare, 0, None, rustix::fs::Advice::DontNeed)?;
+            let after = file.read_ready(4096, &mut [0; 4096])?;
+            if is_in_memory(&bare) {
+                assert_eq!((before, after), (Some(4096), Some(4096)), "nobody waits for memory");
+            } else if before.is_some() {
+                assert_eq!(after, None, "{path:?}");
+                assert_eq!(file.read_at(4096, &mut buf)?, 4096);
+                assert_eq!(file.read_ready(4096, &mut buf)?, Some(4096));
+                assert_eq!(file.read_ready(6000, &mut buf)?, None, "there is less of it");
+            } else {
+                println!("{path:?}: the file system does not say what it has in memory");
+            }
+        }
+        Ok(())
+    }
+
     #[test]
     fn a_lock_is_exclusive_and_goes_with_its_value() -> io::Result<()> {
         let dir = tempfile::tempdir()?;
@@ -328,7 +409,7 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("lock");
         let held = hold(&path)?;
-        let copy = held.file.0.try_clone()?;
+        let copy = held.file.file.try_clone()?;
         assert_eq!(RealDisk.lock(&path).err().map(|e| e.kind()), Some(io::ErrorKind::WouldBlock));
         drop(held);
         RealDisk.lock(&path).map(drop)?;

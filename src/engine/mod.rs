@@ -17,7 +17,7 @@ mod tests;
 
 pub use block::{Block, Record};
 pub use guard::Guarded;
-pub use memory::{MemoryFactory, Operation as MemoryOperation};
+pub use memory::{Gate, MemoryFactory, Operation as MemoryOperation};
 pub use sled::{Listed, Node, PageRef, SledFactory};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What an engine needs to open a shard.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub struct EngineSpec {
     /// The figures of the last seal, if nothing was being applied when the shard was last open. Without them the
     /// engine counts again, see [`Engine::recount`].
     pub resume: Option<Figures>,
+    /// How long who reads a record waits for the disk: [`Engine::get`], and a [`Cursor`] for one block.
+    pub patience: Duration,
 }
 
 /// What a shard holds, kept up by every apply and written into its seal.
@@ -75,7 +78,8 @@ pub trait EngineFactory: Send + Sync + Debug {
 
 /// One shard's storage.
 pub trait Engine: Send + Sync + Debug {
-    /// The newest version of `key` at or below `at`, if that is a value.
+    /// The newest version of `key` at or below `at`, if that is a value. Waits for the disk no longer than the engine's
+    /// [patience](EngineSpec::patience) for each thing that it is asked for, and then fails (`Io`).
     fn get(&self, key: &[u8], at: Seq) -> Result<Option<Found>>;
 
     /// Begins a walk over live records. The cursor does not keep the engine open: once that is closed, it fails.
@@ -214,7 +218,8 @@ pub struct Walk {
 /// A position in a walk. It may rest for long: it holds a page or a few, and neither locks nor files. What it gives out
 /// after a rest is what the shard holds then, as of the walk's sequence; the page at hand is of before.
 pub trait Cursor: Send {
-    /// Puts the next few records in the place of what `block` holds; false, and an empty block, when there are no more.
+    /// Puts the next few records in the place of what `block` holds; false, and an empty block, when there are no more. Waits for
+    /// the disk as [`Engine::get`] does.
     fn next_block(&mut self, block: &mut Block) -> Result<bool>;
 
     /// A key of what comes next: after a failure the one to ask [`Engine::damaged`] about. The walk goes on there when it

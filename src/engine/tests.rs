@@ -23,6 +23,7 @@ pub(in crate::engine) fn spec(dir: &Path, page_bytes: usize) -> EngineSpec {
         page_bytes,
         create: false,
         resume: None,
+        patience: std::time::Duration::from_secs(60),
     }
 }
 

@@ -86,6 +86,11 @@ impl Journal {
         self.health.cause.get().cloned()
     }
 
+    /// Takes nothing any more, though it could not be closed: its disk hangs. Whoever has a turn goes on with what he is in.
+    pub fn abandon(&self) {
+        self.health.closed.store(true, Ordering::Release);
+    }
+
     /// Records the first failure for good, and leaves a note for whoever opens the journal next.
     pub fn poison(&self, cause: Error) -> Error {
         let _turn = self.turn();

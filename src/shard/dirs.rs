@@ -314,6 +314,7 @@ pub(super) fn engine_spec(
         page_bytes: spec.page_bytes,
         create,
         resume,
+        patience: spec.patience,
     }
 }
 

@@ -43,6 +43,10 @@ use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long who reads a record waits for the disk where nothing else was said.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is needed to open one shard.
 #[derive(Debug, Clone)]
@@ -52,6 +56,8 @@ pub struct ShardSpec {
     pub store: u128,
     pub cache_bytes: u64,
     pub page_bytes: usize,
+    /// How long who reads a record waits for the disk.
+    pub patience: Duration,
 }
 
 impl ShardSpec {
@@ -63,7 +69,13 @@ impl ShardSpec {
             store: manifest.store,
             cache_bytes,
             page_bytes: manifest.page_bytes,
+            patience: PATIENCE,
         }
+    }
+
+    /// The same with another patience than the usual one.
+    pub fn within(self, patience: Duration) -> ShardSpec {
+        ShardSpec { patience, ..self }
     }
 }
 

@@ -29,7 +29,14 @@ impl World {
         let disk: Arc<dyn Disk> = Arc::new(sim.clone());
         let factory = MemoryFactory::new();
         let dir = PathBuf::from("/store/shards/0003");
-        let spec = ShardSpec { id: ID, dir, store: 5, cache_bytes: 1 << 20, page_bytes: 4096 };
+        let spec = ShardSpec {
+            id: ID,
+            dir,
+            store: 5,
+            cache_bytes: 1 << 20,
+            page_bytes: 4096,
+            patience: super::PATIENCE,
+        };
         Shard::create(&disk, &factory, &spec, Seq::ZERO).unwrap();
         let shard = Shard::open(&disk, &factory, &spec);
         assert_eq!(shard.health(), Health::Online);

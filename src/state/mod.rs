@@ -34,6 +34,7 @@ pub mod events;
 pub mod foreground;
 mod gaps;
 pub mod healing;
+pub mod limited;
 mod look;
 mod memory;
 mod pace;
@@ -55,7 +56,7 @@ pub use signals::Signals;
 use crate::backup::checkpoint::now;
 use crate::backup::piece::Mark;
 use crate::batch;
-use crate::disk::{Disk, RealDisk};
+use crate::disk::{Disk, Hands, RealDisk};
 use crate::engine::{EngineFactory, SledFactory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
@@ -110,6 +111,8 @@ pub struct Settings {
     pub heal: Heal,
     /// How long a shard may take for a step before it is given up.
     pub shard_timeout: Duration,
+    /// How long who writes waits for the store's own disk.
+    pub write_timeout: Option<Duration>,
     /// Bytes of damaged engines that are kept of each shard.
     pub quarantine_limit: u64,
     /// How often everything is scrubbed.
@@ -144,7 +147,9 @@ pub struct State {
     pub flushing: Mutex<()>,
     /// The keyspace that is being purged, and where that goes on: what lies below is gone from all shards.
     pub purged: Mutex<Option<(KeyspaceId, Vec<u8>)>>,
-    pub journal: Journal,
+    pub journal: Arc<Journal>,
+    /// Who writes for those that wait no longer than was set.
+    pub writers: Hands,
     /// The journal's copies, where there are several.
     pub mirrors: Option<Arc<Mirrors>>,
     pub memory: Memory,
@@ -232,7 +237,8 @@ impl State {
             opening: parts.opening,
             flushing: Mutex::new(()),
             purged: Mutex::default(),
-            journal: parts.journal,
+            journal: Arc::new(parts.journal),
+            writers: Hands::keeping(limited::WRITERS),
             mirrors: parts.mirrors,
             memory: parts.memory,
             signals: Signals::default(),
@@ -317,8 +323,11 @@ impl State {
 
     /// Returns when every commit up to `seq` is durable. The next tick leaves word of that in the journal, so that damage is told from a write
     /// that was never synced.
+    ///
+    /// # Errors
+    /// `Unavailable` where `write_timeout` is set and the disk has not answered; `Poisoned`, `Closed`.
     pub fn sync_to(&self, seq: Seq) -> Result<()> {
-        self.journal.sync_to(seq)?;
+        self.limited_journal("sync the journal", move |journal| journal.sync_to(seq))?;
         self.signals.want_tick();
         Ok(())
     }

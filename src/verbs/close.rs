@@ -2,19 +2,34 @@
 //!
 //! Invariant: when it returns, with or without an error, files and locks are released and nothing acknowledged is lost:
 //! what could not be flushed is in the journal. Only what a shard is in that hangs is released later, when it answers, and the store's lock where
-//! the journal's disk hangs while segments are freed, or that of a copy of it, or, after a failure of the journal, under whoever was still writing to it.
+//! the store's own disk hangs, the journal's or that of a copy of it: then whoever still writes there has it, and nobody begins to any more.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::Journal;
 use crate::shard::{Shard, Worker};
-use crate::state::State;
+use crate::state::{State, limited};
 use crate::sync::atomic::AtomicU64;
+use crate::sync::mpsc::channel;
+use crate::sync::thread::JoinHandle;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// How many times as long as for a step of a flush a shard may take to be closed.
-const CLOSING: u32 = 10;
+/// Waits for the background threads, but no longer than for a shard: one may be in a call of the system's.
+pub fn join(state: &State, threads: Vec<JoinHandle<()>>) -> Result<()> {
+    if threads.is_empty() {
+        return Ok(());
+    }
+    let join = move || {
+        // One that panicked has said so; there is nothing left to wait for.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+        Ok(())
+    };
+    state.limited_here("end a thread of the store's", join)
+}
 
-/// Flushes (if `flush`) and releases everything; the background threads have ended, but for one that mends a copy of the journal. The first error is returned.
-pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Result<()> {
+/// Flushes (if `flush`) and releases everything; the background threads have ended, but for one that mends a copy of the journal, or hangs. The first error is
+/// returned.
+pub fn close(state: &Arc<State>, flush_all: impl FnOnce(&State) -> Result<()>) -> Result<()> {
     let mut outcome = flush_all(state);
     // Nobody makes room any more for who waits for it.
     state.pace.stuck(
@@ -28,16 +43,33 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
             outcome = result;
         }
     };
-    state.scrub.save_last(state.seams.disk.as_ref(), &state.dir);
-    note(state.journal.close());
+    note(state.limited("note how far the scrub is", |state| {
+        state.scrub.save_last(state.seams.disk.as_ref(), &state.dir);
+        Ok(())
+    }));
+    note(state.limited_journal("close the journal", Journal::close));
+    // Those who are at the small files have ended then. No one begins any more: what he made would be written over that of the next opening.
+    note(state.limited("write the store's own files", |state| {
+        drop(state.change.mover.lock());
+        drop(state.manifest.lock());
+        state.archives.close();
+        Ok(())
+    }));
+    let silent = state.writers.is_silent();
+    if silent {
+        state.journal.abandon();
+        leave(state);
+    }
     // Each on its worker, side by side: one whose disk hangs holds up neither the others nor the caller.
     // A change that is being begun, and whoever writes the manifest, has ended before, or does not begin any more: what they make
     // would be left open, or written over that of the next opening.
-    let mut mover = state.change.mover.lock();
-    let _manifest = state.manifest.lock();
+    // Where the disk hangs that they write to nobody waits for them here.
+    let mut mover = if silent { state.change.mover.try_lock() } else { Some(state.change.mover.lock()) };
+    let _manifest = (!silent).then(|| state.manifest.lock());
     let layout = state.layout();
     // Shards that have left, and were still to be waited for, as well.
-    let left: Vec<_> = mover.grace.drain(..).flat_map(|grace| grace.leaving).collect();
+    let left: Vec<_> =
+        mover.iter_mut().flat_map(|mover| mover.grace.drain(..)).flat_map(|grace| grace.leaving).collect();
     let all =
         layout.shards.iter().zip(&layout.workers).chain(left.iter().map(|(shard, worker)| (shard, worker)));
     let close = |(shard, worker): (&Arc<Shard>, &Arc<Worker>)| {
@@ -52,15 +84,15 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
                 .at(&shard.dir)
                 .on(shard.id)
                 .remedy("look at its disk and the kernel log")),
-            false => worker.wait(ticket, state.settings.shard_timeout * CLOSING, &AtomicU64::new(0)),
+            false => worker.wait(ticket, state.settings.shard_timeout * limited::CLOSING, &AtomicU64::new(0)),
         });
     }
     drop(closing);
-    state.archives.close();
     // Of what frees or mends a part of the journal, or, where it was poisoned, writes to it, in a thread that nobody waits for. What it is in the middle of it still does to these
     // files, so where it hangs the lock stays until it does not.
     let made = || state.mirrors.as_ref()?.copies().into_iter().find(|copy| copy.rebuilding);
-    let rest = state.journal.rest(state.settings.shard_timeout * CLOSING);
+    let limit = if silent { Duration::ZERO } else { state.settings.shard_timeout * limited::CLOSING };
+    let rest = state.journal.rest(limit);
     note(rest.map_err(|e| match made() {
         Some(copy) => e.at(copy.dir),
         None => e,
@@ -68,6 +100,29 @@ pub fn close(state: &State, flush_all: impl FnOnce(&State) -> Result<()>) -> Res
     note(state.mirrors.as_ref().and_then(|mirrors| mirrors.silent()).map_or(Ok(()), Err));
     state.release_lock();
     outcome
+}
+
+/// Leaves the store's lock to those who may be in the middle of writing one of its small files, on a disk that hangs: somebody waits for them in the
+/// place of the close, and has a turn meanwhile.
+fn leave(state: &Arc<State>) {
+    let (begun, has_begun) = channel();
+    let left = state.clone();
+    let wait = move || {
+        let _turn = left.journal.turn();
+        let _ = begun.send(());
+        drop(left.change.mover.lock());
+        drop(left.manifest.lock());
+        left.archives.close();
+    };
+    match crate::sync::thread::Builder::new().name("annulus-left".to_owned()).spawn(wait) {
+        Ok(_) => drop(has_begun.recv()),
+        Err(error) => {
+            log::error!(
+                "the store stays locked until this process ends, since no thread can be started: {error}"
+            );
+            std::mem::forget(state.journal.turn());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -209,7 +209,7 @@ fn trim(state: &State) -> Result<()> {
         let everything = state.first_uncovered().is_some();
         upto = applied(false).filter(|seq| everything || within(seq)).fold(upto, Seq::min);
     }
-    state.journal.trim(upto.next())?;
+    state.limited_journal("free a part of the journal", move |journal| journal.trim(upto.next()))?;
     // It may have synced more than the flush did.
     state.signals.want_tick();
     state.archives.log_begins(state.journal.first());

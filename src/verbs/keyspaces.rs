@@ -8,9 +8,10 @@ use crate::ids::{KeyspaceId, Seq};
 use crate::manifest::{DEFAULT_KEYSPACE, check_keyspace_name};
 use crate::state::State;
 use crate::state::archives::Dropped;
+use std::sync::Arc;
 
 /// The number of the keyspace of that name, made if it does not exist.
-pub fn open(state: &State, name: &str) -> Result<KeyspaceId> {
+pub fn open(state: &Arc<State>, name: &str) -> Result<KeyspaceId> {
     state.check_open()?;
     check_keyspace_name(name)?;
     // One that is there is found without waiting for who changes the manifest, since a disk may hang meanwhile; one that is only being made
@@ -20,6 +21,11 @@ pub fn open(state: &State, name: &str) -> Result<KeyspaceId> {
     {
         return Ok(entry.id);
     }
+    let name = name.to_owned();
+    state.limited("make a keyspace", move |state| make(state, &name))
+}
+
+fn make(state: &State, name: &str) -> Result<KeyspaceId> {
     let mut manifest = state.manifest.lock();
     if let Some(entry) = manifest.keyspace(name) {
         return Ok(entry.id);
@@ -43,13 +49,18 @@ pub fn list(state: &State) -> Result<Vec<String>> {
 }
 
 /// Drops a keyspace and all that is in it. Its records leave the shards later, in the background.
-pub fn drop(state: &State, name: &str) -> Result<()> {
+pub fn drop(state: &Arc<State>, name: &str) -> Result<()> {
     state.check_open()?;
     if name == DEFAULT_KEYSPACE {
         return Err(
             Error::invalid("the default keyspace cannot be dropped").remedy("remove its records instead")
         );
     }
+    let name = name.to_owned();
+    state.limited("drop the keyspace", move |state| strike(state, &name))
+}
+
+fn strike(state: &State, name: &str) -> Result<()> {
     let mut manifest = state.manifest.lock();
     let mut next = manifest.clone();
     let entry = next.keyspaces.iter_mut().find(|k| k.name == name && !k.dropped);

@@ -10,10 +10,22 @@ use crate::options::Durability;
 use crate::plants;
 use crate::state::foreground::Operation;
 use crate::state::{State, Tables};
+use std::sync::Arc;
 
 /// Commits encoded operations as one, and returns their version. No operations: nothing is written, and the newest
 /// version is returned. `drops`: [`State::drops`] from before it was seen that their keyspaces are there.
-pub fn commit(state: &State, ops: &[u8], drops: u64, durability: Durability) -> Result<Seq> {
+///
+/// # Errors
+/// `Unavailable` where `write_timeout` is set and the disk has not answered: it may come about.
+pub fn commit(state: &Arc<State>, ops: &[u8], drops: u64, durability: Durability) -> Result<Seq> {
+    if state.settings.write_timeout.is_none() {
+        return commit_here(state, ops, drops, durability);
+    }
+    let ops = ops.to_vec();
+    state.limited("write", move |state| commit_here(state, &ops, drops, durability))
+}
+
+fn commit_here(state: &State, ops: &[u8], drops: u64, durability: Durability) -> Result<Seq> {
     state.check_open()?;
     if ops.is_empty() {
         if durability == Durability::Sync {
@@ -101,7 +113,6 @@ mod tests {
     use crate::options::Options;
     use crate::state::Seams;
     use std::path::Path;
-    use std::sync::Arc;
 
     /// Whoever waited for room, or for the appender, while the keyspace was being dropped comes too late: the drop has said up to which write
     /// it was there.

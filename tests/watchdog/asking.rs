@@ -19,6 +19,7 @@ pub struct HangingDisk {
 struct Gate {
     dir: Option<PathBuf>,
     files: Vec<PathBuf>,
+    written: Vec<PathBuf>,
     renamed: Option<PathBuf>,
     waiting: usize,
 }
@@ -42,13 +43,19 @@ impl HangingDisk {
         self.gate.0.lock().unwrap().files.push(dir.to_path_buf());
     }
 
+    /// Also what is written, which goes into the system's memory elsewhere.
+    pub fn hang_writes(&self, dir: &Path) {
+        self.gate.0.lock().unwrap().written.push(dir.to_path_buf());
+        self.hang_files(dir);
+    }
+
     pub fn hang_renames(&self, path: &Path) {
         self.gate.0.lock().unwrap().renamed = Some(path.to_path_buf());
     }
 
     pub fn release(&self) {
         let mut gate = self.gate.0.lock().unwrap();
-        (gate.dir, gate.files, gate.renamed) = (None, Vec::new(), None);
+        *gate = Gate { waiting: gate.waiting, ..Gate::default() };
         drop(gate);
         self.gate.1.notify_all();
     }
@@ -99,7 +106,7 @@ impl DiskFile for HangingFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        // That goes into the system's memory.
+        self.disk.while_it(|gate| gate.written.iter().any(|dir| self.path.starts_with(dir)));
         self.file.write_at(offset, bytes)
     }
 

@@ -7,6 +7,8 @@ mod asking;
 mod changing;
 mod closing;
 mod creating;
+mod reading;
+mod writing;
 
 use annulus::testing::{self, Disk, EngineOperation as Op, MemoryFactory, Seams, SimDisk};
 use annulus::{EventKind, Events, Health, KeyspaceId, Options, ShardId, Store};

@@ -62,7 +62,7 @@ impl Cursor for MemoryCursor {
         if self.done {
             return Ok(false);
         }
-        self.seat.pass(Operation::Cursor)?;
+        self.seat.pass_reading(Operation::Cursor)?;
         let (seat, walk) = (&self.seat, &*self.walk);
         let damage = seat.world.damage(seat.id, &self.rest, walk.reverse);
         let whole = damage.as_ref().map_or_else(|| self.rest.clone(), |damage| self.up_to(damage));

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A shard kept in memory.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub(super) struct Seat {
     pub dir: PathBuf,
     /// The longest value that a scan carries along.
     pub carried: usize,
+    pub patience: Duration,
 }
 
 impl std::ops::Deref for MemoryEngine {
@@ -56,13 +58,19 @@ impl Seat {
     /// Does what has been injected into `operation`, without a lock.
     pub fn pass(&self, operation: Operation) -> Result<()> {
         self.with(|_| Ok(()))?;
-        self.world.fault(self.id, operation)
+        self.world.fault(self.id, operation, None)
+    }
+
+    /// The same for who reads, and waits no longer than the engine's patience.
+    pub fn pass_reading(&self, operation: Operation) -> Result<()> {
+        self.with(|_| Ok(()))?;
+        self.world.fault(self.id, operation, Some(self.patience))
     }
 
     /// The same; a failure is to be final.
     fn pass_writing(&self, operation: Operation) -> Result<Result<()>> {
         self.with(|_| Ok(()))?;
-        Ok(self.world.fault(self.id, operation).map_err(|error| error.at(&self.dir)))
+        Ok(self.world.fault(self.id, operation, None).map_err(|error| error.at(&self.dir)))
     }
 }
 
@@ -82,7 +90,7 @@ fn only(key: &[u8]) -> KeyRange {
 
 impl Engine for MemoryEngine {
     fn get(&self, key: &[u8], at: Seq) -> Result<Option<Found>> {
-        self.pass(Operation::Get)?;
+        self.pass_reading(Operation::Get)?;
         self.with(|shard| {
             self.world.check(self.id, &only(key))?;
             let found = shard.records.get(key).and_then(|versions| visible(versions, at));
@@ -91,7 +99,7 @@ impl Engine for MemoryEngine {
     }
 
     fn cursor(&self, walk: &Arc<Walk>) -> Result<Box<dyn Cursor>> {
-        self.pass(Operation::Cursor)?;
+        self.pass_reading(Operation::Cursor)?;
         Ok(Box::new(MemoryCursor::new(self.0.clone(), walk)))
     }
 
@@ -262,7 +270,7 @@ impl Engine for MemoryEngine {
     }
 
     fn close(&self) -> Result<()> {
-        self.world.fault(self.id, Operation::Close)?;
+        self.world.fault(self.id, Operation::Close, None)?;
         self.leave();
         Ok(())
     }

@@ -88,15 +88,24 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    fn pass(&self) {
+    /// False if it was not opened within `limit`.
+    fn pass(&self, limit: Option<Duration>) -> bool {
         let mut passage = self.0.0.lock();
         passage.waiting += 1;
         self.0.1.notify_all();
-        while !passage.open {
-            self.0.1.wait(&mut passage);
+        match limit {
+            Some(limit) => {
+                self.0.1.wait_while_for(&mut passage, |passage: &mut Passage| !passage.open, limit);
+            }
+            None => {
+                while !passage.open {
+                    self.0.1.wait(&mut passage);
+                }
+            }
         }
         passage.waiting -= 1;
         self.0.1.notify_all();
+        passage.open
     }
 }
 
@@ -241,8 +250,8 @@ impl MemoryFactory {
         }
     }
 
-    /// What has been injected into `operation`. Called without a lock.
-    pub(super) fn fault(&self, shard: ShardId, operation: Operation) -> Result<()> {
+    /// What has been injected into `operation`. Called without a lock, by who waits no longer than `limit` for what hangs.
+    pub(super) fn fault(&self, shard: ShardId, operation: Operation, limit: Option<Duration>) -> Result<()> {
         let what = {
             let mut world = self.0.lock();
             *world.calls.entry((shard, operation)).or_default() += 1;
@@ -261,9 +270,10 @@ impl MemoryFactory {
                 let text = format!("a panic injected by a test into {operation:?} of {shard}");
                 std::panic::resume_unwind(Box::new(text))
             }
-            Some(What::Hang(gate)) => {
-                gate.pass();
-                Ok(())
+            Some(What::Hang(gate)) if gate.pass(limit) => Ok(()),
+            Some(What::Hang(_)) => {
+                Err(Error::new(ErrorKind::Io, format!("{operation:?} has not answered for {limit:?}"))
+                    .on(shard))
             }
             Some(What::Slow(longer)) => {
                 crate::sync::thread::sleep(longer);

@@ -11,7 +11,7 @@ mod shard;
 #[cfg(test)]
 mod tests;
 
-pub use self::faults::Operation;
+pub use self::faults::{Gate, Operation};
 
 use self::engine::{MemoryEngine, Seat};
 use self::faults::Fault;
@@ -126,7 +126,7 @@ impl MemoryFactory {
 
 impl EngineFactory for MemoryFactory {
     fn open(&self, spec: &EngineSpec) -> Result<Arc<dyn Engine>> {
-        self.fault(spec.shard, Operation::Open).map_err(|error| error.at(&spec.dir))?;
+        self.fault(spec.shard, Operation::Open, None).map_err(|error| error.at(&spec.dir))?;
         let shard = if spec.create {
             self.made_anew(spec)
         } else {
@@ -155,6 +155,7 @@ impl EngineFactory for MemoryFactory {
             id: spec.shard,
             dir: spec.dir.clone(),
             carried: spec.page_bytes.min(6 << 10),
+            patience: spec.patience,
         })))
     }
 }

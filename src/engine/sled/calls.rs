@@ -123,6 +123,8 @@ pub(super) struct Stops {
     pub left: std::sync::atomic::AtomicI64,
     pub held: parking_lot::Mutex<Option<std::sync::mpsc::Receiver<()>>>,
     pub panics: std::sync::atomic::AtomicBool,
+    /// Where reads of nodes wait.
+    pub nodes: std::sync::Arc<Mutex<()>>,
 }
 
 #[cfg(test)]
@@ -132,6 +134,7 @@ impl Default for Stops {
             left: i64::MAX.into(),
             held: parking_lot::Mutex::new(None),
             panics: std::sync::atomic::AtomicBool::new(false),
+            nodes: std::sync::Arc::default(),
         }
     }
 }

@@ -6,6 +6,7 @@
 use super::cache::PageCache;
 use super::frame::{self, Page};
 use super::node::{Node, PageRef};
+use super::patient::Readers;
 use super::place::Place;
 use super::pool::{Frame, Pool};
 use super::rest::Rest;
@@ -53,6 +54,8 @@ pub(super) struct Core {
     pub failed: OnceLock<Error>,
     /// How long sled may take to answer.
     pub patience: Duration,
+    /// For those who wait less long.
+    pub readers: Readers,
     #[cfg(test)]
     pub stops: Arc<super::calls::Stops>,
 }
@@ -137,7 +140,7 @@ impl Core {
         {
             return Ok(found);
         }
-        let found = self.verify(page, self.read_frame(page)?)?;
+        let found = self.verify(page, self.read_frame_soon(page)?)?;
         self.cache.insert(page.id, &found);
         Ok(found)
     }
@@ -167,7 +170,8 @@ impl Core {
     /// Brings a node into memory, unless it has changed meanwhile.
     #[cold]
     fn load_node(&self, absent: &Absent) -> Result<()> {
-        let found = self.stored_node(absent.number, absent.crc);
+        let found =
+            self.node_soon(absent.number).and_then(|node| self.checked_node(absent.number, absent.crc, node));
         match (found, self.root.slot(&absent.lower)) {
             (Ok(node), _) => {
                 self.root.keep(absent, Arc::new(node));
@@ -188,6 +192,10 @@ impl Core {
     /// A node as sled has it, which must be the one with this checksum.
     pub fn stored_node(&self, number: u64, crc: u32) -> Result<Node> {
         let bytes = self.place.call("read the index", || self.index.get(number.to_be_bytes()))?;
+        self.checked_node(number, crc, bytes)
+    }
+
+    fn checked_node(&self, number: u64, crc: u32, bytes: Option<sled::IVec>) -> Result<Node> {
         let Some(bytes) = bytes else {
             return Err(self.place.corruption(format!("expected node {number} of the index, found none")));
         };

@@ -12,7 +12,7 @@ use super::pool::Frame;
 use super::root::Which;
 use super::space::{UNIT, units};
 use crate::engine::{Block, Cursor, Walk};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::ShardId;
 use crate::page::{PageView, Wanted};
 use std::collections::VecDeque;
@@ -201,10 +201,8 @@ impl PageCursor {
         let len = ((to - from) * UNIT) as usize;
         let mut buffer = self.ahead.buffer(len);
         if let Some(bytes) = Arc::get_mut(&mut buffer) {
-            let read = core.file.read_at(from * UNIT, &mut bytes[..len]);
-            let read = read.map_err(|e| Error::io("read pages", &core.path, e).on(self.shard))?;
             // The last frame's unit need not be there whole.
-            bytes[read..len].fill(0);
+            core.read_soon("read pages", from * UNIT, &mut bytes[..len])?;
         }
         self.ahead.buffer = Some(buffer);
         for page in (0..joined).filter_map(wanted) {

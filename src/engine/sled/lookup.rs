@@ -84,7 +84,7 @@ impl Core {
         if !admitted && wanted.bytes as usize <= MAX_BUFFER {
             return self.get_once(wanted, key, at);
         }
-        let page = self.verify(wanted, self.read_frame(wanted)?)?;
+        let page = self.verify(wanted, self.read_frame_soon(wanted)?)?;
         if admitted && let Some(slot) = self.cache.insert(wanted.id, &page) {
             self.root.note_slot(key, wanted.id, slot);
         }
@@ -109,7 +109,7 @@ impl Core {
     }
 
     fn get_in(&self, wanted: &PageRef, frame: &mut [u8], key: &[u8], at: Seq) -> Result<Option<Found>> {
-        self.read_into(wanted, frame)?;
+        self.read_into_soon(wanted, frame)?;
         let start = frame::verify(wanted, frame).map_err(|error| self.damaged(error))?;
         let view = PageView::verified(&frame[start..])?;
         let found = self.find_in(&view, key, at, Bytes::copy_from_slice)?;

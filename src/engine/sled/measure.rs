@@ -4,11 +4,13 @@
 
 use super::SledFactory;
 use crate::digest::hash128;
+use crate::disk::DiskFile;
 use crate::engine::{Block, Engine, EngineFactory, EngineSpec, Recounted, Walk};
 use crate::ids::{Seq, ShardId};
 use crate::record::{KeyRange, RunBuffer, RunRecord};
 use crate::ring::Position;
 use std::hint::black_box;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -155,6 +157,7 @@ fn speed() {
         page_bytes,
         create: true,
         resume: None,
+        patience: std::time::Duration::from_secs(60),
     };
     let base = resident();
     let mut bench = Bench { engine: SledFactory::default().open(&spec).unwrap(), spec, records };
@@ -190,6 +193,120 @@ fn speed() {
     );
 }
 
+/// How pages are asked for.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    /// By the caller, who waits for the disk.
+    Waiting,
+    /// By the caller if the system has them, else by a thread.
+    Ready,
+    /// By a thread.
+    Thread,
+}
+
+#[derive(Debug)]
+struct AskedFile(Arc<dyn DiskFile>, Asked);
+
+impl DiskFile for AskedFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn read_ready(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.1 {
+            Asked::Waiting => self.0.read_at(offset, buf).map(Some),
+            Asked::Ready => self.0.read_ready(offset, buf),
+            Asked::Thread => Ok(None),
+        }
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+}
+
+/// What it costs that no reader waits for the disk without a limit: the same reads in the three ways, one after another, with what the system
+/// has in memory (warm) and without (cold, by root). `cargo test --release --lib engine::sled::measure::reading -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn reading() {
+    let records = setting("RECORDS", 2_000_000);
+    let dir = std::env::var("DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+    let dir = tempfile::tempdir_in(Path::new(&dir)).unwrap();
+    let spec = EngineSpec {
+        dir: dir.path().join("engine"),
+        shard: ShardId(0),
+        cache_bytes: setting("CACHE_MB", 16) << 20,
+        page_bytes: 4096,
+        create: true,
+        resume: None,
+        patience: std::time::Duration::from_secs(60),
+    };
+    let engine = Arc::new(super::SledEngine::open(&spec, &Arc::default()).unwrap());
+    let mut bench = Bench { engine: engine.clone(), spec, records };
+    bench.load(400_000, 1);
+    let plain = engine.core.read().as_ref().unwrap().file.clone();
+    let forget = || std::fs::write("/proc/sys/vm/drop_caches", "1").is_ok();
+    let ways = [Asked::Waiting, Asked::Ready, Asked::Thread];
+    let (gets, threads) = (setting("GETS", 20_000), setting("THREADS", 8));
+    let names = ["get warm", "get cold", "gets of several cold", "scan warm", "scan cold"];
+    let mut figures = vec![[const { Vec::<f64>::new() }; 3]; names.len()];
+    for _ in 0..setting("ROUNDS", 7) {
+        for (at, way) in ways.into_iter().enumerate() {
+            {
+                let mut core = engine.core.write();
+                Arc::get_mut(core.as_mut().unwrap()).unwrap().file = Arc::new(AskedFile(plain.clone(), way));
+            }
+            let mut take = |figure: usize, us: f64| figures[figure][at].push(us);
+            bench.scan(false);
+            take(0, bench.get(gets, records).wall);
+            take(3, bench.scan(false).wall);
+            if !forget() {
+                continue;
+            }
+            take(1, bench.get(gets / 10, records).wall);
+            forget();
+            let several = Cost::of(gets / 10 * threads, || {
+                std::thread::scope(|scope| {
+                    let own = &bench;
+                    (0..threads).for_each(|_| drop(scope.spawn(move || own.get(gets / 10, records))));
+                });
+            });
+            take(2, several.wall);
+            forget();
+            take(4, bench.scan(false).wall);
+        }
+    }
+    bench.records = 0;
+    for (name, ways) in names.iter().zip(figures) {
+        let [waiting, ready, thread] = ways.map(|mut figures| {
+            figures.sort_by(f64::total_cmp);
+            figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+        });
+        println!(
+            "{name}: waiting {waiting:.3} us, ready {ready:.3} ({:.2} x), by a thread {thread:.3} ({:.2} x)",
+            ready / waiting,
+            thread / waiting
+        );
+    }
+}
+
 /// How fast everything is verified, in steps of `STEP` bytes: from the system's cache, with pages in memory or not.
 #[test]
 #[ignore = "a measurement"]
@@ -204,6 +321,7 @@ fn verifying() {
         page_bytes: setting("PAGE", 4096) as usize,
         create: true,
         resume: None,
+        patience: std::time::Duration::from_secs(60),
     };
     let bench = Bench { engine: SledFactory::default().open(&spec).unwrap(), spec, records };
     bench.load(400_000, 1);
@@ -265,6 +383,7 @@ fn digests() {
         page_bytes: 4096,
         create: true,
         resume: None,
+        patience: std::time::Duration::from_secs(60),
     };
     let engine = SledFactory::default().open(&spec).unwrap();
     let value = [7; 100];

@@ -47,6 +47,7 @@ mod measure;
 mod merge;
 mod node;
 mod open;
+mod patient;
 mod place;
 mod pool;
 mod recount;

@@ -4,6 +4,7 @@ use super::cache::PageCache;
 use super::calls::{OPENING, PATIENCE};
 use super::commit::STATE_KEY;
 use super::core::Core;
+use super::patient::Readers;
 use super::place::Place;
 use super::pool::Pool;
 use super::rest::Rest;
@@ -124,6 +125,7 @@ fn open_files(place: &Place, spec: &EngineSpec, rest: &Arc<Rest>) -> Result<Core
         live_bytes: AtomicU64::new(0),
         failed: OnceLock::new(),
         patience: PATIENCE,
+        readers: Readers::new(spec.patience),
         #[cfg(test)]
         stops: Arc::default(),
     };

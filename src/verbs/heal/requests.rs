@@ -110,12 +110,22 @@ pub fn request(state: &State, id: ShardId, wish: Wish, limit: Option<Duration>) 
     })
 }
 
-/// Deletes what has been set aside of a shard.
+/// Deletes what has been set aside of a shard. A disk that does not answer is waited for as long as for a step of a flush.
 pub fn drop_quarantined(state: &State, id: ShardId) -> Result<()> {
     state.check_open()?;
     let layout = state.layout();
     let index = layout
         .index_of(id)
         .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such shard in the ring").on(id))?;
-    layout.shards[index].drop_quarantined(0)
+    let (shard, worker, limit) =
+        (layout.shards[index].clone(), &layout.workers[index], state.settings.shard_timeout);
+    let silent = || {
+        Error::new(ErrorKind::Unavailable, format!("the shard's disk has not answered for {limit:?}"))
+            .at(&layout.shards[index].dir)
+            .on(id)
+            .remedy("what was begun goes on when it answers; look at the disk and the kernel log")
+    };
+    // As a look: that it takes long says nothing against the shard.
+    let ticket = worker.look(move || shard.drop_quarantined(0)).ok_or_else(silent)?;
+    worker.wait_look(&ticket, limit).unwrap_or_else(|| Err(silent()))
 }

@@ -290,6 +290,7 @@ fn settings(options: &Options) -> Settings {
         journal_retention: options.journal_retention_or_default(),
         heal: options.heal,
         shard_timeout: options.shard_timeout_or_default(),
+        write_timeout: options.write_timeout,
         quarantine_limit: options.quarantine_limit.unwrap_or(1 << 30),
         scrub_every: options.scrub_every,
     }
@@ -394,8 +395,10 @@ fn open_shards(dir: &Path, manifest: &Manifest, settings: &Settings, seams: &Sea
     let here = |entry: &&ShardEntry| matches!(entry.state, ShardState::Member | ShardState::Joining);
     let entries: Vec<&ShardEntry> = manifest.shards.iter().filter(here).collect();
     let cache = settings.opening_cache(entries.len());
-    let specs: Vec<ShardSpec> =
-        entries.iter().map(|entry| ShardSpec::of(dir, manifest, entry, cache)).collect();
+    let specs: Vec<ShardSpec> = entries
+        .iter()
+        .map(|entry| ShardSpec::of(dir, manifest, entry, cache).within(settings.shard_timeout))
+        .collect();
     let workers: Vec<Arc<Worker>> = (specs.iter())
         .map(|spec| Worker::start(spec.id, seams.background).map(Arc::new))
         .collect::<Result<_>>()?;

@@ -160,7 +160,8 @@ fn specs(state: &State, manifest: &Manifest) -> Vec<ShardSpec> {
     // layout that names them is in place.
     let open = |entry: &&ShardEntry| matches!(entry.state, ShardState::Member | ShardState::Joining);
     let cache = state.settings.opening_cache(manifest.shards.iter().filter(open).count());
-    joining.map(|entry| ShardSpec::of(&state.dir, manifest, entry, cache)).collect()
+    let patience = state.settings.shard_timeout;
+    joining.map(|entry| ShardSpec::of(&state.dir, manifest, entry, cache).within(patience)).collect()
 }
 
 type Joined = Vec<(Arc<Shard>, Arc<Worker>)>;

@@ -1,8 +1,9 @@
-//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`], [`repair`], [`rest`], [`stall`]; here is what they share.
+//! Tests of the engine as a whole: [`crash`], [`damage`], [`growth`], [`patience`], [`repair`], [`rest`], [`stall`]; here is what they share.
 
 mod crash;
 mod damage;
 mod growth;
+mod patience;
 mod repair;
 mod rest;
 mod stall;

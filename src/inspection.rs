@@ -3,7 +3,7 @@
 //! Invariants: nothing is written, locked, created or waited for, so that a store may be looked at while it is open, or on a disk
 //! that is read-only; what cannot be read of one shard is said of that shard, and keeps nothing else from being seen.
 
-use crate::disk::{Disk, OpenMode, RealDisk};
+use crate::disk::{Disk, Hands, OpenMode, RealDisk};
 use crate::envelope::hex128;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Epoch, Seq, ShardId, VirtualNode};
@@ -20,15 +20,20 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a disk is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks at the store in the directory `dir` without opening it, and changes nothing there: no byte, no time of a change, no lock.
 ///
 /// It may be open meanwhile, also in another process. Each small file is then seen as it was at one moment, but not all at the same
-/// one, and sizes change while they are added up. On a disk that hangs it hangs, unlike [`Store::health`](crate::Store::health). Reads the manifest and two small files for each shard, no data; pages are verified
+/// one, and sizes change while they are added up. A disk that does not answer is waited for for a minute. Reads the manifest and two small files for each shard, no data; pages are verified
 /// by a [scrub](crate::Store::scrub).
 ///
 /// # Errors
-/// `NotFound` if there is no store, `Refused` if a restore was interrupted there, `Corruption` if the manifest is damaged and
+/// `Unavailable` if a disk does not answer, `NotFound` if there is no store, `Refused` if a restore was interrupted there, `Corruption` if the manifest is damaged and
 /// no shard inside the store's directory has a copy, `Unsupported` for a format of another release, `Io`. Damage to shards is not
 /// an error: see [`Inspection::problems`].
 ///
@@ -45,7 +50,18 @@ use std::path::{Path, PathBuf};
 /// # }
 /// ```
 pub fn inspect(dir: impl AsRef<Path>) -> Result<Inspection> {
-    look(&RealDisk, dir.as_ref())
+    look_within(Arc::new(RealDisk), dir.as_ref(), PATIENCE)
+}
+
+/// By a thread, since nobody can be called back from a call of the system's.
+fn look_within(disk: Arc<dyn Disk>, dir: &Path, limit: Duration) -> Result<Inspection> {
+    let at = dir.to_path_buf();
+    let seen = Hands::default().run(limit, move || Ok(look(disk.as_ref(), &at)));
+    seen.unwrap_or_else(|error| {
+        let text = format!("the store could not be looked at within {limit:?}");
+        let error = Error::new(ErrorKind::Unavailable, text).at(dir).caused_by(error);
+        Err(error.remedy("look at its disks and the kernel log"))
+    })
 }
 
 /// What [`inspect`] saw of a store. Sizes are in bytes.
@@ -358,5 +374,29 @@ fn size(disk: &dyn Disk, path: &Path) -> io::Result<u64> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
         // Not a directory.
         Err(_) => disk.open(path, OpenMode::Read).and_then(|file| file.len()).or_else(gone),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// A file that is a pipe without a writer keeps who opens it in a call of the system's, as a network mount does whose server is gone.
+    #[test]
+    fn a_store_on_a_disk_that_hangs_is_looked_at_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join(MANIFEST);
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let at = dir.path().to_path_buf();
+        let (done, seen) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            done.send(look_within(Arc::new(RealDisk), &at, Duration::from_millis(50)))
+        });
+        let error = seen.recv_timeout(Duration::from_secs(20)).expect("it hangs").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("within 50ms"), "{error}");
+        // Whoever is in it still comes out.
+        std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! Archiving by itself.
 
 use crate::backup::BackupRepository;
+use crate::disk::Hands;
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Handle;
 use crate::ids::Seq;
@@ -15,6 +16,9 @@ const MARK: Duration = Duration::from_secs(1);
 /// After how long, or how many bytes of journal, a piece is written.
 const PIECE: Duration = Duration::from_secs(60);
 const BYTES: u64 = 4 << 20;
+
+/// How long who drops an archiver waits for it to end.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// When a piece is to be written next.
 #[derive(Debug)]
@@ -105,31 +109,64 @@ impl Archiver {
     /// Archives what there is up to now, and ends. Returns what the archive is complete up to. The journal is kept for it all the same, until
     /// [`Store::forget_archive`](crate::Store::forget_archive): the next one goes on from there.
     ///
-    /// Waits for what it is at, as does whoever drops it: while the repository's disk hangs, neither returns before that answers.
+    /// Waits for what it is at: while the repository's disk hangs it does not return before that answers, unlike
+    /// [`stop_within`](Self::stop_within).
     ///
     /// # Errors
     /// As [`Store::archive`](crate::Store::archive).
     pub fn stop(mut self) -> Result<Seq> {
-        self.end()
+        self.stop = None;
+        self.thread.take().map_or_else(panicked, joined)
     }
 
-    fn end(&mut self) -> Result<Seq> {
-        self.stop = None;
-        let panicked = || {
-            Err(Error::new(ErrorKind::Io, "the archiver's thread panicked")
-                .remedy("see the log for the panic's text"))
-        };
-        match self.thread.take() {
-            Some(thread) => thread.join().unwrap_or_else(|_| panicked()),
-            None => panicked(),
-        }
+    /// The same, but waits no longer than `limit`. What it is at then goes on, and it ends by itself after that; the store can be closed meanwhile. Whoever
+    /// drops it waits for a minute.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop); `Unavailable`: it has not ended.
+    ///
+    /// ```
+    /// # fn main() -> annulus::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = annulus::Store::open(dir.path().join("data"))?;
+    /// # let repo = annulus::BackupRepository::open(dir.path().join("backup"))?;
+    /// use std::time::Duration;
+    /// let archiver = store.archive_continuously(&repo)?;
+    /// let upto = store.insert("order/17", b"paid")?;
+    /// assert_eq!(archiver.stop_within(Duration::from_secs(60))?, upto);
+    /// # store.close()
+    /// # }
+    /// ```
+    pub fn stop_within(mut self, limit: Duration) -> Result<Seq> {
+        self.end(limit)
     }
+
+    fn end(&mut self, limit: Duration) -> Result<Seq> {
+        self.stop = None;
+        let Some(thread) = self.thread.take() else { return panicked() };
+        let ended = Hands::default().run(limit, move || Ok(joined(thread)));
+        ended.unwrap_or_else(|error| {
+            let text = format!("the archiver has not ended within {limit:?}");
+            Err(Error::new(ErrorKind::Unavailable, text)
+                .remedy("it ends by itself; look at the disk of its repository, or at the network")
+                .caused_by(error))
+        })
+    }
+}
+
+fn joined(thread: JoinHandle<Result<Seq>>) -> Result<Seq> {
+    thread.join().unwrap_or_else(|_| panicked())
+}
+
+fn panicked() -> Result<Seq> {
+    Err(Error::new(ErrorKind::Io, "the archiver's thread panicked")
+        .remedy("see the log for the panic's text"))
 }
 
 impl Drop for Archiver {
     fn drop(&mut self) {
         if self.thread.is_some()
-            && let Err(error) = self.end()
+            && let Err(error) = self.end(PATIENCE)
             && error.kind() != ErrorKind::Closed
         {
             log::error!("the last part of the journal could not be archived: {error}");

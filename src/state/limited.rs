@@ -8,6 +8,7 @@
 
 use super::State;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ids::Seq;
 use crate::journal::Journal;
 use std::io;
 use std::sync::Arc;
@@ -42,6 +43,17 @@ impl State {
         let Some(limit) = self.limit() else { return work(&self.journal) };
         let journal = self.journal.clone();
         self.run_limited(what, limit, move || work(&journal))
+    }
+
+    /// Returns when every commit up to `seq` is durable. The next tick leaves word of that in the journal, so that damage is told from a write
+    /// that was never synced.
+    ///
+    /// # Errors
+    /// `Unavailable` where `write_timeout` is set and the disk has not answered; `Poisoned`, `Closed`.
+    pub fn sync_to(&self, seq: Seq) -> Result<()> {
+        self.limited_journal("sync the journal", move |journal| journal.sync_to(seq))?;
+        self.signals.want_tick();
+        Ok(())
     }
 
     /// Does something that needs nothing of the store's.

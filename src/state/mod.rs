@@ -321,17 +321,6 @@ impl State {
         first
     }
 
-    /// Returns when every commit up to `seq` is durable. The next tick leaves word of that in the journal, so that damage is told from a write
-    /// that was never synced.
-    ///
-    /// # Errors
-    /// `Unavailable` where `write_timeout` is set and the disk has not answered; `Poisoned`, `Closed`.
-    pub fn sync_to(&self, seq: Seq) -> Result<()> {
-        self.limited_journal("sync the journal", move |journal| journal.sync_to(seq))?;
-        self.signals.want_tick();
-        Ok(())
-    }
-
     /// Tries the journal's copies that are behind; how many are complete again.
     pub fn mend(&self) -> usize {
         let Some(mirrors) = &self.mirrors else { return 0 };

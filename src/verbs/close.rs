@@ -8,14 +8,23 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::Journal;
 use crate::shard::{Shard, Worker};
 use crate::state::{State, limited};
+use crate::sync::Instant;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::mpsc::channel;
 use crate::sync::thread::JoinHandle;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Waits for the background threads, but no longer than for a shard: one may be in a call of the system's.
+/// How soon a disk that has not answered is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Waits for the background threads, but no longer than for a shard: one may be in a call of the system's. And as long for what was given up before: the
+/// disk may have been slow for a moment.
 pub fn join(state: &State, threads: Vec<JoinHandle<()>>) -> Result<()> {
+    let begun = Instant::now();
+    while state.writers.is_silent() && begun.elapsed() < state.settings.shard_timeout * limited::CLOSING {
+        crate::sync::thread::sleep(LOOK_AGAIN);
+    }
     if threads.is_empty() {
         return Ok(());
     }
@@ -48,7 +57,7 @@ pub fn close(state: &Arc<State>, flush_all: impl FnOnce(&State) -> Result<()>) -
         Ok(())
     }));
     note(state.limited_journal("close the journal", Journal::close));
-    // Those who are at the small files have ended then. No one begins any more: what he made would be written over that of the next opening.
+    // Whoever is at the small files has ended then, and nobody begins any more: what he made would be written over that of the next opening.
     note(state.limited("write the store's own files", |state| {
         drop(state.change.mover.lock());
         drop(state.manifest.lock());
@@ -61,9 +70,7 @@ pub fn close(state: &Arc<State>, flush_all: impl FnOnce(&State) -> Result<()>) -
         leave(state);
     }
     // Each on its worker, side by side: one whose disk hangs holds up neither the others nor the caller.
-    // A change that is being begun, and whoever writes the manifest, has ended before, or does not begin any more: what they make
-    // would be left open, or written over that of the next opening.
-    // Where the disk hangs that they write to nobody waits for them here.
+    // A change that is being begun has ended before, or does not begin any more: what it makes would be left open.
     let mut mover = if silent { state.change.mover.try_lock() } else { Some(state.change.mover.lock()) };
     let _manifest = (!silent).then(|| state.manifest.lock());
     let layout = state.layout();

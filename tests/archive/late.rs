@@ -220,6 +220,40 @@ fn an_archive_whose_disk_hangs_is_forgotten_at_once() {
     place.check_moments("");
 }
 
+/// What it is at goes on, and it ends by itself.
+#[test]
+fn an_archiver_whose_disk_hangs_is_ended_in_time() {
+    let (mut place, storage) = Hooked::place();
+    place.write(60);
+    place.store.checkpoint(&place.repo).unwrap();
+    let archiver = place.store.archive_continuously(&place.repo).unwrap();
+    let (hangs, hung) = channel();
+    let (answer, answered) = channel::<()>();
+    let (hangs, answered) = (Mutex::new(hangs), Mutex::new(answered));
+    storage.on(move |call| {
+        if let Call::Write(name, _) = call
+            && name.starts_with("archive/")
+        {
+            hangs.lock().unwrap().send(()).unwrap();
+            let _ = answered.lock().unwrap().recv();
+        }
+        Ok(())
+    });
+    place.write(10);
+    place.moment();
+    let (tell, told) = channel();
+    std::thread::spawn(move || tell.send(archiver.stop_within(Duration::from_millis(100))));
+    hung.recv_timeout(Duration::from_secs(20)).unwrap();
+    let error = told.recv_timeout(Duration::from_secs(20)).expect("it is waited for").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    drop(answer);
+    storage.off();
+    // Behind what it was at.
+    let archiver = place.store.archive_continuously(&place.repo).unwrap();
+    assert_eq!(archiver.stop_within(Duration::from_secs(60)).unwrap(), place.moments[0].0);
+    place.check_moments("");
+}
+
 /// A repository beside the place's own.
 pub fn other(place: &crate::Place) -> (BackupRepository, Hooked) {
     let storage = Hooked::new(&place.path("other"));

@@ -179,6 +179,25 @@ fn a_store_is_closed_while_the_disk_of_its_only_journal_hangs() {
     }
 }
 
+/// Then everything is flushed all the same.
+#[test]
+fn a_disk_that_was_slow_for_a_moment_is_waited_for_by_who_closes_the_store() {
+    let world = Own::limited();
+    let world = Own { options: world.options.shard_timeout(LONG / 10), ..world };
+    let store = world.open();
+    world.hang("sync");
+    unavailable(write(&store, "given up", Durability::Sync));
+    let closing = std::thread::spawn(move || store.close());
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!closing.is_finished());
+    world.disk.release();
+    in_time("closing", move || closing.join()).unwrap().unwrap();
+    let store = world.open();
+    assert!(has(&store, "given up"));
+    assert_eq!(store.stats().unwrap().opening.replayed_commits, 0, "it was flushed");
+    store.close().unwrap();
+}
+
 #[test]
 fn a_store_that_is_dropped_while_the_disk_of_its_journal_hangs_is_locked_until_that_answers() {
     for how in ["sync", "write"] {

@@ -10,15 +10,17 @@ use fuser::{
     MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request,
     WriteFlags,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 type Shared = Arc<Mutex<HashMap<u64, Arc<Mutex<Disk>>>>>;
+/// The disks that do not answer.
+type Silent = Arc<(Mutex<HashSet<u64>>, Condvar)>;
 
 const TTL: Duration = Duration::from_secs(60);
 
@@ -26,6 +28,7 @@ const TTL: Duration = Duration::from_secs(60);
 pub struct Rack {
     dir: PathBuf,
     disks: Shared,
+    silent: Silent,
     next: AtomicU64,
     _session: fuser::BackgroundSession,
 }
@@ -35,8 +38,9 @@ impl Rack {
         let disks = Shared::default();
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("annulus-lab".into())];
-        let session = fuser::spawn_mount(Fs(disks.clone()), dir, &config)?;
-        Ok(Rack { dir: dir.to_owned(), disks, next: AtomicU64::new(2), _session: session })
+        let silent = Silent::default();
+        let session = fuser::spawn_mount(Fs(disks.clone(), silent.clone()), dir, &config)?;
+        Ok(Rack { dir: dir.to_owned(), disks, silent, next: AtomicU64::new(2), _session: session })
     }
 
     /// Plugs a disk in; returns the path of its file. No file ever has another one's name, so nothing that the kernel keeps of
@@ -45,6 +49,16 @@ impl Rack {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.disks).insert(number, disk);
         (number, self.dir.join(format!("disk-{number}")))
+    }
+
+    /// From now on the disk answers nothing, until it is to.
+    pub fn silence(&self, number: u64) {
+        lock(&self.silent.0).insert(number);
+    }
+
+    pub fn answer(&self, number: u64) {
+        lock(&self.silent.0).remove(&number);
+        self.silent.1.notify_all();
     }
 
     pub fn unplug(&self, number: u64) {
@@ -56,9 +70,27 @@ pub fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Fs(Shared);
+struct Fs(Shared, Silent);
 
 impl Fs {
+    /// Does something with a disk and answers: at once, or, where it is silent, on a thread of its own when it is not any more, so that others are served
+    /// meanwhile.
+    fn when_it_answers(&self, ino: INodeNo, work: impl FnOnce(Option<Arc<Mutex<Disk>>>) + Send + 'static) {
+        let (number, disk) = (u64::from(ino), self.disk(ino));
+        if !lock(&self.1.0).contains(&number) {
+            return work(disk);
+        }
+        let silent = self.1.clone();
+        std::thread::spawn(move || {
+            let mut all = lock(&silent.0);
+            while all.contains(&number) {
+                all = silent.1.wait(all).unwrap_or_else(PoisonError::into_inner);
+            }
+            drop(all);
+            work(disk);
+        });
+    }
+
     fn disk(&self, ino: INodeNo) -> Option<Arc<Mutex<Disk>>> {
         lock(&self.0).get(&u64::from(ino)).cloned()
     }
@@ -120,12 +152,14 @@ impl Filesystem for Fs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let Some(disk) = self.disk(ino) else { return reply.error(Errno::EIO) };
-        let disk = lock(&disk);
-        let left = usize::try_from(disk.bytes().saturating_sub(offset)).unwrap_or(0);
-        let mut out = vec![0; left.min(size as usize)];
-        disk.read(offset, &mut out);
-        reply.data(&out);
+        self.when_it_answers(ino, move |disk| {
+            let Some(disk) = disk else { return reply.error(Errno::EIO) };
+            let disk = lock(&disk);
+            let left = usize::try_from(disk.bytes().saturating_sub(offset)).unwrap_or(0);
+            let mut out = vec![0; left.min(size as usize)];
+            disk.read(offset, &mut out);
+            reply.data(&out);
+        });
     }
 
     fn write(
@@ -140,15 +174,25 @@ impl Filesystem for Fs {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let Some(disk) = self.disk(ino) else { return reply.error(Errno::EIO) };
-        lock(&disk).write(offset, data);
-        reply.written(data.len() as u32);
+        if !lock(&self.1.0).contains(&u64::from(ino)) {
+            let Some(disk) = self.disk(ino) else { return reply.error(Errno::EIO) };
+            lock(&disk).write(offset, data);
+            return reply.written(data.len() as u32);
+        }
+        let data = data.to_vec();
+        self.when_it_answers(ino, move |disk| {
+            let Some(disk) = disk else { return reply.error(Errno::EIO) };
+            lock(&disk).write(offset, &data);
+            reply.written(data.len() as u32);
+        });
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let Some(disk) = self.disk(ino) else { return reply.error(Errno::EIO) };
-        lock(&disk).flush();
-        reply.ok();
+        self.when_it_answers(ino, move |disk| {
+            let Some(disk) = disk else { return reply.error(Errno::EIO) };
+            lock(&disk).flush();
+            reply.ok();
+        });
     }
 
     /// Not a flush of the disk: `close` says nothing of durability.

@@ -6,6 +6,7 @@ mod damage;
 mod disk;
 mod files;
 mod fuse;
+mod hang;
 mod kept;
 mod kill;
 mod machine;
@@ -75,6 +76,10 @@ files             lets operations on files of a running store fail, be lost or f
   --faults N      how many, over all kinds of faults and of files [ANNULUS_FILE_FAULTS, else 200]
   --seed, --trial, --jobs, --dir, --minutes, --until-caught, --plants, --only, --require as above
 
+hang              has a disk under a store, a shard's or the store's own, answer nothing for a while, and looks at how long calls take meanwhile
+  --fs A,B        ext4 xfs btrfs [all]
+  --seed, --require as above
+
 plants            builds Annulus's tests with bugs that are planted on purpose, and runs those that must catch them, one by one
   --only A,B      these alone
 
@@ -138,6 +143,7 @@ fn start() -> Result<bool> {
             let faults = how_many("ANNULUS_FILE_FAULTS", files::FAULTS)?;
             files::run(trials::Settings::parse(parser, faults, called("files"))?)
         }
+        Some(Value(name)) if name == "hang" => run_hang(parser),
         Some(Value(name)) if name == "plants" => run_plants(parser),
         Some(Value(name)) if name == "mutants" => run_mutants(parser),
         Some(Value(name)) if name == "states" => run_states(parser),
@@ -175,6 +181,27 @@ fn run_plants(mut parser: lexopt::Parser) -> Result<bool> {
         }
     }
     tests::run_all(only.as_deref())
+}
+
+fn run_hang(mut parser: lexopt::Parser) -> Result<bool> {
+    let mut config = hang::Config { kinds: mount::Kind::ALL.to_vec(), seed: 1, require: false };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("fs") => config.kinds = kinds(&parser.value()?)?,
+            Long("seed") => config.seed = parser.value()?.parse()?,
+            Long("require") => config.require = true,
+            _ => return Err(argument.unexpected().into()),
+        }
+    }
+    hang::run(&config)
+}
+
+fn kinds(value: &std::ffi::OsStr) -> Result<Vec<mount::Kind>> {
+    let named = |name: String| {
+        let known = mount::Kind::ALL.into_iter().find(|kind| kind.name() == name);
+        known.ok_or_else(|| format!("no file system {name}").into())
+    };
+    list(value).into_iter().map(named).collect()
 }
 
 fn run_mutants(mut parser: lexopt::Parser) -> Result<bool> {
@@ -257,14 +284,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<powercut::Config> {
             Long("cuts") => config.cuts = parser.value()?.parse()?,
             Long("minutes") => config.minutes = Some(parser.value()?.parse()?),
             Long("seed") => config.seed = parser.value()?.parse()?,
-            Long("fs") => {
-                let named = |name: String| {
-                    let known = mount::Kind::ALL.into_iter().find(|kind| kind.name() == name);
-                    known.ok_or_else(|| format!("no file system {name}"))
-                };
-                config.kinds =
-                    list(&parser.value()?).into_iter().map(named).collect::<std::result::Result<_, _>>()?;
-            }
+            Long("fs") => config.kinds = kinds(&parser.value()?)?,
             Long("replicas") => {
                 let numbers =
                     list(&parser.value()?).iter().map(|n| n.parse()).collect::<std::result::Result<_, _>>();

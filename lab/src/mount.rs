@@ -117,6 +117,21 @@ impl<'a> Mounted<'a> {
     }
 }
 
+impl Mounted<'_> {
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// From now on its disk answers nothing, until it is to.
+    pub fn silence(&self) {
+        self.rack.silence(self.number);
+    }
+
+    pub fn answer(&self) {
+        self.rack.answer(self.number);
+    }
+}
+
 impl Drop for Mounted<'_> {
     /// Waits until the kernel has let go of the disk: it may hold it a little longer than the process that used it.
     fn drop(&mut self) {

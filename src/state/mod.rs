@@ -26,6 +26,7 @@
 
 pub mod archives;
 mod beside;
+pub mod caught;
 pub mod change;
 pub mod changed;
 mod copied;
@@ -506,8 +507,8 @@ impl State {
         self.gaps.note(|| self.first_uncovered().is_some());
     }
 
-    /// Every write up to this one has left the memtables, and what shards that are read hold is complete up to there. The
-    /// caller has the turn to flush.
+    /// Every write up to this one has left the memtables, and what shards that are read hold is complete up to there. It is more when the next
+    /// flush is done: who has the turn to flush knows that it stays so.
     pub fn forgotten_up_to(&self) -> Seq {
         self.memory.forgotten()
     }

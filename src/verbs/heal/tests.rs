@@ -9,9 +9,11 @@ use crate::shard::Health;
 use crate::state::Seams;
 use crate::state::events::EventKind;
 use crate::store::Store;
+use crate::sync::atomic::AtomicU64;
 use crate::testing;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 const KEYS: u32 = 300;
@@ -271,6 +273,47 @@ fn a_slow_shard_catches_up_with_what_a_flush_brings_it() {
     store.close().unwrap();
 }
 
+/// Its replicas are flushed to while its disk takes its time for a piece of the journal; what it came to lack meanwhile it gets as well.
+#[test]
+fn a_flush_does_not_wait_for_a_shard_that_catches_up() {
+    let (store, factory) = filled(3, 2);
+    let slow = ShardId(1);
+    testing::fail_shard(&store, slow);
+    let write = |n: u32| _ = store.insert(key(n), vec![n as u8; 64 << 10]).unwrap();
+    (0..40).for_each(write);
+    store.flush().unwrap();
+    heal_until(&store, || health(&store, slow) == Health::Rebuilding);
+    let gate = factory.hang(slow, MemoryOperation::Apply);
+    std::thread::scope(|scope| {
+        scope.spawn(|| super::step(&store.handle.state).unwrap());
+        assert!(gate.wait_for(1));
+        let (tell, told) = channel();
+        let (others, held) = (store.clone(), gate.clone());
+        scope.spawn(move || {
+            for n in 40..60 {
+                others.insert(key(n), vec![n as u8; 64 << 10]).unwrap();
+            }
+            let flushed = others.flush();
+            drop(tell.send((flushed, held.waiting())));
+        });
+        let flushed = told.recv_timeout(Duration::from_secs(20));
+        gate.release();
+        let (flushed, waiting) = flushed.expect("the flush waits for it");
+        flushed.unwrap();
+        assert_eq!(waiting, 1);
+    });
+    assert_eq!(health(&store, slow), Health::Rebuilding, "it lacks what was flushed meanwhile");
+    // Twice as much as that at the most: nobody gets ahead of it for ever.
+    let turns = store.handle.state.change.mover.lock().caught.is_some_and(|caught| caught.is_outrun());
+    assert!(!turns, "40 of 20");
+    heal_until(&store, || store.health().unwrap().is_good());
+    check(&store);
+    assert_eq!(testing::held_by(&store, KeyspaceId(0), slow).unwrap().len(), {
+        let ring = store.ring();
+        (0..KEYS).filter(|n| ring.preference_list(key(*n)).contains(&slow)).count()
+    });
+}
+
 /// While nobody is there several chunks are under way at once, as in a change of the topology.
 #[test]
 fn a_filling_that_disturbs_nobody_goes_through_several_chunks_at_once() {
@@ -365,4 +408,29 @@ fn sources_of_a_shard_are_verified_again_where_that_was_put_off() {
     step(&store);
     assert!(!is_proven(&store));
     assert!(store.health().unwrap().is_good());
+}
+
+/// It may hang for hours; what has been verified before says nothing of then.
+#[test]
+fn sources_of_a_shard_that_hangs_are_verified_again() {
+    let (disk, shard) = (SimDisk::new(7), ShardId(1));
+    let seams = Seams { disk: Arc::new(disk), factory: Arc::new(MemoryFactory::new()), background: true };
+    let options = Options::new().shards(2).replication_factor(2).memory_budget(8 << 20).heal(Heal::Manual);
+    let store = testing::open(Path::new("/store"), &options, seams).unwrap();
+    let state = &store.handle.state;
+    let layout = state.layout();
+    let (go_on, hangs) = channel::<()>();
+    let ticket = layout.workers[1].run(move || Ok(drop(hangs.recv())));
+    layout.workers[1].wait(&ticket, Duration::from_millis(1), &AtomicU64::new(0)).unwrap_err();
+    assert!(layout.workers[1].is_stuck());
+    let proven = || state.change.mover.lock().proofs.iter().map(|proof| proof.of).collect::<Vec<_>>();
+    let mut mover = state.change.mover.lock();
+    for of in [shard, ShardId(0)] {
+        mover.proof_of(of).whole.insert(ShardId(7), 0);
+    }
+    drop(mover);
+    super::step(state).unwrap();
+    assert_eq!(proven(), [ShardId(0)]);
+    drop((go_on, layout));
+    store.close().unwrap();
 }

@@ -35,6 +35,7 @@ pub mod events;
 pub mod foreground;
 mod gaps;
 pub mod healing;
+mod kept;
 mod look;
 mod memory;
 mod pace;
@@ -322,14 +323,6 @@ impl State {
         self.journal.sync_to(seq)?;
         self.signals.want_tick();
         Ok(())
-    }
-
-    /// Tries the journal's copies that are behind; how many are complete again.
-    pub fn mend(&self) -> usize {
-        let Some(mirrors) = &self.mirrors else { return 0 };
-        // Their disks may hang, and a close does not wait for that.
-        let _turn = self.journal.turn();
-        mirrors.mend()
     }
 
     /// Lets another process, or another handle, open the store: as soon as nothing of it is written to.

@@ -157,7 +157,7 @@ impl Copying<'_> {
 
     /// Whether a segment of the target's leaves as much room as the opening takes that goes on there, in every copy that lacks it: what one alone
     /// gets it differs in from the others, which would not count as complete for that. They may lie on one disk.
-    fn has_room(&self, name: &str, believed: &[&Path]) -> Outcome<bool> {
+    pub fn has_room(&self, name: &str, believed: &[&Path]) -> Outcome<bool> {
         let len = self.disk.open(&self.to.join(name), OpenMode::Read).and_then(|file| file.len());
         let len = len.map_err(|e| self.target(e, name))?;
         let lacks = |dir: &&&Path| !self.disk.exists(&dir.join(name)).unwrap_or(false);
@@ -170,7 +170,7 @@ impl Copying<'_> {
         Ok(lacking.into_iter().all(fits))
     }
 
-    fn put_back(&self, name: &str) -> Outcome<()> {
+    pub fn put_back(&self, name: &str) -> Outcome<()> {
         let back = Copying { from: self.to, to: self.from, gate: None, ..*self };
         back.renew_as_it_is(name, false).map_err(|failed| match failed {
             Failed::Source(e) => Failed::Target(e),
@@ -184,7 +184,7 @@ impl Copying<'_> {
     }
 
     /// Whether the target's segment is whole, and the one before the source's next.
-    fn leads_on(&self, generation: u64) -> Outcome<bool> {
+    pub fn leads_on(&self, generation: u64) -> Outcome<bool> {
         let next = generation.saturating_add(1);
         let ours = self.begins(self.from, next).map_err(Failed::Source)?;
         let theirs = self.begins(self.to, next).map_err(Failed::Target)?;
@@ -216,7 +216,7 @@ impl Copying<'_> {
     }
 
     /// What a segment begins with.
-    fn begins(&self, dir: &Path, generation: u64) -> Result<Option<(SegmentHeader, Header)>> {
+    pub fn begins(&self, dir: &Path, generation: u64) -> Result<Option<(SegmentHeader, Header)>> {
         let Some((mut reader, header)) = self.reader(dir, generation)? else { return Ok(None) };
         Ok(match reader.item(BODY)? {
             Item::Frame(frame, _) => Some((header, frame)),

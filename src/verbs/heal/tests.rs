@@ -420,7 +420,7 @@ fn sources_of_a_shard_that_hangs_are_verified_again() {
     let state = &store.handle.state;
     let layout = state.layout();
     let (go_on, hangs) = channel::<()>();
-    let ticket = layout.workers[1].run(move || Ok(drop(hangs.recv())));
+    let ticket = layout.workers[1].run(move || Ok(_ = hangs.recv()));
     layout.workers[1].wait(&ticket, Duration::from_millis(1), &AtomicU64::new(0)).unwrap_err();
     assert!(layout.workers[1].is_stuck());
     let proven = || state.change.mover.lock().proofs.iter().map(|proof| proof.of).collect::<Vec<_>>();

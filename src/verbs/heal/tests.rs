@@ -5,7 +5,8 @@ use crate::engine::{MemoryFactory, MemoryOperation};
 use crate::error::Error;
 use crate::ids::{KeyspaceId, ShardId};
 use crate::options::{Heal, Options};
-use crate::shard::Health;
+use crate::shard::seal::Seal;
+use crate::shard::{Health, Shard};
 use crate::state::Seams;
 use crate::state::events::EventKind;
 use crate::store::Store;
@@ -407,6 +408,36 @@ fn sources_of_a_shard_are_verified_again_where_that_was_put_off() {
     drop(mover);
     step(&store);
     assert!(!is_proven(&store));
+    assert!(store.health().unwrap().is_good());
+}
+
+/// What the others have been given is made durable, and goes on from where that was written down: the shard itself may have lost it.
+#[test]
+fn the_others_are_sealed_when_a_shard_that_gains_records_is_opened_again() {
+    let (store, _) = filled(4, 1);
+    let state = &store.handle.state;
+    store.apply(store.plan().set_replication_factor(2).preview().unwrap()).unwrap();
+    while !state.change.mover.lock().begun {
+        assert!(testing::change_step(&store).unwrap());
+    }
+    let layout = state.layout();
+    let applying = || -> Vec<bool> {
+        let seal = |shard: &Arc<Shard>| Seal::load(state.seams.disk.as_ref(), &shard.dir).unwrap().unwrap();
+        layout.shards.iter().map(|shard| seal(shard).applying).collect()
+    };
+    assert_eq!(applying(), [true; 4]);
+    let mut mover = state.change.mover.lock();
+    assert!(!mover.position.is_empty());
+    super::revive::release(state, &mut mover, &layout, 1);
+    assert_eq!(applying(), [false, true, false, false]);
+    let saved = state.manifest.lock().change.as_ref().map(|change| change.position.clone());
+    assert_eq!((mover.begun, Some(&mover.position)), (false, saved.as_ref()));
+    // Nothing is sealed that nobody has begun to change.
+    super::revive::release(state, &mut mover, &layout, 0);
+    assert_eq!(applying(), [false, true, false, false]);
+    drop((mover, layout));
+    while testing::change_step(&store).unwrap() {}
+    check(&store);
     assert!(store.health().unwrap().is_good());
 }
 

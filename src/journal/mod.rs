@@ -2,7 +2,7 @@
 //!
 //! Rooms: `segment` (a file's bytes), `supply` (files before and after their use), `log` and `chunk` (appending),
 //! `writer` (writing), `group` (syncing for many), `health` (failures), `freeing` (what nobody needs), `turns` (who is at the files), `scan` and `recovery` (reading back), `cases` (what to do with
-//! damage), `known` (how far the log reaches at least), `open` (creating and opening), `anew` (in the place of another), `left` (what there is of one), `replay` (reading while it is written to), `behind` (where that goes on behind damage), `mirror`
+//! damage), `known` (how far the log reaches at least), `open` (creating and opening), `anew` (in the place of another), `left` (what there is of one), `replay` (reading while it is written to), `regain` (what was lost of its beginning), `behind` (where that goes on behind damage), `mirror`
 //! (several copies, on a disk below all this).
 //!
 //! Invariants:
@@ -49,6 +49,7 @@ mod log;
 pub(crate) mod mirror;
 mod open;
 mod recovery;
+mod regain;
 mod replay;
 mod scan;
 pub(crate) mod segment;
@@ -59,6 +60,7 @@ mod writer;
 pub use known::Known;
 pub use left::Left;
 pub use log::{Appender, Handoff};
+pub use regain::Regained;
 pub use replay::Cursor;
 
 use crate::error::{Error, Result};

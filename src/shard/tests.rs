@@ -7,6 +7,7 @@ use crate::disk::{Disk, Fault, Operation, SimDisk};
 use crate::engine::{MemoryFactory, MemoryOperation as EngineOperation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Seq, ShardId};
+use crate::sync::atomic::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -319,6 +320,25 @@ fn an_engine_whose_place_was_taken_is_deleted() {
     assert!(world.shard.is_untidy() && world.disk.exists(&old).unwrap());
     world.shard.clear_up().unwrap();
     assert!(!world.shard.is_untidy() && !world.disk.exists(&old).unwrap());
+}
+
+/// Nothing is looked for in the directory, nor sealed, unless something is to go; and nothing goes while an engine is made there, or none is open.
+#[test]
+fn a_shard_is_tidied_when_something_is_to_go_and_nobody_needs_it() {
+    let world = World::new();
+    let dir = world.spec.dir.as_path();
+    world.disk.replace(&dir.join("engine"), b"what the memory has elsewhere").unwrap();
+    world.sim.inject(Fault::on(Operation::Write));
+    world.shard.clear_up().unwrap();
+    world.sim.heal();
+    world.shard.begin_aside(&world.factory, &world.spec).unwrap();
+    world.disk.replace(&dir.join("engine-1"), b"the same").unwrap();
+    world.shard.untidy.store(true, Ordering::Release);
+    world.shard.clear_up().unwrap();
+    assert!(world.disk.exists(&dir.join("engine-1")).unwrap() && world.shard.is_untidy());
+    world.shard.fail(&Error::new(ErrorKind::Io, "its disk is gone"));
+    world.shard.clear_up().unwrap();
+    assert!(world.disk.exists(&dir.join("engine-1")).unwrap() && world.shard.is_untidy());
 }
 
 /// The seal may name the new engine already when its replacement fails: neither engine goes before it is known which one counts.

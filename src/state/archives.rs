@@ -196,7 +196,12 @@ impl Archives {
 
     /// What all archives are complete up to that need nothing older than `from`; [`Seq::MAX`]: there is none.
     pub fn least(&self, from: Seq) -> Seq {
-        self.ends.lock().iter().copied().filter(|end| end.next() >= from).min().unwrap_or(Seq::MAX)
+        self.ends(from).into_iter().min().unwrap_or(Seq::MAX)
+    }
+
+    /// What each of them is complete up to.
+    pub fn ends(&self, from: Seq) -> Vec<Seq> {
+        self.ends.lock().iter().copied().filter(|end| end.next() >= from).collect()
     }
 
     /// Keeps what was dropped for whoever adds to an archive, however far the journal is trimmed meanwhile.

@@ -3,6 +3,7 @@
 //! Invariants: one change at a time; what has become of the last ones is remembered, so that a handle that waits late still
 //! learns it; a step that failed leaves its cause here until one succeeds.
 
+use super::caught::Caught;
 use super::foreground::Foreground;
 use super::transfer::Counted;
 use crate::error::{Error, ErrorKind, Result};
@@ -121,8 +122,8 @@ pub struct Mover {
     pub counted: Counted,
     /// Shards that have been, durably, since they lost something last, and are yet to be said to be clean.
     pub swept: Vec<ShardId>,
-    /// The shard that was given a piece of the journal last, and up to where the others had it then.
-    pub caught: Option<(ShardId, Seq)>,
+    /// Of the shard that was given a piece of the journal last.
+    pub caught: Option<Caught>,
     /// When the directories of shards that were given up could not be cleared last.
     pub unsettled: Option<Instant>,
     /// The workers of shards that are in no layout yet, or any more: what hangs on one is known from it.
@@ -211,7 +212,7 @@ impl Mover {
             |proof: &Proof| proof.of == shard || proof.at == Some(shard) || proof.whole.contains_key(&shard);
         self.proofs.retain(|proof| !names(proof));
         // How much was flushed since it was given the journal last says nothing of now.
-        self.caught.take_if(|(id, _)| *id == shard);
+        self.caught.take_if(|caught| caught.shard == shard);
     }
 
     /// The worker of a shard that is in no layout; there is one from here on.
@@ -571,7 +572,7 @@ mod tests {
                     fills: [1, 3].map(|shard| Fill::of(ShardId(shard), Vec::new())).into(),
                     menders: [1, 3].map(|shard| Mender::of(ShardId(shard), 0)).into(),
                     proofs: [1, 3].map(|shard| Proof::of(ShardId(shard))).into(),
-                    caught: Some((shard, Seq(7))),
+                    caught: Some(Caught::begin(shard, Seq(7), Seq(5))),
                     ..Mover::default()
                 };
                 mover.reopened(ShardId(lost), change);

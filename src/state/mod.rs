@@ -26,6 +26,7 @@
 
 pub mod archives;
 mod beside;
+pub mod caught;
 pub mod change;
 pub mod changed;
 mod copied;
@@ -34,6 +35,7 @@ pub mod events;
 pub mod foreground;
 mod gaps;
 pub mod healing;
+mod kept;
 pub mod limited;
 mod look;
 mod memory;
@@ -321,14 +323,6 @@ impl State {
         first
     }
 
-    /// Tries the journal's copies that are behind; how many are complete again.
-    pub fn mend(&self) -> usize {
-        let Some(mirrors) = &self.mirrors else { return 0 };
-        // Their disks may hang, and a close does not wait for that.
-        let _turn = self.journal.turn();
-        mirrors.mend()
-    }
-
     /// Lets another process, or another handle, open the store: as soon as nothing of it is written to.
     pub fn release_lock(&self) {
         let lock = self.lock.lock().take();
@@ -504,8 +498,8 @@ impl State {
         self.gaps.note(|| self.first_uncovered().is_some());
     }
 
-    /// Every write up to this one has left the memtables, and what shards that are read hold is complete up to there. The
-    /// caller has the turn to flush.
+    /// Every write up to this one has left the memtables, and what shards that are read hold is complete up to there. It is more when the next
+    /// flush is done: who has the turn to flush knows that it stays so.
     pub fn forgotten_up_to(&self) -> Seq {
         self.memory.forgotten()
     }

@@ -8,7 +8,7 @@
 //!   journal holds it until one is back.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{Seq, VirtualNode};
+use crate::ids::VirtualNode;
 use crate::memtable::Table;
 use crate::options::Heal;
 use crate::plants;
@@ -190,25 +190,9 @@ fn check_forgettable(state: &State, layout: &Layout, table: &Table, failed: &[(u
     Ok(())
 }
 
-/// Frees the part of the journal that every shard has applied. Shards that are offline, and archives that are behind, hold it back, each
-/// up to a bound: who lacks more than that costs the others nothing.
+/// Frees the part of the journal that nobody needs.
 fn trim(state: &State) -> Result<()> {
-    let layout = state.layout();
-    let applied =
-        |open: bool| layout.shards.iter().filter(move |s| !open || s.is_open()).map(|s| s.applied());
-    let Some(free) = applied(true).min().or(applied(false).max()) else { return Ok(()) };
-    let from = state.journal.reach(free.next(), state.settings.journal_retention);
-    let within = |seq: &Seq| seq.next() >= from;
-    let mut upto = free;
-    if !plants::is("archive-not-waited-for") {
-        upto = upto.min(state.archives.least(from));
-    }
-    if !plants::is("journal-trimmed-past-a-failed-shard") {
-        // What nobody serves is in the journal alone. Asked for now: whoever is about to note that a shard has failed may be held up. And after
-        // it was seen which shards are open: one that fails in between was counted among them.
-        let everything = state.first_uncovered().is_some();
-        upto = applied(false).filter(|seq| everything || within(seq)).fold(upto, Seq::min);
-    }
+    let Some(upto) = state.free_up_to() else { return Ok(()) };
     state.limited_journal("free a part of the journal", move |journal| journal.trim(upto.next()))?;
     // It may have synced more than the flush did.
     state.signals.want_tick();

@@ -478,3 +478,93 @@ fn a_shard_that_is_behind_serves_again_by_what_a_copy_which_is_left_out_has() {
         world.killed(store).opens(&two, 320, "later");
     }
 }
+
+/// For what comes back into the copy at "/a".
+fn no_room(world: &World) {
+    let full = |path: &Path| path.starts_with("/a") && path.to_string_lossy().ends_with(".copy");
+    world.disk.inject(Fault::on(Operation::Write).at(full).error(std::io::ErrorKind::StorageFull));
+}
+
+/// A store whose copy at "/a" has lost its oldest segment, for which it has no room either: the one at "/b" has it, which is left out, and the archive lacks
+/// it.
+fn without_room_for_the_oldest(place: &Place) -> (World, Store, BackupRepository, PathBuf) {
+    let two = with(&["/a", "/b"]);
+    let world = World { disk: SimDisk::new(2), factory: MemoryFactory::new() };
+    let store = world.open(&two).unwrap();
+    let repo = BackupRepository::open(place.at("backup")).unwrap();
+    write(&store, 0..5);
+    store.archive(&repo).unwrap();
+    write(&store, 5..300);
+    store.flush().unwrap();
+    let world = world.killed(store);
+    let away = |path: &Path| path.starts_with("/b");
+    world.disk.inject(Fault::on(Operation::Look).at(away).error(std::io::ErrorKind::NotFound));
+    let store = world.open(&two).unwrap();
+    write(&store, 300..350);
+    store.flush().unwrap();
+    assert_eq!(good(&store.stats().unwrap()), [true, false]);
+    let world = world.killed(store);
+    world.disk.heal();
+    let names = world.disk.list(Path::new("/a")).unwrap().into_iter().filter(|name| name.ends_with(".seg"));
+    let oldest = Path::new("/a").join(names.min().unwrap());
+    world.disk.remove_file(&oldest).unwrap();
+    no_room(&world);
+    let store = world.open(&two).unwrap();
+    assert_eq!(good(&store.stats().unwrap()), [true, false]);
+    assert!(!world.disk.exists(&oldest).unwrap());
+    (world, store, repo, oldest)
+}
+
+/// It comes back when there is room, without an opening; until then who lacks it is told where it is.
+#[test]
+fn an_archive_waits_for_what_a_copy_has_that_is_left_out() {
+    let place = Place::new();
+    let (world, store, repo, oldest) = without_room_for_the_oldest(&place);
+    let mut events = store.events();
+    for _ in 0..2 {
+        let error = store.archive(&repo).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert_eq!(testing::mend(&store), 0);
+        assert!(world.disk.exists(&Path::new("/b").join(oldest.file_name().unwrap())).unwrap());
+    }
+    let stats = store.stats().unwrap();
+    assert!(stats.warnings.iter().any(|warning| warning.contains("a shard or an archive lacks")));
+    let told =
+        std::iter::from_fn(|| events.try_next()).filter(|event| format!("{event:?}").contains("lacks"));
+    assert_eq!(told.count(), 1);
+    world.disk.heal();
+    let last = store.insert_with(b"last", b"value", Durability::Sync).unwrap();
+    assert_eq!(store.archive(&repo).unwrap(), last);
+    assert!(world.disk.exists(&oldest).unwrap());
+    assert_eq!(testing::mend(&store), 1);
+    check(&store, 350);
+}
+
+/// Nobody lacks it any more: the copy is made anew at once.
+#[test]
+fn a_copy_is_made_anew_when_nobody_lacks_any_more_what_it_alone_has() {
+    let place = Place::new();
+    let (world, store, repo, oldest) = without_room_for_the_oldest(&place);
+    assert_eq!(testing::mend(&store), 0);
+    store.forget_archive(repo.id()).unwrap();
+    assert_eq!(testing::mend(&store), 1);
+    assert!(!world.disk.exists(&Path::new("/b").join(oldest.file_name().unwrap())).unwrap());
+    check(&store, 350);
+}
+
+/// Writes go on, and what the journal is kept for who is behind comes to an end: nobody is waited for beyond that, nor a second copy gone without.
+#[test]
+fn a_copy_is_held_up_no_longer_than_the_journal_is_kept() {
+    let place = Place::new();
+    let (world, store, _, _) = without_room_for_the_oldest(&place);
+    assert_eq!(testing::mend(&store), 0);
+    let world = world.killed(store);
+    no_room(&world);
+    let store = world.open(&with(&["/a", "/b"]).journal_retention(1 << 20)).unwrap();
+    assert_eq!(testing::mend(&store), 0);
+    for round in 0..40_u32 {
+        store.insert(round.to_be_bytes(), vec![7; 64 << 10]).unwrap();
+    }
+    store.flush().unwrap();
+    assert_eq!(testing::mend(&store), 1);
+}

@@ -157,7 +157,7 @@ impl Copying<'_> {
 
     /// Whether a segment of the target's leaves as much room as the opening takes that goes on there, in every copy that lacks it: what one alone
     /// gets it differs in from the others, which would not count as complete for that. They may lie on one disk.
-    fn has_room(&self, name: &str, believed: &[&Path]) -> Outcome<bool> {
+    pub fn has_room(&self, name: &str, believed: &[&Path]) -> Outcome<bool> {
         let len = self.disk.open(&self.to.join(name), OpenMode::Read).and_then(|file| file.len());
         let len = len.map_err(|e| self.target(e, name))?;
         let lacks = |dir: &&&Path| !self.disk.exists(&dir.join(name)).unwrap_or(false);
@@ -170,7 +170,7 @@ impl Copying<'_> {
         Ok(lacking.into_iter().all(fits))
     }
 
-    fn put_back(&self, name: &str) -> Outcome<()> {
+    pub fn put_back(&self, name: &str) -> Outcome<()> {
         let back = Copying { from: self.to, to: self.from, gate: None, ..*self };
         back.renew_as_it_is(name, false).map_err(|failed| match failed {
             Failed::Source(e) => Failed::Target(e),
@@ -184,7 +184,7 @@ impl Copying<'_> {
     }
 
     /// Whether the target's segment is whole, and the one before the source's next.
-    fn leads_on(&self, generation: u64) -> Outcome<bool> {
+    pub fn leads_on(&self, generation: u64) -> Outcome<bool> {
         let next = generation.saturating_add(1);
         let ours = self.begins(self.from, next).map_err(Failed::Source)?;
         let theirs = self.begins(self.to, next).map_err(Failed::Target)?;
@@ -216,7 +216,7 @@ impl Copying<'_> {
     }
 
     /// What a segment begins with.
-    fn begins(&self, dir: &Path, generation: u64) -> Result<Option<(SegmentHeader, Header)>> {
+    pub fn begins(&self, dir: &Path, generation: u64) -> Result<Option<(SegmentHeader, Header)>> {
         let Some((mut reader, header)) = self.reader(dir, generation)? else { return Ok(None) };
         Ok(match reader.item(BODY)? {
             Item::Frame(frame, _) => Some((header, frame)),
@@ -233,5 +233,78 @@ impl Copying<'_> {
         };
         let header = header(file.as_ref(), generation).map_err(failed)?;
         Ok(header.map(|header| (Reader::new(file, &path, header, Vec::new()), header)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Disk, SimDisk};
+    use crate::frame::{self, Payload};
+
+    const STORE: u128 = 7;
+    const OLD: u64 = 4;
+
+    fn header(store_id: u128, generation: u64, origin: Origin) -> SegmentHeader {
+        SegmentHeader { store_id, generation, boot_id: 1, len: 16 << 10, origin }
+    }
+
+    fn commit(seq: u64) -> (Kind, u64) {
+        (Kind::Commit, seq)
+    }
+
+    /// Makes a segment of these frames.
+    fn write(disk: &SimDisk, dir: &str, header: SegmentHeader, frames: &[(Kind, u64)], said: u8) {
+        let mut bytes = header.encode_page();
+        for (kind, seq) in frames {
+            let (salt, generation, seq) = (header.salt(), header.generation, Seq(*seq));
+            match kind {
+                Kind::Commit => {
+                    let payload = [said; 40];
+                    let frame = Header::commit(generation, seq, Seq::ZERO, &Payload::new(&payload)).unwrap();
+                    frame::encode(&mut bytes, &frame, salt, &payload);
+                }
+                _ => segment::push_trailer(&mut bytes, salt, generation, *kind, seq, Seq::ZERO),
+            }
+        }
+        bytes.resize(header.len as usize, 0);
+        disk.replace(&Path::new(dir).join(segment::name(header.generation)), &bytes).unwrap();
+    }
+
+    /// Whether the old segment of "/b" leads up to the next one of "/a".
+    fn leads_on(old: SegmentHeader, frames: &[(Kind, u64)], next: u64, in_both: bool) -> bool {
+        let disk = SimDisk::new(1);
+        ["/a", "/b"].iter().for_each(|dir| disk.create_dir_all(Path::new(dir)).unwrap());
+        let after = header(STORE, OLD + 1, Origin::Continuation);
+        write(&disk, "/a", after, &[commit(next)], 1);
+        write(&disk, "/b", after, &[commit(next)], if in_both { 1 } else { 2 });
+        write(&disk, "/b", old, frames, 1);
+        let (stop, from, to) = (AtomicBool::new(false), Path::new("/a"), Path::new("/b"));
+        let copying = Copying { disk: &disk, from, to, stop: &stop, gate: None, make_do: true };
+        copying.leads_on(OLD).unwrap()
+    }
+
+    #[test]
+    fn an_old_segment_is_put_back_only_if_it_is_whole_and_the_one_before_the_next() {
+        let goes_on = |store| header(store, OLD, Origin::Continuation);
+        let begins = |first| header(STORE, OLD, Origin::Start { first: Seq(first) });
+        let whole = [commit(1), commit(2), (Kind::End, 3)];
+        assert!(leads_on(goes_on(STORE), &whole, 3, true));
+        assert!(leads_on(begins(1), &whole, 3, true));
+        // It says that it begins with another.
+        assert!(!leads_on(begins(2), &whole, 3, true));
+        // One is missing in it, or before its end.
+        assert!(!leads_on(goes_on(STORE), &[commit(1), commit(3), (Kind::End, 4)], 4, true));
+        assert!(!leads_on(goes_on(STORE), &[commit(1), commit(2), (Kind::End, 4)], 4, true));
+        // It does not end there, or has no end, or not that of a segment which another follows.
+        assert!(!leads_on(goes_on(STORE), &whole, 4, true));
+        assert!(!leads_on(goes_on(STORE), &whole[..2], 3, true));
+        assert!(!leads_on(goes_on(STORE), &[commit(1), commit(2), (Kind::Tail, 3)], 3, true));
+        // It is another store's, or the one after it is another than there.
+        assert!(!leads_on(goes_on(STORE + 1), &whole, 3, true));
+        assert!(!leads_on(goes_on(STORE), &whole, 3, false));
+        // It has another's name.
+        let named = header(STORE, OLD + 2, Origin::Continuation);
+        assert!(!leads_on(named, &whole, 3, true));
     }
 }

@@ -104,12 +104,20 @@ impl Mirrors {
     /// `Io`: no word of it can be given.
     pub fn let_go(&self) -> Result<()> {
         let mut given = self.given.lock();
-        let deferred = std::mem::take(&mut given.deferred);
-        if given.leaving.take().is_none() && !deferred {
+        let (deferred, left) = (std::mem::take(&mut given.deferred), given.leaving.take());
+        if left.is_none() && !deferred {
             return Ok(());
         }
         for (lost, cause) in self.give_word(&mut given, self.good().collect())? {
             self.leave_out(lost, cause);
+        }
+        // It says itself that it was left: an older manifest may come back, and the word in the store's directory be lost. Nobody waits for it.
+        if let Some((id, dir)) = left {
+            let good = self.good().filter_map(|index| Some(self.copies.get(index)?.id)).collect();
+            let word = Word { store: self.store, mirror: Some(id), epoch: given.epoch, good };
+            if let Err(e) = word.store(self.disk.as_ref(), &dir) {
+                log::warn!("the copy of the journal that was left takes no word of that: {e}");
+            }
         }
         Ok(())
     }

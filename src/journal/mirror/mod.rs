@@ -2,8 +2,8 @@
 //!
 //! [`Mirrors`] is a disk below the journal that does everything in each of the copies' directories; the journal knows
 //! nothing of it. Rooms: `words` (which copies are complete, durably), `file` (an open file of all copies), `copy` (making
-//! one copy like another), `vacant` (where one may be made), `whole` and `gaps` (damage, and losses, that are not to be spread so), `align` (comparing two that are both believed), `leave` (leaving copies out, durably), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `choose` (which of them serves), `shown` (what one shows that cannot be read), `suspect` (what may be in memory alone), `accepted` (one that is not complete), `afresh` (where all are lost), `rebuild`
-//! and `spot` (while the store serves: all of a copy, and a frame of it).
+//! one copy like another), `vacant` (where one may be made), `whole` and `gaps` (damage, and losses, that are not to be spread so), `align` (comparing two that are both believed), `leave` (leaving copies out, durably), `locks` (whose they are while they are open), `open` (which copies to believe, and mending them), `choose` (which of them serves), `shown` (what one shows that cannot be read), `suspect` (what may be in memory alone), `accepted` (one that is not complete), `afresh` (where all are lost), `rebuild`,
+//! `spared` and `spot` (while the store serves: all of a copy, what it alone has of old segments, and a frame of it).
 //!
 //! Invariants:
 //! - An operation has succeeded when every copy that counts has done it. A copy that failed where another did not counts no more,
@@ -31,6 +31,7 @@ mod locks;
 mod open;
 mod rebuild;
 mod shown;
+mod spared;
 mod spot;
 mod suspect;
 mod vacant;
@@ -39,6 +40,7 @@ mod words;
 
 pub use locks::Locks;
 pub use open::{Found, Place};
+pub use spared::Older;
 
 use crate::disk::{Disk, DiskFile, FreeSpace, Hands, Limited, OpenMode, together};
 use crate::error::{Error, ErrorKind, Result};

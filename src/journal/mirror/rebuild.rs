@@ -5,6 +5,7 @@
 //! read, from whichever complete copy can be read.
 
 use super::copy::{Copying, Failed, Outcome};
+use super::spared::Older;
 use super::{Mirror, Mirrors, copy, vacant};
 use crate::disk::{DiskFile, OpenMode, mounts};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,8 +22,8 @@ const ROUNDS: usize = 3;
 impl Mirrors {
     /// Tries every copy that is not complete again, and makes it so; says how many are now that were not before. A copy
     /// that cannot be made now keeps the cause, for [`copies`](Self::copies), and costs little until the next time. After a
-    /// [`stop`](Self::stop) it does nothing.
-    pub fn mend(&self) -> usize {
+    /// [`stop`](Self::stop) it does nothing. `older` says what somebody lacks of the journal that is open; none: nobody lacks anything.
+    pub fn mend_beside(&self, older: Option<&dyn Older>) -> usize {
         let Some(_turn) = self.rebuild.try_lock() else { return 0 };
         let mut mended = 0;
         for (index, mirror) in self.copies.iter().enumerate() {
@@ -33,7 +34,7 @@ impl Mirrors {
                 continue;
             }
             mirror.rebuilding.store(true, Ordering::Relaxed);
-            let outcome = self.rebuild(index);
+            let outcome = self.rebuild(index, older);
             *self.touched.lock() = None;
             mirror.rebuilding.store(false, Ordering::Relaxed);
             match outcome {
@@ -53,9 +54,10 @@ impl Mirrors {
         self.stop.store(true, Ordering::Release);
     }
 
-    fn rebuild(&self, index: usize) -> Result<()> {
+    fn rebuild(&self, index: usize, older: Option<&dyn Older>) -> Result<()> {
         let Some(mirror) = self.copies.get(index) else { return Ok(()) };
         self.make_dir(mirror)?;
+        older.map_or(Ok(()), |older| self.spare(mirror, older))?;
         let mut first: Option<Error> = None;
         for make_do in [false, true] {
             first = None;

@@ -1,6 +1,8 @@
 //! Openings on a disk that is full.
 
 use super::*;
+use crate::journal::segment::{self, Origin, SegmentHeader};
+use crate::journal::supply::{Scarce, Supply};
 
 const LONG: JournalConfig = JournalConfig { segment_bytes: 64 << 10, ..CONFIG };
 
@@ -165,4 +167,29 @@ fn an_opening_that_uses_what_is_there_stops_anywhere_and_loses_nothing() {
             }
         }
     }
+}
+
+/// What has the name of the segment that is begun in may be another file than the one that was looked at, of another length.
+#[test]
+fn a_segment_that_is_taken_over_is_as_long_as_its_file() {
+    let disk = SimDisk::new(1);
+    disk.create_dir_all(dir()).unwrap();
+    let header = |len| SegmentHeader {
+        store_id: CONFIG.store_id,
+        generation: 1,
+        boot_id: 1,
+        len,
+        origin: Origin::Start { first: Seq(1) },
+    };
+    let path = dir().join(segment::name(1));
+    let mut bytes = header(16 << 10).encode_page();
+    bytes.resize(16 << 10, 0);
+    disk.replace(&path, &bytes).unwrap();
+    let full = |path: &Path| path.starts_with(dir()) && !path.to_string_lossy().ends_with(".seg");
+    disk.inject(Fault::on(Operation::Write).at(full).error(std::io::ErrorKind::StorageFull));
+    let supply = Supply::new(Arc::new(disk.clone()), dir().to_path_buf(), CONFIG, Vec::new());
+    let ready = supply.start(header(32 << 10), Scarce::Small { there: Some(32 << 10) }).unwrap();
+    assert_eq!((ready.header.len, ready.file.len().unwrap()), (16 << 10, 16 << 10));
+    let written = SegmentHeader::decode_page(&disk.read(&path).unwrap().unwrap()).unwrap().0;
+    assert_eq!(written, ready.header);
 }

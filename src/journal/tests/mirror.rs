@@ -1,5 +1,6 @@
 //! A journal in several copies: faults in one, losses of one, and what must never be believed.
 
+mod coming_back;
 mod failing;
 mod faults;
 mod hanging;
@@ -151,6 +152,13 @@ impl Model {
         let journal = Journal::create(mirrors.clone(), &at, CONFIG, Seq(1)).unwrap();
         mirrors.vouch().unwrap();
         (mirrors, journal)
+    }
+}
+
+impl Mirrors {
+    /// Makes those copies complete that are not, of a journal that nobody reads.
+    pub fn mend(&self) -> usize {
+        self.mend_beside(None)
     }
 }
 

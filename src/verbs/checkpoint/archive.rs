@@ -57,9 +57,13 @@ fn in_turn(state: &State, repository: &BackupRepository, marks: &Mutex<Vec<Mark>
     let until = now.seq;
     state.sync_to(until)?;
     let telling = state.archives.telling(repository.id);
-    let first = state.journal.first();
     // An archive without pieces lacks all that the journal does not have any more.
     let mut next = found.archived.unwrap_or(Seq::ZERO).next();
+    if next < state.journal.first() && found.archived.is_some() {
+        // What is passed over here is lost to the archive for good.
+        state.complete_journal()?;
+    }
+    let first = state.journal.first();
     let mut gap = found.chain.newest_gap();
     if next < first {
         gap = Some((next, Seq(first.0.saturating_sub(1))));

@@ -8,39 +8,54 @@ use crate::journal::Cursor;
 use crate::memtable::Table;
 use crate::shard::{Layout, Run, Turns, beat};
 use crate::state::State;
+use crate::state::caught::Caught;
 use crate::state::change::Mover;
-use crate::sync::Instant;
 use crate::sync::atomic::AtomicU64;
+use crate::sync::{Instant, MutexGuard};
 use std::sync::Arc;
 
 /// Bytes of the journal that are replayed at once.
 const PIECE: usize = 8 << 20;
 
 /// Gives a shard the next piece of what it lacks; when there is none, it serves.
+///
+/// Flushes go on meanwhile, whatever its disk takes for it: they do not go to the shard, and what it lacks stays in the journal. They wait where they
+/// bring the others more than it is given.
 pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usize) -> Result<Step> {
     let shard = &layout.shards[index];
-    // Held for one piece: what leaves the memtables meanwhile would be lacking again.
-    let _turn = state.flushing.lock();
-    let _chunk = state.moving.lock();
-    let until = state.forgotten_up_to();
-    let mut from = shard.applied().next();
+    let now = || (state.forgotten_up_to(), shard.applied());
+    let (mut until, applied) = now();
+    let begun = mover.caught.take_if(|caught| caught.shard == shard.id);
+    let mut caught = begun.unwrap_or_else(|| Caught::begin(shard.id, until, applied));
+    let mut grown = caught.look(until, applied);
+    let mut turn = None;
+    if caught.is_outrun() {
+        turn = Some(take_turn(state));
+        // The flush that it waited for.
+        until = state.forgotten_up_to();
+        grown += caught.look(until, applied);
+    }
+    mover.caught = Some(caught);
+    let mut from = applied.next();
     if crate::plants::is("catch-up-one-commit-late") {
         from = from.next();
     }
     // More than has been flushed since the piece before, or it would never end beside one who writes.
-    let grown = match mover.caught {
-        Some((id, before)) if id == shard.id => until.0.saturating_sub(before.0),
-        _ => 0,
-    };
-    mover.caught = Some((shard.id, until));
-    let target = Seq(from.0.saturating_add(2 * grown)).min(until);
+    let target = if turn.is_some() { Seq(from.0.saturating_add(2 * grown)) } else { from };
+    let target = target.min(until);
     let mut bytes = 0;
     while from <= target {
         bytes += replay(state, layout, index, from, until)?;
         from = shard.applied().next();
     }
-    // In the same turn, since another flush may always come in between.
-    if from > until {
+    // What leaves the memtables from here on goes to it as well.
+    let _turn = match turn {
+        None if from > until => take_turn(state),
+        None => return Ok(Step::Worked(bytes)),
+        Some(turn) => turn,
+    };
+    // Another flush may have come in between.
+    if from > state.forgotten_up_to() {
         shard.caught_up();
         mover.level = false;
         // It answers again, and may know better than those that did meanwhile.
@@ -58,6 +73,11 @@ pub fn piece(state: &State, mover: &mut Mover, layout: &Arc<Layout>, index: usiz
         }
     }
     Ok(Step::Worked(bytes))
+}
+
+/// The turn to flush.
+fn take_turn(state: &State) -> (MutexGuard<'_, ()>, MutexGuard<'_, ()>) {
+    (state.flushing.lock(), state.moving.lock())
 }
 
 /// Gives a shard as much of the journal as is replayed at once; returns the bytes of it.

@@ -5,13 +5,16 @@ use crate::engine::{MemoryFactory, MemoryOperation};
 use crate::error::Error;
 use crate::ids::{KeyspaceId, ShardId};
 use crate::options::{Heal, Options};
-use crate::shard::Health;
+use crate::shard::seal::Seal;
+use crate::shard::{Health, Shard};
 use crate::state::Seams;
 use crate::state::events::EventKind;
 use crate::store::Store;
+use crate::sync::atomic::AtomicU64;
 use crate::testing;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 const KEYS: u32 = 300;
@@ -271,6 +274,47 @@ fn a_slow_shard_catches_up_with_what_a_flush_brings_it() {
     store.close().unwrap();
 }
 
+/// Its replicas are flushed to while its disk takes its time for a piece of the journal; what it came to lack meanwhile it gets as well.
+#[test]
+fn a_flush_does_not_wait_for_a_shard_that_catches_up() {
+    let (store, factory) = filled(3, 2);
+    let slow = ShardId(1);
+    testing::fail_shard(&store, slow);
+    let write = |n: u32| _ = store.insert(key(n), vec![n as u8; 64 << 10]).unwrap();
+    (0..40).for_each(write);
+    store.flush().unwrap();
+    heal_until(&store, || health(&store, slow) == Health::Rebuilding);
+    let gate = factory.hang(slow, MemoryOperation::Apply);
+    std::thread::scope(|scope| {
+        scope.spawn(|| super::step(&store.handle.state).unwrap());
+        assert!(gate.wait_for(1));
+        let (tell, told) = channel();
+        let (others, held) = (store.clone(), gate.clone());
+        scope.spawn(move || {
+            for n in 40..60 {
+                others.insert(key(n), vec![n as u8; 64 << 10]).unwrap();
+            }
+            let flushed = others.flush();
+            drop(tell.send((flushed, held.waiting())));
+        });
+        let flushed = told.recv_timeout(Duration::from_secs(20));
+        gate.release();
+        let (flushed, waiting) = flushed.expect("the flush waits for it");
+        flushed.unwrap();
+        assert_eq!(waiting, 1);
+    });
+    assert_eq!(health(&store, slow), Health::Rebuilding, "it lacks what was flushed meanwhile");
+    // Twice as much as that at the most: nobody gets ahead of it for ever.
+    let turns = store.handle.state.change.mover.lock().caught.is_some_and(|caught| caught.is_outrun());
+    assert!(!turns, "40 of 20");
+    heal_until(&store, || store.health().unwrap().is_good());
+    check(&store);
+    assert_eq!(testing::held_by(&store, KeyspaceId(0), slow).unwrap().len(), {
+        let ring = store.ring();
+        (0..KEYS).filter(|n| ring.preference_list(key(*n)).contains(&slow)).count()
+    });
+}
+
 /// While nobody is there several chunks are under way at once, as in a change of the topology.
 #[test]
 fn a_filling_that_disturbs_nobody_goes_through_several_chunks_at_once() {
@@ -365,4 +409,59 @@ fn sources_of_a_shard_are_verified_again_where_that_was_put_off() {
     step(&store);
     assert!(!is_proven(&store));
     assert!(store.health().unwrap().is_good());
+}
+
+/// What the others have been given is made durable, and goes on from where that was written down: the shard itself may have lost it.
+#[test]
+fn the_others_are_sealed_when_a_shard_that_gains_records_is_opened_again() {
+    let (store, _) = filled(4, 1);
+    let state = &store.handle.state;
+    store.apply(store.plan().set_replication_factor(2).preview().unwrap()).unwrap();
+    while !state.change.mover.lock().begun {
+        assert!(testing::change_step(&store).unwrap());
+    }
+    let layout = state.layout();
+    let applying = || -> Vec<bool> {
+        let seal = |shard: &Arc<Shard>| Seal::load(state.seams.disk.as_ref(), &shard.dir).unwrap().unwrap();
+        layout.shards.iter().map(|shard| seal(shard).applying).collect()
+    };
+    assert_eq!(applying(), [true; 4]);
+    let mut mover = state.change.mover.lock();
+    assert!(!mover.position.is_empty());
+    super::revive::release(state, &mut mover, &layout, 1);
+    assert_eq!(applying(), [false, true, false, false]);
+    let saved = state.manifest.lock().change.as_ref().map(|change| change.position.clone());
+    assert_eq!((mover.begun, Some(&mover.position)), (false, saved.as_ref()));
+    // Nothing is sealed that nobody has begun to change.
+    super::revive::release(state, &mut mover, &layout, 0);
+    assert_eq!(applying(), [false, true, false, false]);
+    drop((mover, layout));
+    while testing::change_step(&store).unwrap() {}
+    check(&store);
+    assert!(store.health().unwrap().is_good());
+}
+
+/// It may hang for hours; what has been verified before says nothing of then.
+#[test]
+fn sources_of_a_shard_that_hangs_are_verified_again() {
+    let (disk, shard) = (SimDisk::new(7), ShardId(1));
+    let seams = Seams { disk: Arc::new(disk), factory: Arc::new(MemoryFactory::new()), background: true };
+    let options = Options::new().shards(2).replication_factor(2).memory_budget(8 << 20).heal(Heal::Manual);
+    let store = testing::open(Path::new("/store"), &options, seams).unwrap();
+    let state = &store.handle.state;
+    let layout = state.layout();
+    let (go_on, hangs) = channel::<()>();
+    let ticket = layout.workers[1].run(move || Ok(_ = hangs.recv()));
+    layout.workers[1].wait(&ticket, Duration::from_millis(1), &AtomicU64::new(0)).unwrap_err();
+    assert!(layout.workers[1].is_stuck());
+    let proven = || state.change.mover.lock().proofs.iter().map(|proof| proof.of).collect::<Vec<_>>();
+    let mut mover = state.change.mover.lock();
+    for of in [shard, ShardId(0)] {
+        mover.proof_of(of).whole.insert(ShardId(7), 0);
+    }
+    drop(mover);
+    super::step(state).unwrap();
+    assert_eq!(proven(), [ShardId(0)]);
+    drop((go_on, layout));
+    store.close().unwrap();
 }

@@ -154,9 +154,11 @@ pub fn wanted(
     let disk = below.disk.as_ref();
     let implicit = manifest.journals.is_empty();
     options.accept_journal.iter().for_each(|path| below.watch(path));
-    if implicit && options.journals.is_empty() && !has_left(disk, dir, manifest.store)? {
+    if implicit && options.journals.is_empty() {
         check_accepted(disk, options, &[&paths::resolve(disk, &dir.join(JOURNAL_DIR))?])?;
-        return Ok(None);
+        if !has_left(disk, dir, manifest.store)? {
+            return Ok(None);
+        }
     }
     let known = match implicit {
         true => vec![JournalEntry { id: OWN, path: JOURNAL_DIR.into(), mounts: 0 }],
@@ -222,12 +224,13 @@ pub fn wanted(
 }
 
 /// Whether the journal may have left the store's own directory: what lies there then is what was left behind, and a manifest that lists nothing
-/// is an old one. A word that is damaged is heard with those of the copies.
+/// is an old one. The word in the store's directory says so, or what was left does. A word that is damaged is heard with those of the copies.
 fn has_left(disk: &dyn Disk, dir: &Path, store: u128) -> Result<bool> {
-    match Mirrors::is_elsewhere(disk, dir, store, &[OWN]) {
+    let says = |dir: &Path| match Mirrors::is_elsewhere(disk, dir, store, &[OWN]) {
         Err(error) if error.kind() == ErrorKind::Corruption => Ok(true),
         left => left,
-    }
+    };
+    Ok(says(dir)? || says(&dir.join(JOURNAL_DIR))?)
 }
 
 /// Errors where the user takes a copy as it is that is none of these, and it is there: a manifest that was taken from a shard, or put back, may be

@@ -127,7 +127,7 @@ fn what_is_put_back_into_the_copy_that_serves_is_in_every_copy_that_counts() {
 }
 
 /// A journal of which the second copy was left out while it had the oldest segments, and the first has lost some of them since it was closed.
-fn without_the_oldest(lost: u64) -> (Model, SimDisk) {
+pub fn without_the_oldest(lost: u64) -> (Model, SimDisk) {
     let (mut model, disk, mirrors, journal) = left_out(68);
     drop((journal, mirrors));
     let disk = disk.kill();
@@ -187,6 +187,28 @@ fn nothing_comes_back_from_a_copy_that_is_left_out_and_not_locked() {
             Found::look(shared, Path::new(HOME), CONFIG.store_id, places(), None, false, locks).unwrap();
         found.serve(Seq(70), Seq(70), None).unwrap();
         assert_eq!(disk.exists(&path(0, OLDEST)).unwrap(), locked);
+    }
+}
+
+/// Nor from one that is not to be kept, nor where one is accepted: what the others have need not be of the same history then.
+#[test]
+fn nothing_comes_back_from_a_copy_that_is_left_alone_or_passed_over_for_another() {
+    for (listed, accepts, comes) in [(true, false, true), (false, false, false), (true, true, false)] {
+        let (_, disk) = without_the_oldest(1);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let mut places = places();
+        places[1].listed = listed;
+        if accepts {
+            for dir in [HOME, DIRS[0], DIRS[1]] {
+                disk.remove_file(&Path::new(dir).join("MIRRORS")).unwrap();
+            }
+        }
+        let accept = accepts.then(|| Path::new(DIRS[0]));
+        let locks = Found::lock(shared.as_ref(), CONFIG.store_id, &places).unwrap();
+        let found =
+            Found::look(shared, Path::new(HOME), CONFIG.store_id, places, accept, false, locks).unwrap();
+        found.serve(Seq(70), Seq(70), None).unwrap();
+        assert_eq!(disk.exists(&path(0, OLDEST)).unwrap(), comes, "listed: {listed}, accepts: {accepts}");
     }
 }
 

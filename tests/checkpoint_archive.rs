@@ -8,6 +8,8 @@ mod beyond;
 mod dropped;
 #[path = "archive/dropping.rs"]
 mod dropping;
+#[path = "archive/endless.rs"]
+mod endless;
 #[path = "archive/histories.rs"]
 mod histories;
 #[path = "archive/holds.rs"]

@@ -23,7 +23,8 @@ impl Chain {
     fn new(all: Vec<Listed>) -> Chain {
         let mut chain = Chain::default();
         for piece in Listed::in_order(all) {
-            match chain.pieces.last() {
+            match chain.pieces.last_mut() {
+                Some(before) if piece.replaces(before) => *before = piece,
                 // It lies wholly within that one.
                 Some(before) if piece.last <= before.last => {}
                 _ => chain.pieces.push(piece),
@@ -156,20 +157,26 @@ impl BackupRepository {
             until = Seq(until.0.saturating_sub(1));
         }
         let mut next = from.next();
+        let mut before: Option<Piece> = None;
         for listed in self.chain(store)?.from(next) {
             if next > until || listed.first > next {
                 break;
             }
             let piece = self.piece(store, listed)?;
             watch.more(1, piece.size())?;
+            if let Some(before) = &before {
+                piece.check_goes_on(before).map_err(|e| e.at(self.storage.describe(&listed.name(store))))?;
+            }
             for commit in piece.commits() {
                 let (seq, ops) = commit?;
-                if seq == next && seq <= until {
+                // What another one has as well that begins before this ends is taken from there, and compared first.
+                if seq == next && seq <= until.min(listed.last) {
                     batch::decode(ops).try_for_each(|op| op.map(drop))?;
                     visit(seq, ops)?;
                     next = next.next();
                 }
             }
+            before = Some(piece);
         }
         if next <= until {
             let text =
@@ -205,5 +212,21 @@ mod tests {
         };
         assert_eq!(gap(&[(3, 4)]), Some((Seq(1), Seq(2))));
         assert_eq!((gap(&[(1, 4), (5, 6)]), gap(&[(0, 4)]), gap(&[])), (None, None, None));
+    }
+
+    #[test]
+    fn a_piece_that_does_not_say_where_it_ends_gives_way_to_those_that_were_written_from_its_beginning_on() {
+        let all = |names: &[&str]| {
+            let objects = names.iter().map(|name| Object { name: format!("{}{name}", prefix(7)), bytes: 1 });
+            let chain = Chain::of(7, &objects.collect::<Vec<_>>());
+            chain.pieces.iter().map(|piece| piece.name(7)[prefix(7).len()..].to_owned()).collect::<Vec<_>>()
+        };
+        let (old, last) = ("0000000000000001", "0000000000000009");
+        let new = ["0000000000000009-000000000000000b", "000000000000000c-0000000000000010"];
+        assert_eq!(all(&[old, last]), [old, last]);
+        assert_eq!(all(&[old, last, new[0], new[1]]), [old, new[0], new[1]]);
+        assert_eq!(all(&[old, last, new[0]]), [old, new[0]]);
+        // From further on it counts up to there.
+        assert_eq!(all(&[old, last, new[1]]), [old, last, new[1]]);
     }
 }

@@ -114,6 +114,11 @@ impl Listed {
     pub fn is_open(&self) -> bool {
         !self.named && self.last == Seq::MAX
     }
+
+    /// Whether it takes the place of another one: that does not say where it ends, and could not be read when this one was written from where it begins on.
+    pub fn replaces(&self, other: &Listed) -> bool {
+        self.named && !other.named && self.first == other.first
+    }
 }
 
 /// A piece of a log.
@@ -189,6 +194,26 @@ impl Piece {
         (0..count).zip(&self.head.marks).map(move |(at, mark)| (mark, is_exact(at, mark)))
     }
 
+    /// Errors if a piece that reaches into this one has other commits there: then they are of two histories of the store.
+    pub fn check_goes_on(&self, before: &Piece) -> Result<()> {
+        if before.head.last < self.head.first {
+            return Ok(());
+        }
+        let mut own = self.commits();
+        let reaching =
+            before.commits().skip_while(|commit| matches!(commit, Ok((seq, _)) if *seq < self.head.first));
+        for commit in reaching {
+            let (seq, ops) = commit?;
+            match own.next().transpose()? {
+                Some((_, same)) if same == ops => {}
+                Some(_) => return Err(other_history(seq)),
+                // It ends before that one does.
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
     /// How many bytes it has in its storage.
     pub fn size(&self) -> u64 {
         self.bytes.len() as u64
@@ -215,6 +240,15 @@ impl Piece {
             Some(Ok((this, ops)))
         })
     }
+}
+
+fn other_history(seq: Seq) -> Error {
+    let text = format!(
+        "two pieces of the archive have the write with sequence {seq}, and each another one: they are of two histories of the store"
+    );
+    Error::new(ErrorKind::Mismatch, text).remedy(
+        "restore up to a write before both, or from a checkpoint behind it; take away the piece of the history that was given up",
+    )
 }
 
 fn checksum(bytes: &[u8]) -> u32 {

@@ -102,7 +102,7 @@ impl Store {
     /// lies behind them: everything else was archived all the same; take a checkpoint. That may be so from the first call on. `Io` if the repository
     /// cannot be written, `Foreign` if it is not in its place any more, `Mismatch` if another copy of the store has been archived there, if writes that
     /// were archived have been given up with a part of the journal, or if the newest checkpoint there has more than the store has come to, `Refused` if there are 64 archives already, `Poisoned` or `Io` if the
-    /// journal cannot be read, `Corruption` if what it ends with is damaged (all before that was archived; what is written later tells how much it is), `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
+    /// journal cannot be read, `Corruption` if what it ends with is damaged (all before that was archived; what is written later tells how much it is), `Corruption` or `Foreign` also if a damaged piece is of more than the store has come to, by its name: take it away. What was archived before
     /// is whole.
     pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
         verbs::checkpoint::archive::archive(&self.handle.state, repository)

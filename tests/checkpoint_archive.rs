@@ -10,6 +10,8 @@ mod dropped;
 mod dropping;
 #[path = "archive/endless.rs"]
 mod endless;
+#[path = "archive/forks.rs"]
+mod forks;
 #[path = "archive/histories.rs"]
 mod histories;
 #[path = "archive/holds.rs"]

@@ -1,4 +1,4 @@
-//! A repository and a stream as the first version of every format wrote them, and repositories with archives of versions 2 and 3, committed as
+//! A repository and a stream as the first version of every format wrote them, and repositories with archives of versions 2 and 3 (that with manifests of version 2), committed as
 //! fixtures: they restore, for ever, to what was put in. `ANNULUS_WRITE_GOLDEN=1 cargo test --test checkpoint_golden` writes the last one anew,
 //! which only a new version of a format may do.
 
@@ -91,6 +91,36 @@ fn backups_of_every_version_are_restored() {
         assert_eq!(repo.get(CheckpointId(2)).unwrap().layers, 2);
         let last = restore(2).until(At::Seq(Seq(304))).open(dir.path().join("3")).unwrap();
         check(&last, true, true);
+    }
+}
+
+/// Which openings wrote them.
+#[test]
+fn manifests_since_version_2_and_pieces_since_version_3_tell_their_history() {
+    for version in [1, 2, 3] {
+        let told = version == 3;
+        let (dir, _) = backup(version, "backup");
+        let archive = std::fs::read_dir(dir.path().join("backup/archive")).unwrap().next().unwrap().unwrap();
+        for (place, of) in [(dir.path().join("backup/checkpoints"), 2), (archive.path(), 3)] {
+            let files: Vec<_> =
+                std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(files.len(), 2);
+            for file in files {
+                let bytes = std::fs::read(file).unwrap();
+                assert_eq!(
+                    u32::from(bytes[8]),
+                    if told {
+                        of
+                    } else if of == 2 {
+                        1
+                    } else {
+                        version
+                    }
+                );
+                let text = String::from_utf8_lossy(&bytes);
+                assert_eq!(text.contains(r#""history":[{"id":""#), told);
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariants: what comes back of a piece has its checksum, and lies under the name that says which commits it has.
 
+use super::lineage::Lineage;
 use crate::envelope::hex128;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
@@ -15,6 +16,9 @@ const VERSION: u32 = 3;
 const HEADER: usize = 24;
 /// What to do about one that is damaged.
 pub const REMEDY: &str = "restore up to a write before it, or another checkpoint";
+
+/// What to do where what should follow on each other is of two histories.
+pub const BETWEEN_HISTORIES: &str = "restore up to a write before both, or from a checkpoint behind it; take away the piece of the history that was given up";
 
 /// How far a clock may go back for nobody to mind, in milliseconds: it is put right by as much, and of two that look at it at once the first may
 /// note it last.
@@ -52,6 +56,9 @@ pub struct Head {
     /// In version 1 those that there were when it was written, in the order of their numbers.
     pub keyspaces: Vec<Named>,
     pub next_keyspace: u32,
+    /// Which openings wrote it, from the write before `first` on. Since version 3.
+    #[serde(default, skip_serializing_if = "Lineage::is_empty")]
+    pub history: Lineage,
 }
 
 /// A piece as the list of names tells it.
@@ -176,6 +183,7 @@ impl Piece {
         if head.last < head.first || head.last == Seq::MAX {
             return Err(damaged("contradicts itself: it ends before it begins, or never"));
         }
+        head.history.check(head.last).map_err(|what| damaged(&format!("contradicts itself: {what}")))?;
         let named = listed.named == (version > 1) && (!listed.named || head.last == listed.last);
         if head.store != store || head.first != listed.first || !named {
             let text = "a piece of the archive is another store's, or under another's name";
@@ -246,9 +254,7 @@ fn other_history(seq: Seq) -> Error {
     let text = format!(
         "two pieces of the archive have the write with sequence {seq}, and each another one: they are of two histories of the store"
     );
-    Error::new(ErrorKind::Mismatch, text).remedy(
-        "restore up to a write before both, or from a checkpoint behind it; take away the piece of the history that was given up",
-    )
+    Error::new(ErrorKind::Mismatch, text).remedy(BETWEEN_HISTORIES)
 }
 
 fn checksum(bytes: &[u8]) -> u32 {
@@ -279,6 +285,7 @@ mod tests {
             marks: vec![Mark { time: 9, seq: Seq(5) }],
             keyspaces: vec![Named { id: KeyspaceId(0), name: "default".into(), dropped: None }],
             next_keyspace: 1,
+            history: Lineage::default(),
         }
     }
 

@@ -8,6 +8,7 @@ mod unread;
 use super::point;
 use crate::At;
 use crate::backup::checkpoint::{Body, CheckpointId, KIND, KeyspaceLayers, Source};
+use crate::backup::lineage::Lineage;
 use crate::backup::piece::{Head, Listed, Mark, Named, Piece, as_version, put};
 use crate::backup::progress::Watch;
 use crate::backup::storage::{Object, Storage};
@@ -68,6 +69,7 @@ impl Told {
                 page_bytes: 4096,
             },
             written: 0,
+            history: Lineage::default(),
         };
         self.repo.storage.write(&body.id.name(), &envelope::encode(KIND, &body).unwrap()).unwrap();
     }
@@ -91,6 +93,7 @@ impl Told {
             marks: marks.iter().map(|(time, seq)| Mark { time: *time, seq: Seq(*seq) }).collect(),
             keyspaces: vec![Named { id: KeyspaceId(0), name: "default".to_owned(), dropped: None }],
             next_keyspace: 1,
+            history: Lineage::default(),
         };
         let name = Listed::new(head.first, head.last).name(STORE);
         let bytes = as_version(version, Piece::encode(&head, &commits).unwrap());

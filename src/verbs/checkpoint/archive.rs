@@ -12,7 +12,8 @@ pub use marks::{mark, note, of as marks_of};
 
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::Body;
-use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
+use crate::backup::lineage::Kin;
+use crate::backup::piece::{Head, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::backup::unread::Unread;
 use crate::backup::when::When;
@@ -243,19 +244,26 @@ fn check_checkpoints(state: &State, repository: &BackupRepository, store: u128) 
     let mut all = repository.of_history(store)?;
     let Some(newest) = all.next().transpose()? else { return Ok(()) };
     let until = state.memory.last();
-    if newest.seq <= until {
+    let kin = |body: &Body| match body.seq > until {
+        true => Kin::Other,
+        false => state.archives.kin(body.seq, body.owner()),
+    };
+    if kin(&newest) != Kin::Other {
         return Ok(());
     }
     let (id, seq) = (newest.id, newest.seq);
-    let text = format!(
-        "checkpoint {id} is of another history of the store: it goes up to {seq}, the store has come to {until} only"
-    );
+    let why = match seq > until {
+        true => format!("the store has come to {until} only"),
+        false => "and that was written by another copy of the store, or has been given up since".to_owned(),
+    };
+    let text = format!("checkpoint {id} is of another history of the store: it goes up to {seq}, {why}");
     // With the newest gone those before would pass for the store's as soon as it has as much; while it is there, nothing is put beside them.
     let (mut certain, mut possible) = (vec![outlined(&newest)], Vec::new());
     for body in all {
         let body = body?;
         match possible.len() {
-            0 if body.seq > until => certain.push(outlined(&body)),
+            _ if kin(&body) == Kin::Same => break,
+            0 if kin(&body) == Kin::Other => certain.push(outlined(&body)),
             TOLD => {
                 possible.push("and older ones".to_owned());
                 break;
@@ -323,6 +331,9 @@ fn check_history(state: &State, repository: u128, piece: &Piece, known: Option<S
         let text = format!("it goes up to {last}, the store has come to {until} only");
         return Err(other_history(&text));
     }
+    if state.archives.kin(last, piece.head.history.owner(last)) == Kin::Other {
+        return Err(other_history(&format!("the write with sequence {last} is not the store's")));
+    }
     if known == Some(last) && !state.archives.is_to_be_compared(repository) {
         return Ok(());
     }
@@ -364,6 +375,7 @@ fn head(
     untold: &mut Vec<Named>,
     begun: &Begun,
 ) -> Head {
+    let history = state.archives.told(state.opened.seq);
     let manifest = state.manifest.lock();
     let live = manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped);
     let live = live.map(|keyspace| Named { id: keyspace.id, name: keyspace.name.clone(), dropped: None });
@@ -387,6 +399,7 @@ fn head(
         marks: marks::of_piece(marks, first, last),
         keyspaces,
         next_keyspace: manifest.next_keyspace,
+        history: history.within(first, last),
     }
 }
 

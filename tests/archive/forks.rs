@@ -204,6 +204,10 @@ fn a_checkpoint_of_what_was_given_up_with_a_copy_of_the_journal_is_told_without_
     drop(store);
     copy(&place.path("copy-of-b"), &b);
     std::fs::remove_dir_all(&a).unwrap();
+    // Where that cannot be written down nothing is given up: it would pass for the store's own.
+    std::fs::create_dir(dir.join("HISTORY.tmp")).unwrap();
+    assert_eq!(two.clone().accept_journal(&b).open(&dir).unwrap_err().kind(), ErrorKind::Io);
+    std::fs::remove_dir(dir.join("HISTORY.tmp")).unwrap();
     let mut store = two.clone().accept_journal(&b).open(&dir).unwrap();
     for reopened in [false, true] {
         if reopened {
@@ -217,6 +221,32 @@ fn a_checkpoint_of_what_was_given_up_with_a_copy_of_the_journal_is_told_without_
     }
     place.repo.delete(annulus::CheckpointId(2)).unwrap();
     store.checkpoint(&place.repo).unwrap();
+}
+
+/// Neither a store nor its checkpoints depend on it.
+#[test]
+fn a_list_of_openings_that_cannot_be_written_keeps_nobody_from_opening_the_store_or_saving_it() {
+    let mut place = Place::new();
+    place.write(20);
+    place.store.checkpoint(&place.repo).unwrap();
+    place.store.close().unwrap();
+    let blocked = place.path("live/HISTORY.tmp");
+    std::fs::create_dir(&blocked).unwrap();
+    place.store = open(&place.path("live"));
+    place.write(20);
+    place.moment();
+    place.store.archive(&place.repo).unwrap();
+    let id = place.store.checkpoint(&place.repo).unwrap();
+    let manifest = |id: annulus::CheckpointId| {
+        let bytes = std::fs::read(place.path(&format!("backup/checkpoints/{:016x}", id.0))).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    assert!(!manifest(id).contains("\"history\""));
+    std::fs::remove_dir(&blocked).unwrap();
+    let id = place.store.checkpoint(&place.repo).unwrap();
+    // What this opening has written has the number that was drawn for it.
+    assert_eq!(manifest(id).matches("\"from\":").count(), 2);
+    place.check_moments("");
 }
 
 /// Without the list nothing is known of before, and nobody is refused for that.

@@ -8,6 +8,10 @@ mod beyond;
 mod dropped;
 #[path = "archive/dropping.rs"]
 mod dropping;
+#[path = "archive/endless.rs"]
+mod endless;
+#[path = "archive/forks.rs"]
+mod forks;
 #[path = "archive/histories.rs"]
 mod histories;
 #[path = "archive/holds.rs"]

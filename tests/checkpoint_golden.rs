@@ -1,4 +1,4 @@
-//! A repository and a stream as the first version of every format wrote them, and a repository with an archive of version 2, committed as
+//! A repository and a stream as the first version of every format wrote them, and repositories with archives of versions 2 and 3 (that with manifests of version 2), committed as
 //! fixtures: they restore, for ever, to what was put in. `ANNULUS_WRITE_GOLDEN=1 cargo test --test checkpoint_golden` writes the last one anew,
 //! which only a new version of a format may do.
 
@@ -28,7 +28,7 @@ fn value(n: u32) -> Vec<u8> {
 fn write() {
     let dir = tempfile::tempdir().unwrap();
     let store = options().open(dir.path().join("live")).unwrap();
-    let place = fixture("backup-v2");
+    let place = fixture("backup-v3");
     let _ = std::fs::remove_dir_all(&place);
     let repo = BackupRepository::open(&place).unwrap();
     let notes = store.keyspace("notes").unwrap();
@@ -81,7 +81,7 @@ fn backups_of_every_version_are_restored() {
     if std::env::var("ANNULUS_WRITE_GOLDEN").is_ok() {
         write();
     }
-    for version in [1, 2] {
+    for version in [1, 2, 3] {
         let (dir, repo) = backup(version, "backup");
         let found = repo.verify_all().unwrap();
         assert!(found.is_whole() && found.checkpoints == 2, "{:?}", found.damage);
@@ -94,6 +94,36 @@ fn backups_of_every_version_are_restored() {
     }
 }
 
+/// Which openings wrote them.
+#[test]
+fn manifests_since_version_2_and_pieces_since_version_3_tell_their_history() {
+    for version in [1, 2, 3] {
+        let told = version == 3;
+        let (dir, _) = backup(version, "backup");
+        let archive = std::fs::read_dir(dir.path().join("backup/archive")).unwrap().next().unwrap().unwrap();
+        for (place, of) in [(dir.path().join("backup/checkpoints"), 2), (archive.path(), 3)] {
+            let files: Vec<_> =
+                std::fs::read_dir(place).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(files.len(), 2);
+            for file in files {
+                let bytes = std::fs::read(file).unwrap();
+                assert_eq!(
+                    u32::from(bytes[8]),
+                    if told {
+                        of
+                    } else if of == 2 {
+                        1
+                    } else {
+                        version
+                    }
+                );
+                let text = String::from_utf8_lossy(&bytes);
+                assert_eq!(text.contains(r#""history":[{"id":""#), told);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_stream_of_the_first_version_is_imported() {
     let dir = tempfile::tempdir().unwrap();
@@ -102,9 +132,12 @@ fn a_stream_of_the_first_version_is_imported() {
 }
 
 #[test]
-fn an_archive_of_version_2_tells_which_keyspaces_there_were() {
-    let (dir, repo) = backup(2, "backup");
-    for (seq, gone, after) in [(305, true, false), (306, false, true)] {
+fn archives_since_version_2_tell_which_keyspaces_there_were() {
+    for (version, (seq, gone, after)) in [2, 3]
+        .into_iter()
+        .flat_map(|version| [(305, true, false), (306, false, true)].map(|told| (version, told)))
+    {
+        let (dir, repo) = backup(version, "backup");
         let restore = repo.restore_latest().unwrap().options(options()).until(At::Seq(Seq(seq)));
         let store = restore.open(dir.path().join(seq.to_string())).unwrap();
         check(&store, true, true);

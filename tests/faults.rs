@@ -482,7 +482,9 @@ fn a_small_file_of_a_huge_length_is_damage_and_is_not_read() {
     let grow = |path: PathBuf| {
         std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(4 << 40).unwrap();
     };
-    for name in ["MANIFEST", "MIRRORS", "shards/0000/IDENTITY", "shards/0000/SEAL", "SCRUB", "ARCHIVES"] {
+    for name in
+        ["MANIFEST", "MIRRORS", "shards/0000/IDENTITY", "shards/0000/SEAL", "SCRUB", "ARCHIVES", "HISTORY"]
+    {
         let file = place.join(name);
         if !file.exists() {
             continue;

@@ -3,7 +3,8 @@
 //! Invariants: a piece is written whole and never changed: its name says what it has, so one that arrives late takes nothing away; it holds
 //! consecutive sequences, all durable in the source when it was written. Of pieces that overlap those count that reach further.
 
-use super::piece::{self, Head, Listed, Piece, prefix};
+use super::checkpoint::Body;
+use super::piece::{self, BETWEEN_HISTORIES, Head, Listed, Piece, prefix};
 use super::progress::Watch;
 use super::repository::BackupRepository;
 use super::storage::{Object, advised};
@@ -12,6 +13,33 @@ use crate::batch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Seq;
 use std::collections::HashSet;
+
+/// What has been read of a store's log, or of a checkpoint: up to where, and which opening wrote that.
+#[derive(Debug, Clone, Copy)]
+pub struct Reached {
+    pub seq: Seq,
+    pub owner: Option<u128>,
+}
+
+impl Reached {
+    pub fn by(body: &Body) -> Reached {
+        Reached { seq: body.seq, owner: body.owner() }
+    }
+
+    /// Errors if a piece that goes on from here, or from before, has another write here.
+    fn check_goes_on(&self, piece: &Piece) -> Result<()> {
+        let has = piece.head.first <= self.seq.next() && self.seq <= piece.head.last;
+        let other = piece.head.history.owner(self.seq);
+        if has && self.owner.is_some() && other.is_some() && self.owner != other {
+            let text = format!(
+                "a piece of the archive does not go on from the write with sequence {} that there is, but from that of another history of the store",
+                self.seq
+            );
+            return Err(Error::new(ErrorKind::Mismatch, text).remedy(BETWEEN_HISTORIES));
+        }
+        Ok(())
+    }
+}
 
 /// The pieces of a store's log that something can be had of, in order: both their first and their last commits ascend.
 #[derive(Debug, Default)]
@@ -23,7 +51,8 @@ impl Chain {
     fn new(all: Vec<Listed>) -> Chain {
         let mut chain = Chain::default();
         for piece in Listed::in_order(all) {
-            match chain.pieces.last() {
+            match chain.pieces.last_mut() {
+                Some(before) if piece.replaces(before) => *before = piece,
                 // It lies wholly within that one.
                 Some(before) if piece.last <= before.last => {}
                 _ => chain.pieces.push(piece),
@@ -142,11 +171,12 @@ impl BackupRepository {
         Ok(objects.iter().filter(|object| names.contains(&object.name)).map(|object| object.bytes).sum())
     }
 
-    /// Hands the commits of a store after `from`, up to `until`, to `visit`; an error if one is not there. `watch` is told of every piece.
+    /// Hands the commits of a store after `at`, up to `until`, to `visit`, and says in `at` how far it has come; an error if one is not there, or is of another
+    /// history than the one before. `watch` is told of every piece.
     pub(crate) fn replay(
         &self,
         store: u128,
-        from: Seq,
+        at: &mut Reached,
         until: Seq,
         watch: &Watch,
         visit: &mut dyn FnMut(Seq, &[u8]) -> Result<()>,
@@ -155,21 +185,29 @@ impl BackupRepository {
         if crate::plants::is("restore-stops-before-the-end") {
             until = Seq(until.0.saturating_sub(1));
         }
-        let mut next = from.next();
+        let mut next = at.seq.next();
+        let mut before: Option<Piece> = None;
         for listed in self.chain(store)?.from(next) {
             if next > until || listed.first > next {
                 break;
             }
             let piece = self.piece(store, listed)?;
             watch.more(1, piece.size())?;
+            if let Some(before) = &before {
+                piece.check_goes_on(before).map_err(|e| e.at(self.storage.describe(&listed.name(store))))?;
+            }
+            at.check_goes_on(&piece).map_err(|e| e.at(self.storage.describe(&listed.name(store))))?;
             for commit in piece.commits() {
                 let (seq, ops) = commit?;
-                if seq == next && seq <= until {
+                // What another one has as well that begins before this ends is taken from there, and compared first.
+                if seq == next && seq <= until.min(listed.last) {
                     batch::decode(ops).try_for_each(|op| op.map(drop))?;
                     visit(seq, ops)?;
+                    *at = Reached { seq, owner: piece.head.history.owner(seq) };
                     next = next.next();
                 }
             }
+            before = Some(piece);
         }
         if next <= until {
             let text =
@@ -205,5 +243,21 @@ mod tests {
         };
         assert_eq!(gap(&[(3, 4)]), Some((Seq(1), Seq(2))));
         assert_eq!((gap(&[(1, 4), (5, 6)]), gap(&[(0, 4)]), gap(&[])), (None, None, None));
+    }
+
+    #[test]
+    fn a_piece_that_does_not_say_where_it_ends_gives_way_to_those_that_were_written_from_its_beginning_on() {
+        let all = |names: &[&str]| {
+            let objects = names.iter().map(|name| Object { name: format!("{}{name}", prefix(7)), bytes: 1 });
+            let chain = Chain::of(7, &objects.collect::<Vec<_>>());
+            chain.pieces.iter().map(|piece| piece.name(7)[prefix(7).len()..].to_owned()).collect::<Vec<_>>()
+        };
+        let (old, last) = ("0000000000000001", "0000000000000009");
+        let new = ["0000000000000009-000000000000000b", "000000000000000c-0000000000000010"];
+        assert_eq!(all(&[old, last]), [old, last]);
+        assert_eq!(all(&[old, last, new[0], new[1]]), [old, new[0], new[1]]);
+        assert_eq!(all(&[old, last, new[0]]), [old, new[0]]);
+        // From further on it counts up to there.
+        assert_eq!(all(&[old, last, new[1]]), [old, last, new[1]]);
     }
 }

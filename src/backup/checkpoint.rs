@@ -1,6 +1,7 @@
 //! A checkpoint's manifest: what it is of, and which objects it is made of.
 
 use super::hash::{ObjectId, kind};
+use super::lineage::Lineage;
 use crate::envelope::{self, Kind, hex128};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
@@ -13,11 +14,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// The directory of manifests.
 pub const CHECKPOINTS: &str = "checkpoints/";
 
-pub const KIND: Kind = kind(
-    b"ANNULUSP",
-    "checkpoint's manifest",
-    "restore another checkpoint; delete this one by its number when it is of no more use",
-);
+pub const KIND: Kind = Kind {
+    version: 2,
+    ..kind(
+        b"ANNULUSP",
+        "checkpoint's manifest",
+        "restore another checkpoint; delete this one by its number when it is of no more use",
+    )
+};
 
 /// The number of a checkpoint in its repository; later ones have higher ones, and none is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -89,6 +93,9 @@ pub struct Body {
     pub keyspaces: Vec<KeyspaceLayers>,
     pub source: Source,
     pub written: u64,
+    /// Which openings wrote what it has. Since version 2.
+    #[serde(default, skip_serializing_if = "Lineage::is_empty")]
+    pub history: Lineage,
 }
 
 impl Body {
@@ -120,6 +127,7 @@ impl Body {
         if ids.last().is_some_and(|id| id.0 >= self.next_keyspace) {
             return Err("a keyspace has a number that has not been given out");
         }
+        self.history.check(self.seq)?;
         let layers = |keyspace: &KeyspaceLayers| {
             keyspace.layers.windows(2).all(|pair| pair[0].upto <= pair[1].upto)
                 && keyspace.layers.iter().all(|layer| layer.upto <= self.seq)
@@ -132,6 +140,11 @@ impl Body {
             return Err("its layers have more than there can be");
         }
         Ok(())
+    }
+
+    /// The stretch of the log that its last write is of.
+    pub fn owner(&self) -> Option<u128> {
+        self.history.owner(self.seq)
     }
 
     /// All indexes that it names.

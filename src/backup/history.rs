@@ -1,9 +1,11 @@
 //! Which checkpoints of a store are of its history, and which are of one that was given up when an older copy of it was put back.
 //!
-//! Invariant: within a history later checkpoints, which have higher numbers, never have less. So one that has more than a later one is of
-//! another: nothing that came after the later one goes on from it. Where it stays, so does one that shows this.
+//! Invariant: within a history later checkpoints, which have higher numbers, never have less, and the openings that wrote what an earlier one has wrote that
+//! of the later ones as well. So one that has more than a later one, or something of another opening, is of another: nothing that came after the later one
+//! goes on from it. Where one that has more stays, so does one that shows this.
 
 use super::checkpoint::{Body, Checkpoint, CheckpointId};
+use super::lineage::{Kin, Lineage};
 use super::repository::BackupRepository;
 use super::unread::Unread;
 use crate::error::{Error, Result};
@@ -23,16 +25,33 @@ pub enum Told {
 /// What the checkpoints of each store had that were looked at, the newest first.
 #[derive(Debug, Default)]
 pub struct History {
-    least: BTreeMap<u128, Seq>,
+    stores: BTreeMap<u128, Seen>,
+}
+
+/// What is known of the history of a store.
+#[derive(Debug)]
+struct Seen {
+    /// What the oldest that was looked at has.
+    least: Seq,
+    /// Who wrote it, as far as that goes back.
+    lineage: Lineage,
 }
 
 impl History {
     /// Whether the next older checkpoint of a store is of the history of those before.
-    pub fn has(&mut self, store: u128, seq: Seq) -> bool {
-        let least = self.least.entry(store).or_insert(seq);
-        let has = seq <= *least;
-        *least = seq.min(*least);
-        has
+    pub fn has(&mut self, store: u128, seq: Seq, lineage: &Lineage) -> bool {
+        let begin = || Seen { least: seq, lineage: lineage.clone() };
+        let seen = self.stores.entry(store).or_insert_with(begin);
+        let kin = seen.lineage.kin(seq, lineage.owner(seq));
+        if seq > seen.least || kin == Kin::Other {
+            return false;
+        }
+        seen.least = seq;
+        // The older one's goes back further.
+        if kin == Kin::Same || seen.lineage.is_empty() {
+            seen.lineage = lineage.clone();
+        }
+        true
     }
 }
 
@@ -61,7 +80,11 @@ impl BackupRepository {
         let mut history = History::default();
         Ok(self.ids()?.into_iter().rev().filter_map(move |id| match self.usable_or_why(id) {
             Ok(Some(body)) if body.store == store => {
-                Some(Ok(if history.has(store, body.seq) { Told::Body(body) } else { Told::GivenUp(body) }))
+                Some(Ok(if history.has(store, body.seq, &body.history) {
+                    Told::Body(body)
+                } else {
+                    Told::GivenUp(body)
+                }))
             }
             Ok(_) => None,
             Err(Unread { error, of_all: true }) => Some(Err(error)),

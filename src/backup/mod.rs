@@ -16,7 +16,7 @@
 //! | [`checkpoint`] | manifests |
 //! | [`progress`] | how far long work has got |
 //! | [`repository`], [`archive`], [`prune`], [`verify`] | what can be done with a repository |
-//! | [`history`] | which checkpoints go together |
+//! | [`history`], [`lineage`] | which checkpoints, and what else, go together |
 //! | [`writer`], [`filling`], [`builder`], [`buffers`] | records to chunks |
 //! | [`layer`], [`reader`] | and back: one layer, and all of them in one order |
 //! | [`leftover`] | what is believed of a chunk that is damaged |
@@ -35,6 +35,7 @@ pub mod history;
 pub mod index;
 pub mod layer;
 pub mod leftover;
+pub mod lineage;
 #[cfg(feature = "object-store")]
 pub mod object;
 pub mod options;

@@ -2,6 +2,7 @@
 //!
 //! Invariants: what comes back of a piece has its checksum, and lies under the name that says which commits it has.
 
+use super::lineage::Lineage;
 use crate::envelope::hex128;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
@@ -10,11 +11,14 @@ use std::path::Path;
 
 const ARCHIVE: &str = "archive/";
 const MAGIC: &[u8; 8] = b"ANNULUSA";
-/// The version that is written; version 1 is read as well.
-const VERSION: u32 = 2;
+/// The version that is written; those before it are read as well.
+const VERSION: u32 = 3;
 const HEADER: usize = 24;
 /// What to do about one that is damaged.
 pub const REMEDY: &str = "restore up to a write before it, or another checkpoint";
+
+/// What to do where what should follow on each other is of two histories.
+pub const BETWEEN_HISTORIES: &str = "restore up to a write before both, or from a checkpoint behind it; take away the piece of the history that was given up";
 
 /// How far a clock may go back for nobody to mind, in milliseconds: it is put right by as much, and of two that look at it at once the first may
 /// note it last.
@@ -52,6 +56,9 @@ pub struct Head {
     /// In version 1 those that there were when it was written, in the order of their numbers.
     pub keyspaces: Vec<Named>,
     pub next_keyspace: u32,
+    /// Which openings wrote it, from the write before `first` on. Since version 3.
+    #[serde(default, skip_serializing_if = "Lineage::is_empty")]
+    pub history: Lineage,
 }
 
 /// A piece as the list of names tells it.
@@ -114,6 +121,11 @@ impl Listed {
     pub fn is_open(&self) -> bool {
         !self.named && self.last == Seq::MAX
     }
+
+    /// Whether it takes the place of another one: that does not say where it ends, and could not be read when this one was written from where it begins on.
+    pub fn replaces(&self, other: &Listed) -> bool {
+        self.named && !other.named && self.first == other.first
+    }
 }
 
 /// A piece of a log.
@@ -122,6 +134,9 @@ pub struct Piece {
     pub head: Head,
     /// Its head has every keyspace that there was at a moment within it, and says which were dropped since.
     pub tells_drops: bool,
+    /// A mark of its last commit is of a moment at which the log had come to that, and no further. Since version 3: before, the time may be one that was
+    /// noted when it had come to more.
+    pub tells_end: bool,
     bytes: Vec<u8>,
     at: usize,
 }
@@ -168,12 +183,43 @@ impl Piece {
         if head.last < head.first || head.last == Seq::MAX {
             return Err(damaged("contradicts itself: it ends before it begins, or never"));
         }
+        head.history.check(head.last).map_err(|what| damaged(&format!("contradicts itself: {what}")))?;
         let named = listed.named == (version > 1) && (!listed.named || head.last == listed.last);
         if head.store != store || head.first != listed.first || !named {
             let text = "a piece of the archive is another store's, or under another's name";
             return Err(Error::new(ErrorKind::Foreign, text).at(path).remedy("put it back where it was"));
         }
-        Ok(Piece { head, tells_drops: version > 1, bytes, at: HEADER + head_len })
+        let (tells_drops, tells_end) = (version > 1, version > 2);
+        Ok(Piece { head, tells_drops, tells_end, bytes, at: HEADER + head_len })
+    }
+
+    /// Its marks in their order, each with whether the log had come to no more by then.
+    pub fn marks(&self) -> impl DoubleEndedIterator<Item = (&Mark, bool)> {
+        let count = self.head.marks.len();
+        // What may not have been noted is the last one, where it is of the piece's end.
+        let is_exact =
+            move |at: usize, mark: &Mark| self.tells_end || at + 1 < count || mark.seq > self.head.last;
+        (0..count).zip(&self.head.marks).map(move |(at, mark)| (mark, is_exact(at, mark)))
+    }
+
+    /// Errors if a piece that reaches into this one has other commits there: then they are of two histories of the store.
+    pub fn check_goes_on(&self, before: &Piece) -> Result<()> {
+        if before.head.last < self.head.first {
+            return Ok(());
+        }
+        let mut own = self.commits();
+        let reaching =
+            before.commits().skip_while(|commit| matches!(commit, Ok((seq, _)) if *seq < self.head.first));
+        for commit in reaching {
+            let (seq, ops) = commit?;
+            match own.next().transpose()? {
+                Some((_, same)) if same == ops => {}
+                Some(_) => return Err(other_history(seq)),
+                // It ends before that one does.
+                None => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// How many bytes it has in its storage.
@@ -204,11 +250,27 @@ impl Piece {
     }
 }
 
+fn other_history(seq: Seq) -> Error {
+    let text = format!(
+        "two pieces of the archive have the write with sequence {seq}, and each another one: they are of two histories of the store"
+    );
+    Error::new(ErrorKind::Mismatch, text).remedy(BETWEEN_HISTORIES)
+}
+
 fn checksum(bytes: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(bytes.get(8..12).unwrap_or_default());
     crc.update(bytes.get(16..).unwrap_or_default());
     crc.finalize()
+}
+
+/// The bytes of a piece as an earlier version has them, for tests of what they tell.
+#[cfg(test)]
+pub fn as_version(version: u32, mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes[8..12].copy_from_slice(&version.to_le_bytes());
+    let crc = checksum(&bytes);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    bytes
 }
 
 #[cfg(test)]
@@ -223,6 +285,7 @@ mod tests {
             marks: vec![Mark { time: 9, seq: Seq(5) }],
             keyspaces: vec![Named { id: KeyspaceId(0), name: "default".into(), dropped: None }],
             next_keyspace: 1,
+            history: Lineage::default(),
         }
     }
 
@@ -253,6 +316,30 @@ mod tests {
         let missing = Piece::encode(&Head { last: Seq(9), ..head() }, &commits).unwrap();
         let missing = Piece::decode(Path::new("x"), missing, 7, &listed(5, 9)).unwrap();
         assert!(missing.commits().any(|commit| commit.is_err()));
+    }
+
+    #[test]
+    fn a_piece_tells_by_its_version_whether_the_time_of_its_end_is_exact() {
+        let mut commits = Vec::new();
+        put(&mut commits, b"one");
+        put(&mut commits, b"two");
+        let mark = |seq| Mark { time: 9, seq: Seq(seq) };
+        let told = |version, last| {
+            let marks = vec![mark(4), mark(5), mark(last)];
+            let bytes = as_version(version, Piece::encode(&Head { marks, ..head() }, &commits).unwrap());
+            let name = if version == 1 { Listed { named: false, ..listed(5, 9) } } else { listed(5, 6) };
+            let piece = Piece::decode(Path::new("x"), bytes, 7, &name).unwrap();
+            piece.marks().map(|(mark, is_exact)| (mark.seq.0, is_exact)).collect::<Vec<_>>()
+        };
+        for version in [1, 2] {
+            assert_eq!(told(version, 6), [(4, true), (5, true), (6, false)]);
+            // Of more than it has nobody has made up a time.
+            assert_eq!(told(version, 8), [(4, true), (5, true), (8, true)]);
+        }
+        assert_eq!(told(3, 6), [(4, true), (5, true), (6, true)]);
+        let later = as_version(4, Piece::encode(&head(), &commits).unwrap());
+        let error = Piece::decode(Path::new("x"), later, 7, &listed(5, 6)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 
     #[test]

@@ -229,6 +229,7 @@ fn pruned(checkpoints: Vec<CheckpointId>, Swept { objects, bytes }: Swept) -> Pr
 mod tests {
     use super::super::checkpoint::{KIND, KeyspaceLayers, Source};
     use super::*;
+    use crate::backup::lineage::Lineage;
     use crate::disk::SimDisk;
     use crate::envelope;
     use crate::ids::{KeyspaceId, Seq};
@@ -260,6 +261,7 @@ mod tests {
                     page_bytes: 4096,
                 },
                 written: 0,
+                history: Lineage::default(),
             };
             repo.storage.write(&body.id.name(), &envelope::encode(KIND, &body).unwrap()).unwrap();
         }

@@ -6,6 +6,7 @@ use super::checkpoint::{Body, CheckpointId};
 use super::damage::{Damage, Loss};
 use super::hash::ObjectId;
 use super::layer::{LayerReader, Reading};
+use super::lineage::Lineage;
 use super::progress::{BackupProgress, Watch};
 use super::repository::BackupRepository;
 use crate::error::{ErrorKind, Result};
@@ -39,6 +40,11 @@ impl Verification {
     pub fn is_whole(&self) -> bool {
         self.damage.is_empty()
     }
+}
+
+/// What tells whether a restore to a moment can begin with a checkpoint.
+fn begin(body: &Body) -> (u128, Seq, CheckpointId, Lineage) {
+    (body.store, body.seq, body.id, body.history.clone())
 }
 
 impl BackupRepository {
@@ -115,7 +121,7 @@ impl BackupRepository {
             let bodies: Vec<Body> = self.ids()?.into_iter().filter_map(|id| self.load(id).ok()).collect();
             let layers: HashMap<_, u64> =
                 bodies.iter().flat_map(Body::layers).map(|layer| (&layer.indexes, layer.bytes)).collect();
-            let begins: Vec<_> = bodies.iter().map(|body| (body.store, body.seq, body.id)).collect();
+            let begins: Vec<_> = bodies.iter().map(begin).collect();
             let begins = Begins::of(&begins);
             let layers = layers.values().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
             watch.expect(layers.saturating_add(self.archived_bytes(&begins)?));
@@ -137,7 +143,7 @@ impl BackupRepository {
                     loss: Loss::Missing,
                     error,
                 }),
-                Ok(body) => begins.push((body.store, body.seq, id)),
+                Ok(body) => begins.push(begin(&body)),
             }
         }
         self.verify_archives(&Begins::of(&begins), &mut all, watch)?;

@@ -44,8 +44,8 @@ impl Store {
     /// # Errors
     /// `Locked` while somebody else writes to the repository, `Io` if that cannot be written, `Mismatch` if the archive there is of
     /// another history of the store, which a restore would go on with (another copy of the store has been archived, or writes that were archived
-    /// have been given up with a part of the journal), or if the newest checkpoint there has more than the store has come to (an older
-    /// copy of the store was put back): nothing was written then. `Unavailable` or `Corruption` if some
+    /// have been given up with a part of the journal), or if the newest checkpoint there has writes that this store does not have (an older
+    /// copy of the store was put back, or lives on beside it): nothing was written then. `Unavailable` or `Corruption` if some
     /// record cannot be read from any replica, `Poisoned` if the journal failed, `Closed`. What was written of the
     /// checkpoint does not count then, and is swept by the next one; where its last step of all failed, `list` has it, whole.
     pub fn checkpoint(&self, repository: &BackupRepository) -> Result<CheckpointId> {
@@ -101,8 +101,8 @@ impl Store {
     /// `Gap` if writes are missing in the archive, since the journal no longer had them, or has them damaged or in a sector that cannot be read, or the newest piece was found to be damaged, and no checkpoint
     /// lies behind them: everything else was archived all the same; take a checkpoint. That may be so from the first call on. `Io` if the repository
     /// cannot be written, `Foreign` if it is not in its place any more, `Mismatch` if another copy of the store has been archived there, if writes that
-    /// were archived have been given up with a part of the journal, or if the newest checkpoint there has more than the store has come to, `Refused` if there are 64 archives already, `Poisoned` or `Io` if the
-    /// journal cannot be read, `Corruption` if what it ends with is damaged (all before that was archived; what is written later tells how much it is), `Corruption` or `Foreign` also if a damaged piece does not tell where it ends: take it away. What was archived before
+    /// were archived have been given up with a part of the journal, or if the newest checkpoint there has writes that this store does not have, `Refused` if there are 64 archives already, `Poisoned` or `Io` if the
+    /// journal cannot be read, `Corruption` if what it ends with is damaged (all before that was archived; what is written later tells how much it is), `Corruption` or `Foreign` also if a damaged piece is of more than the store has come to, by its name: take it away. What was archived before
     /// is whole.
     pub fn archive(&self, repository: &BackupRepository) -> Result<Seq> {
         verbs::checkpoint::archive::archive(&self.handle.state, repository)
@@ -368,8 +368,8 @@ impl Restore {
         }
         let reading = Reading::new(repository.storage.clone(), body.id, salvage).watched(&self.watch);
         let mut reader = CheckpointReader::new(reading, &body, &wanted);
-        let (store, watch) = (body.store, self.watch.clone());
-        let tail = until.map(|until| Tail { repository, store, until, keyspaces: &wanted, watch });
+        let (store, owner, watch) = (body.store, body.owner(), self.watch.clone());
+        let tail = until.map(|until| Tail { repository, store, owner, until, keyspaces: &wanted, watch });
         let store = restore(dir, &options, seams, &body, keyspaces, &mut reader, tail.as_ref())?;
         Ok((store, reader.reading.damage))
     }

@@ -123,7 +123,7 @@ fn soon_after(repository: &BackupRepository, body: &Body) -> Result<Vec<Keyspace
 /// A checkpoint of a history that was given up is asked for.
 pub fn other_history(body: &Body, why: &str) -> Error {
     let text = format!(
-        "checkpoint {} is of a history of the store that was given up, since a later one ends before its sequence {}, {why}",
+        "checkpoint {} is of a history of the store that was given up, since a later one ends before its sequence {}, or has other writes up to there, {why}",
         body.id, body.seq
     );
     Error::new(ErrorKind::Mismatch, text)

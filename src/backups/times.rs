@@ -1,7 +1,7 @@
 //! Which write a time comes to, by what checkpoints and the archive know of times.
 //!
 //! Invariants: what is found is not later than the time. It is earlier by more than [`CLOSE`] only where nothing was written since, as far as
-//! anybody knows, or nothing was archived yet: then a checkpoint is all that there is, and none that cannot be read is passed over; or not all of it, when that is
+//! anybody knows for certain, or nothing was archived yet: then a checkpoint is all that there is, and none that cannot be read is passed over; or not all of it, when that is
 //! the end of what was archived. Where the clock contradicts itself nobody guesses.
 
 use crate::backup::BackupRepository;
@@ -34,16 +34,14 @@ struct Known {
     /// What whoever says so has of it: less than `seq` where a piece ends before that. Whether the writes up to `seq` that lie in others are of the
     /// same history it does not show, as they were not archived when it was written.
     has: Seq,
+    /// It had come to that and no further. What an earlier release says of the end of a piece is not known to be.
+    is_exact: bool,
 }
 
 impl Known {
     /// What has all of it.
     fn whole(seq: Seq, time: u64) -> Known {
-        Known { seq, time, has: seq }
-    }
-
-    fn is_whole(&self) -> bool {
-        self.has == self.seq
+        Known { seq, time, has: seq, is_exact: true }
     }
 }
 
@@ -127,10 +125,13 @@ impl Times {
                 Ok(piece) => {
                     watch.more(1, piece.size())?;
                     end = end.max(Some(piece.head.last));
-                    let (marks, last) = (piece.head.marks.iter().rev(), piece.head.last);
-                    let known =
-                        |mark: &Mark| Known { has: mark.seq.min(last), ..Known::whole(mark.seq, mark.time) };
-                    noted.extend(marks.map(known));
+                    let last = piece.head.last;
+                    let known = |(mark, is_exact): (&Mark, bool)| Known {
+                        has: mark.seq.min(last),
+                        is_exact,
+                        ..Known::whole(mark.seq, mark.time)
+                    };
+                    noted.extend(piece.marks().rev().map(known));
                 }
                 Err(Unread { error, of_all: true }) => return Err(error),
                 Err(Unread { error, .. }) => {
@@ -163,12 +164,14 @@ impl Times {
         }
         // All of that was there, too.
         let from = before.iter().map(|known| known.has).max().unwrap_or_default();
-        let upto = next.map_or(Seq::MAX, |next| next.seq);
+        // It had come to no more by the time asked for than it had then.
+        let bound = after.iter().find(|known| known.is_exact);
+        let upto = bound.map_or(Seq::MAX, |bound| bound.seq);
         // One of these might know of a later write that was there by then.
         if let Some(hole) = self.holes.into_iter().find(|hole| hole.last > from && hole.first <= upto) {
             return Err(hole.error);
         }
-        let is_sure = |known: &&Known| known.is_whole() || known.seq <= from;
+        let is_sure = |known: &&Known| known.is_exact && known.seq <= from;
         if before.iter().rfind(is_sure).is_some_and(|sure| time - sure.time <= CLOSE) {
             return Ok(from);
         }
@@ -178,7 +181,7 @@ impl Times {
         let (first, last) = (self.chain.pieces.first(), self.chain.pieces.last());
         let is_archived = found.zip(first).is_some_and(|(found, first)| first.first <= found.seq.next());
         let is_within = is_archived && last.is_some_and(|last| from <= last.last);
-        let has_rested = found.zip(next).is_some_and(|(found, next)| next.seq <= found.seq);
+        let has_rested = found.zip(bound).is_some_and(|(found, bound)| bound.seq <= found.seq);
         // What nobody archived the checkpoints alone tell of.
         if !is_within
             && !has_rested
@@ -197,8 +200,12 @@ impl Times {
             );
             return Ok(from);
         }
-        match next {
-            Some(next) if is_archived && next.seq > found.seq => Err(between(found, next)),
+        if has_rested {
+            return Ok(found.seq);
+        }
+        match after.iter().find(|known| known.seq > found.seq) {
+            Some(more) if is_archived => Err(between(found, *more)),
+            Some(_) => Ok(found.seq),
             None => {
                 // Pieces of releases that did not note when the log had come to their end.
                 if let Some(end) = end {
@@ -210,7 +217,6 @@ impl Times {
                 );
                 Ok(found.seq)
             }
-            _ => Ok(found.seq),
         }
     }
 
@@ -278,8 +284,14 @@ fn missing(from: Seq, behind: Seq) -> Hole {
 }
 
 fn between(found: Known, next: Known) -> Error {
+    let why = match found.is_exact {
+        true => "since nobody noted the time meanwhile",
+        false => {
+            "since the release that archived the first one may have noted that time when the store had come to more"
+        }
+    };
     let text = format!(
-        "the store had come to {found}, and to {next}, and which writes between these were there at the time asked for is not known, since nobody noted the time meanwhile"
+        "the store had come to {found}, and to {next}, and which writes between these were there at the time asked for is not known, {why}"
     );
     Error::new(ErrorKind::NotFound, text)
         .remedy("restore up to one of these writes, or one between them, by its sequence (At::Seq), or to one of these times")

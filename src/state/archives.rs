@@ -5,6 +5,7 @@
 //! never ahead of an archive; nothing is written there once the store has been closed. One at a time adds to an archive.
 
 mod lacking;
+mod stretches;
 
 use crate::backup::CheckpointId;
 use crate::backup::piece::Mark;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use stretches::Stretches;
 
 /// The name of the file in the store's directory.
 pub const FILE: &str = "ARCHIVES";
@@ -89,6 +91,8 @@ pub struct Archives {
     ends: Mutex<Vec<Seq>>,
     /// What the journal begins with, or less.
     begins: AtomicU64,
+    /// Who wrote the log. Held over its file; comes before `inner`.
+    stretches: Mutex<Stretches>,
 }
 
 #[derive(Debug)]
@@ -189,9 +193,10 @@ impl Archives {
             closed: false,
         };
         let ends = Mutex::new(inner.ends());
+        let stretches = Mutex::new(Stretches::load(disk.as_ref(), dir, store)?);
         let (disk, inner) = (disk.clone(), Mutex::new(inner));
         let (turns, marks) = (Mutex::default(), Mutex::default());
-        Ok(Archives { disk, path, inner, turns, marks, ends, begins: AtomicU64::new(0) })
+        Ok(Archives { disk, path, inner, turns, marks, ends, begins: AtomicU64::new(0), stretches })
     }
 
     /// What all archives are complete up to that need nothing older than `from`; [`Seq::MAX`]: there is none.
@@ -246,6 +251,7 @@ impl Archives {
     /// # Errors
     /// `Io`: it does not say so of an archive.
     pub fn log_ends(&self, last: Seq) -> Result<()> {
+        self.goes_on_after(last);
         let mut inner = self.inner.lock();
         let (mut news, mut given_up) = (false, false);
         // What was dropped later, as a log had it that is lost, is gone before the writes that get its numbers now.
@@ -406,7 +412,7 @@ impl Archives {
 
     fn save(&self, inner: &mut Inner) -> Result<()> {
         if inner.closed {
-            return Err(Error::new(ErrorKind::Closed, "the store has been closed").remedy("open it again"));
+            return Err(closed());
         }
         // A list that is damaged says to keep everything, which one without the archives that it had would not.
         if inner.unknown {
@@ -426,6 +432,10 @@ impl Archives {
         (inner.saved, inner.unsaved, inner.drops_unsaved) = (next, false, false);
         Ok(())
     }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the store has been closed").remedy("open it again")
 }
 
 #[cfg(test)]

@@ -186,11 +186,12 @@ fn a_gap_is_told_again_once_the_checkpoint_behind_it_has_been_deleted() {
 }
 
 #[test]
-fn behind_a_damaged_piece_that_does_not_tell_where_it_ends_nothing_is_archived_until_it_is_taken_away() {
+fn behind_a_damaged_piece_that_is_not_of_what_the_store_has_come_to_nothing_is_archived_until_it_is_taken_away()
+ {
     let named = |first: u64, last: &str| format!("{first:016x}{last}");
     let beyond = format!("-{:016x}", 10_000);
     for name in [
-        named(121, ""),
+        named(141, ""),
         named(121, &beyond),
         named(121, "-ffffffffffffffff"),
         named(130, "-0000000000000080"),

@@ -8,6 +8,7 @@ use crate::backup::archive::Chain;
 use crate::backup::checkpoint::CheckpointId;
 use crate::backup::damage::{Damage, Loss};
 use crate::backup::history::History;
+use crate::backup::lineage::Lineage;
 use crate::backup::piece::{Listed, prefix};
 use crate::backup::progress::Watch;
 use crate::backup::repository::BackupRepository;
@@ -25,10 +26,10 @@ pub struct Begins(BTreeMap<u128, BTreeSet<(Seq, CheckpointId)>>);
 
 impl Begins {
     /// Of all checkpoints, in the order of their numbers.
-    pub fn of(all: &[(u128, Seq, CheckpointId)]) -> Begins {
+    pub fn of(all: &[(u128, Seq, CheckpointId, Lineage)]) -> Begins {
         let (mut begins, mut history) = (Begins::default(), History::default());
-        for (store, seq, id) in all.iter().rev() {
-            if history.has(*store, *seq) {
+        for (store, seq, id, lineage) in all.iter().rev() {
+            if history.has(*store, *seq, lineage) {
                 begins.0.entry(*store).or_default().insert((*seq, *id));
             }
         }

@@ -1,13 +1,15 @@
 //! Times that archive and checkpoints know too little of.
 
 mod clock;
+mod earlier;
 mod given_up;
 mod unread;
 
 use super::point;
 use crate::At;
 use crate::backup::checkpoint::{Body, CheckpointId, KIND, KeyspaceLayers, Source};
-use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
+use crate::backup::lineage::Lineage;
+use crate::backup::piece::{Head, Listed, Mark, Named, Piece, as_version, put};
 use crate::backup::progress::Watch;
 use crate::backup::storage::{Object, Storage};
 use crate::backup::{BackupRepository, Loss, Retention};
@@ -67,6 +69,7 @@ impl Told {
                 page_bytes: 4096,
             },
             written: 0,
+            history: Lineage::default(),
         };
         self.repo.storage.write(&body.id.name(), &envelope::encode(KIND, &body).unwrap()).unwrap();
     }
@@ -75,7 +78,12 @@ impl Told {
         self.checkpoint_at(number, self.millis(time), seq);
     }
 
-    fn piece_at(&self, (first, last): (u64, u64), marks: &[(u64, u64)]) {
+    fn piece_at(&self, ends: (u64, u64), marks: &[(u64, u64)]) {
+        self.piece_of(3, ends, marks);
+    }
+
+    /// As the releases wrote it that wrote this version.
+    fn piece_of(&self, version: u32, (first, last): (u64, u64), marks: &[(u64, u64)]) {
         let mut commits = Vec::new();
         (first..=last).for_each(|_| put(&mut commits, b""));
         let head = Head {
@@ -85,14 +93,22 @@ impl Told {
             marks: marks.iter().map(|(time, seq)| Mark { time: *time, seq: Seq(*seq) }).collect(),
             keyspaces: vec![Named { id: KeyspaceId(0), name: "default".to_owned(), dropped: None }],
             next_keyspace: 1,
+            history: Lineage::default(),
         };
         let name = Listed::new(head.first, head.last).name(STORE);
-        self.repo.storage.write(&name, &Piece::encode(&head, &commits).unwrap()).unwrap();
+        let bytes = as_version(version, Piece::encode(&head, &commits).unwrap());
+        self.repo.storage.write(&name, &bytes).unwrap();
     }
 
     fn piece(&self, ends: (u64, u64), marks: &[(u64, u64)]) {
         let marks: Vec<_> = marks.iter().map(|(time, seq)| (self.millis(*time), *seq)).collect();
         self.piece_at(ends, &marks);
+    }
+
+    /// One of version 2.
+    fn old_piece(&self, ends: (u64, u64), marks: &[(u64, u64)]) {
+        let marks: Vec<_> = marks.iter().map(|(time, seq)| (self.millis(*time), *seq)).collect();
+        self.piece_of(2, ends, &marks);
     }
 
     /// What a restore of the newest checkpoint to a time comes to.

@@ -4,6 +4,7 @@
 //! meanwhile, or is damaged, or what they ended with was damaged, which is said; one history alone goes into an archive; the journal is not trimmed beyond what
 //! is archived, up to its bound.
 
+mod end;
 mod marks;
 mod untold;
 
@@ -11,7 +12,8 @@ pub use marks::{mark, note, of as marks_of};
 
 use crate::backup::archive::Chain;
 use crate::backup::checkpoint::Body;
-use crate::backup::piece::{Head, Listed, Mark, Named, Piece, put};
+use crate::backup::lineage::Kin;
+use crate::backup::piece::{Head, Mark, Named, Piece, put};
 use crate::backup::repository::BackupRepository;
 use crate::backup::unread::Unread;
 use crate::backup::when::When;
@@ -21,6 +23,7 @@ use crate::journal::Cursor;
 use crate::state::State;
 use crate::state::archives::ArchiveHold;
 use crate::sync::Mutex;
+use end::end;
 use untold::{Begun, untold};
 
 /// How many checkpoints are told of that may be of another history.
@@ -207,8 +210,10 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
             None if end.piece.is_some() => state.archives.compared(repository.id),
             None => {}
             Some(damaged) => {
-                let (from, to) = damaged.lacks(archived, state.memory.last())?;
-                state.archives.found_damaged(repository.id, from, to);
+                let (from, to) = damaged.lacks(archived, state.journal.first(), state.memory.last())?;
+                if from <= to {
+                    state.archives.found_damaged(repository.id, from, to);
+                }
                 archived = Some(to);
             }
         }
@@ -220,53 +225,6 @@ fn found(state: &State, repository: &BackupRepository, store: u128) -> Result<Fo
             state.archives.give_up(repository.id)
         }
     })
-}
-
-/// What an archive ends with.
-struct End {
-    /// The last piece that can be read.
-    piece: Option<Piece>,
-    damaged: Option<Damaged>,
-}
-
-/// The pieces that an archive ends with and that are damaged.
-struct Damaged {
-    first: Listed,
-    last: Listed,
-    /// What is wrong with the last one.
-    error: Error,
-}
-
-impl Damaged {
-    /// The sequences that are lost with them, where the piece before them has those up to `whole`, and the store has come to `until`. An error if
-    /// nobody knows where they end: what were put behind that would be lost as well, or lie upon something else.
-    fn lacks(self, whole: Option<Seq>, until: Seq) -> Result<(Seq, Seq)> {
-        let Damaged { first, last, error } = self;
-        if last.is_open() || last.last < last.first || last.last > until {
-            return Err(error.remedy(
-                "take this file away and archive again: what the journal no longer has of it needs a checkpoint behind it",
-            ));
-        }
-        Ok((whole.map_or(first.first, |whole| whole.next().max(first.first)), last.last))
-    }
-}
-
-/// Looks for the last piece that can be read. What cannot be while nothing else can, or is of a later release, does not pass for damaged.
-fn end(repository: &BackupRepository, store: u128, chain: &Chain) -> Result<End> {
-    let mut damaged: Option<Damaged> = None;
-    for listed in chain.pieces.iter().rev() {
-        let Unread { error, of_all } = match repository.piece_or_why(store, listed) {
-            Ok(piece) => return Ok(End { piece: Some(piece), damaged }),
-            Err(unread) => unread,
-        };
-        if of_all || !matches!(error.kind(), ErrorKind::Corruption | ErrorKind::Foreign | ErrorKind::Io) {
-            return Err(error);
-        }
-        log::error!("the archive ends with a piece that is damaged: {error}");
-        let (last, error) = damaged.map_or((*listed, error), |behind| (behind.last, behind.error));
-        damaged = Some(Damaged { first: *listed, last, error });
-    }
-    Ok(End { piece: None, damaged })
 }
 
 fn other_history(what: &str) -> Error {
@@ -290,19 +248,26 @@ fn check_checkpoints(state: &State, repository: &BackupRepository, store: u128) 
     let mut all = repository.of_history(store)?;
     let Some(newest) = all.next().transpose()? else { return Ok(()) };
     let until = state.memory.last();
-    if newest.seq <= until {
+    let kin = |body: &Body| match body.seq > until {
+        true => Kin::Other,
+        false => state.archives.kin(body.seq, body.owner()),
+    };
+    if kin(&newest) != Kin::Other {
         return Ok(());
     }
     let (id, seq) = (newest.id, newest.seq);
-    let text = format!(
-        "checkpoint {id} is of another history of the store: it goes up to {seq}, the store has come to {until} only"
-    );
+    let why = match seq > until {
+        true => format!("the store has come to {until} only"),
+        false => "and that was written by another copy of the store, or has been given up since".to_owned(),
+    };
+    let text = format!("checkpoint {id} is of another history of the store: it goes up to {seq}, {why}");
     // With the newest gone those before would pass for the store's as soon as it has as much; while it is there, nothing is put beside them.
     let (mut certain, mut possible) = (vec![outlined(&newest)], Vec::new());
     for body in all {
         let body = body?;
         match possible.len() {
-            0 if body.seq > until => certain.push(outlined(&body)),
+            _ if kin(&body) == Kin::Same => break,
+            0 if kin(&body) == Kin::Other => certain.push(outlined(&body)),
             TOLD => {
                 possible.push("and older ones".to_owned());
                 break;
@@ -370,6 +335,9 @@ fn check_history(state: &State, repository: u128, piece: &Piece, known: Option<S
         let text = format!("it goes up to {last}, the store has come to {until} only");
         return Err(other_history(&text));
     }
+    if state.archives.kin(last, piece.head.history.owner(last)) == Kin::Other {
+        return Err(other_history(&format!("the write with sequence {last} is not the store's")));
+    }
     if known == Some(last) && !state.archives.is_to_be_compared(repository) {
         return Ok(());
     }
@@ -411,6 +379,7 @@ fn head(
     untold: &mut Vec<Named>,
     begun: &Begun,
 ) -> Head {
+    let history = state.archives.told(state.opened.seq);
     let manifest = state.manifest.lock();
     let live = manifest.keyspaces.iter().filter(|keyspace| !keyspace.dropped);
     let live = live.map(|keyspace| Named { id: keyspace.id, name: keyspace.name.clone(), dropped: None });
@@ -434,6 +403,7 @@ fn head(
         marks: marks::of_piece(marks, first, last),
         keyspaces,
         next_keyspace: manifest.next_keyspace,
+        history: history.within(first, last),
     }
 }
 
@@ -493,9 +463,24 @@ fn is_bridged(state: &State, repository: &BackupRepository, store: u128, to: Seq
 /// Whether the pieces of an archive have these sequences, after all: what was damaged has been put back.
 fn has(repository: &BackupRepository, store: u128, chain: &Chain, (from, to): (Seq, Seq)) -> Result<bool> {
     let mut next = from;
-    for listed in chain.from(from).iter().take_while(|listed| listed.first <= to) {
+    let mut before: Option<Piece> = None;
+    for listed in chain.from(from) {
+        // One that a piece reaches into may show that it is of another history.
+        let upto = before.as_ref().map_or(to, |before| before.head.last.max(to));
+        if listed.first > upto {
+            break;
+        }
         match repository.piece_or_why(store, listed) {
-            Ok(piece) if piece.head.first <= next => next = next.max(piece.head.last.next()),
+            Ok(piece) if piece.head.first <= next => {
+                if let Some(before) = &before
+                    && let Err(error) = piece.check_goes_on(before)
+                {
+                    log::error!("a piece of the archive counts as damaged: {error}");
+                    return Ok(false);
+                }
+                next = next.max(piece.head.last.next());
+                before = Some(piece);
+            }
             Err(Unread { error, of_all: true }) => return Err(error),
             Ok(_) | Err(_) => return Ok(false),
         }

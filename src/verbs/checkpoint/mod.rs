@@ -19,6 +19,7 @@ pub use export::export;
 use crate::backup::checkpoint::{Body, CheckpointId, KeyspaceLayers, Source, now};
 use crate::backup::chunk::Coding;
 use crate::backup::hash::ObjectId;
+use crate::backup::lineage::Lineage;
 use crate::backup::repository::BackupRepository;
 use crate::backup::writer::LayerWriter;
 use crate::backup::{CheckpointOptions, Pour, Versions};
@@ -103,6 +104,7 @@ pub fn checkpoint(
         repository: repository.id,
         id,
         written,
+        history: state.archives.told(state.opened.seq).upto(at),
         ..describe(&manifest, (at, taken), keyspaces, &options.label)
     };
     let bytes = envelope::encode(crate::backup::checkpoint::KIND, &body)?;
@@ -147,6 +149,7 @@ fn describe(
             page_bytes: manifest.page_bytes,
         },
         written: 0,
+        history: Lineage::default(),
     }
 }
 

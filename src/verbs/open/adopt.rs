@@ -204,6 +204,7 @@ pub fn replace_journal(
     let last = layout.shards.iter().map(|shard| shard.applied()).max().unwrap_or_default();
     let next = anew::first_after(last)?;
     // The new numbers do not tell which archive has more than that.
+    archives.parts_after(last)?;
     archives.log_ends(last)?;
     lost::fail_behind(layout, lost::level(layout));
     anew::level(layout, Seq(next.0.saturating_sub(1)));

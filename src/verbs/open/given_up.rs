@@ -198,6 +198,7 @@ pub fn carry_out(
     check_covered(layout)?;
     // The new numbers do not tell which archive has more than that. Behind the seals: without a mark they alone say then that the
     // journal lacks something.
+    archives.parts_after(kept.end)?;
     archives.log_ends(kept.end)?;
     // Before the journal begins, which is what shows it where there is no mark.
     anew::compare(layout, scrub, disk, dir)?;

@@ -8,6 +8,7 @@ mod repair;
 
 pub use repair::{Repaired, repair};
 
+use crate::backup::archive::Reached;
 use crate::backup::progress::Watch;
 use crate::backup::{BackupRepository, Versions};
 use crate::batch;
@@ -88,6 +89,8 @@ fn close(layout: &Layout) {
 pub struct Tail<'a> {
     pub repository: &'a BackupRepository,
     pub store: u128,
+    /// The opening that wrote what the records end with.
+    pub owner: Option<u128>,
     /// The last sequence that is wanted.
     pub until: Seq,
     /// The keyspaces that are wanted: of those that there are to be, one may be to stay empty.
@@ -125,7 +128,8 @@ fn live(manifest: &Manifest) -> HashSet<KeyspaceId> {
 /// Carries archived commits out, as a recovery does: through memtables, so that of each key the newest version reaches the shards.
 fn replay(layout: &Arc<Layout>, from: Seq, tail: &Tail<'_>) -> Result<()> {
     let mut table = Table::new();
-    tail.repository.replay(tail.store, from, tail.until, &tail.watch, &mut |seq, ops| {
+    let mut at = Reached { seq: from, owner: tail.owner };
+    tail.repository.replay(tail.store, &mut at, tail.until, &tail.watch, &mut |seq, ops| {
         for op in batch::decode(ops) {
             let op = op?;
             if tail.keyspaces.contains(&batch::keyspace_of(op.key)) {

@@ -6,8 +6,10 @@
 //! lost, at an opening and for the next repair.
 
 use super::{Tail, close, fill_shards, live, replay};
+use crate::backup::archive::Reached;
 use crate::backup::checkpoint::Body;
 use crate::backup::layer::Reading;
+use crate::backup::lineage::Kin;
 use crate::backup::progress::Watch;
 use crate::backup::reader::CheckpointReader;
 use crate::backup::{BackupRepository, Versions};
@@ -101,8 +103,8 @@ fn fill(
 ) -> Result<()> {
     fill_shards(layout, manifest, body.seq, &mut records(body, manifest, repository))?;
     if upto > body.seq {
-        let (store, keyspaces) = (body.store, &live(manifest));
-        let tail = Tail { repository, store, until: upto, keyspaces, watch: Watch::default() };
+        let (store, owner, keyspaces) = (body.store, body.owner(), &live(manifest));
+        let tail = Tail { repository, store, owner, until: upto, keyspaces, watch: Watch::default() };
         replay(layout, body.seq, &tail)?;
     }
     Ok(())
@@ -115,12 +117,13 @@ fn records(body: &Body, manifest: &Manifest, repository: &BackupRepository) -> C
 }
 
 /// How far checkpoint and archive can be read, up to `upto`. An error where they are damaged, or cannot be read, before the journal takes over,
-/// which begins with `first`.
+/// which begins with `first`, or are of another history than the store, which has `own`.
 fn read_through(
     body: &Body,
     manifest: &Manifest,
     (first, upto): (Seq, Seq),
     repository: &BackupRepository,
+    (dir, own): (&Path, &Archives),
 ) -> Result<Seq> {
     let mut records = records(body, manifest, repository);
     while let Some(record) = records.next() {
@@ -129,19 +132,30 @@ fn read_through(
     if upto == body.seq {
         return Ok(upto);
     }
-    let mut had = body.seq;
-    let mut visit = |seq, _: &[u8]| {
-        had = seq;
-        Ok(())
-    };
-    match repository.replay(body.store, body.seq, upto, &Watch::default(), &mut visit) {
-        Ok(()) => Ok(upto),
-        Err(error) if had.next() >= first => {
-            log::warn!("of the archive all after {had} is left out, which the journal has: {error}");
-            Ok(had)
+    let mut had = Reached::by(body);
+    match repository.replay(body.store, &mut had, upto, &Watch::default(), &mut |_, _| Ok(())) {
+        Ok(()) => {}
+        Err(error) if had.seq.next() >= first => {
+            log::warn!("of the archive all after {} is left out, which the journal has: {error}", had.seq);
         }
-        Err(error) => Err(error),
+        Err(error) => return Err(error),
     }
+    match own.kin(had.seq, had.owner) {
+        Kin::Other => Err(other_history(dir, &has_other_writes("the archive", had.seq))),
+        Kin::Same | Kin::Unknown => Ok(had.seq),
+    }
+}
+
+fn has_other_writes(what: &str, seq: Seq) -> String {
+    format!(
+        "{what} goes up to {seq}, and what it ends with was written by another copy of the store, or has been given up since"
+    )
+}
+
+fn other_history(dir: &Path, what: &str) -> Error {
+    Error::new(ErrorKind::Mismatch, format!("the backup is of another history of the store: {what}"))
+        .at(dir)
+        .remedy("use another repository, or restore into a new directory")
 }
 
 /// The shards that own a virtual node of which no owner can be opened and brought up to date by a journal that begins with `first`.
@@ -169,12 +183,13 @@ fn covered(
     seams: &Seams,
     repository: &BackupRepository,
 ) -> Result<(Body, Seq)> {
+    let own = Archives::load(&seams.disk, dir, manifest.store, &live(manifest))?;
     let mut failed = None;
     for body in repository.of_history(manifest.store)? {
         let body = body?;
-        check_same_history(dir, manifest, seams, &body, repository)?;
+        check_same_history(dir, manifest, &own, &body, repository)?;
         let upto = reached(dir, &body, first, repository)
-            .and_then(|upto| read_through(&body, manifest, (first, upto), repository));
+            .and_then(|upto| read_through(&body, manifest, (first, upto), repository, (dir, &own)));
         match upto {
             Ok(upto) => return Ok((body, upto)),
             // From an earlier one the archive may lead past what is damaged.
@@ -207,29 +222,27 @@ fn reached(dir: &Path, body: &Body, first: Seq, repository: &BackupRepository) -
 fn check_same_history(
     dir: &Path,
     manifest: &Manifest,
-    seams: &Seams,
+    own: &Archives,
     body: &Body,
     repository: &BackupRepository,
 ) -> Result<()> {
     let live = live(manifest);
-    let archives = Archives::load(&seams.disk, dir, manifest.store, &live)?;
     // A drop is for ever, so what is left out of a checkpoint is in no later manifest of the same history.
     let left_out =
         |id: &&KeyspaceId| id.0 < body.next_keyspace && body.keyspaces.iter().all(|k| k.id != **id);
-    let what = if archives.get(repository.id).is_some_and(|hold| hold.given_up) {
+    let what = if own.get(repository.id).is_some_and(|hold| hold.given_up) {
         "the archive has writes that this store has given up with a part of its journal".to_owned()
     } else if let Some(id) = live.iter().find(left_out) {
         format!(
             "checkpoint {} was taken after keyspace {} had been dropped, which this store has",
             body.id, id.0
         )
+    } else if own.kin(body.seq, body.owner()) == Kin::Other {
+        has_other_writes(&format!("checkpoint {}", body.id), body.seq)
     } else {
         return Ok(());
     };
-    let text = format!("the backup is of another history of the store: {what}");
-    Err(Error::new(ErrorKind::Mismatch, text)
-        .at(dir)
-        .remedy("use another repository, or restore into a new directory"))
+    Err(other_history(dir, &what))
 }
 
 /// The first sequence that the journal has; of several copies those say so that an opening would believe.

@@ -391,7 +391,7 @@ mod tests {
         let at = dir.path().to_path_buf();
         let (done, seen) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            done.send(look_within(Arc::new(RealDisk), &at, Duration::from_millis(50)))
+            let _ = done.send(look_within(Arc::new(RealDisk), &at, Duration::from_millis(50)));
         });
         let error = seen.recv_timeout(Duration::from_secs(20)).expect("it hangs").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");

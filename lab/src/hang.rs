@@ -266,7 +266,7 @@ fn shard(place: &Path, disk: &Mounted<'_>, seed: u64, took: &mut Took) -> Result
         format!("close: {closed:?}")
     });
     let at = place.join("store");
-    let opened = took.call("open", PATIENCE * 10, move || again.open(at));
+    let opened = took.call("open", PATIENCE * 12, move || again.open(at));
     let Some(store) = opened else { return Ok(()) };
     let store = store?;
     read(&store, &mut random, took, PATIENCE);

@@ -155,10 +155,11 @@ fn statics_are_of_the_standard_library() {
 }
 
 #[test]
-fn only_the_allocator_is_unsafe() {
+fn only_two_calls_of_the_system_are_unsafe() {
     for (path, text) in sources() {
         let named = code(&text).contains("unsafe {") || code(&text).contains("unsafe fn");
-        assert!(!named || path == Path::new("allocator.rs"), "{} has unsafe code", path.display());
+        let known = ["allocator.rs", "disk/cached.rs"].iter().any(|known| path == Path::new(known));
+        assert!(!named || known, "{} has unsafe code", path.display());
     }
 }
 

@@ -4,6 +4,7 @@
 //! Invariant of every implementation: what was not synced (a file's bytes by its `sync`, a name by its directory's
 //! `sync_dir`) may be gone, wholly or in parts, after a power cut; what was synced is there.
 
+mod cached;
 mod hands;
 mod limited;
 mod mounts;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: every call is positioned (no shared cursor), so that one handle serves many threads. Nothing is cached.
 
+use super::cached;
 use super::{Disk, DiskFile, FreeSpace, OpenMode};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -216,6 +217,10 @@ impl DiskFile for RealFile {
 
     /// An error may be one of a file system's that cannot say what it has: who then reads and waits is told of any other.
     fn read_ready(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        if !cached::has(&self.file, offset, buf.len()).unwrap_or_else(|| self.is_in_memory()) {
+            return Ok(None);
+        }
+        // What has been let go since then is not waited for either.
         match read_cached(&self.file, buf, offset) {
             Ok(read) => Ok((read == buf.len()).then_some(read)),
             Err(e) if e.kind() == io::ErrorKind::Unsupported && self.is_in_memory() => {

@@ -403,6 +403,8 @@ impl Archives {
 
     /// From here on nothing is written: the file is the next opening's.
     pub fn close(&self) {
+        // Whoever is about to write that file has ended then.
+        let _stretches = self.stretches.lock();
         self.inner.lock().closed = true;
     }
 

@@ -244,6 +244,30 @@ fn a_store_is_closed_while_the_disk_of_its_manifest_hangs() {
     }
 }
 
+/// The same for the list of openings, which a checkpoint may be about to write.
+#[test]
+fn a_store_is_closed_while_the_disk_of_its_list_of_openings_hangs() {
+    let world = Own::new();
+    let store = world.open();
+    write(&store, "before", Durability::Sync).unwrap();
+    let repository = testing::repository(Arc::new(world.disk.disk.clone()), Path::new("/backup")).unwrap();
+    world.disk.hang_renames(Path::new("/store/HISTORY.tmp"));
+    let saves = std::thread::spawn({
+        let (store, repository) = (store.clone(), repository.clone());
+        move || store.checkpoint(&repository).map(drop)
+    });
+    world.disk.wait_until_it_hangs();
+    let closes = store.clone();
+    unavailable(in_time("closing", move || closes.close()));
+    assert_eq!(world.try_open().map(drop).unwrap_err().kind(), ErrorKind::Locked);
+    world.disk.release();
+    let _ = in_time("a late checkpoint", move || saves.join()).unwrap();
+    let store = world.open();
+    assert!(has(&store, "before"));
+    store.checkpoint(&repository).unwrap();
+    store.close().unwrap();
+}
+
 #[test]
 fn what_was_set_aside_is_dropped_in_time_or_left_to_a_disk_that_hangs() {
     let world = Own::new();

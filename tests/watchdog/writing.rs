@@ -6,7 +6,7 @@ use super::*;
 use annulus::{Durability, ErrorKind};
 
 const JOURNAL: &str = "/store/journal";
-const WITHIN: Duration = Duration::from_millis(300);
+const WITHIN: Duration = Duration::from_secs(1);
 
 struct Own {
     disk: HangingDisk,
@@ -21,7 +21,7 @@ impl Own {
             .replication_factor(2)
             .memory_budget(8 << 20)
             .journal_segment_bytes(64 << 10)
-            .shard_timeout(Duration::from_millis(100));
+            .shard_timeout(Duration::from_millis(300));
         Own { disk: HangingDisk::new(), factory: MemoryFactory::new(), options }
     }
 
@@ -31,18 +31,25 @@ impl Own {
     }
 
     fn try_open(&self) -> annulus::Result<Store> {
+        self.open_with(self.options.clone())
+    }
+
+    fn open_with(&self, options: Options) -> annulus::Result<Store> {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        let options = self.options.clone();
         in_time("opening", move || {
             testing::open(Path::new("/store"), &options, Seams { disk, factory, background: true })
         })
     }
 
-    /// Opens it when the last opening has let it go.
     fn open(&self) -> Store {
+        self.try_open().unwrap()
+    }
+
+    /// Opens it when the last opening has let it go. Nothing hangs any more, so that a busy machine has its time.
+    fn again(&self) -> Store {
         let begun = Instant::now();
         loop {
-            match self.try_open() {
+            match self.open_with(self.options.clone().shard_timeout(LONG)) {
                 Err(error) if error.kind() == ErrorKind::Locked && begun.elapsed() < LONG => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -91,7 +98,7 @@ fn who_writes_is_told_in_time_that_the_journals_disk_hangs() {
         write(&store, "before", Durability::Sync).unwrap();
         world.hang(how);
         let text = unavailable(write(&store, "given up", durability));
-        assert!(text.contains("has not answered for 300ms") && text.contains("comes about when"), "{text}");
+        assert!(text.contains("has not answered for 1s") && text.contains("comes about when"), "{text}");
         // Nothing else is begun, whatever it is to survive.
         for durability in [Durability::Memory, Durability::Process, Durability::Sync] {
             let text = unavailable(write(&store, "refused", durability));
@@ -107,7 +114,7 @@ fn who_writes_is_told_in_time_that_the_journals_disk_hangs() {
         let all = |store: &Store| ["before", "given up", "after"].iter().all(|key| has(store, key));
         assert!(all(&store) && !has(&store, "refused"), "{how}");
         store.close().unwrap();
-        let store = world.open();
+        let store = world.again();
         assert!(all(&store) && !has(&store, "refused"), "{how}");
         store.close().unwrap();
     }
@@ -166,14 +173,14 @@ fn a_store_is_closed_while_the_disk_of_its_only_journal_hangs() {
             .map(|write| in_time("a late write", move || write.join()).unwrap().is_ok())
             .collect();
         let _ = in_time("a late flush", move || flushes.join()).unwrap();
-        let store = world.open();
+        let store = world.again();
         assert!(has(&store, "before"));
         for (n, told) in told.into_iter().enumerate() {
             assert!(!told || has(&store, &format!("late {n}")), "{how}: what was acknowledged is lost");
         }
         write(&store, "again", Durability::Sync).unwrap();
         store.close().unwrap();
-        let store = world.open();
+        let store = world.again();
         assert!(has(&store, "before") && has(&store, "again"));
         store.close().unwrap();
     }
@@ -192,7 +199,7 @@ fn a_disk_that_was_slow_for_a_moment_is_waited_for_by_who_closes_the_store() {
     assert!(!closing.is_finished());
     world.disk.release();
     in_time("closing", move || closing.join()).unwrap().unwrap();
-    let store = world.open();
+    let store = world.again();
     assert!(has(&store, "given up"));
     assert_eq!(store.stats().unwrap().opening.replayed_commits, 0, "it was flushed");
     store.close().unwrap();
@@ -209,7 +216,7 @@ fn a_store_that_is_dropped_while_the_disk_of_its_journal_hangs_is_locked_until_t
         in_time("a drop", move || drop(store));
         assert_eq!(world.try_open().map(drop).unwrap_err().kind(), ErrorKind::Locked, "{how}");
         world.disk.release();
-        let store = world.open();
+        let store = world.again();
         assert!(has(&store, "before") && has(&store, "handed over"));
         store.close().unwrap();
     }
@@ -234,11 +241,11 @@ fn a_store_is_closed_while_the_disk_of_its_manifest_hangs() {
         assert_eq!(world.try_open().map(drop).unwrap_err().kind(), ErrorKind::Locked);
         world.disk.release();
         let _ = in_time("a late keyspace", move || makes.join()).unwrap();
-        let store = world.open();
+        let store = world.again();
         assert!(has(&store, "before"));
         store.keyspace("late").unwrap();
         store.close().unwrap();
-        let store = world.open();
+        let store = world.again();
         assert_eq!(store.list_keyspaces().unwrap(), ["default", "late"]);
         store.close().unwrap();
     }
@@ -262,7 +269,7 @@ fn a_store_is_closed_while_the_disk_of_its_list_of_openings_hangs() {
     assert_eq!(world.try_open().map(drop).unwrap_err().kind(), ErrorKind::Locked);
     world.disk.release();
     let _ = in_time("a late checkpoint", move || saves.join()).unwrap();
-    let store = world.open();
+    let store = world.again();
     assert!(has(&store, "before"));
     store.checkpoint(&repository).unwrap();
     store.close().unwrap();

@@ -328,7 +328,7 @@ impl Options {
     /// seen meanwhile, and is lost with the process. Until it has ended other calls fail at once, and do nothing.
     ///
     /// Default: none, they wait as long as the disk does. From 10 milliseconds to a day. Each such call is done by a thread of the store's then, which
-    /// takes some 10 to 20 microseconds more: little beside a write of [`Durability::Sync`], and several times what one of [`Durability::Process`]
+    /// takes some 10 to 30 microseconds more: little beside a write of [`Durability::Sync`], and several times what one of [`Durability::Process`]
     /// takes otherwise (`cargo bench --bench journal -- timeout`).
     ///
     /// ```

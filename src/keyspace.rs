@@ -53,7 +53,8 @@ impl Keyspace {
     /// `InvalidInput` for an empty key, one over 65,535 bytes, or a value over 64 MiB: nothing was written. `NotFound`
     /// if the keyspace was dropped. `Unavailable` if no shard that holds the key serves, or nothing can be flushed and
     /// memory is full, or as much waits in the journal. `Full` if the journal's disk is full: nothing was written.
-    /// `Poisoned` if the journal failed: whether the write is there shows after reopening.
+    /// `Poisoned` if the journal failed: whether the write is there shows after reopening. `Unavailable` also where
+    /// [`write_timeout`](crate::Options::write_timeout) is set and the disk does not answer: the error says whether the write may still come about.
     pub fn insert(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Seq> {
         self.write(key.as_ref(), Some(value.as_ref()), self.handle.state.settings.durability)
     }

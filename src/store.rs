@@ -97,7 +97,8 @@ impl Store {
     ///
     /// # Errors
     /// As [`Keyspace::insert`]; `InvalidInput` also for a batch over 128 MiB, or one with a keyspace of another store
-    /// or another opening of this one. Nothing of a batch that failed is visible, unless the error is `Poisoned`.
+    /// or another opening of this one. Nothing of a batch that failed is visible, unless the error is `Poisoned`, or tells of a
+    /// disk that does not answer.
     pub fn commit(&self, batch: WriteBatch) -> Result<Seq> {
         self.commit_with(batch, self.handle().state.settings.durability)
     }
@@ -124,7 +125,7 @@ impl Store {
     /// Makes every commit so far survive a power cut.
     ///
     /// # Errors
-    /// `Poisoned` if the journal fails or failed.
+    /// `Poisoned` if the journal fails or failed; `Unavailable` if its disk does not answer within [`write_timeout`](Options::write_timeout).
     pub fn sync(&self) -> Result<()> {
         verbs::write::sync(&self.handle().state)
     }
@@ -144,7 +145,8 @@ impl Store {
     /// Dropping the last handle closes as well, but leaves what is in memory to the journal.
     ///
     /// # Errors
-    /// The first failure met; everything acknowledged is in the journal then, and the store is closed all the same.
+    /// The first failure met; everything acknowledged is in the journal then, and the store is closed all the same. `Unavailable` where a disk does
+    /// not answer within ten times [`shard_timeout`](Options::shard_timeout): its files are released when it does.
     pub fn close(&self) -> Result<()> {
         self.handle().close()
     }
@@ -294,7 +296,7 @@ impl Store {
     /// Deletes the files of damaged engines that were kept of a shard ([`StoreHealth::quarantined`]).
     ///
     /// # Errors
-    /// `NotFound` if there is no such shard, `Io`.
+    /// `NotFound` if there is no such shard, `Unavailable` if its disk does not answer within [`shard_timeout`](Options::shard_timeout), `Io`.
     pub fn drop_quarantined(&self, shard: ShardId) -> Result<()> {
         verbs::heal::drop_quarantined(&self.handle().state, shard)
     }

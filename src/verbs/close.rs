@@ -120,6 +120,10 @@ fn leave(state: &Arc<State>) {
         drop(left.change.mover.lock());
         drop(left.manifest.lock());
         left.archives.close();
+        // What the close itself has given up, as the note of how far a scrub is.
+        while left.writers.is_silent() {
+            crate::sync::thread::sleep(LOOK_AGAIN);
+        }
     };
     match crate::sync::thread::Builder::new().name("annulus-left".to_owned()).spawn(wait) {
         Ok(_) => drop(has_begun.recv()),

@@ -275,6 +275,27 @@ fn a_store_is_closed_while_the_disk_of_its_list_of_openings_hangs() {
     store.close().unwrap();
 }
 
+/// The same for the note of how far a scrub is, which nobody but the close may be about to write.
+#[test]
+fn a_store_is_closed_while_the_disk_of_the_note_of_its_scrub_hangs() {
+    let world = Own::new();
+    let store = world.open();
+    write(&store, "before", Durability::Sync).unwrap();
+    store.flush().unwrap();
+    let scrub = store.scrub().unwrap();
+    scrub.pause().unwrap();
+    assert!(scrub.progress().running);
+    world.disk.hang_renames(Path::new("/store/SCRUB.tmp"));
+    let closes = store.clone();
+    unavailable(in_time("closing", move || closes.close()));
+    // What is being written would take the place of the next opening's.
+    assert_eq!(world.try_open().map(drop).unwrap_err().kind(), ErrorKind::Locked);
+    world.disk.release();
+    let store = world.again();
+    assert!(has(&store, "before"));
+    store.close().unwrap();
+}
+
 #[test]
 fn what_was_set_aside_is_dropped_in_time_or_left_to_a_disk_that_hangs() {
     let world = Own::new();

@@ -4,7 +4,8 @@
 //! acknowledged is in the journal.
 
 use crate::background::{self, Threads};
-use crate::error::Result;
+use crate::disk::while_it_answers;
+use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
 use crate::state::{Seams, State};
 use crate::sync::Mutex;
@@ -21,8 +22,31 @@ pub struct Handle {
     threads: Mutex<Threads>,
 }
 
+/// How many times as long as for a step of a flush who opens a store waits for its own disk to answer one thing.
+const OPENING: u32 = 10;
+
 impl Handle {
+    /// Opens a store, or makes one; waits for its own disk no longer than for a shard's, but where every step is driven by hand.
     pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Handle> {
+        // Where a scheduler chooses which thread goes on nothing hangs.
+        if !seams.background || cfg!(annulus_schedules) {
+            return Self::begin(dir, options, seams);
+        }
+        let limit = options.shard_timeout_or_default() * OPENING;
+        let (dir, options, Seams { disk, factory, background }) = (dir.to_path_buf(), options.clone(), seams);
+        // One that is opened after all when nobody waits any more is dropped, and so closed.
+        let begin = move |disk| Self::begin(&dir, &options, Seams { disk, factory, background });
+        while_it_answers(disk, limit, begin).unwrap_or_else(|silent| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("cannot open the store: the disk has not answered for {limit:?}"),
+            )
+            .at(silent.path)
+            .remedy("look at that disk and at the kernel log, and try again; it stays locked until the disk answers, or the process ends"))
+        })
+    }
+
+    fn begin(dir: &Path, options: &Options, seams: Seams) -> Result<Handle> {
         let state = Arc::new(verbs::open::open(dir, options, seams)?);
         let handle = Handle { state: state.clone(), options: options.clone(), threads: Mutex::default() };
         *handle.threads.lock() = background::start(&state)?;

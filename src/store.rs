@@ -331,7 +331,8 @@ impl Options {
     /// `InvalidInput` for an option outside its limits, `Mismatch` for one that contradicts the existing store,
     /// `Locked` if the store is open already, `Foreign` for a directory of something else, `NotFound` if there is no
     /// store and none may be created, `Unsupported` for a format of another release, `Corruption` for damage that no
-    /// replica makes up for, `Unavailable` if too many shards are missing, `Refused` if the
+    /// replica makes up for, `Unavailable` if too many shards are missing, or if the store's own disk has not answered something for ten times
+    /// [`shard_timeout`](Self::shard_timeout): what was begun then goes on when it does, and is closed at its end, `Refused` if the
     /// copies of the journal that are known to be complete are, or the manifest is older than a shard's copy of it, `Full` if there is no room for a segment of it, `Io`. None of them changes the store.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {
         Store::open_with(dir.as_ref(), self, Seams::real(self))

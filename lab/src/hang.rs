@@ -284,10 +284,28 @@ fn shard(place: &Path, disk: &Mounted<'_>, seed: u64, took: &mut Took) -> Result
     Ok(())
 }
 
+/// Opens a store that whoever gave up may not have let go.
+fn when_unlocked(options: &Options, dir: &Path) -> Result<Store> {
+    let begun = Instant::now();
+    loop {
+        match options.open(dir) {
+            Err(error) if error.kind() == ErrorKind::Locked && begun.elapsed() < NEVER => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
 fn own(place: &Path, disk: &Mounted<'_>, seed: u64, took: &mut Took) -> Result<()> {
     let mut random = Random::new(seed);
     let options = options(place, &place.join("shard-1"));
     let dir = disk.point().join("store");
+    let shards = place.join("another");
+    let (closed, another) = (self::options(&shards, &shards.join("shard-1")), disk.point().join("another"));
+    let store = closed.open(&another)?;
+    store.insert("key", "value")?;
+    drop(store);
     let store = options.open(&dir)?;
     fill(&store)?;
     forget()?;
@@ -316,16 +334,14 @@ fn own(place: &Path, disk: &Mounted<'_>, seed: u64, took: &mut Took) -> Result<(
     let closed = took.call("close", PATIENCE * 10, move || of.close());
     took.must(told(&closed), || format!("close: {closed:?}"));
     drop(store);
+    let (of, at) = (closed.clone(), another.clone());
+    let opened = took.call("open", PATIENCE * 10, move || of.open(at).map(drop));
+    took.must(told(&opened), || format!("open: {opened:?}"));
     disk.answer();
-    let begun = Instant::now();
-    let store = loop {
-        match options.open(&dir) {
-            Err(error) if error.kind() == ErrorKind::Locked && begun.elapsed() < NEVER => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            opened => break opened?,
-        }
-    };
+    let store = when_unlocked(&closed, &another)?;
+    took.must(store.get("key")?.is_some(), || "a store that was opened when its disk hung is empty".into());
+    store.close()?;
+    let store = when_unlocked(&options, &dir)?;
     all_is_there(&store, took)?;
     took.must(store.get("refused")?.is_none(), || "what was refused is there".into());
     store.insert_with("last", "value", Durability::Sync)?;

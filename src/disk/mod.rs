@@ -11,12 +11,14 @@ mod mounts;
 pub mod power_loss;
 mod real;
 pub(crate) mod sim;
+mod watched;
 
 pub use hands::{Hands, together};
 pub use limited::Limited;
 pub use mounts::mounts;
 pub use real::RealDisk;
 pub use sim::{Fault, OpenEnds, OpenFile, OpenNames, Operation, PowerCut, SimDisk};
+pub use watched::while_it_answers;
 
 use crate::plants;
 use std::fmt::Debug;

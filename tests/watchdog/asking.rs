@@ -22,6 +22,7 @@ struct Gate {
     written: Vec<PathBuf>,
     renamed: Option<PathBuf>,
     waiting: usize,
+    slow: Duration,
 }
 
 impl HangingDisk {
@@ -53,6 +54,11 @@ impl HangingDisk {
         self.gate.0.lock().unwrap().renamed = Some(path.to_path_buf());
     }
 
+    /// From now on everything takes so long.
+    pub fn slow_down(&self, each: Duration) {
+        self.gate.0.lock().unwrap().slow = each;
+    }
+
     pub fn release(&self) {
         let mut gate = self.gate.0.lock().unwrap();
         *gate = Gate { waiting: gate.waiting, ..Gate::default() };
@@ -76,6 +82,12 @@ impl HangingDisk {
 
     fn while_it(&self, hangs: impl Fn(&mut Gate) -> bool) -> &SimDisk {
         let mut gate = self.gate.0.lock().unwrap();
+        let slow = gate.slow;
+        if slow > Duration::ZERO {
+            drop(gate);
+            std::thread::sleep(slow);
+            gate = self.gate.0.lock().unwrap();
+        }
         if hangs(&mut gate) {
             gate.waiting += 1;
             self.gate.1.notify_all();

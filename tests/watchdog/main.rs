@@ -7,6 +7,7 @@ mod asking;
 mod changing;
 mod closing;
 mod creating;
+mod opening;
 mod reading;
 mod writing;
 

@@ -8,14 +8,14 @@ use annulus::{Durability, ErrorKind};
 const JOURNAL: &str = "/store/journal";
 const WITHIN: Duration = Duration::from_secs(1);
 
-struct Own {
-    disk: HangingDisk,
+pub struct Own {
+    pub disk: HangingDisk,
     factory: MemoryFactory,
-    options: Options,
+    pub options: Options,
 }
 
 impl Own {
-    fn new() -> Own {
+    pub fn new() -> Own {
         let options = Options::new()
             .shards(2)
             .replication_factor(2)
@@ -30,23 +30,23 @@ impl Own {
         Own { options: own.options.write_timeout(WITHIN), ..own }
     }
 
-    fn try_open(&self) -> annulus::Result<Store> {
+    pub fn try_open(&self) -> annulus::Result<Store> {
         self.open_with(self.options.clone())
     }
 
-    fn open_with(&self, options: Options) -> annulus::Result<Store> {
+    pub fn open_with(&self, options: Options) -> annulus::Result<Store> {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
         in_time("opening", move || {
             testing::open(Path::new("/store"), &options, Seams { disk, factory, background: true })
         })
     }
 
-    fn open(&self) -> Store {
+    pub fn open(&self) -> Store {
         self.try_open().unwrap()
     }
 
     /// Opens it when the last opening has let it go. Nothing hangs any more, so that a busy machine has its time.
-    fn again(&self) -> Store {
+    pub fn again(&self) -> Store {
         let begun = Instant::now();
         loop {
             match self.open_with(self.options.clone().shard_timeout(LONG)) {
@@ -66,12 +66,12 @@ impl Own {
     }
 }
 
-fn write(store: &Store, key: &str, durability: Durability) -> annulus::Result<()> {
+pub fn write(store: &Store, key: &str, durability: Durability) -> annulus::Result<()> {
     let (store, key) = (store.clone(), key.to_owned());
     in_time("a write", move || store.insert_with(&key, "value", durability)).map(drop)
 }
 
-fn unavailable<T: std::fmt::Debug>(outcome: annulus::Result<T>) -> String {
+pub fn unavailable<T: std::fmt::Debug>(outcome: annulus::Result<T>) -> String {
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     error.to_string()
@@ -84,7 +84,7 @@ fn until_written(store: &Store, key: &str) {
     }
 }
 
-fn has(store: &Store, key: &str) -> bool {
+pub fn has(store: &Store, key: &str) -> bool {
     store.get(key).unwrap().is_some()
 }
 

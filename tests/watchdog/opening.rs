@@ -1,0 +1,94 @@
+//! The store's own disk hangs while the store is opened: who opens it is told so, and it can be opened when the disk answers.
+
+use super::asking::HangingDisk;
+use super::writing::{Own, has, unavailable, write};
+use super::*;
+use annulus::{Durability, ErrorKind};
+
+fn hang_all(disk: &HangingDisk) {
+    disk.hang(Path::new("/store"));
+}
+
+fn hang_manifest(disk: &HangingDisk) {
+    disk.hang_files(Path::new("/store/MANIFEST"));
+}
+
+fn hang_new_manifest(disk: &HangingDisk) {
+    disk.hang_renames(Path::new("/store/MANIFEST.tmp"));
+}
+
+fn hang_journal(disk: &HangingDisk) {
+    disk.hang_with_files(Path::new("/store/journal"));
+}
+
+fn hang_syncs(disk: &HangingDisk) {
+    disk.hang_files(Path::new("/store/journal"));
+}
+
+#[test]
+fn who_opens_a_store_is_told_in_time_that_its_disk_hangs() {
+    let hangs: [(fn(&HangingDisk), bool); 4] =
+        [(hang_all, false), (hang_manifest, false), (hang_journal, true), (hang_syncs, true)];
+    for (hang, at_journal) in hangs {
+        let world = Own::new();
+        let store = world.open();
+        write(&store, "key", Durability::Sync).unwrap();
+        drop(store);
+        hang(&world.disk);
+        let begun = Instant::now();
+        let error = world.try_open().map(drop).unwrap_err();
+        let text = error.to_string();
+        // What is asked of the journal's directory has a limit of its own.
+        if error.kind() == ErrorKind::Unavailable {
+            assert!(text.contains("cannot open the store: the disk has not answered for 3s"), "{text}");
+            assert!(begun.elapsed() >= Duration::from_secs(3), "{text}");
+        } else {
+            assert!(error.kind() == ErrorKind::Io && at_journal, "{text}");
+            assert!(text.contains("the disk does not answer"), "{text}");
+        }
+        assert!(text.contains("/store"), "{text}");
+        // The first is in the middle of it, and so is the disk.
+        let kind = world.try_open().map(drop).unwrap_err().kind();
+        assert!(matches!(kind, ErrorKind::Locked | ErrorKind::Unavailable | ErrorKind::Io), "{kind:?}");
+        world.disk.release();
+        let store = world.again();
+        assert!(has(&store, "key"));
+        write(&store, "again", Durability::Sync).unwrap();
+        store.close().unwrap();
+        let store = world.again();
+        assert!(has(&store, "key") && has(&store, "again"));
+        store.close().unwrap();
+    }
+}
+
+/// What was made of it by who gave up is a store, or nothing.
+#[test]
+fn who_makes_a_store_is_told_in_time_that_its_disk_hangs() {
+    for hang in [hang_all, hang_new_manifest] {
+        let world = Own::new();
+        hang(&world.disk);
+        unavailable(world.try_open().map(drop));
+        world.disk.release();
+        let store = world.again();
+        write(&store, "key", Durability::Sync).unwrap();
+        store.close().unwrap();
+        let store = world.again();
+        assert!(has(&store, "key"));
+        store.close().unwrap();
+    }
+}
+
+/// An opening takes longer in all than the disk is waited for once.
+#[test]
+fn a_disk_that_is_slow_in_everything_is_waited_for() {
+    let world = Own::new();
+    let options = world.options.clone().shard_timeout(Duration::from_millis(100));
+    let store = world.open();
+    write(&store, "key", Durability::Sync).unwrap();
+    drop(store);
+    world.disk.slow_down(Duration::from_millis(20));
+    let begun = Instant::now();
+    let store = world.open_with(options).unwrap();
+    assert!(begun.elapsed() > Duration::from_secs(1), "it took no longer than one answer may");
+    assert!(has(&store, "key"));
+}

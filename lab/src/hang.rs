@@ -302,8 +302,8 @@ fn own(place: &Path, disk: &Mounted<'_>, seed: u64, took: &mut Took) -> Result<(
     let options = options(place, &place.join("shard-1"));
     let dir = disk.point().join("store");
     let shards = place.join("another");
-    let (closed, another) = (self::options(&shards, &shards.join("shard-1")), disk.point().join("another"));
-    let store = closed.open(&another)?;
+    let (other, another) = (self::options(&shards, &shards.join("shard-1")), disk.point().join("another"));
+    let store = other.open(&another)?;
     store.insert("key", "value")?;
     drop(store);
     let store = options.open(&dir)?;
@@ -334,11 +334,11 @@ fn own(place: &Path, disk: &Mounted<'_>, seed: u64, took: &mut Took) -> Result<(
     let closed = took.call("close", PATIENCE * 10, move || of.close());
     took.must(told(&closed), || format!("close: {closed:?}"));
     drop(store);
-    let (of, at) = (closed.clone(), another.clone());
+    let (of, at) = (other.clone(), another.clone());
     let opened = took.call("open", PATIENCE * 10, move || of.open(at).map(drop));
     took.must(told(&opened), || format!("open: {opened:?}"));
     disk.answer();
-    let store = when_unlocked(&closed, &another)?;
+    let store = when_unlocked(&other, &another)?;
     took.must(store.get("key")?.is_some(), || "a store that was opened when its disk hung is empty".into());
     store.close()?;
     let store = when_unlocked(&options, &dir)?;

@@ -85,10 +85,11 @@ pub fn while_it_answers<T: Send + 'static>(
     loop {
         match outcome.recv_timeout(LOOK) {
             Ok(outcome) => return Ok(outcome),
-            Err(RecvTimeoutError::Timeout) => match watch.silent_for(limit) {
-                Some(path) => return Err(Silent { path }),
-                None => {}
-            },
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some(path) = watch.silent_for(limit) {
+                    return Err(Silent { path });
+                }
+            }
             // As if it had been done here.
             Err(RecvTimeoutError::Disconnected) => match thread.join() {
                 Err(panicked) => std::panic::resume_unwind(panicked),

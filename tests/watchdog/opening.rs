@@ -5,6 +5,8 @@ use super::writing::{Own, has, unavailable, write};
 use super::*;
 use annulus::{Durability, ErrorKind};
 
+type Hang = fn(&HangingDisk);
+
 fn hang_all(disk: &HangingDisk) {
     disk.hang(Path::new("/store"));
 }
@@ -27,7 +29,7 @@ fn hang_syncs(disk: &HangingDisk) {
 
 #[test]
 fn who_opens_a_store_is_told_in_time_that_its_disk_hangs() {
-    let hangs: [(fn(&HangingDisk), bool); 4] =
+    let hangs: [(Hang, bool); 4] =
         [(hang_all, false), (hang_manifest, false), (hang_journal, true), (hang_syncs, true)];
     for (hang, at_journal) in hangs {
         let world = Own::new();

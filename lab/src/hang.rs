@@ -257,9 +257,13 @@ fn shard(place: &Path, disk: &Mounted<'_>, seed: u64, took: &mut Took) -> Result
     ask(&store, took);
     let of = store.clone();
     let dropped = took.call("drop_quarantined", PATIENCE, move || of.drop_quarantined(SHARD));
-    took.must(matches!(&dropped, Some(Err(error)) if error.kind() == ErrorKind::Unavailable), || {
-        format!("drop_quarantined: {dropped:?}")
-    });
+    // There is nothing to drop, which the system may know without its disk: whoever has asked for sizes lately had the directory read.
+    let known = match &dropped {
+        Some(Ok(())) => true,
+        Some(Err(error)) => error.kind() == ErrorKind::Unavailable,
+        None => false,
+    };
+    took.must(known, || format!("drop_quarantined: {dropped:?}"));
     let (of, again) = (store.clone(), options.clone());
     let closed = took.call("close", PATIENCE * 10, move || of.close());
     took.must(matches!(&closed, Some(Err(error)) if error.kind() == ErrorKind::Unavailable), || {

@@ -304,21 +304,22 @@ fn overwriting_hot_keys_does_not_grow_the_table() {
 
 #[test]
 fn a_long_chain_of_snapshots_stays_right_and_shrinks() {
+    // A little beyond what is counted: from there each write looks at all of them.
     let mut table = Table::new();
     let mut live = Vec::new();
-    for seq in 1..=33_000u64 {
+    for seq in 1..=32_800u64 {
         table.insert(b"key", Seq(seq), Some(&seq.to_le_bytes()), &live).unwrap();
         live.push(Seq(seq));
     }
-    assert_eq!(table.versions(), 33_000);
-    for seq in [1u64, 2, 20_000, 32_999, 33_000] {
+    assert_eq!(table.versions(), 32_800);
+    for seq in [1u64, 2, 20_000, 32_799, 32_800] {
         let value = seq.to_le_bytes();
         assert_eq!(table.get(b"key", Seq(seq)), Some(Version { seq: Seq(seq), value: Some(&value) }));
     }
     let full = table.bytes();
-    table.insert(b"key", Seq(33_001), None, &live[32_999..]).unwrap();
+    table.insert(b"key", Seq(32_801), None, &live[32_799..]).unwrap();
     assert_eq!(table.versions(), 2);
-    assert_eq!(table.get(b"key", Seq(33_000)).unwrap().value, Some(&33_000u64.to_le_bytes()[..]));
+    assert_eq!(table.get(b"key", Seq(32_800)).unwrap().value, Some(&32_800u64.to_le_bytes()[..]));
     assert_eq!(table.bytes(), full);
 }
 

@@ -7,6 +7,7 @@ use crate::background::{self, Threads};
 use crate::disk::while_it_answers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
+use crate::plants;
 use crate::state::{Seams, State};
 use crate::sync::Mutex;
 use crate::verbs;
@@ -22,24 +23,21 @@ pub struct Handle {
     threads: Mutex<Threads>,
 }
 
-/// How many times as long as for a step of a flush who opens a store waits for its own disk to answer one thing.
-const OPENING: u32 = 10;
-
 impl Handle {
     /// Opens a store, or makes one; waits for its own disk no longer than for a shard's, but where every step is driven by hand.
     pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Handle> {
         // Where a scheduler chooses which thread goes on nothing hangs.
-        if !seams.background || cfg!(annulus_schedules) {
+        if !seams.background || cfg!(annulus_schedules) || plants::is("opens-for-ever") {
             return Self::begin(dir, options, seams);
         }
-        let limit = options.shard_timeout_or_default() * OPENING;
+        let limit = options.shard_timeout_or_default() * verbs::open::OPENING;
         let (dir, options, Seams { disk, factory, background }) = (dir.to_path_buf(), options.clone(), seams);
         // One that is opened after all when nobody waits any more is dropped, and so closed.
         let begin = move |disk| Self::begin(&dir, &options, Seams { disk, factory, background });
         while_it_answers(disk, limit, begin).unwrap_or_else(|silent| {
             Err(Error::new(
                 ErrorKind::Unavailable,
-                format!("cannot open the store: the disk has not answered for {limit:?}"),
+                format!("cannot open the store: the disk has not answered for {:?}", silent.limit),
             )
             .at(silent.path)
             .remedy("look at that disk and at the kernel log, and try again; it stays locked until the disk answers, or the process ends"))

@@ -206,6 +206,7 @@ pub const PLANTS: &[Plant] = &[
     ),
     plant("reads-wait-for-ever", "lib engine::sled::tests::patience", "who reads waits for the disk himself"),
     plant("writes-wait-for-ever", "watchdog writing", "who writes waits for the disk without a limit"),
+    plant("opens-for-ever", "watchdog opening", "who opens a store waits for its own disk without a limit"),
     plant("owners-asked-once", "heal", "owners are not asked again though their health has changed"),
     plant("old-copies-seen-by-scans", "elastic", "a scan shows what a shard no longer owns"),
     plant(

@@ -332,7 +332,7 @@ impl Options {
     /// `Locked` if the store is open already, `Foreign` for a directory of something else, `NotFound` if there is no
     /// store and none may be created, `Unsupported` for a format of another release, `Corruption` for damage that no
     /// replica makes up for, `Unavailable` if too many shards are missing, or if the store's own disk has not answered something for ten times
-    /// [`shard_timeout`](Self::shard_timeout): what was begun then goes on when it does, and is closed at its end, `Refused` if the
+    /// [`shard_timeout`](Self::shard_timeout), or none of the copies of its journal has anything for twenty: what was begun then goes on when it does, and is closed at its end, `Refused` if the
     /// copies of the journal that are known to be complete are, or the manifest is older than a shard's copy of it, `Full` if there is no room for a segment of it, `Io`. None of them changes the store,
     /// but for the opening that goes on when its disk answers: where there was none, it makes one.
     pub fn open(&self, dir: impl AsRef<Path>) -> Result<Store> {

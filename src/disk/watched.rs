@@ -1,7 +1,8 @@
 //! A disk that is watched while somebody waits for what a thread does with it. Many things that are asked one after the other may take long in all,
 //! as those of an opening do; a disk that has not answered one of them for long hangs.
 //!
-//! Invariant: only what that thread asks counts. What it has others ask has limits of its own, and may have been given up.
+//! Invariant: what others ask for that thread has limits of its own, and may have been given up: it counts only where nobody has been answered anything for
+//! twice as long, as when all copies of something hang.
 
 use super::{Disk, DiskFile, FreeSpace, OpenMode};
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -15,46 +16,78 @@ use std::time::Duration;
 /// How often who waits looks whether the disk answers.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What a disk has not answered for too long.
+/// What a disk has not answered for too long, and for how long that is.
 #[derive(Debug)]
 pub struct Silent {
     pub path: PathBuf,
+    pub limit: Duration,
 }
 
-/// What the thread is asking for, and since when.
+/// What the disk is being asked for.
 #[derive(Debug, Default)]
 struct Watch {
     thread: OnceLock<std::thread::ThreadId>,
-    asked: Mutex<Option<(Instant, PathBuf)>>,
+    asks: Mutex<Asks>,
     over: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Asks {
+    next: u64,
+    open: Vec<Ask>,
+    /// When it has answered somebody last.
+    answered: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Ask {
+    id: u64,
+    /// Whether the thread itself asks.
+    itself: bool,
+    since: Instant,
+    path: PathBuf,
 }
 
 impl Watch {
     fn begin(&self, path: &Path) -> Option<Asked<'_>> {
-        let counts = || self.thread.get() == Some(&std::thread::current().id());
-        if self.over.load(Ordering::Relaxed) || !counts() {
+        if self.over.load(Ordering::Relaxed) {
             return None;
         }
-        *self.asked.lock() = Some((Instant::now(), path.to_path_buf()));
-        Some(Asked(self))
+        let itself = self.thread.get() == Some(&std::thread::current().id());
+        let mut asks = self.asks.lock();
+        asks.next += 1;
+        let ask = Ask { id: asks.next, itself, since: Instant::now(), path: path.to_path_buf() };
+        let asked = Asked { watch: self, id: ask.id };
+        asks.open.push(ask);
+        Some(asked)
     }
 
-    fn silent_for(&self, limit: Duration) -> Option<PathBuf> {
-        let asked = self.asked.lock();
-        asked.as_ref().filter(|(since, _)| since.elapsed() > limit).map(|(_, path)| path.clone())
+    fn silent_for(&self, limit: Duration) -> Option<Silent> {
+        let (asks, all) = (self.asks.lock(), limit * 2);
+        let first = |limit: Duration, counts: &dyn Fn(&Ask) -> bool| {
+            let ask = asks.open.iter().find(|ask| counts(ask) && ask.since.elapsed() > limit)?;
+            Some(Silent { path: ask.path.clone(), limit })
+        };
+        let nobody = || asks.answered.is_none_or(|at| at.elapsed() > all);
+        first(limit, &|ask| ask.itself).or_else(|| first(all, &|_| nobody()))
     }
 }
 
-struct Asked<'a>(&'a Watch);
+struct Asked<'a> {
+    watch: &'a Watch,
+    id: u64,
+}
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        *self.0.asked.lock() = None;
+        let mut asks = self.watch.asks.lock();
+        asks.open.retain(|ask| ask.id != self.id);
+        asks.answered = Some(Instant::now());
     }
 }
 
 /// Does `work` with a disk on a thread of its own, and waits for it as long as the disk answers: no longer than `limit`, and a moment, for anything
-/// that this thread asks. Where no thread can be had it is done here, for as long as it takes.
+/// that this thread asks, and twice as long for any answer at all. Where no thread can be had it is done here, for as long as it takes.
 ///
 /// # Errors
 /// The disk has not answered. The work goes on when it does, and what it comes to is dropped.
@@ -80,20 +113,20 @@ pub fn while_it_answers<T: Send + 'static>(
     let Ok(thread) = thread::Builder::new().name("annulus-open".to_owned()).spawn(run) else {
         watch.over.store(true, Ordering::Relaxed);
         let work = take(&work);
-        return work.map(|work| work(disk)).ok_or(Silent { path: PathBuf::new() });
+        return work.map(|work| work(disk)).ok_or(Silent { path: PathBuf::new(), limit });
     };
     loop {
         match outcome.recv_timeout(LOOK) {
             Ok(outcome) => return Ok(outcome),
             Err(RecvTimeoutError::Timeout) => {
-                if let Some(path) = watch.silent_for(limit) {
-                    return Err(Silent { path });
+                if let Some(silent) = watch.silent_for(limit) {
+                    return Err(silent);
                 }
             }
             // As if it had been done here.
             Err(RecvTimeoutError::Disconnected) => match thread.join() {
                 Err(panicked) => std::panic::resume_unwind(panicked),
-                Ok(()) => return Err(Silent { path: PathBuf::new() }),
+                Ok(()) => return Err(Silent { path: PathBuf::new(), limit }),
             },
         }
     }

@@ -17,7 +17,10 @@ pub struct HangingDisk {
 
 #[derive(Debug, Default)]
 struct Gate {
-    dir: Option<PathBuf>,
+    dirs: Vec<PathBuf>,
+    /// What begins to hang, with its files, when so many more things have been done there.
+    later: Vec<PathBuf>,
+    left: usize,
     files: Vec<PathBuf>,
     written: Vec<PathBuf>,
     renamed: Option<PathBuf>,
@@ -31,12 +34,24 @@ impl HangingDisk {
     }
 
     pub fn hang(&self, dir: &Path) {
-        self.gate.0.lock().unwrap().dir = Some(dir.to_path_buf());
+        self.gate.0.lock().unwrap().dirs = vec![dir.to_path_buf()];
     }
 
     pub fn hang_with_files(&self, dir: &Path) {
         self.hang(dir);
         self.hang_files(dir);
+    }
+
+    /// From when `left` things more have been done to any of these directories, or to what is in them.
+    pub fn hang_later(&self, dirs: &[&str], left: usize) {
+        let mut gate = self.gate.0.lock().unwrap();
+        gate.later = dirs.iter().map(PathBuf::from).collect();
+        gate.left = left;
+    }
+
+    pub fn has_begun_to_hang(&self) -> bool {
+        let gate = self.gate.0.lock().unwrap();
+        !gate.dirs.is_empty() || !gate.files.is_empty()
     }
 
     /// What is known of names goes on being answered, as from the system's memory.
@@ -77,7 +92,23 @@ impl HangingDisk {
     }
 
     fn at(&self, path: &Path) -> &SimDisk {
-        self.while_it(|gate| gate.dir.as_ref().is_some_and(|dir| path.starts_with(dir)))
+        self.count(path);
+        self.while_it(|gate| gate.dirs.iter().any(|dir| path.starts_with(dir)))
+    }
+
+    fn count(&self, path: &Path) {
+        let mut gate = self.gate.0.lock().unwrap();
+        if !gate.later.iter().any(|dir| path.starts_with(dir)) {
+            return;
+        }
+        match gate.left.checked_sub(1) {
+            Some(left) => gate.left = left,
+            None => {
+                let dirs = std::mem::take(&mut gate.later);
+                gate.files.extend(dirs.clone());
+                gate.dirs = dirs;
+            }
+        }
     }
 
     fn while_it(&self, hangs: impl Fn(&mut Gate) -> bool) -> &SimDisk {
@@ -107,6 +138,7 @@ struct HangingFile {
 
 impl HangingFile {
     fn at(&self) -> &dyn DiskFile {
+        self.disk.count(&self.path);
         self.disk.while_it(|gate| gate.files.iter().any(|dir| self.path.starts_with(dir)));
         self.file.as_ref()
     }

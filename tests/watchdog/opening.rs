@@ -94,3 +94,46 @@ fn a_disk_that_is_slow_in_everything_is_waited_for() {
     assert!(begun.elapsed() > Duration::from_secs(1), "it took no longer than one answer may");
     assert!(has(&store, "key"));
 }
+
+/// Also where nobody can tell one copy of the journal by the others, since all hang, and where that begins between two things that are done to them.
+#[test]
+fn an_opening_ends_wherever_all_copies_of_the_journal_begin_to_hang() {
+    const SIDE_BY_SIDE: usize = 8;
+    let places = std::thread::scope(|scope| {
+        let through = |first: usize| {
+            let mut places = 0;
+            while copies_hang(first + places * SIDE_BY_SIDE) {
+                places += 1;
+            }
+            places
+        };
+        let threads: Vec<_> = (0..SIDE_BY_SIDE).map(|first| scope.spawn(move || through(first))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+    });
+    assert!(places > 40, "{places}");
+}
+
+/// With copies that begin to hang when so much has been done to them by an opening; tells whether that is so much before its end.
+fn copies_hang(left: usize) -> bool {
+    const COPIES: [&str; 2] = ["/a", "/b"];
+    let mut world = Own::new();
+    world.options = world.options.journal_dirs(COPIES).shard_timeout(Duration::from_millis(60));
+    let store = world.again();
+    write(&store, "key", Durability::Sync).unwrap();
+    drop(store);
+    world.disk.hang_later(&COPIES, left);
+    let opened = world.try_open();
+    let hung = world.disk.has_begun_to_hang();
+    match &opened {
+        Ok(_) => {}
+        Err(error) => {
+            assert!(hung && matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Io), "{left}: {error}")
+        }
+    }
+    world.disk.release();
+    drop(opened);
+    let store = world.again();
+    assert!(has(&store, "key"), "{left}");
+    store.close().unwrap();
+    hung
+}

@@ -33,6 +33,7 @@ use crate::ids::Seq;
 use crate::journal::recovery::{Survey, Walker};
 use crate::journal::{Journal, Known};
 use crate::sync::atomic::Ordering;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -518,15 +519,26 @@ fn accept_one(
     let causes: Vec<String> =
         places.iter().filter_map(|(_, cause)| Some(cause.as_ref()?.to_string())).collect();
     let text = format!("no copy of the journal is known to be complete: {}", causes.join("; "));
+    // What does not answer is not lost, and may be what is complete.
+    let silent = |(_, cause): &(Place, Option<Error>)| {
+        cause.as_ref().and_then(Error::io_kind) == Some(io::ErrorKind::TimedOut)
+    };
+    if places.iter().all(silent) {
+        let remedy = "look at the disks and the kernel log, and try again when they answer";
+        return Err(Error::new(ErrorKind::Unavailable, text).remedy(remedy));
+    }
     let nothing = |(place, _): &(Place, Option<Error>)| matches!(Journal::is_in(disk, &place.dir), Ok(false));
-    Err(Error::new(ErrorKind::Refused, text).remedy(match places.iter().all(nothing) {
+    let first = match places.iter().any(silent) {
+        true => "look at the disk that does not answer, and try again when it does",
+        false => "bring the missing copies back",
+    };
+    let last = match places.iter().all(nothing) {
         true => {
-            "bring the missing copies back; or, if all are lost for good, go on with what was flushed to the shards, with Options::accept_journal_loss"
+            "or, if all are lost for good, go on with what was flushed to the shards, with Options::accept_journal_loss"
         }
-        false => {
-            "bring the missing copies back; or go on without the writes that may be missing, with Options::accept_journal"
-        }
-    }))
+        false => "or go on without the writes that may be missing, with Options::accept_journal",
+    };
+    Err(Error::new(ErrorKind::Refused, text).remedy(format!("{first}; {last}")))
 }
 
 pub(super) fn nothing_left(home: &Path) -> Error {

@@ -18,4 +18,4 @@ pub use adopt::check_finished;
 pub use copies::check_newest;
 pub use create::{Contents, LOCK, RESTORING, SHARDS_DIR};
 pub use lock::locked;
-pub use recover::{open, restore};
+pub use recover::{OPENING, open, restore};

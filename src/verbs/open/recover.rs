@@ -36,8 +36,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many times as long as for a step of a flush a shard may take to be opened.
-const OPENING: u32 = 10;
+/// How many times as long as for a step of a flush a shard may take to be opened, and the store's own disk to answer one thing of an opening.
+pub const OPENING: u32 = 10;
 
 /// Opens the store in `dir`, or creates it.
 pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<State> {

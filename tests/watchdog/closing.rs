@@ -317,7 +317,7 @@ fn a_store_whose_copies_hang_all_at_once_is_locked_until_one_answers() {
         })
     };
     ["/a", "/b"].iter().for_each(|dir| world.disk.hang_files(Path::new(dir)));
-    assert_eq!(open().map(drop).unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(open().map(drop).unwrap_err().kind(), ErrorKind::Unavailable);
     let error = open().map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
     assert!(error.to_string().contains("was closed in this process"), "{error}");

@@ -30,6 +30,8 @@ impl Handle {
         if !seams.background || cfg!(annulus_schedules) || plants::is("opens-for-ever") {
             return Self::begin(dir, options, seams);
         }
+        // A limit that is out of all bounds cannot be multiplied.
+        options.validate()?;
         let limit = options.shard_timeout_or_default() * verbs::open::OPENING;
         let (dir, options, Seams { disk, factory, background }) = (dir.to_path_buf(), options.clone(), seams);
         // One that is opened after all when nobody waits any more is dropped, and so closed.

@@ -102,6 +102,8 @@ fn bad_options_are_refused_and_create_nothing() {
     let shard = |name: &str| ShardOptions::new(dir.path().join(name));
     let cases: Vec<Options> = vec![
         small().shards(0),
+        small().shard_timeout(std::time::Duration::MAX),
+        small().shard_timeout(std::time::Duration::ZERO),
         small().shards(2).replication_factor(3),
         small().replication_factor(5),
         small().replication_factor(0),

@@ -124,11 +124,9 @@ fn copies_hang(left: usize) -> bool {
     world.disk.hang_later(&COPIES, left);
     let opened = world.try_open();
     let hung = world.disk.has_begun_to_hang();
-    match &opened {
-        Ok(_) => {}
-        Err(error) => {
-            assert!(hung && matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Io), "{left}: {error}")
-        }
+    if let Err(error) = &opened {
+        // Without a disk that hangs, too: a busy machine may be as slow.
+        assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Io), "{left}: {error}");
     }
     world.disk.release();
     drop(opened);

@@ -29,7 +29,6 @@ fn an_address_is_not_taken_for_a_directory() {
     assert!(!std::path::Path::new("s3:").exists());
 }
 
-#[cfg(feature = "object-store")]
 mod object_store {
     use super::*;
     use annulus::ObjectStorage;

@@ -25,8 +25,8 @@ fn build() -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let output = Command::new(env!("CARGO"))
         .current_dir(&root)
-        .args(["test", "--no-run", "--test", "schedules", "--target-dir", "target/schedules"])
-        .args(["--message-format", "json"])
+        .args(["test", "--no-run", "--package", "annulus-schedules", "--test", "schedules"])
+        .args(["--target-dir", "target/schedules", "--message-format", "json"])
         .env("RUSTFLAGS", "--cfg annulus_schedules --cfg annulus_plants")
         .stderr(std::process::Stdio::inherit())
         .output()?;

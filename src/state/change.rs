@@ -537,6 +537,20 @@ mod tests {
         assert_eq!(control.progress(Epoch(2)).phase, Phase::Cancelled);
     }
 
+    #[test]
+    fn a_change_that_is_over_neither_rests_nor_has_failed() {
+        let control = Control::new(None, Seq::ZERO);
+        control.begin(Epoch(2), (0, 0), 0);
+        control.pause(Epoch(2), true).unwrap();
+        control.failed(&Error::new(ErrorKind::Io, "a step failed"));
+        let progress = control.progress(Epoch(2));
+        assert!(progress.paused && progress.error.is_some());
+        control.end(Phase::Cancelled);
+        let progress = control.progress(Epoch(2));
+        assert!(!progress.paused && progress.error.is_none());
+        assert_eq!(control.wait(Epoch(2), None).unwrap(), Some(Phase::Cancelled));
+    }
+
     /// What one shard has lost says nothing of others, but for the change, whose targets are sealed together.
     #[test]
     fn a_shard_that_is_opened_again_begins_again_and_others_go_on() {

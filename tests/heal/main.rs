@@ -103,6 +103,10 @@ impl World {
         let scanned: Vec<(Vec<u8>, Vec<u8>)> =
             scanned.into_iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
         assert!(scanned.iter().cloned().eq(self.model.clone()), "{} {}", scanned.len(), self.model.len());
+        assert!(
+            !self.saw(|kind| matches!(kind, EventKind::Repaired { pages: 0 })),
+            "of nothing nothing is told"
+        );
     }
 
     fn check_copies(&self) {

@@ -39,6 +39,25 @@ fn a_scrub_finds_what_nobody_has_asked_for_and_puts_it_right() {
 }
 
 #[test]
+fn a_scrub_compares_what_keyspaces_hold_as_well() {
+    let world = World::new(options(3, 2));
+    let keyspace = world.store.keyspace("carts").unwrap();
+    for n in 0..200_u32 {
+        keyspace.insert(n.to_be_bytes(), b"full").unwrap();
+    }
+    world.store.flush().unwrap();
+    let held = |shard: u32| testing::held_by(&world.store, annulus::KeyspaceId(1), ShardId(shard)).unwrap();
+    let before: Vec<_> = (0..3).map(held).collect();
+    for (key, _) in before[1].iter().take(7) {
+        world.factory.forge(ShardId(1), &[&1u32.to_be_bytes()[..], key].concat(), &[]);
+    }
+    assert_eq!(held(1).len() + 7, before[1].len());
+    let report = scrub(&world.store);
+    assert_eq!((report.records_compared, report.records_reconciled), (200, 7), "{report:?}");
+    assert_eq!((0..3).map(held).collect::<Vec<_>>(), before);
+}
+
+#[test]
 fn a_scrub_after_a_crash_does_not_take_what_is_yet_to_be_flushed_for_a_difference() {
     let mut world = World::new(options(2, 2));
     uneven(&mut world);

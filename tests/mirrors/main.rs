@@ -332,6 +332,26 @@ fn directories_that_get_in_each_others_way_are_refused() {
     assert_eq!(open(&place.at("many"), &many).map(drop).unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
+/// It does not say which copies count, and whoever put it there may have meant the rest of that store as well.
+#[test]
+fn the_word_of_another_store_is_not_passed_over() {
+    let place = Place::new();
+    let dirs = |names: [&str; 2]| options().journal_dirs(names.map(|name| place.at(name)));
+    for (name, names) in [("store", ["a", "b"]), ("other", ["c", "d"])] {
+        write(&open(&place.at(name), &dirs(names)).unwrap(), 0..20);
+    }
+    let word = place.at("store/MIRRORS");
+    let own = std::fs::read(&word).unwrap();
+    std::fs::copy(place.at("other/MIRRORS"), &word).unwrap();
+    for options in [options(), dirs(["a", "b"])] {
+        let error = open(&place.at("store"), &options).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
+        assert_eq!(error.path(), Some(&*place.at("store")), "{error}");
+    }
+    std::fs::write(&word, own).unwrap();
+    check(&open(&place.at("store"), &options()).unwrap(), 20);
+}
+
 /// The store's directory is copied while the store is open, or its image is started somewhere else.
 #[test]
 fn a_copied_store_does_not_open_beside_the_one_whose_journal_it_shares() {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What is written with something in it.
-const OTHERS: [&str; 2] = ["Cargo.toml", "src/lib.rs"];
+const LIB: &str = "src/lib.rs";
 /// A build that has not settled after so many is given up.
 const BUILDS: usize = 12;
 
@@ -31,19 +31,15 @@ pub fn build(mutants: &[Mutant]) -> Result<Built> {
     let files =
         Command::new("git").current_dir(root()).args(["ls-files", "-co", "--exclude-standard"]).output()?;
     let mutated: BTreeSet<&str> = mutants.iter().map(|mutant| mutant.file.as_str()).collect();
-    let as_it_is =
-        |file: &&str| !OTHERS.contains(file) && !file.starts_with("lab/") && !mutated.contains(file);
+    let as_it_is = |file: &&str| *file != LIB && !file.starts_with("lab/") && !mutated.contains(file);
     let files = String::from_utf8(files.stdout)?;
     remove_others(&tree, &tree, &files.lines().collect())?;
     for file in files.lines().filter(as_it_is) {
         let (from, to) = (root().join(file), tree.join(file));
         copy_if_changed(&to, &std::fs::read(from)?)?;
     }
-    // It lies inside this package, and is none of its workspace.
-    let manifest = std::fs::read_to_string(root().join("Cargo.toml"))? + "\n[workspace]\n";
-    copy_if_changed(&tree.join("Cargo.toml"), manifest.as_bytes())?;
-    let lib = std::fs::read_to_string(root().join("src/lib.rs"))? + SWITCH;
-    copy_if_changed(&tree.join("src/lib.rs"), lib.as_bytes())?;
+    let lib = std::fs::read_to_string(root().join(LIB))? + SWITCH;
+    copy_if_changed(&tree.join(LIB), lib.as_bytes())?;
     // What did not compile the last time will not now.
     let list = home.join("left-out");
     let known = std::fs::read_to_string(&list).unwrap_or_default();

@@ -138,6 +138,30 @@ fn bad_options_are_refused_and_create_nothing() {
     small().shard(shard("a")).shard(shard("b")).open(place("store")).unwrap();
 }
 
+/// A shard's directory was put on another disk, and a link left where it was: what lies in it is in the way by either name.
+#[test]
+fn no_shard_joins_inside_one_that_was_moved_behind_a_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name);
+    let made = small().shard(ShardOptions::new(place("a"))).shard(ShardOptions::new(place("b")));
+    drop(made.open(place("store")).unwrap());
+    std::fs::rename(place("a"), place("moved")).unwrap();
+    std::os::unix::fs::symlink(place("moved"), place("a")).unwrap();
+    let store = small().open(place("store")).unwrap();
+    for (name, joins) in [("a/inside", false), ("moved/inside", false), ("beside", true)] {
+        let plan = store.plan().add_shard(ShardOptions::new(place(name))).preview().unwrap();
+        match store.apply(plan) {
+            Ok(change) if joins => drop(change.cancel()),
+            Err(error) if !joins => {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+                assert!(error.to_string().contains("inside another"), "{error}");
+            }
+            other => panic!("{name}: {:?}", other.map(drop)),
+        }
+        assert!(!place("moved/inside").exists());
+    }
+}
+
 #[test]
 fn an_existing_store_keeps_what_it_was_created_with() {
     let dir = tempfile::tempdir().unwrap();

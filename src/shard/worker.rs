@@ -292,6 +292,32 @@ mod tests {
         assert_eq!(worker.wait_look(&again, LONG).unwrap().unwrap(), 7);
     }
 
+    /// What it does may be a write: it is not to go on behind the back of whoever has closed the store.
+    #[test]
+    fn a_worker_ends_after_what_it_does() {
+        for kind in 0..3 {
+            let worker = Worker::start(ShardId(0), true).unwrap();
+            let (begins, begun) = channel::<()>();
+            let ended = Arc::new(AtomicU8::new(0));
+            let ends = ended.clone();
+            let job = move || {
+                begins.send(()).map_err(|_| Error::corruption("nobody waits"))?;
+                std::thread::sleep(Duration::from_millis(100));
+                ends.store(1, Ordering::Release);
+                Ok(())
+            };
+            let ticket = match kind {
+                0 => worker.run(job),
+                1 => worker.start_beside(job),
+                _ => worker.run_last(job),
+            };
+            begun.recv_timeout(LONG).unwrap();
+            drop(worker);
+            assert_eq!(ended.load(Ordering::Acquire), 1, "{kind}");
+            ticket.receiver.recv_timeout(LONG).unwrap().unwrap();
+        }
+    }
+
     #[test]
     fn a_worker_ends_without_waiting_for_a_look_that_hangs() {
         let worker = Worker::start(ShardId(0), true).unwrap();

@@ -368,6 +368,8 @@ fn a_copied_store_does_not_open_beside_the_one_whose_journal_it_shares() {
             let error = open(&place.at("copied"), options).map(drop).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
             assert!(error.to_string().contains("journal"), "{error}");
+            let whose = format!("by another handle in this process ({})", std::process::id());
+            assert!(error.to_string().contains(&whose), "{error}");
             assert!(
                 error.path().is_some_and(|path| names.iter().any(|name| path == place.at(name))),
                 "{error}"

@@ -25,6 +25,9 @@ pub const ALIGN: usize = 8;
 /// The longest payload: a batch at its limit, and room for what the floors above add to it.
 pub const MAX_PAYLOAD_BYTES: usize = MAX_BATCH_BYTES + (1 << 20);
 
+/// Whole words, so that none lies across two of these.
+const BLANK: [u8; 64 * ALIGN] = [0; 64 * ALIGN];
+
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -184,14 +187,21 @@ pub fn marker(kind: Kind, generation: u64, seq: Seq, durable: Seq) -> Header {
 pub fn find(bytes: &[u8], from: usize, salt: Salt, generation: u64) -> Option<(usize, Header)> {
     let wanted = generation.to_le_bytes();
     let mut at = from;
-    // The generation sits in an aligned word of its own, so the search compares one word in eight bytes.
-    for word in bytes.get(from.checked_add(8)?..)?.chunks_exact(ALIGN) {
-        if word == wanted
-            && let Some(header) = bytes.get(at..).and_then(|b| Header::decode(b, salt, generation))
-        {
-            return Some((at, header));
+    for block in bytes.get(from.checked_add(8)?..)?.chunks(BLANK.len()) {
+        // Most of a segment is what was never written, which is passed over as a whole.
+        if generation != 0 && BLANK.get(..block.len()) == Some(block) {
+            at += block.len();
+            continue;
         }
-        at += ALIGN;
+        // The generation sits in an aligned word of its own, so the search compares one word in eight bytes.
+        for word in block.chunks_exact(ALIGN) {
+            if word == wanted
+                && let Some(header) = bytes.get(at..).and_then(|b| Header::decode(b, salt, generation))
+            {
+                return Some((at, header));
+            }
+            at += ALIGN;
+        }
     }
     None
 }
@@ -264,6 +274,19 @@ mod tests {
             Header { kind: Kind::End, length: 8, ..good },
         ] {
             assert_eq!(Header::decode(&bad.encode(salt), salt, 7), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_is_found_behind_whatever_was_never_written() {
+        let (header, frame) = sample(b"abc");
+        for words in (0..200).chain([511, 512, 513]) {
+            let bytes = [&vec![0; words * ALIGN], &frame[..], &[0; 1000]].concat();
+            let look = |from| find(&bytes, from, Salt::new(STORE, 7), 7);
+            for from in [0, words / 2 * ALIGN, words * ALIGN] {
+                assert_eq!(look(from), Some((words * ALIGN, header)), "{words} words, from {from}");
+            }
+            assert_eq!(look((words + 1) * ALIGN), None);
         }
     }
 

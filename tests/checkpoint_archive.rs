@@ -43,7 +43,7 @@ use std::time::{Duration, Instant, SystemTime};
 type Content = BTreeMap<(String, Vec<u8>), (Vec<u8>, Seq)>;
 
 fn options() -> Options {
-    Options::new().shards(3).memory_budget(8 << 20).journal_segment_bytes(64 << 10)
+    Options::new().shards(3).virtual_nodes(64).memory_budget(8 << 20).journal_segment_bytes(64 << 10)
 }
 
 fn content(store: &Store) -> Content {

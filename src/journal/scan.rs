@@ -59,22 +59,24 @@ pub struct Reader {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
     header: SegmentHeader,
+    /// As long as the longest read was: what grows is filled with zeros first, which need not be done for every read.
     buf: Vec<u8>,
+    /// Where in the segment the buffer begins, and how many of its bytes have been read there.
     start: u64,
+    held: usize,
     /// No more is read than is asked for.
     narrow: bool,
 }
 
 impl Reader {
-    pub fn new(file: Arc<dyn DiskFile>, path: &Path, header: SegmentHeader, mut buf: Vec<u8>) -> Self {
-        buf.clear();
-        Reader { file, path: path.to_path_buf(), header, buf, start: 0, narrow: false }
+    pub fn new(file: Arc<dyn DiskFile>, path: &Path, header: SegmentHeader, buf: Vec<u8>) -> Self {
+        Reader { file, path: path.to_path_buf(), header, buf, start: 0, held: 0, narrow: false }
     }
 
     /// Forgets what it holds, and from here on reads nothing but what is asked for: what lies behind it may be what cannot be
     /// read.
     pub fn narrow(&mut self) {
-        self.buf.clear();
+        self.held = 0;
         self.narrow = true;
     }
 
@@ -91,21 +93,24 @@ impl Reader {
     fn bytes(&mut self, at: u64, count: usize) -> Result<&[u8]> {
         let left = usize::try_from(self.header.len.saturating_sub(at)).unwrap_or(usize::MAX);
         let count = count.min(left);
-        let held = at.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok());
-        let skip = match held {
-            Some(skip) if skip.saturating_add(count) <= self.buf.len() => skip,
+        let into = at.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok());
+        let skip = match into {
+            Some(skip) if skip.saturating_add(count) <= self.held => skip,
             _ => {
                 let want = if self.narrow { count } else { count.max(CHUNK).min(left) };
-                self.buf.resize(want, 0);
-                self.start = at;
-                let read = self.file.read_at(at, &mut self.buf);
+                if self.buf.len() < want {
+                    self.buf = vec![0; want];
+                }
                 // What was not read is not held.
-                self.buf.truncate(*read.as_ref().unwrap_or(&0));
-                read.map_err(|e| Error::io("read the journal", &self.path, e).offset(at))?;
+                (self.start, self.held) = (at, 0);
+                let place = self.buf.get_mut(..want).unwrap_or_default();
+                let read = self.file.read_at(at, place);
+                self.held =
+                    read.map_err(|e| Error::io("read the journal", &self.path, e).offset(at))?.min(want);
                 0
             }
         };
-        let end = self.buf.len().min(skip + count);
+        let end = self.held.min(skip + count);
         Ok(self.buf.get(skip..end).unwrap_or_default())
     }
 

@@ -586,6 +586,7 @@ mod tests {
                     fills: [1, 3].map(|shard| Fill::of(ShardId(shard), Vec::new())).into(),
                     menders: [1, 3].map(|shard| Mender::of(ShardId(shard), 0)).into(),
                     proofs: [1, 3].map(|shard| Proof::of(ShardId(shard))).into(),
+                    left: [1, 3].map(|shard| (ShardId(shard), Error::corruption("not cleared"))).into(),
                     caught: Some(Caught::begin(shard, Seq(7), Seq(5))),
                     ..Mover::default()
                 };
@@ -598,6 +599,7 @@ mod tests {
                     assert_eq!(mover.end_fill(shard).is_some(), goes_on);
                     assert_eq!(mover.end_mending(shard).is_some(), goes_on);
                     assert_eq!(mover.proofs.iter().any(|proof| proof.of == shard), goes_on);
+                    assert_eq!(mover.left.iter().any(|(left, _)| *left == shard), goes_on);
                 }
                 assert_eq!(mover.caught.is_some(), goes_on);
                 assert_eq!(mover.sweep_of(shard).is_some(), goes_on);

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 fn options() -> Options {
-    Options::new().shards(2).memory_budget(8 << 20).journal_segment_bytes(64 << 10)
+    Options::new().shards(2).virtual_nodes(64).memory_budget(8 << 20).journal_segment_bytes(64 << 10)
 }
 
 /// Without threads: what is left behind is mended when it is asked for.

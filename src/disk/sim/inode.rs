@@ -71,9 +71,7 @@ impl Inode {
         for sector in start / SECTOR..end.div_ceil(SECTOR) {
             self.keep(sector);
         }
-        if end > self.bytes.len() {
-            self.bytes.resize(end, 0);
-        }
+        self.grow(end);
         if let Some(place) = self.bytes.get_mut(start..end) {
             place.copy_from_slice(bytes);
         }
@@ -129,7 +127,15 @@ impl Inode {
         for sector in len / SECTOR..self.bytes.len().div_ceil(SECTOR) {
             self.keep(sector);
         }
-        self.bytes.resize(len, 0);
+        self.bytes.truncate(len);
+        self.grow(len);
+    }
+
+    /// By what the system fills memory with: where tests are hardly optimized, `resize` goes byte by byte.
+    fn grow(&mut self, len: usize) {
+        if let Some(more) = len.checked_sub(self.bytes.len()).filter(|more| *more > 0) {
+            self.bytes.extend_from_slice(&vec![0; more]);
+        }
     }
 
     /// Makes the sectors of these bytes durable; where they reach to the end, the length as well.

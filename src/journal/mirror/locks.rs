@@ -274,4 +274,29 @@ mod tests {
         next.release();
         Locks::new(store).take(&RealDisk, dir).unwrap();
     }
+
+    /// Whoever has it may be writing there: nothing is read or changed before it is known.
+    #[test]
+    fn a_lock_on_a_disk_that_does_not_answer_is_to_be_taken_later() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path();
+        let limited = Limited::new(Arc::new(RealDisk), Duration::from_millis(50));
+        limited.watch(dir);
+        let (answer, answered) = channel();
+        let hangs = move || answered.recv().map_err(io::Error::other);
+        assert!(limited.ask(dir, move |_| hangs()).is_err());
+        let locks = Locks::new(0xa11);
+        locks.take_late(&limited, dir).unwrap();
+        assert_eq!(locks.take(&limited, dir).unwrap_err().io_kind(), Some(io::ErrorKind::TimedOut));
+        locks.take_early(&limited, dir).unwrap();
+        assert!(!locks.holds(dir) && locks.left().is_none());
+        assert_eq!(locks.take_late(&limited, dir).unwrap_err().io_kind(), Some(io::ErrorKind::TimedOut));
+        answer.send(()).unwrap();
+        let begun = Instant::now();
+        while let Err(e) = locks.take_late(&limited, dir) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{e}");
+            std::thread::yield_now();
+        }
+        assert!(locks.holds(dir));
+    }
 }

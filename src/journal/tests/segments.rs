@@ -26,12 +26,24 @@ fn frames_larger_than_a_segment_get_one_of_their_own_which_is_not_recycled() {
     journal.trim(Seq::MAX).unwrap();
     let stats = journal.stats();
     assert!(stats.bytes <= (stats.segments + stats.spares) * CONFIG.segment_bytes, "{stats:?}");
-    let error = journal.append(&Payload::new(&vec![0; frame_limit() + 1]), Handoff::Os).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
-fn frame_limit() -> usize {
-    crate::frame::MAX_PAYLOAD_BYTES
+#[test]
+fn the_longest_frame_comes_back_and_a_longer_one_is_refused() {
+    let disk = new_disk();
+    let journal = create(&disk).unwrap();
+    let longest = vec![7; crate::frame::MAX_PAYLOAD_BYTES];
+    let longer = [&longest[..], &[7]].concat();
+    let error = journal.append(&Payload::new(&longer), Handoff::Os).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    journal.append(&Payload::new(&longest), Handoff::Os).unwrap();
+    let mut seen = 0;
+    let visit = &mut |_, bytes: &[u8]| {
+        seen += bytes.len();
+        Ok(())
+    };
+    Journal::open(Arc::new(disk.kill()), dir(), CONFIG, Seq(0), Seq(0), visit).unwrap();
+    assert_eq!(seen, longest.len());
 }
 
 #[test]

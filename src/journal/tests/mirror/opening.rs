@@ -351,6 +351,7 @@ fn damage_in_every_copy_to_what_nothing_is_replayed_of_refuses_no_opening() {
         let single =
             Journal::open(Arc::new(alone), Path::new(DIRS[0]), CONFIG, from, from, &mut |_, _| Ok(()));
         assert_eq!(single.map(|(_, report)| report.last).unwrap(), Seq(60), "{places:?}");
+        assert_eq!(found(&disk.fork()).last().unwrap(), Seq(60), "{places:?}");
         let (mirrors, journal, report) =
             model.open(&disk, None).unwrap_or_else(|e| panic!("{places:?}: {e}"));
         assert_eq!((report.last, good(&mirrors)), (Seq(60), [true; 2]), "{places:?}");
@@ -367,6 +368,11 @@ fn damage_in_every_copy_to_what_nothing_is_replayed_of_refuses_no_opening() {
             assert_eq!(model.clone().open(&disk, None).unwrap().2.last, Seq(61), "{places:?}");
         }
     }
+}
+
+fn found(disk: &SimDisk) -> Found {
+    let (home, shared) = (Path::new(HOME), Arc::new(disk.clone()));
+    Found::look(shared, home, CONFIG.store_id, super::places(), None, false, Arc::default()).unwrap()
 }
 
 /// Whichever of the directories comes first.

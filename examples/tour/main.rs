@@ -4,7 +4,7 @@
 //! ```text
 //! cargo run --release --example tour [DIR] [--keep STORE]
 //! ```
-//! DIR is the tree to load: the sources of this project's dependencies unless given. The store lies in a temporary
+//! DIR is the tree to load: some 64 MiB of the sources of this project's dependencies unless given. The store lies in a temporary
 //! directory that is removed at the end, or in STORE, which is kept.
 
 mod backup;
@@ -76,11 +76,18 @@ fn arguments() -> Outcome<(Vec<PathBuf>, Option<PathBuf>)> {
             _ => input = Some(PathBuf::from(word)),
         }
     }
-    Ok((input.map_or_else(dependencies, |dir| vec![dir]), keep))
+    let input = match input {
+        Some(dir) => vec![dir],
+        None => dependencies()?,
+    };
+    Ok((input, keep))
 }
 
-/// The directories of the packages that this project is built from, or the project's own.
-fn dependencies() -> Vec<PathBuf> {
+/// What is loaded unless a directory is given, however many packages there are.
+const ENOUGH: u64 = 64 << 20;
+
+/// The directories of packages that this project is built from, as many as are enough, or the project's own.
+fn dependencies() -> Outcome<Vec<PathBuf>> {
     let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let output = Command::new(cargo)
@@ -90,11 +97,19 @@ fn dependencies() -> Vec<PathBuf> {
     let metadata: Option<serde_json::Value> =
         output.ok().and_then(|o| serde_json::from_slice(&o.stdout).ok());
     let manifests = metadata.as_ref().and_then(|m| m["packages"].as_array()).into_iter().flatten();
-    let found: Vec<PathBuf> = manifests
+    // Of those in the same workspace the sources are the project's own.
+    let dirs = manifests
         .filter_map(|p| Path::new(p["manifest_path"].as_str()?).parent().map(Path::to_path_buf))
-        .filter(|dir| *dir != project && dir.is_dir())
-        .collect();
-    if found.is_empty() { vec![project] } else { found }
+        .filter(|dir| !dir.starts_with(&project) && dir.is_dir());
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    for dir in dirs {
+        bytes += find_files(std::slice::from_ref(&dir))?.iter().map(|file| file.bytes).sum::<u64>();
+        found.push(dir);
+        if bytes >= ENOUGH {
+            break;
+        }
+    }
+    Ok(if found.is_empty() { vec![project] } else { found })
 }
 
 struct File {

@@ -37,13 +37,13 @@ fn the_longest_frame_comes_back_and_a_longer_one_is_refused() {
     let error = journal.append(&Payload::new(&longer), Handoff::Os).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     journal.append(&Payload::new(&longest), Handoff::Os).unwrap();
-    let mut seen = 0;
+    let mut seen = Vec::new();
     let visit = &mut |_, bytes: &[u8]| {
-        seen += bytes.len();
+        seen.extend_from_slice(bytes);
         Ok(())
     };
     Journal::open(Arc::new(disk.kill()), dir(), CONFIG, Seq(0), Seq(0), visit).unwrap();
-    assert_eq!(seen, longest.len());
+    assert!(seen == longest, "{} bytes of {}", seen.len(), longest.len());
 }
 
 #[test]

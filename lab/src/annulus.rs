@@ -1,7 +1,7 @@
 //! Annulus under the workload, and what must be left of it.
 
 use crate::child::{Task, say};
-use crate::model::{self, Content};
+use crate::model::{self, Content, Expected};
 use crate::{Random, Result};
 use annulus::{
     BackupRepository, Durability, ErrorKind, Keyspace, Options, Phase, Retention, ShardOptions, ShardRole,
@@ -228,15 +228,16 @@ pub fn check(task: &Task) -> Result<()> {
             return Err(format!("lost: writer {writer} was told of {acked}, {there} is there").into());
         }
     }
-    compare(&store, &there, "at opening")?;
+    let expected = Expected::after(&there);
+    compare(&store, &expected, "at opening")?;
     let begun = Instant::now();
     make_whole(&store)?;
     say(&format!("whole in {} ms", begun.elapsed().as_millis()));
-    compare(&store, &there, "made whole")?;
+    compare(&store, &expected, "made whole")?;
     compare_copies(&store)?;
     store.close().map_err(|e| format!("does not close: {e:?}"))?;
     let store = open(task).map_err(|e| format!("does not open again: {e:?}"))?;
-    compare(&store, &there, "opened again")?;
+    compare(&store, &expected, "opened again")?;
     store.close().map_err(|e| format!("does not close again: {e:?}"))?;
     for (writer, n) in there.iter().enumerate() {
         say(&format!("there {writer} {n}"));
@@ -245,47 +246,40 @@ pub fn check(task: &Task) -> Result<()> {
     check_backup(task)
 }
 
-fn gather(range: annulus::Range) -> Result<Content> {
-    let mut content = Content::new();
-    for item in range {
-        let (key, value) = item.map_err(|e| format!("unreadable: a scan: {e:?}"))?;
-        content.insert(key.to_vec(), value.to_vec());
-    }
-    Ok(content)
-}
-
 /// Holds everything, by scans and by gets, against what the writers' last numbers say.
-pub fn compare(store: &Store, there: &[u64], when: &str) -> Result<()> {
-    let (mut expected, mut whole) = (Content::new(), Content::new());
-    for (writer, n) in there.iter().enumerate() {
-        let (content, more) = model::content(writer as u64, *n);
-        expected.extend(content);
-        whole.extend(more);
-    }
+pub fn compare(store: &Store, expected: &Expected, when: &str) -> Result<()> {
     let log = store.keyspace("log")?;
-    for (keyspace, expected) in [(&**store, &expected), (&log, &whole)] {
-        same(&gather(keyspace.iter())?, expected, &format!("{when}, a scan"))?;
+    for (keyspace, expected) in [(&**store, &expected.content), (&log, &expected.whole)] {
+        same(keyspace.iter(), expected, &format!("{when}, a scan"))?;
     }
-    for writer in 0..model::WRITERS {
-        for key in model::keys(writer) {
-            let found = store.get(&key).map_err(|e| format!("unreadable: a get {when}: {e:?}"))?;
-            if found.as_deref() != expected.get(&key).map(|value| &value[..]) {
-                return Err(
-                    differs(&key, found.as_deref(), expected.get(&key), &format!("{when}, a get")).into()
-                );
-            }
+    for key in &expected.keys {
+        let found = store.get(key).map_err(|e| format!("unreadable: a get {when}: {e:?}"))?;
+        let expected = expected.content.get(key);
+        if found.as_deref() != expected.map(|value| &value[..]) {
+            return Err(differs(key, found.as_deref(), expected, &format!("{when}, a get")).into());
         }
     }
     Ok(())
 }
 
-fn same(found: &Content, expected: &Content, when: &str) -> Result<()> {
-    let keys = found.keys().chain(expected.keys());
-    match keys.into_iter().find(|key| found.get(*key) != expected.get(*key)) {
-        Some(key) => {
-            let found = found.get(key).map(|value| &value[..]);
-            Err(differs(key, found, expected.get(key), when).into())
+/// Both are in order, so the first pair that is not the same says what is wrong.
+fn same(range: annulus::Range, expected: &Content, when: &str) -> Result<()> {
+    let mut wanted = expected.iter();
+    for item in range {
+        let (key, value) = item.map_err(|e| format!("unreadable: a scan: {e:?}"))?;
+        match wanted.next() {
+            Some((next, expected)) if next[..] == key[..] && expected[..] == value[..] => {}
+            Some((next, expected)) if next[..] < key[..] => {
+                return Err(differs(next, None, Some(expected), when).into());
+            }
+            next => {
+                let expected = next.filter(|(next, _)| next[..] == key[..]).map(|(_, value)| value);
+                return Err(differs(&key, Some(&value), expected, when).into());
+            }
         }
+    }
+    match wanted.next() {
+        Some((next, expected)) => Err(differs(next, None, Some(expected), when).into()),
         None => Ok(()),
     }
 }
@@ -385,7 +379,7 @@ fn check_backup(task: &Task) -> Result<()> {
     for writer in 0..model::WRITERS {
         there.push(restored.get(model::last_key(writer))?.map_or(0, |value| model::number(&value)));
     }
-    compare(&restored, &there, "restored")?;
+    compare(&restored, &Expected::after(&there), "restored")?;
     restored.close()?;
     drop(restored);
     Ok(std::fs::remove_dir_all(task.dir.join("restored"))?)

@@ -56,6 +56,7 @@ states            cuts the power of the simulated disk before every operation, a
 schedules         builds Annulus's tests so that a scheduler chooses which thread goes on, and tries many schedules
   --seconds N     of each of the ten tests [ANNULUS_SCHEDULES_SECONDS, else 18: 90 s on two cores]
   --seed S        what is tried [the clock's]
+  --no-run        only builds them
   --plants        with bugs that are planted on purpose, one by one
   --only A,B      with --plants: these alone
 
@@ -112,6 +113,16 @@ impl Random {
 
     pub fn below(&mut self, end: u64) -> u64 {
         self.draw() % end.max(1)
+    }
+
+    /// So many bytes, six of each draw: what fills values is drawn more often than anything else.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(count + 6);
+        while bytes.len() < count {
+            bytes.extend_from_slice(&self.draw().to_le_bytes()[..6]);
+        }
+        bytes.truncate(count);
+        bytes
     }
 }
 
@@ -258,13 +269,14 @@ fn run_states(mut parser: lexopt::Parser) -> Result<bool> {
 
 fn run_schedules(mut parser: lexopt::Parser) -> Result<bool> {
     let seconds = how_many("ANNULUS_SCHEDULES_SECONDS", 18)?;
-    let mut config = schedules::Config { seconds, seed: None, plants: false, only: None };
+    let mut config = schedules::Config { seconds, seed: None, plants: false, only: None, no_run: false };
     while let Some(argument) = parser.next()? {
         match argument {
             Long("seconds") => config.seconds = parser.value()?.parse()?,
             Long("seed") => config.seed = Some(parser.value()?.parse()?),
             Long("plants") => config.plants = true,
             Long("only") => config.only = Some(list(&parser.value()?)),
+            Long("no-run") => config.no_run = true,
             _ => return Err(argument.unexpected().into()),
         }
     }

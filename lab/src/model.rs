@@ -34,7 +34,8 @@ pub fn whole_key(writer: u64, i: u64) -> Vec<u8> {
 pub fn key(writer: u64, slot: u64) -> Vec<u8> {
     let mut random = random(writer, 0, slot / 8);
     let mut key = format!("slot/{writer}/").into_bytes();
-    key.extend((0..180 + random.below(80)).map(|_| b'a' + random.below(26) as u8));
+    let length = 180 + random.below(80) as usize;
+    key.extend(random.bytes(length).into_iter().map(|byte| b'a' + byte % 16));
     key.extend_from_slice(format!("/{slot:04}").as_bytes());
     key
 }
@@ -43,7 +44,7 @@ pub fn value(writer: u64, n: u64, slot: u64) -> Vec<u8> {
     let mut random = random(writer, n, slot + 1);
     let length = if random.below(400) == 0 { 20_000 } else { 16 + random.below(900) };
     let mut value = n.to_le_bytes().to_vec();
-    value.extend((0..length).map(|_| random.below(256) as u8));
+    value.extend(random.bytes(length as usize));
     value
 }
 
@@ -84,9 +85,28 @@ pub fn content(writer: u64, n: u64) -> (Content, Content) {
     (content, whole)
 }
 
-/// All keys that a writer ever writes in the default keyspace.
-pub fn keys(writer: u64) -> impl Iterator<Item = Vec<u8>> {
-    (0..SLOTS).map(move |slot| key(writer, slot)).chain([last_key(writer)])
+/// What a store must hold after the last batch of each writer.
+pub struct Expected {
+    pub content: Content,
+    /// The second keyspace.
+    pub whole: Content,
+    /// All keys that are ever written in the default keyspace.
+    pub keys: Vec<Vec<u8>>,
+}
+
+impl Expected {
+    /// `there`: the number of each writer's last batch.
+    pub fn after(there: &[u64]) -> Expected {
+        let (mut content, mut whole) = (Content::new(), Content::new());
+        for (writer, n) in (0..).zip(there) {
+            let (more, more_whole) = self::content(writer, *n);
+            content.extend(more);
+            whole.extend(more_whole);
+        }
+        let slots = |writer| (0..SLOTS).map(move |slot| key(writer, slot));
+        let keys = (0..WRITERS).flat_map(|writer| slots(writer).chain([last_key(writer)])).collect();
+        Expected { content, whole, keys }
+    }
 }
 
 /// The batch that a writer commits as its `n`th.

@@ -45,7 +45,7 @@ fn key(n: u64) -> [u8; 20] {
 fn value(n: u64, round: u64) -> Vec<u8> {
     let mut random = Random::new(n << 32 ^ round);
     let mut value = round.to_le_bytes().to_vec();
-    value.extend((0..92).map(|_| random.below(256) as u8));
+    value.extend(random.bytes(92));
     value
 }
 

@@ -31,7 +31,7 @@ pub fn build(mutants: &[Mutant]) -> Result<Built> {
     let files =
         Command::new("git").current_dir(root()).args(["ls-files", "-co", "--exclude-standard"]).output()?;
     let mutated: BTreeSet<&str> = mutants.iter().map(|mutant| mutant.file.as_str()).collect();
-    let as_it_is = |file: &&str| *file != LIB && !file.starts_with("lab/") && !mutated.contains(file);
+    let as_it_is = |file: &&str| *file != LIB && !mutated.contains(file);
     let files = String::from_utf8(files.stdout)?;
     remove_others(&tree, &tree, &files.lines().collect())?;
     for file in files.lines().filter(as_it_is) {

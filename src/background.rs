@@ -40,7 +40,7 @@ pub struct Threads {
 
 /// Starts the threads of an open store.
 pub fn start(state: &Arc<State>) -> Result<Threads> {
-    if !state.seams.background {
+    if !state.seams.background.schedules() {
         return Ok(Threads::default());
     }
     let spawn = |name: &str, work: fn(&State)| {
@@ -317,8 +317,8 @@ mod tests {
     use crate::disk::{Fault, SimDisk};
     use crate::engine::{MemoryFactory, MemoryOperation};
     use crate::options::Options;
-    use crate::state::Seams;
     use crate::state::healing::Wish;
+    use crate::state::{Background, Seams};
     use std::path::Path;
 
     /// A copy that cannot be made costs less and less, and one that has only just been left behind is tried at once, whatever the rest of
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn the_rate_that_was_asked_for_is_kept() {
         let (disk, factory) = (SimDisk::new(1), MemoryFactory::new());
-        let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory), background: false };
+        let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory), background: Background::Off };
         let options = Options::new().shards(2).replication_factor(1).memory_budget(8 << 20);
         let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
         let state = &store.handle.state;
@@ -390,7 +390,8 @@ mod tests {
     /// Two shards, each with what no other has.
     fn two_shards() -> (SimDisk, crate::store::Store) {
         let (disk, factory) = (SimDisk::new(1), MemoryFactory::new());
-        let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: false };
+        let seams =
+            Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: Background::Off };
         let options = Options::new().shards(2).replication_factor(1).memory_budget(16 << 20);
         let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
         write(&store, 0);
@@ -516,7 +517,8 @@ mod tests {
     #[test]
     fn a_slow_rate_holds_back_what_it_was_asked_for_and_not_healing() {
         let (disk, factory) = (SimDisk::new(1), MemoryFactory::new());
-        let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory.clone()), background: false };
+        let seams =
+            Seams { disk: Arc::new(disk), factory: Arc::new(factory.clone()), background: Background::Off };
         let options = Options::new().shards(3).replication_factor(2).memory_budget(8 << 20);
         let options = options.scrub_every(crate::limits::MAX_SCRUB_PERIOD);
         let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();

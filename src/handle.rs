@@ -27,7 +27,7 @@ impl Handle {
     /// Opens a store, or makes one; waits for its own disk no longer than for a shard's, but where every step is driven by hand.
     pub fn open(dir: &Path, options: &Options, seams: Seams) -> Result<Handle> {
         // Where a scheduler chooses which thread goes on nothing hangs.
-        if !seams.background || cfg!(annulus_schedules) || plants::is("opens-for-ever") {
+        if !seams.background.schedules() || cfg!(annulus_schedules) || plants::is("opens-for-ever") {
             return Self::begin(dir, options, seams);
         }
         // A limit that is out of all bounds cannot be multiplied.

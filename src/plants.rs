@@ -247,6 +247,16 @@ pub const PLANTS: &[Plant] = &[
     ),
     plant("rebuilt-shard-not-compared", "heal", "a shard serves as soon as it has been filled"),
     plant("scrub-prefers-the-older", "heal", "where replicas differ the older version is taken for right"),
+    plant(
+        "healed-shard-waited-for-as-usual",
+        "heal_model",
+        "a shard that was taken back is waited for for a minute, whatever was said",
+    ),
+    plant(
+        "opened-while-it-hangs",
+        "heal_model",
+        "a shard is opened again while something is still in a call of it",
+    ),
     plant("mended-from-one-that-is-behind", "heal", "a page is put in from a replica that has applied less"),
     plant(
         "scrub-of-shards-that-are-not-level",

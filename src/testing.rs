@@ -27,7 +27,7 @@ pub use crate::frame::{HEADER_BYTES, Header, Kind, Payload, Salt, encode, find, 
 pub use crate::journal::segment::{Origin, SegmentHeader};
 pub use crate::journal::{Appender, Cursor, Handoff, Journal, JournalConfig, JournalStats, ReplayReport};
 pub use crate::plants::{PLANTS, Plant};
-pub use crate::state::Seams;
+pub use crate::state::{Background, Seams};
 
 /// The memtable's table, and the lists of them.
 pub mod memtable {
@@ -310,6 +310,11 @@ pub fn held_by(store: &Store, keyspace: KeyspaceId, shard: ShardId) -> Result<Ve
         last = Some(record.key.to_vec());
     }
     Ok(held)
+}
+
+/// Whether something is still in a call of a shard that nobody waits for any more.
+pub fn hangs(store: &Store) -> bool {
+    store.handle.state.layout().workers.iter().any(|worker| worker.is_stuck())
 }
 
 /// Takes a shard offline, as a failed write to it would.

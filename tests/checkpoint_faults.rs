@@ -10,7 +10,7 @@ mod full;
 mod unread;
 
 use annulus::testing::{
-    self, Disk, DiskFile, Fault, MemoryFactory, OpenMode, Operation, PowerCut, Seams, SimDisk,
+    self, Background, Disk, DiskFile, Fault, MemoryFactory, OpenMode, Operation, PowerCut, Seams, SimDisk,
 };
 use annulus::{
     At, BackupRepository, CheckpointId, CheckpointOptions, DirStorage, Durability, ErrorKind, Options,
@@ -83,7 +83,11 @@ impl World {
 
 /// Parts in memory, of their own.
 fn seams(seed: u64) -> Seams {
-    Seams { disk: Arc::new(SimDisk::new(seed)), factory: Arc::new(MemoryFactory::new()), background: false }
+    Seams {
+        disk: Arc::new(SimDisk::new(seed)),
+        factory: Arc::new(MemoryFactory::new()),
+        background: Background::Off,
+    }
 }
 
 fn repository(disk: &SimDisk) -> BackupRepository {
@@ -297,8 +301,11 @@ fn a_checkpoint_after_one_that_was_killed_survives_a_power_cut() {
 fn a_store_whose_creation_was_killed_and_taken_up_again_survives_a_power_cut() {
     let dir = Path::new("/disks/first/live");
     let open = |disk: &SimDisk, factory: &MemoryFactory| {
-        let seams =
-            Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false };
+        let seams = Seams {
+            disk: Arc::new(disk.clone()),
+            factory: Arc::new(factory.clone()),
+            background: Background::Off,
+        };
         testing::open(dir, &options().shards(2).durability(Durability::Sync), seams)
     };
     let mut stops = 0;
@@ -432,7 +439,7 @@ fn a_repair_that_was_killed_anywhere_is_repeated() {
     let seams = |disk: &SimDisk, factory: &MemoryFactory| Seams {
         disk: Arc::new(disk.clone()),
         factory: Arc::new(factory.clone()),
-        background: false,
+        background: Background::Off,
     };
     let options = || Damaged::options().virtual_nodes(16);
     // A store without two of its shards; of the same backup each time, since it is the same store.
@@ -505,7 +512,7 @@ fn a_repair_whose_new_shard_does_not_open_names_it() {
     let seams = |disk: &SimDisk, factory: &MemoryFactory| Seams {
         disk: Arc::new(disk.clone()),
         factory: Arc::new(factory.clone()),
-        background: false,
+        background: Background::Off,
     };
     let repo = repository(&backup);
     let store = testing::open(live, &options().shards(2), seams(&disk, &factory)).unwrap();

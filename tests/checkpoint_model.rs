@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::testing::{self, Disk, MemoryFactory, PowerCut, Seams, SimDisk};
+use annulus::testing::{self, Background, Disk, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{
     BackupRepository, CheckpointId, CheckpointOptions, Durability, Keyspace, Options, Partitioner, Restore,
     Retention, Seq, Store, WriteBatch,
@@ -134,7 +134,7 @@ impl World {
         Seams {
             disk: Arc::new(self.disk.clone()),
             factory: Arc::new(self.factory.clone()),
-            background: false,
+            background: Background::Off,
         }
     }
 

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::testing::{self, EngineOperation, Fault, MemoryFactory, PowerCut, Seams, SimDisk};
+use annulus::testing::{self, Background, EngineOperation, Fault, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{
     Durability, ErrorKind, Health, KeyspaceId, Options, Phase, Plan, Problem, Role, Seq, ShardId,
     ShardOptions, ShardRole, Store,
@@ -27,7 +27,7 @@ impl World {
 
     fn seams(&self) -> Seams {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        Seams { disk, factory, background: false }
+        Seams { disk, factory, background: Background::Off }
     }
 
     fn open(&self, options: Options) -> annulus::Result<Store> {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use annulus::testing::{self, Disk, Fault, MemoryFactory, Operation, Seams, SimDisk};
+use annulus::testing::{self, Background, Disk, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{ErrorKind, Heal, Health, Options, Store};
 use common::copy;
 use std::path::{Path, PathBuf};
@@ -422,7 +422,7 @@ fn a_journal_that_is_replaced_in_part_is_replaced_again() {
     let accepted = options.clone().accept_journal_loss(true);
     let open = |disk: &SimDisk, factory: &MemoryFactory, options: &Options| {
         let (disk, factory) = (Arc::new(disk.clone()), Arc::new(factory.clone()));
-        testing::open(Path::new("/store"), options, Seams { disk, factory, background: false })
+        testing::open(Path::new("/store"), options, Seams { disk, factory, background: Background::Off })
     };
     let (lost, shards) = (SimDisk::new(1), MemoryFactory::new());
     let store = open(&lost, &shards, &options).unwrap();

@@ -7,7 +7,7 @@
 #[path = "common/live.rs"]
 mod live;
 
-use annulus::testing::{self, MemoryFactory, RealDisk, Seams, SimDisk, SledFactory};
+use annulus::testing::{self, Background, MemoryFactory, RealDisk, Seams, SimDisk, SledFactory};
 use annulus::{ErrorKind, EventKind, Health, Options, ShardId, Store};
 use live::Live;
 use std::path::{Path, PathBuf};
@@ -141,7 +141,7 @@ fn a_store_opens_on_a_disk_that_its_journal_has_filled_up() {
         }
         let open = |disk: &SimDisk| {
             let (disk, factory) = (Arc::new(disk.clone()), Arc::new(factory.clone()));
-            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: false })
+            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: Background::Off })
         };
         let store = open(&disk).unwrap();
         disk.set_capacity(Some(700 << 10));
@@ -459,7 +459,7 @@ fn a_copy_of_the_journal_on_a_disk_that_is_not_mounted_is_waited_for() {
     let place = home.path().join("store");
     let by_hand = |options: &Options| {
         let (disk, factory) = (Arc::new(RealDisk), Arc::new(SledFactory::default()));
-        testing::open(&place, options, Seams { disk, factory, background: false }).unwrap()
+        testing::open(&place, options, Seams { disk, factory, background: Background::Off }).unwrap()
     };
     let write = |store: &Store, n: u32| {
         store.insert_with(n.to_be_bytes(), value(n), annulus::Durability::Sync).unwrap();

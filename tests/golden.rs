@@ -5,7 +5,7 @@
 
 mod common;
 
-use annulus::testing::{self, RealDisk, Seams, SledFactory};
+use annulus::testing::{self, Background, RealDisk, Seams, SledFactory};
 use annulus::{
     BackupRepository, Durability, Options, Partitioner, Phase, ShardId, ShardOptions, ShardRole, Store,
     WriteBatch,
@@ -97,8 +97,11 @@ fn a_store_of_the_first_version_opens() {
 
 /// Opens a store whose every step is taken by hand, so that it can be left in the middle of a change.
 fn by_hand(place: &Path, options: &Options) -> Store {
-    let seams =
-        Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory::default()), background: false };
+    let seams = Seams {
+        disk: Arc::new(RealDisk),
+        factory: Arc::new(SledFactory::default()),
+        background: Background::Off,
+    };
     testing::open(place, options, seams).unwrap()
 }
 
@@ -375,8 +378,11 @@ fn a_manifest_that_was_being_taken_from_a_shard_is_gone_on_with() {
 }
 
 fn by_hand_refused(place: &Path) {
-    let seams =
-        Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory::default()), background: false };
+    let seams = Seams {
+        disk: Arc::new(RealDisk),
+        factory: Arc::new(SledFactory::default()),
+        background: Background::Off,
+    };
     let error = testing::open(place, &options(), seams).map(drop).unwrap_err();
     assert_eq!(error.kind(), annulus::ErrorKind::Refused, "{error}");
 }

@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::testing::{self, EngineOperation, Fault, MemoryFactory, Operation, PowerCut, Seams, SimDisk};
+use annulus::testing::{
+    self, Background, EngineOperation, Fault, MemoryFactory, Operation, PowerCut, Seams, SimDisk,
+};
 use annulus::{Durability, ErrorKind, Health, Options};
 use std::path::Path;
 use std::sync::Arc;
 
 fn seams(disk: &SimDisk, factory: &MemoryFactory) -> Seams {
-    Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false }
+    Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: Background::Off }
 }
 
 fn options() -> Options {

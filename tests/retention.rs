@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use annulus::testing::{self, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk};
+use annulus::testing::{self, Background, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{BackupRepository, ErrorKind, Options, ShardId, Store};
 use std::path::Path;
 use std::sync::Arc;
@@ -58,7 +58,11 @@ fn open(disk: &SimDisk, factory: &MemoryFactory, retention: u64, replicas: usize
         .memory_budget(8 << 20)
         .journal_segment_bytes(64 * KIB)
         .journal_retention(retention);
-    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false };
+    let seams = Seams {
+        disk: Arc::new(disk.clone()),
+        factory: Arc::new(factory.clone()),
+        background: Background::Off,
+    };
     testing::open(Path::new("/store"), &options, seams).unwrap()
 }
 
@@ -167,7 +171,8 @@ fn a_retention_without_end_keeps_all_that_is_lacked() {
 #[test]
 fn the_journal_has_a_bound_where_nothing_can_be_flushed() {
     let (disk, factory) = (SimDisk::new(3), MemoryFactory::new());
-    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: true };
+    let seams =
+        Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: Background::On };
     let options =
         Options::new().shards(2).replication_factor(2).memory_budget(8 << 20).journal_segment_bytes(64 * KIB);
     let store = testing::open(Path::new("/store"), &options, seams).unwrap();

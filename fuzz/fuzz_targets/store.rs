@@ -7,7 +7,7 @@
 //! many inputs are tried.
 #![no_main]
 
-use annulus::testing::{self, MemoryFactory, PowerCut, Seams, SimDisk};
+use annulus::testing::{self, MemoryFactory, PowerCut, Background, Seams, SimDisk};
 use annulus::{Durability, Health, Keyspace, Options, Partitioner, Seq, Store, WriteBatch};
 use libfuzzer_sys::fuzz_target;
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ impl World {
 
     fn open(&mut self) {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        let seams = Seams { disk, factory, background: false };
+        let seams = Seams { disk, factory, background: Background::Off };
         let store = testing::open(Path::new("/store"), &self.options, seams).unwrap();
         let named = store.keyspace("named").unwrap();
         let last = store.stats().unwrap().last_seq.0 as usize;

@@ -31,7 +31,7 @@ mod tests {
     use crate::engine::{MemoryFactory, MemoryOperation};
     use crate::ids::ShardId;
     use crate::options::Options;
-    use crate::state::Seams;
+    use crate::state::{Background, Seams};
     use std::path::Path;
     use std::sync::Arc;
     use std::sync::mpsc::channel;
@@ -69,7 +69,7 @@ mod tests {
         let seams = |disk: &SimDisk| Seams {
             disk: Arc::new(disk.clone()),
             factory: Arc::new(factory.clone()),
-            background: false,
+            background: Background::Off,
         };
         let options = Options::new()
             .shards(2)

@@ -70,7 +70,7 @@ impl State {
 
     /// Who closes the store always has a limit, but where every step is driven by hand; and a longer one, since it is the last chance to flush.
     fn limit(&self) -> Option<Duration> {
-        let closing = || self.seams.background.then(|| self.settings.shard_timeout * CLOSING);
+        let closing = || self.seams.background.schedules().then(|| self.settings.shard_timeout * CLOSING);
         let writing = || self.settings.write_timeout.filter(|_| !crate::plants::is("writes-wait-for-ever"));
         if self.check_open().is_ok() { writing() } else { closing() }
     }

@@ -142,7 +142,7 @@ mod tests {
     use crate::disk::{Disk, SimDisk};
     use crate::engine::MemoryFactory;
     use crate::options::Options;
-    use crate::state::Seams;
+    use crate::state::{Background, Seams};
     use crate::store::Store;
     use std::path::Path;
 
@@ -150,7 +150,7 @@ mod tests {
 
     fn open(disk: &SimDisk) -> Store {
         let (factory, disk) = (Arc::new(MemoryFactory::new()), Arc::new(disk.clone()));
-        let seams = Seams { disk, factory, background: false };
+        let seams = Seams { disk, factory, background: Background::Off };
         let options = Options::new().shards(2).replication_factor(2).memory_budget(8 << 20);
         crate::testing::open(Path::new(DIR), &options, seams).unwrap()
     }

@@ -89,7 +89,7 @@ mod tests {
     use crate::engine::MemoryFactory;
     use crate::ids::ShardId;
     use crate::options::Options;
-    use crate::state::Seams;
+    use crate::state::{Background, Seams};
     use std::path::Path;
     use std::sync::Arc;
     use std::sync::mpsc::channel;
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn what_there_is_is_told_while_the_manifest_is_being_changed() {
         let factory = Arc::new(MemoryFactory::new());
-        let seams = Seams { disk: Arc::new(SimDisk::new(1)), factory, background: false };
+        let seams = Seams { disk: Arc::new(SimDisk::new(1)), factory, background: Background::Off };
         let options = Options::new().shards(2).replication_factor(1).memory_budget(8 << 20);
         let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
         let notes = store.keyspace("notes").unwrap().id();
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn of_a_keyspace_that_still_counts_as_there_nothing_is_purged() {
         let factory = Arc::new(MemoryFactory::new());
-        let seams = Seams { disk: Arc::new(SimDisk::new(1)), factory, background: false };
+        let seams = Seams { disk: Arc::new(SimDisk::new(1)), factory, background: Background::Off };
         let options = Options::new().shards(2).replication_factor(2).memory_budget(8 << 20);
         let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
         let (notes, gone) = (store.keyspace("notes").unwrap(), store.keyspace("gone").unwrap());

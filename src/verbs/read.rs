@@ -86,7 +86,7 @@ mod tests {
     use crate::disk::SimDisk;
     use crate::engine::MemoryFactory;
     use crate::options::Options;
-    use crate::state::Seams;
+    use crate::state::{Background, Seams};
     use std::path::Path;
     use std::sync::Arc;
 
@@ -96,7 +96,7 @@ mod tests {
         let seams = Seams {
             disk: Arc::new(SimDisk::new(1)),
             factory: Arc::new(MemoryFactory::new()),
-            background: true,
+            background: Background::On,
         };
         let options = Options::new().shards(4).replication_factor(2).memory_budget(8 << 20);
         let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();

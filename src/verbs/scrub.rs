@@ -269,7 +269,7 @@ mod tests {
     use crate::ids::Seq;
     use crate::options::Options;
     use crate::record::RunRecord;
-    use crate::state::Seams;
+    use crate::state::{Background, Seams};
     use std::path::Path;
 
     /// Whoever cancels it does so while a step is taken, and may begin another one before that step is over.
@@ -279,7 +279,8 @@ mod tests {
             // In the step of each shard, and of what comes after them.
             for steps in 0..3 {
                 let (disk, factory) = (SimDisk::new(1), MemoryFactory::new());
-                let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory), background: false };
+                let seams =
+                    Seams { disk: Arc::new(disk), factory: Arc::new(factory), background: Background::Off };
                 let options = Options::new().shards(2).replication_factor(2).memory_budget(8 << 20);
                 let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
                 for n in 0..100_u32 {
@@ -317,8 +318,11 @@ mod tests {
     fn a_shard_is_counted_part_by_part() {
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-        let seams =
-            Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory::default()), background: false };
+        let seams = Seams {
+            disk: Arc::new(RealDisk),
+            factory: Arc::new(SledFactory::default()),
+            background: Background::Off,
+        };
         let options = Options::new().shards(2).replication_factor(2).page_bytes(512).memory_budget(8 << 20);
         let store = crate::testing::open(&dir.path().join("store"), &options, seams).unwrap();
         for n in 0..6000_u32 {

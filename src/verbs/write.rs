@@ -38,7 +38,7 @@ fn commit_here(state: &State, ops: &[u8], drops: u64, durability: Durability) ->
         state.check_writable(op?.key)?;
     }
     // Driven by hand nobody would make room while a writer waits.
-    if state.seams.background {
+    if state.seams.background.schedules() {
         state.pace.admit(ops.len() as u64, state.memory.unflushed(), || {
             let (active, frozen) = state.memory.bytes();
             active + frozen
@@ -111,7 +111,7 @@ mod tests {
     use crate::engine::MemoryFactory;
     use crate::error::ErrorKind;
     use crate::options::Options;
-    use crate::state::Seams;
+    use crate::state::{Background, Seams};
     use std::path::Path;
 
     /// Whoever waited for room, or for the appender, while the keyspace was being dropped comes too late: the drop has said up to which write
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn nothing_is_committed_to_a_keyspace_that_was_dropped_since_it_was_looked_for() {
         let factory = Arc::new(MemoryFactory::new());
-        let seams = Seams { disk: Arc::new(SimDisk::new(1)), factory, background: false };
+        let seams = Seams { disk: Arc::new(SimDisk::new(1)), factory, background: Background::Off };
         let options = Options::new().shards(1).memory_budget(8 << 20);
         let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
         let state = &store.handle.state;
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn whoever_syncs_asks_for_the_tick_that_leaves_word_of_it() {
         let (disk, factory) = (Arc::new(SimDisk::new(1)), Arc::new(MemoryFactory::new()));
-        let seams = Seams { disk: disk.clone(), factory, background: false };
+        let seams = Seams { disk: disk.clone(), factory, background: Background::Off };
         let options = Options::new().shards(1).memory_budget(8 << 20);
         let store = crate::testing::open(Path::new("/store"), &options, seams).unwrap();
         let repository = crate::testing::repository(disk, Path::new("/repository")).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::common::copy;
 use crate::{Place, content, options};
-use annulus::testing::{self, Disk, DiskFile, OpenMode, RealDisk, Seams, SledFactory};
+use annulus::testing::{self, Background, Disk, DiskFile, OpenMode, RealDisk, Seams, SledFactory};
 use annulus::{At, ErrorKind, Seq, Store};
 use std::fmt;
 use std::io;
@@ -28,7 +28,7 @@ impl Naming {
         place.store.close().unwrap();
         let disk = Naming(Arc::new(Mutex::new(Arc::new(|_: &str| Ok(())))));
         let factory = Arc::new(SledFactory::default());
-        let seams = Seams { disk: Arc::new(disk.clone()), factory, background: true };
+        let seams = Seams { disk: Arc::new(disk.clone()), factory, background: Background::On };
         place.store = testing::open(&place.path("live"), &options(), seams).unwrap();
         place.write(20);
         place.store.checkpoint(&place.repo).unwrap();

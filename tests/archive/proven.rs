@@ -2,7 +2,7 @@
 
 use crate::late::other;
 use crate::{Place, options};
-use annulus::testing::{self, Disk, MemoryFactory, PowerCut, Seams, SimDisk};
+use annulus::testing::{self, Background, Disk, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{At, Durability, ErrorKind, Options, Seq, Store};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl World {
 
     fn open_with(&self, options: &Options) -> annulus::Result<Store> {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        testing::open(Path::new(STORE), options, Seams { disk, factory, background: false })
+        testing::open(Path::new(STORE), options, Seams { disk, factory, background: Background::Off })
     }
 
     fn open(&self) -> annulus::Result<Store> {

@@ -2,7 +2,7 @@
 
 use crate::lacking::{check_numbered, holds, numbered, position};
 use crate::{Place, options};
-use annulus::testing::{self, Disk, DiskFile, OpenMode, RealDisk, Seams, SledFactory};
+use annulus::testing::{self, Background, Disk, DiskFile, OpenMode, RealDisk, Seams, SledFactory};
 use annulus::{At, ErrorKind, Seq};
 use std::io;
 use std::ops::Range;
@@ -99,7 +99,7 @@ impl Bad {
     fn open(&self, place: &mut Place) {
         place.store.close().unwrap();
         let factory = Arc::new(SledFactory::default());
-        let seams = Seams { disk: Arc::new(self.clone()), factory, background: true };
+        let seams = Seams { disk: Arc::new(self.clone()), factory, background: Background::On };
         place.store = testing::open(&place.path("live"), &options(), seams).unwrap();
     }
 

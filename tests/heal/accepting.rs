@@ -29,7 +29,7 @@ impl World {
     fn try_accepted(&self) -> annulus::Result<Store> {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
         let options = self.options.clone().accept_journal_loss(true);
-        testing::open(Path::new("/store"), &options, Seams { disk, factory, background: false })
+        testing::open(Path::new("/store"), &options, Seams { disk, factory, background: Background::Off })
     }
 
     fn insert(&mut self, key: &str, value: &str) -> Seq {

@@ -223,7 +223,11 @@ fn a_journal_that_is_larger_than_the_memory_is_replayed_through_it() {
     };
     let reopen = |world: &World| {
         let (disk, factory) = (Arc::new(world.disk.clone()), Arc::new(world.factory.clone()));
-        testing::open(Path::new("/store"), &world.options, Seams { disk, factory, background: false })
+        testing::open(
+            Path::new("/store"),
+            &world.options,
+            Seams { disk, factory, background: Background::Off },
+        )
     };
     for fails in [false, true] {
         let mut world = written(2);

@@ -6,7 +6,11 @@ const DIR: &str = "/store";
 const NAMES: [&str; 3] = ["first", "second", "third"];
 
 fn open_in(dir: &Path, disk: &SimDisk, factory: &MemoryFactory, options: &Options) -> Store {
-    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false };
+    let seams = Seams {
+        disk: Arc::new(disk.clone()),
+        factory: Arc::new(factory.clone()),
+        background: Background::Off,
+    };
     testing::open(dir, options, seams).unwrap()
 }
 

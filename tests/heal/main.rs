@@ -15,7 +15,9 @@ mod rebuilding;
 mod scrubbing;
 mod stalled;
 
-use annulus::testing::{self, Disk, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk};
+use annulus::testing::{
+    self, Background, Disk, EngineOperation, Fault, MemoryFactory, Operation, Seams, SimDisk,
+};
 use annulus::{BackupRepository, CheckpointId, EventKind, Heal, Health, Options, ShardId, Store};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,7 +42,11 @@ fn options(shards: usize, replicas: usize) -> Options {
 }
 
 fn open(disk: &SimDisk, factory: &MemoryFactory, options: &Options) -> Store {
-    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false };
+    let seams = Seams {
+        disk: Arc::new(disk.clone()),
+        factory: Arc::new(factory.clone()),
+        background: Background::Off,
+    };
     testing::open(Path::new("/store"), options, seams).unwrap()
 }
 
@@ -271,7 +277,7 @@ impl World {
     fn restored(&self, id: CheckpointId) -> Content {
         let restore = self.repository().restore(id).unwrap().options(options(2, 1));
         let (disk, factory) = (SimDisk::new(2), MemoryFactory::new());
-        let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory), background: false };
+        let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory), background: Background::Off };
         content(&testing::restore(restore, Path::new("/restored"), seams).unwrap())
     }
 

@@ -19,7 +19,7 @@ impl Machine {
 
     fn open(&self, options: &Options) -> annulus::Result<Store> {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        testing::open(Path::new("/store"), options, Seams { disk, factory, background: false })
+        testing::open(Path::new("/store"), options, Seams { disk, factory, background: Background::Off })
     }
 
     fn killed(self, store: Store) -> Machine {
@@ -89,7 +89,7 @@ fn a_manifest_that_is_older_than_the_shards_copies_is_refused_and_nothing_is_los
     // What makes lost shards anew clears them first.
     let backup = testing::repository(Arc::new(machine.disk.clone()), Path::new("/backup")).unwrap();
     let (disk, factory) = (Arc::new(machine.disk.clone()), Arc::new(machine.factory.clone()));
-    let seams = Seams { disk, factory, background: false };
+    let seams = Seams { disk, factory, background: Background::Off };
     let error = testing::repair_from(&plain(), &backup, Path::new("/store"), &seams).unwrap_err();
     assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("/data/"), "{error}");
     // One shard that says so is enough.
@@ -425,7 +425,7 @@ fn a_copy_of_a_store_opens_beside_the_store_that_goes_on() {
     let before: Vec<_> =
         machine.disk.files().into_iter().filter(|(path, _)| path.starts_with("/data")).collect();
     let (disk, factory) = (Arc::new(machine.disk.clone()), Arc::new(machine.factory.clone()));
-    let seams = Seams { disk, factory, background: false };
+    let seams = Seams { disk, factory, background: Background::Off };
     let copied = testing::open(Path::new("/copied/store"), &at("/copied/data"), seams);
     if let Err(error) = &copied {
         assert_ne!(error.kind(), ErrorKind::Refused, "{error}");

@@ -1,11 +1,15 @@
 //! What the model has found, as it was when it had been made small: each of these failed once.
 
 use super::faults::{Harm, OPERATIONS};
-use super::{Shape, Step, Wish, run};
+use super::{Shape, Step, Wish};
 use annulus::testing::EngineOperation as Op;
 
+fn run(shape: &Shape, steps: &[Step]) {
+    super::run(shape, steps, &mut |_| ());
+}
+
 fn shape(shards: usize, replicas: usize, patient: bool) -> Shape {
-    Shape { shards, replicas, patient, seed: 0 }
+    Shape { shards, replicas, patient, may_hang: false, seed: 0 }
 }
 
 fn operation(wanted: Op) -> usize {
@@ -131,4 +135,21 @@ fn a_page_that_is_damaged_twice() {
         Step::Fault(0, Harm::Fails(operation(Op::Get))),
     ];
     run(&shape(5, 2, false), &steps);
+}
+
+/// Who reads from it waited for a minute then, whatever had been said.
+#[test]
+fn a_shard_that_was_taken_back_is_waited_for_no_longer_than_before() {
+    for shard in 0..3 {
+        let steps = [
+            Step::Commit((0..160).map(|n| (n, Some((n, 40)))).collect(), false),
+            Step::Fault(shard, Harm::FailsTimes(operation(Op::Apply), 1)),
+            Step::Flush,
+            Step::Heal(19),
+            Step::Heal(19),
+            Step::Fault(shard, Harm::Hangs(operation(Op::Get))),
+            Step::Check,
+        ];
+        run(&Shape { may_hang: true, ..shape(3, 2, false) }, &steps);
+    }
 }

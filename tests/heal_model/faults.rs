@@ -44,6 +44,8 @@ pub enum Harm {
     Fails(usize),
     FailsTimes(usize, u8),
     Panics(usize, u8),
+    /// Only where a store has threads that it can leave behind.
+    Hangs(usize),
     Key(u8),
     Page(u8, u8),
     /// Operations of the disk on one of the shard's own files.
@@ -69,6 +71,7 @@ impl Harm {
             Harm::Fails(_) => "fails",
             Harm::FailsTimes(..) => "times",
             Harm::Panics(..) => "panics",
+            Harm::Hangs(_) => "hangs",
             Harm::Key(_) => "key",
             Harm::Page(..) => "page",
             Harm::Disk { .. } => "disk",
@@ -93,6 +96,10 @@ pub fn harm() -> impl Strategy<Value = Harm> {
         2 => (any::<bool>(), any::<u8>()).prop_map(|(seal, how)| Harm::Small { seal, how }),
         1 => Just(Harm::Erased),
     ]
+}
+
+pub fn hanging() -> impl Strategy<Value = Harm> {
+    (0..OPERATIONS.len()).prop_map(Harm::Hangs)
 }
 
 /// A key of which a shard holds, without a word, what it held once.
@@ -129,6 +136,7 @@ impl World {
             Harm::Fails(o) => self.factory.fail(shard, OPERATIONS[*o]),
             Harm::FailsTimes(o, n) => self.factory.fail_times(shard, OPERATIONS[*o], u32::from(*n)),
             Harm::Panics(o, n) => self.factory.panic_times(shard, OPERATIONS[*o], u32::from(*n)),
+            Harm::Hangs(o) => self.gates.push(self.factory.hang(shard, OPERATIONS[*o])),
             Harm::Key(n) => self.factory.corrupt(shard, &internal(*n)),
             Harm::Page(n, around) => {
                 self.factory.corrupt_page(shard, &internal(*n), usize::from(*around));
@@ -227,6 +235,7 @@ impl World {
         for shard in self.touched.keys() {
             OPERATIONS.iter().for_each(|o| self.factory.fail_times(*shard, *o, 0));
         }
+        self.gates.drain(..).for_each(|gate| gate.release());
         self.disk_faults.clear();
         self.disk.heal();
     }

@@ -20,13 +20,22 @@ mod backups;
 mod cases;
 mod checks;
 mod faults;
+mod hanging;
 mod recovery;
 mod world;
 
 use faults::{Harm, harm};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+use std::time::{Duration, Instant};
 use world::World;
+
+/// How long a shard is waited for where none hangs: nothing is to come of a machine that stands still for a while.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// And where they do.
+const SHORT: Duration = Duration::from_millis(300);
+/// What no step may take where shards hang: a few calls, of which those that wait longest, for an opening and for a close, wait ten times as long.
+const LONG: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
 enum Wish {
@@ -86,12 +95,15 @@ struct Shape {
     replicas: usize,
     /// Whether the journal keeps what shards that are offline lack.
     patient: bool,
+    /// Whether shards may hang, which takes as long as they are waited for.
+    may_hang: bool,
     seed: u64,
 }
 
-fn shape() -> impl Strategy<Value = Shape> {
-    (3..=8usize, 2..=3usize, any::<bool>(), any::<u64>())
-        .prop_map(|(shards, replicas, patient, seed)| Shape { shards, replicas, patient, seed })
+fn shape(may_hang: bool) -> impl Strategy<Value = Shape> {
+    (3..=8usize, 2..=3usize, any::<bool>(), any::<u64>()).prop_map(
+        move |(shards, replicas, patient, seed)| Shape { shards, replicas, patient, may_hang, seed },
+    )
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
@@ -147,11 +159,15 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![46 => data, 38 => healing, 10 => change, 6 => ends, 6 => backups]
 }
 
-fn run(shape: &Shape, steps: &[Step]) {
+fn run(shape: &Shape, steps: &[Step], reached: &mut dyn FnMut(usize)) {
     let mut world = World::new(shape);
     for (number, step) in steps.iter().enumerate() {
+        reached(number);
+        let begun = Instant::now();
         world.take(step);
         world.look(number);
+        let took = begun.elapsed();
+        assert!(!world.may_hang || took < LONG, "{step:?} took {took:?}");
     }
     world.recover();
     world.check_backups();
@@ -175,8 +191,8 @@ proptest! {
 
     #[test]
     fn the_store_is_a_map_while_its_shards_fail_and_heal(
-        shape in shape(), steps in prop::collection::vec(step(), 1..100)
+        shape in shape(false), steps in prop::collection::vec(step(), 1..100)
     ) {
-        run(&shape, &steps);
+        run(&shape, &steps, &mut |_| ());
     }
 }

@@ -2,14 +2,18 @@
 
 use super::world::World;
 use annulus::{ErrorKind, ScrubReport, testing};
+use std::time::{Duration, Instant};
 
 const MANY: usize = 3000;
+/// How long what hung is waited for when it has been let go on.
+const LET_GO: Duration = Duration::from_secs(60);
 
 impl World {
     /// Faults are taken back; healing, the change that is under way and a scrub run to their ends.
     pub fn recover(&mut self) {
         self.take_back();
         let silent = !self.doubts.is_empty();
+        self.wait_for_what_hung();
         self.heal();
         self.end_change();
         self.heal();
@@ -32,7 +36,7 @@ impl World {
         self.check();
     }
 
-    fn heal(&mut self) {
+    fn heal(&self) {
         for _ in 0..MANY {
             if !testing::heal_step(self.store()).unwrap() {
                 return;
@@ -42,6 +46,15 @@ impl World {
         let events: Vec<_> = std::iter::from_fn(|| events.try_next()).map(|e| (e.shard, e.kind)).collect();
         let last = &events[events.len().saturating_sub(8)..];
         panic!("healing does not end: {:?}, {last:#?}", self.store().health().unwrap());
+    }
+
+    /// What has been let go on ends when it does: only then is its shard taken back.
+    fn wait_for_what_hung(&self) {
+        let begun = Instant::now();
+        while testing::hangs(self.store()) {
+            assert!(begun.elapsed() < LET_GO, "what was let go on does not end");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn end_change(&mut self) {

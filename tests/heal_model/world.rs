@@ -2,8 +2,8 @@
 
 use super::backups::Backups;
 use super::faults::Doubt;
-use super::{Shape, Step, Wish};
-use annulus::testing::{self, Fault, MemoryFactory, PowerCut, Seams, SimDisk};
+use super::{PATIENCE, SHORT, Shape, Step, Wish};
+use annulus::testing::{self, Background, Fault, Gate, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{Durability, ErrorKind, Options, Range, Seq, ShardId, ShardOptions, Store, WriteBatch};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -35,6 +35,9 @@ pub struct World {
     pub left_touched: bool,
     added: usize,
     pub backups: Backups,
+    /// Whether calls of shards may hang, and where those do that were told to.
+    pub may_hang: bool,
+    pub gates: Vec<Gate>,
 }
 
 pub fn key(n: u8) -> Vec<u8> {
@@ -77,7 +80,8 @@ impl World {
         let common = Options::new()
             .memory_budget(8 << 20)
             .journal_segment_bytes(64 << 10)
-            .journal_retention(if shape.patient { 1 << 30 } else { 0 });
+            .journal_retention(if shape.patient { 1 << 30 } else { 0 })
+            .shard_timeout(if shape.may_hang { SHORT } else { PATIENCE });
         let created =
             common.clone().shards(shape.shards).replication_factor(shape.replicas).virtual_nodes(64);
         let mut world = World {
@@ -98,6 +102,8 @@ impl World {
             left_touched: false,
             added: 0,
             backups: Backups::new("/backup"),
+            may_hang: shape.may_hang,
+            gates: Vec::new(),
         };
         world.open();
         world.options = common;
@@ -110,7 +116,9 @@ impl World {
 
     pub fn seams(&self) -> Seams {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        Seams { disk, factory, background: false }
+        // What hangs can be left behind only by who has not begun it himself.
+        let background = if self.may_hang { Background::Shards } else { Background::Off };
+        Seams { disk, factory, background }
     }
 
     pub fn open(&mut self) {
@@ -137,8 +145,13 @@ impl World {
                 self.factory.crash(seed);
                 self.process = self.synced;
             }
-            None => self.disk = self.disk.kill(),
+            None => {
+                self.disk = self.disk.kill();
+                self.factory.kill();
+            }
         }
+        // In a process that is gone nothing hangs: it finds its engine dead.
+        self.gates.drain(..).for_each(|gate| gate.release());
         self.store = None;
         self.disk_faults.iter().for_each(|fault| self.disk.inject(fault.clone()));
         self.open();

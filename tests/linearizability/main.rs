@@ -10,7 +10,7 @@ mod checker;
 mod random;
 mod trouble;
 
-use annulus::testing::{self, MemoryFactory, Seams, SimDisk};
+use annulus::testing::{self, Background, MemoryFactory, Seams, SimDisk};
 use annulus::{Durability, Options, Store, WriteBatch};
 use checker::{Op, Value, View, What, is_linearizable, is_of_one_moment, versions_fit};
 use random::Random;
@@ -229,7 +229,11 @@ fn histories_are_linearizable_while_shards_die_and_move() {
         .memory_budget(8 << 20)
         .journal_segment_bytes(256 << 10)
         .shard_timeout(Duration::from_secs(5));
-    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: true };
+    let seams = Seams {
+        disk: Arc::new(disk.clone()),
+        factory: Arc::new(factory.clone()),
+        background: Background::On,
+    };
     let store = testing::open(Path::new("/store"), &options, seams).unwrap();
     let run = Run {
         store,

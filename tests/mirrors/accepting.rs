@@ -38,7 +38,7 @@ impl World {
 
     fn open(&self, options: &Options) -> annulus::Result<Store> {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        testing::open(Path::new("/store"), options, Seams { disk, factory, background: false })
+        testing::open(Path::new("/store"), options, Seams { disk, factory, background: Background::Off })
     }
 
     fn accepted(&self) -> Options {

@@ -19,7 +19,7 @@ impl World {
 
     fn open(&self, store: usize, options: &Options) -> annulus::Result<Store> {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factories[store].clone()));
-        testing::open(Path::new(STORES[store]), options, Seams { disk, factory, background: false })
+        testing::open(Path::new(STORES[store]), options, Seams { disk, factory, background: Background::Off })
     }
 
     fn filled(&self, store: usize, count: u32) {
@@ -178,7 +178,7 @@ fn a_restore_is_not_begun_where_another_journal_lies() {
     for _ in 0..2 {
         let restore = repository.restore_latest().unwrap().options(with(&["/a", "/other/journal"]));
         let (disk, factory) = (Arc::new(world.disk.clone()), Arc::new(world.factories[0].clone()));
-        let seams = Seams { disk, factory, background: false };
+        let seams = Seams { disk, factory, background: Background::Off };
         let error = testing::restore(restore, Path::new("/store"), seams).map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
         assert_eq!(world.made("/store"), Vec::<PathBuf>::new());

@@ -10,7 +10,7 @@ mod common;
 mod mounting;
 mod openings;
 
-use annulus::testing::{self, Disk, RealDisk, Seams, SledFactory};
+use annulus::testing::{self, Background, Disk, RealDisk, Seams, SledFactory};
 use annulus::{
     BackupRepository, Durability, ErrorKind, EventKind, Health, Options, Seq, ShardId, Stats, Store,
 };
@@ -25,8 +25,11 @@ fn options() -> Options {
 
 /// Without threads: what is left behind is mended when it is asked for.
 fn open(place: &Path, options: &Options) -> annulus::Result<Store> {
-    let seams =
-        Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory::default()), background: false };
+    let seams = Seams {
+        disk: Arc::new(RealDisk),
+        factory: Arc::new(SledFactory::default()),
+        background: Background::Off,
+    };
     testing::open(place, options, seams)
 }
 
@@ -112,7 +115,8 @@ fn told(store: &Store) -> Vec<String> {
 fn a_copy_that_fails_is_told_to_who_listens() {
     use annulus::testing::{Fault, MemoryFactory, Operation, SimDisk};
     let (disk, factory) = (SimDisk::new(3), MemoryFactory::new());
-    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: false };
+    let seams =
+        Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: Background::Off };
     let two = options().journal_dirs([PathBuf::from("/a"), PathBuf::from("/b")]);
     let store = testing::open(Path::new("/store"), &two, seams).unwrap();
     assert_eq!(told(&store), Vec::<String>::new());

@@ -1,7 +1,7 @@
 //! Copies of the journal on disks that are not mounted: what lies at the mount point then is not the disk.
 
 use crate::{good, options, write};
-use annulus::testing::{self, Disk, MemoryFactory, Seams, SimDisk};
+use annulus::testing::{self, Background, Disk, MemoryFactory, Seams, SimDisk};
 use annulus::{Durability, ErrorKind, Options, Stats, Store};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ impl Machine {
         let seams = Seams {
             disk: Arc::new(self.disk.clone()),
             factory: Arc::new(self.factory.clone()),
-            background: false,
+            background: Background::Off,
         };
         testing::open(Path::new("/store"), options, seams)
     }

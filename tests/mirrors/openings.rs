@@ -26,7 +26,7 @@ impl World {
 
     pub fn seams(&self) -> Seams {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        Seams { disk, factory, background: false }
+        Seams { disk, factory, background: Background::Off }
     }
 
     pub fn killed(&self, store: impl Sized) -> World {

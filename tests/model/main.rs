@@ -8,7 +8,7 @@
 
 mod topology;
 
-use annulus::testing::{self, MemoryFactory, PowerCut, Seams, SimDisk};
+use annulus::testing::{self, Background, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{Bytes, Durability, Keyspace, Options, Partitioner, Range, Seq, Store, WriteBatch};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -201,7 +201,7 @@ impl World {
         let seams = Seams {
             disk: Arc::new(self.disk.clone()),
             factory: Arc::new(self.factory.clone()),
-            background: false,
+            background: Background::Off,
         };
         let store = testing::open(Path::new(DIR), &self.options, seams).unwrap();
         self.named = Some(store.keyspace("named").unwrap());

@@ -1,7 +1,7 @@
 //! Single files of a repository that the disk never gives out again, as with a bad sector, while it gives out all others.
 
 use crate::{BACKUP, Content, Damaged, content, options, repository, seams};
-use annulus::testing::{self, Fault, MemoryFactory, Operation, Seams, SimDisk};
+use annulus::testing::{self, Background, Fault, MemoryFactory, Operation, Seams, SimDisk};
 use annulus::{
     At, BackupRepository, CheckpointId, CheckpointOptions, Damage, ErrorKind, Retention, Store, Verification,
 };
@@ -151,7 +151,7 @@ fn a_checkpoint_is_taken_beside_one_with_an_index_or_a_manifest_that_cannot_be_r
         let seams = |disk: &SimDisk| Seams {
             disk: Arc::new(disk.clone()),
             factory: Arc::new(factory.clone()),
-            background: false,
+            background: Background::Off,
         };
         let (own, disk) = (SimDisk::new(1), SimDisk::new(7));
         let store = testing::open(live, &options().shards(2), seams(&own)).unwrap();

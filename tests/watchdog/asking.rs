@@ -430,7 +430,8 @@ fn a_keyspace_that_is_only_being_made_is_waited_for() {
 fn all_shards_are_given_the_manifest_at_once() {
     let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
     let options = Options::new().shards(3).replication_factor(2).memory_budget(8 << 20).shard_timeout(LONG);
-    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: true };
+    let seams =
+        Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory), background: Background::On };
     let store = testing::open(Path::new("/store"), &options, seams).unwrap();
     disk.hang(Path::new("/store/shards"));
     let making = std::thread::spawn({
@@ -465,7 +466,7 @@ fn a_store_opens_while_the_file_system_of_one_shard_does_not_answer() {
                 options = options.journal_dirs([PathBuf::from("/a"), PathBuf::from("/b")]);
             }
             let (disk, factory) = (Arc::new(disk.clone()), Arc::new(factory.clone()));
-            let seams = Seams { disk, factory, background: true };
+            let seams = Seams { disk, factory, background: Background::On };
             in_time("opening", move || testing::open(Path::new("/store"), &options, seams)).unwrap()
         };
         let store = open(true);

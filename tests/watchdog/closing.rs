@@ -28,7 +28,11 @@ impl ByHand {
 
     fn open(&self) -> annulus::Result<Store> {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
-        testing::open(Path::new("/store"), &self.options, Seams { disk, factory, background: false })
+        testing::open(
+            Path::new("/store"),
+            &self.options,
+            Seams { disk, factory, background: Background::Off },
+        )
     }
 
     /// The names of the journal's segments, in order.
@@ -130,8 +134,11 @@ fn a_store_is_closed_while_a_copy_of_its_journal_hangs() {
         // Either way the store goes at the end of it.
         let closed = in_time("closing", move || if dropped { Ok(()) } else { store.close() });
         let open = || {
-            let seams =
-                Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false };
+            let seams = Seams {
+                disk: Arc::new(disk.clone()),
+                factory: Arc::new(factory.clone()),
+                background: Background::Off,
+            };
             testing::open(Path::new("/store"), &options, seams)
         };
         // What it is in the middle of it still does to that copy.
@@ -205,7 +212,7 @@ impl InTwoCopies {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
         let options = self.options.clone();
         in_time("opening", move || {
-            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: true })
+            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: Background::On })
         })
         .unwrap()
     }
@@ -288,7 +295,7 @@ fn a_store_opens_without_a_copy_whose_lock_was_left_to_a_disk_that_hangs() {
         let seams = Seams {
             disk: Arc::new(world.disk.clone()),
             factory: Arc::new(world.factory.clone()),
-            background: true,
+            background: Background::On,
         };
         let twice = testing::open(Path::new("/store"), &world.options, seams).map(drop).unwrap_err();
         assert_eq!(twice.kind(), ErrorKind::Locked, "{twice}");
@@ -313,7 +320,7 @@ fn a_store_whose_copies_hang_all_at_once_is_locked_until_one_answers() {
         let (disk, factory) = (Arc::new(world.disk.clone()), Arc::new(world.factory.clone()));
         let options = world.options.clone();
         in_time("opening", move || {
-            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: true })
+            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: Background::On })
         })
     };
     ["/a", "/b"].iter().for_each(|dir| world.disk.hang_files(Path::new(dir)));

@@ -18,7 +18,8 @@ fn made_meanwhile(
     late: impl FnOnce(Seams) -> annulus::Result<Store> + Send + 'static,
 ) -> ErrorKind {
     let (disk, factory) = (HangingDisk::new(), MemoryFactory::new());
-    let seams = |disk: Arc<dyn Disk>| Seams { disk, factory: Arc::new(factory.clone()), background: false };
+    let seams =
+        |disk: Arc<dyn Disk>| Seams { disk, factory: Arc::new(factory.clone()), background: Background::Off };
     disk.disk.create_dir_all(Path::new("/store")).unwrap();
     disk.hang(Path::new(LOCK));
     let (waiting, done) = (seams(Arc::new(disk.clone())), channel());

@@ -11,7 +11,7 @@ mod opening;
 mod reading;
 mod writing;
 
-use annulus::testing::{self, Disk, EngineOperation as Op, MemoryFactory, Seams, SimDisk};
+use annulus::testing::{self, Background, Disk, EngineOperation as Op, MemoryFactory, Seams, SimDisk};
 use annulus::{EventKind, Events, Health, KeyspaceId, Options, ShardId, Store};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,7 +46,7 @@ fn open_on(disk: Arc<dyn Disk>, factory: &MemoryFactory, replicas: usize) -> Sto
         .memory_budget(8 << 20)
         .journal_segment_bytes(64 << 10)
         .shard_timeout(PATIENCE);
-    let seams = Seams { disk, factory: Arc::new(factory.clone()), background: true };
+    let seams = Seams { disk, factory: Arc::new(factory.clone()), background: Background::On };
     testing::open(Path::new("/store"), &options, seams).unwrap()
 }
 

@@ -37,7 +37,7 @@ impl Own {
     pub fn open_with(&self, options: Options) -> annulus::Result<Store> {
         let (disk, factory) = (Arc::new(self.disk.clone()), Arc::new(self.factory.clone()));
         in_time("opening", move || {
-            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: true })
+            testing::open(Path::new("/store"), &options, Seams { disk, factory, background: Background::On })
         })
     }
 

@@ -6,7 +6,7 @@ use super::{Limits, Part, locked};
 use crate::Random;
 use annulus::Options;
 use annulus::testing::small_file::{Name, rewrite, wrap};
-use annulus::testing::{Disk, MemoryFactory, PowerCut, Seams, SimDisk};
+use annulus::testing::{Background, Disk, MemoryFactory, PowerCut, Seams, SimDisk};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 
@@ -17,8 +17,11 @@ type Bodies = Result<[(Name, &'static str, String); 3], String>;
 
 static BODIES: LazyLock<Bodies> = LazyLock::new(|| {
     let disk = SimDisk::new(1);
-    let seams =
-        Seams { disk: Arc::new(disk.clone()), factory: Arc::new(MemoryFactory::new()), background: false };
+    let seams = Seams {
+        disk: Arc::new(disk.clone()),
+        factory: Arc::new(MemoryFactory::new()),
+        background: Background::Off,
+    };
     let options = Options::new().shards(3).virtual_nodes(64).memory_budget(8 << 20);
     let store = annulus::testing::open(Path::new(DIR), &options, seams).map_err(|e| e.to_string())?;
     store.close().map_err(|e| e.to_string())?;

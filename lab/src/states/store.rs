@@ -5,7 +5,7 @@ use super::explore::{Counts, Judge, Seen, explore};
 use super::image::Image;
 use super::{Limits, Part, locked};
 use crate::Random;
-use annulus::testing::{self, Disk, Fault, MemoryFactory, Operation, PowerCut, Seams, SimDisk};
+use annulus::testing::{self, Background, Disk, Fault, MemoryFactory, Operation, PowerCut, Seams, SimDisk};
 use annulus::{Durability, Options, Store, WriteBatch};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,7 +37,11 @@ fn content(log: &[Commit]) -> Content {
 type Found = (u64, Content);
 
 fn open(disk: &SimDisk, factory: &MemoryFactory, options: &Options) -> Result<Store, String> {
-    let seams = Seams { disk: Arc::new(disk.clone()), factory: Arc::new(factory.clone()), background: false };
+    let seams = Seams {
+        disk: Arc::new(disk.clone()),
+        factory: Arc::new(factory.clone()),
+        background: Background::Off,
+    };
     testing::open(Path::new(DIR), options, seams).map_err(|error| format!("does not open: {error}"))
 }
 

@@ -56,6 +56,15 @@ impl MemoryFactory {
         }
     }
 
+    /// The process dies, and the machine runs on: every engine is dead, and all that was written stays.
+    pub fn kill(&self) {
+        for (_, shard) in self.shards() {
+            let mut shard = shard.lock();
+            shard.life += 1;
+            shard.open = false;
+        }
+    }
+
     /// The process dies, or the power fails: every engine is dead, and of what was not synced a part stays, chosen key
     /// by key from `seed`, and of ranges that were replaced as wholes.
     pub fn crash(&self, seed: u64) {

@@ -85,7 +85,8 @@ pub fn checkpoint(
         _ => HashSet::new(),
     };
     let coding = coding(options);
-    let writer = LayerWriter::new(repository.storage.clone(), reusable, coding, state.seams.background);
+    let writer =
+        LayerWriter::new(repository.storage.clone(), reusable, coding, state.seams.background.schedules());
     let mut taking = Taking { state, at: snapshot.at, writer, pace: Pace::new(options), pouring };
     let keyspaces = match base {
         Some(base) => taking.on(&base, keyspaces(&manifest))?,

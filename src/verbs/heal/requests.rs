@@ -102,7 +102,7 @@ pub fn request(state: &State, id: ShardId, wish: Wish, limit: Option<Duration>) 
             .remedy("wait for it"));
     };
     state.signals.want_change();
-    if !state.seams.background {
+    if !state.seams.background.schedules() {
         return Ok(());
     }
     state.healing.wait(&outcome, limit).unwrap_or_else(|| {

@@ -198,7 +198,11 @@ pub(super) fn spec_of(state: &State, id: ShardId) -> Result<ShardSpec> {
         Error::new(ErrorKind::NotFound, "there is no such shard").on(id).remedy("see health() for the shards")
     })?;
     let cache = state.settings.opening_cache(manifest.shards.len().max(1));
-    Ok(ShardSpec::of(&state.dir, &manifest, entry, cache))
+    let spec = ShardSpec::of(&state.dir, &manifest, entry, cache);
+    Ok(match crate::plants::is("healed-shard-waited-for-as-usual") {
+        true => spec,
+        false => spec.within(state.settings.shard_timeout),
+    })
 }
 
 fn is_on_its_own_disk(state: &State, id: ShardId) -> bool {

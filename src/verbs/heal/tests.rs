@@ -7,8 +7,8 @@ use crate::ids::{KeyspaceId, ShardId};
 use crate::options::{Heal, Options};
 use crate::shard::seal::Seal;
 use crate::shard::{Health, Shard};
-use crate::state::Seams;
 use crate::state::events::EventKind;
+use crate::state::{Background, Seams};
 use crate::store::Store;
 use crate::sync::atomic::AtomicU64;
 use crate::testing;
@@ -30,8 +30,11 @@ fn internal(n: u32) -> Vec<u8> {
 /// Shards with so much in them that they are looked through, or filled, in many steps.
 fn filled(shards: usize, replicas: usize) -> (Store, MemoryFactory) {
     let factory = MemoryFactory::new();
-    let seams =
-        Seams { disk: Arc::new(SimDisk::new(7)), factory: Arc::new(factory.clone()), background: false };
+    let seams = Seams {
+        disk: Arc::new(SimDisk::new(7)),
+        factory: Arc::new(factory.clone()),
+        background: Background::Off,
+    };
     let options = Options::new()
         .shards(shards)
         .replication_factor(replicas)
@@ -256,7 +259,8 @@ fn a_slow_shard_catches_up_with_what_a_flush_brings_it() {
     // Six runs.
     const RECORDS: u32 = 6 * 4096;
     let (disk, factory, slow) = (SimDisk::new(7), MemoryFactory::new(), ShardId(1));
-    let seams = Seams { disk: Arc::new(disk), factory: Arc::new(factory.clone()), background: true };
+    let seams =
+        Seams { disk: Arc::new(disk), factory: Arc::new(factory.clone()), background: Background::On };
     let options = Options::new().shards(2).replication_factor(2).memory_budget(64 << 20);
     let options = options.heal(Heal::Manual).shard_timeout(LIMIT);
     let store = testing::open(Path::new("/store"), &options, seams).unwrap();
@@ -445,7 +449,8 @@ fn the_others_are_sealed_when_a_shard_that_gains_records_is_opened_again() {
 #[test]
 fn sources_of_a_shard_that_hangs_are_verified_again() {
     let (disk, shard) = (SimDisk::new(7), ShardId(1));
-    let seams = Seams { disk: Arc::new(disk), factory: Arc::new(MemoryFactory::new()), background: true };
+    let seams =
+        Seams { disk: Arc::new(disk), factory: Arc::new(MemoryFactory::new()), background: Background::On };
     let options = Options::new().shards(2).replication_factor(2).memory_budget(8 << 20).heal(Heal::Manual);
     let store = testing::open(Path::new("/store"), &options, seams).unwrap();
     let state = &store.handle.state;

@@ -226,6 +226,7 @@ mod tests {
     use super::*;
     use crate::disk::SimDisk;
     use crate::engine::MemoryFactory;
+    use crate::state::Background;
     use std::sync::Arc;
 
     #[test]
@@ -234,7 +235,7 @@ mod tests {
         let seams = Seams {
             disk: Arc::new(disk.clone()),
             factory: Arc::new(MemoryFactory::new()),
-            background: false,
+            background: Background::Off,
         };
         let options = Options::new().shards(1).replication_factor(1);
         drop(crate::testing::open(dir, &options, seams).unwrap());

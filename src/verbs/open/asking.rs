@@ -25,7 +25,7 @@ pub struct Asking {
 impl Asking {
     pub fn new(seams: &Seams, options: &Options) -> Asking {
         let limit = options.shard_timeout_or_default();
-        Asking { disk: seams.disk.clone(), background: seams.background, limit }
+        Asking { disk: seams.disk.clone(), background: seams.background.has_workers(), limit }
     }
 
     /// What is found in each of these directories; none where that does not answer.

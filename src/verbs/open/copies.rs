@@ -141,12 +141,13 @@ mod tests {
     use super::*;
     use crate::engine::MemoryFactory;
     use crate::ids::ShardId;
+    use crate::state::Background;
     use std::sync::Arc;
 
     #[test]
     fn a_manifest_that_is_older_than_an_identitys_is_refused() {
         let (disk, factory) = (Arc::new(crate::disk::SimDisk::new(1)), Arc::new(MemoryFactory::new()));
-        let seams = Seams { disk: disk.clone(), factory, background: false };
+        let seams = Seams { disk: disk.clone(), factory, background: Background::Off };
         let options = Options::new().shards(1).replication_factor(1);
         drop(crate::testing::open(Path::new("/store"), &options, seams).unwrap());
         let identity = Identity::load(disk.as_ref(), Path::new("/store/shards/0000")).unwrap().unwrap();

@@ -237,7 +237,7 @@ pub fn journal_config(manifest: &Manifest, options: &Options) -> JournalConfig {
 // Each new engine waits for its disk a few times; side by side they wait together.
 fn create_shards(seams: &Seams, specs: &[ShardSpec]) -> Result<()> {
     let create = |spec: &ShardSpec| Shard::create(&seams.disk, seams.factory.as_ref(), spec, Seq::ZERO);
-    if !seams.background {
+    if !seams.background.schedules() {
         return specs.iter().try_for_each(create);
     }
     let ((), results) = crate::sync::side_by_side(specs, create, || ());

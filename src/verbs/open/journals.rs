@@ -32,7 +32,7 @@ pub struct Below {
 impl Below {
     pub fn new(dir: &Path, seams: &Seams, options: &Options) -> Below {
         let limit = options.shard_timeout_or_default();
-        let limited = seams.background.then(|| Arc::new(Limited::new(seams.disk.clone(), limit)));
+        let limited = seams.background.schedules().then(|| Arc::new(Limited::new(seams.disk.clone(), limit)));
         let disk = match &limited {
             Some(limited) => limited.clone(),
             None => seams.disk.clone(),

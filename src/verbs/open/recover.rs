@@ -400,7 +400,7 @@ fn open_shards(dir: &Path, manifest: &Manifest, settings: &Settings, seams: &Sea
         .map(|entry| ShardSpec::of(dir, manifest, entry, cache).within(settings.shard_timeout))
         .collect();
     let workers: Vec<Arc<Worker>> = (specs.iter())
-        .map(|spec| Worker::start(spec.id, seams.background).map(Arc::new))
+        .map(|spec| Worker::start(spec.id, seams.background.has_workers()).map(Arc::new))
         .collect::<Result<_>>()?;
     let shards: Vec<Arc<Shard>> = open_all(&specs, &workers, settings.shard_timeout * OPENING, seams);
     let opened: Vec<(Arc<Shard>, Arc<Worker>)> = shards.into_iter().zip(workers).collect();

@@ -135,12 +135,13 @@ impl Replay {
 mod tests {
     use super::*;
     use crate::engine::MemoryFactory;
+    use crate::state::{Background, Seams};
     use crate::testing;
 
     /// Of a budget of 1 MiB, with nothing that it could be flushed to.
     fn stuck() -> Replay {
         let (disk, factory) = (Arc::new(crate::disk::SimDisk::new(1)), Arc::new(MemoryFactory::new()));
-        let seams = crate::state::Seams { disk, factory, background: false };
+        let seams = Seams { disk, factory, background: Background::Off };
         let options = crate::options::Options::new().shards(1).replication_factor(1);
         let store = testing::open(std::path::Path::new("/store"), &options, seams).unwrap();
         Replay {

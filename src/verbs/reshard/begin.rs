@@ -43,7 +43,7 @@ pub fn begin(state: &State, plan: &Plan) -> Result<Epoch> {
     let specs = specs(state, &next);
     for spec in &specs {
         let (disk, of) = (state.seams.disk.clone(), spec.clone());
-        let worker = mover.worker_beside(spec.id, state.seams.background)?;
+        let worker = mover.worker_beside(spec.id, state.seams.background.has_workers())?;
         if let Err(error) = retire::wait(state, &worker, move || Shard::check_joinable(disk.as_ref(), &of)) {
             // It may hang, and the number is another's next time.
             mover.beside.retain(|(id, _)| *id != spec.id);
@@ -170,7 +170,7 @@ type Joined = Vec<(Arc<Shard>, Arc<Worker>)>;
 fn join(state: &State, mover: &mut Mover, specs: &[ShardSpec], applied: Seq) -> Result<Joined> {
     let mut joined = Joined::new();
     for spec in specs {
-        let worker = mover.worker_beside(spec.id, state.seams.background)?;
+        let worker = mover.worker_beside(spec.id, state.seams.background.has_workers())?;
         let (disk, factory, of) = (state.seams.disk.clone(), state.seams.factory.clone(), spec.clone());
         let shard = retire::wait(state, &worker, move || {
             Shard::create(&disk, factory.as_ref(), &of, applied)?;

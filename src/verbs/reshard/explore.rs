@@ -42,7 +42,7 @@ pub fn explore(state: &State, requests: &[Request]) -> Result<Explored> {
     let joining: Vec<_> = (next..=u32::MAX).map(ShardId).zip(new.clone()).collect();
     let mut places = BTreeMap::new();
     for (dirs, limit) in [(joining, state.settings.shard_timeout), (there, state.patience())] {
-        let answers = state.change.places.ask(disk, &dirs, state.seams.background, limit);
+        let answers = state.change.places.ask(disk, &dirs, state.seams.background.has_workers(), limit);
         places.extend(dirs.into_iter().map(|(_, dir)| dir).zip(answers));
     }
     Ok(Explored { base, device, places, joining: new.collect() })

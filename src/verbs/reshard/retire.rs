@@ -64,7 +64,7 @@ pub fn wait<T: Send + 'static>(
 
 /// Clears the directory of a shard that is in no layout. One that hangs is left alone until it answers.
 fn clear(state: &State, mover: &mut Mover, spec: &ShardSpec) -> Result<()> {
-    let worker = mover.worker_beside(spec.id, state.seams.background)?;
+    let worker = mover.worker_beside(spec.id, state.seams.background.has_workers())?;
     if worker.is_stuck() {
         return Err(Error::new(ErrorKind::Unavailable, "the shard's directory does not answer")
             .at(&spec.dir)

@@ -73,7 +73,7 @@ pub fn sweep(state: &State, mover: &mut Mover) -> Result<Swept> {
         }
         // Where that failed before; what cannot be cleared for now keeps nothing else from its turn.
         let rests = mover.unsettled.is_some_and(|since| since.elapsed() < UNSETTLED);
-        if !(rests && state.seams.background) {
+        if !(rests && state.seams.background.schedules()) {
             settle(state, mover);
         }
         return Ok(Swept::Nothing);

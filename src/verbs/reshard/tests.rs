@@ -20,7 +20,7 @@ use crate::record::RunRecord;
 use crate::shard::seal::Seal;
 use crate::state::change::{Mover, Phase};
 use crate::state::healing::Wish;
-use crate::state::{Seams, State};
+use crate::state::{Background, Seams, State};
 use crate::store::Store;
 use crate::testing;
 use std::collections::BTreeMap;
@@ -50,8 +50,11 @@ impl World {
 
     fn open(&self, options: Options) -> Store {
         let factory = Gated { inner: Arc::new(self.factory.clone()), gates: self.gates.clone() };
-        let seams =
-            Seams { disk: Arc::new(self.disk.clone()), factory: Arc::new(factory), background: false };
+        let seams = Seams {
+            disk: Arc::new(self.disk.clone()),
+            factory: Arc::new(factory),
+            background: Background::Off,
+        };
         let options = options.memory_budget(8 << 20).journal_segment_bytes(256 << 10);
         testing::open(Path::new("/store"), &options, seams).unwrap()
     }

@@ -70,7 +70,7 @@ fn layout(dir: &Path, manifest: &Manifest, seams: &Seams, budget: u64) -> Result
     let layout = Layout::of(manifest, |entry| {
         let spec = ShardSpec::of(dir, manifest, entry, cache);
         let shard = Shard::open(&seams.disk, seams.factory.as_ref(), &spec);
-        Ok((Arc::new(shard), Arc::new(Worker::start(entry.id, seams.background)?)))
+        Ok((Arc::new(shard), Arc::new(Worker::start(entry.id, seams.background.has_workers())?)))
     })?;
     // Each was created a moment ago: one that does not open says why.
     layout.shards.iter().try_for_each(|shard| shard.engine().map(drop)).inspect_err(|_| close(&layout))?;

@@ -59,7 +59,7 @@ pub fn repair(
         let spec = ShardSpec::of(dir, manifest, entry, cache);
         Arc::new(Shard::open(&seams.disk, seams.factory.as_ref(), &spec))
     };
-    let worker = |id| Worker::start(id, seams.background).map(Arc::new);
+    let worker = |id| Worker::start(id, seams.background.has_workers()).map(Arc::new);
     let layout = Layout::of(manifest, |entry| Ok((open(entry), worker(entry.id)?)))?;
     let lost = lost(&layout, first);
     // Whole shards stay as they are.

@@ -67,7 +67,7 @@ impl Drop for Place {
 impl Ahead {
     /// A thread for a scan as of `at`, if there may be one.
     pub fn start(state: &Arc<State>, at: Seq) -> Option<Ahead> {
-        let place = if state.seams.background { Place::take()? } else { return None };
+        let place = if state.seams.background.schedules() { Place::take()? } else { return None };
         let (jobs, taken) = sync_channel::<Job>(1);
         let (give, done) = sync_channel(1);
         let state = Arc::clone(state);

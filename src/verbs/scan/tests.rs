@@ -10,13 +10,13 @@ use crate::ids::{Seq, ShardId};
 use crate::options::Options;
 use crate::record::KeyRange;
 use crate::store::Store;
-use crate::testing::{self, EngineOperation, MemoryFactory, Seams, SimDisk};
+use crate::testing::{self, Background, EngineOperation, MemoryFactory, Seams, SimDisk};
 use std::path::Path;
 use std::sync::Arc;
 
 const RECORDS: u32 = 60_000;
 
-fn store(factory: &MemoryFactory, replicas: usize, background: bool) -> Store {
+fn store(factory: &MemoryFactory, replicas: usize, background: Background) -> Store {
     let seams = Seams { disk: Arc::new(SimDisk::new(1)), factory: Arc::new(factory.clone()), background };
     let options = Options::new().shards(3).replication_factor(replicas).memory_budget(64 << 20);
     let store = testing::open(Path::new("/store"), &options, seams).unwrap();
@@ -75,7 +75,7 @@ fn both_ends_take_turns_over_chunks_that_are_read_ahead() {
 fn a_shard_that_fails_under_a_long_scan_is_replaced_or_ends_it() {
     for (replicas, reverse) in [(2, false), (2, true), (1, false), (1, true)] {
         let factory = MemoryFactory::new();
-        let store = store(&factory, replicas, true);
+        let store = store(&factory, replicas, Background::On);
         let mut range = store.iter();
         let mut seen = 0;
         let error = loop {
@@ -153,7 +153,7 @@ fn encoded(filling: &mut Filling, chunks: &mut Vec<Vec<u8>>) {
 fn a_shard_that_fails_under_a_checkpoint_is_replaced_or_ends_it_without_a_trace() {
     for replicas in [2, 1] {
         let factory = MemoryFactory::new();
-        let store = store(&factory, replicas, true);
+        let store = store(&factory, replicas, Background::On);
         let state = state(&store);
         let at = state.memory.last();
         let range = KeyRange { lo: vec![0; 4], hi: Some(vec![0, 0, 0, 1]) };

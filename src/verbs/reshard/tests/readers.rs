@@ -150,8 +150,11 @@ fn a_shard_that_has_left_is_closed_with_the_store() {
 fn a_scan_finds_its_versions_where_records_are_handed_over_in_several_runs() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::new();
-    let sled =
-        Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory::default()), background: false };
+    let sled = Seams {
+        disk: Arc::new(RealDisk),
+        factory: Arc::new(SledFactory::default()),
+        background: Background::Off,
+    };
     let options = Options::new().shards(1).replication_factor(1).virtual_nodes(16);
     let on_sled = testing::open(&dir.path().join("store"), &options, sled).unwrap();
     for (store, new) in [(world.open(options), "/mnt/new".into()), (on_sled, dir.path().join("new"))] {

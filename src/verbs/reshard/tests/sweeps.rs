@@ -80,8 +80,11 @@ fn more_is_lost_when(is_time: fn(&Mover) -> bool) {
 fn snapshots_keep_their_versions_beside_what_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options::new().shards(3).replication_factor(2).virtual_nodes(64).memory_budget(8 << 20);
-    let seams =
-        Seams { disk: Arc::new(RealDisk), factory: Arc::new(SledFactory::default()), background: false };
+    let seams = Seams {
+        disk: Arc::new(RealDisk),
+        factory: Arc::new(SledFactory::default()),
+        background: Background::Off,
+    };
     let store = testing::open(&dir.path().join("store"), &options, seams).unwrap();
     let mut content = Content::new();
     (0..KEYS).for_each(|n| put(&store, &mut content, n, "first"));

@@ -42,7 +42,7 @@ fn number(record: Option<crate::Result<(&[u8], &[u8])>>) -> Option<u32> {
 
 #[test]
 fn both_ends_take_turns_over_chunks_that_are_read_ahead() {
-    for background in [true, false] {
+    for background in [Background::On, Background::Off] {
         let store = store(&MemoryFactory::new(), 1, background);
         // How many records are taken from each end by turns: less than a chunk, several, and enough to read ahead.
         for run in [1_000, 5_000, 25_000, 29_990] {
@@ -104,7 +104,7 @@ fn a_shard_that_fails_under_a_long_scan_is_replaced_or_ends_it() {
 
 #[test]
 fn a_scan_that_reads_ahead_leaves_nothing_behind() {
-    let store = store(&MemoryFactory::new(), 1, true);
+    let store = store(&MemoryFactory::new(), 1, Background::On);
     for taken in [16_400, 20_000, 59_999] {
         let mut range = store.iter();
         for n in 0..taken {
@@ -129,7 +129,7 @@ fn a_scan_that_reads_ahead_leaves_nothing_behind() {
 
 #[test]
 fn a_keyspace_that_is_dropped_ends_a_long_scan() {
-    let store = store(&MemoryFactory::new(), 1, true);
+    let store = store(&MemoryFactory::new(), 1, Background::On);
     let named = store.keyspace("named").unwrap();
     for n in 0..RECORDS {
         named.insert(n.to_be_bytes(), n.to_le_bytes()).unwrap();

@@ -43,6 +43,7 @@ mod pace;
 mod read;
 mod records;
 pub mod scrub;
+mod seams;
 mod share;
 mod signals;
 pub mod transfer;
@@ -53,19 +54,19 @@ pub use memory::{Memory, Recent, Snapshot, Tables};
 pub use pace::Pace;
 pub use read::ATTEMPTS;
 pub use records::Records;
+pub use seams::{Background, Seams};
 pub use signals::Signals;
 
 use crate::backup::checkpoint::now;
 use crate::backup::piece::Mark;
 use crate::batch;
-use crate::disk::{Disk, Hands, RealDisk};
-use crate::engine::{EngineFactory, SledFactory};
+use crate::disk::Hands;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{KeyspaceId, Seq};
 use crate::journal::Journal;
 use crate::journal::mirror::Mirrors;
 use crate::manifest::Manifest;
-use crate::options::{Durability, Heal, Options};
+use crate::options::{Durability, Heal};
 use crate::ring::Ring;
 use crate::shard::{Health, Layout, Shard, stays_readable};
 use crate::sync::Instant;
@@ -83,45 +84,6 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What has threads of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Background {
-    /// Nothing: every step is driven by hand, and whatever hangs holds up the caller.
-    Off,
-    /// What is asked of a shard, so that one that hangs can be left behind; every step is still driven by hand.
-    Shards,
-    /// All of it, and what schedules the steps.
-    On,
-}
-
-impl Background {
-    /// Whether somebody else does the steps.
-    pub fn schedules(self) -> bool {
-        self == Background::On
-    }
-
-    /// Whether a shard has threads.
-    pub fn has_workers(self) -> bool {
-        self != Background::Off
-    }
-}
-
-/// What a store stands on: the parts that tests replace.
-#[derive(Debug, Clone)]
-pub struct Seams {
-    pub disk: Arc<dyn Disk>,
-    pub factory: Arc<dyn EngineFactory>,
-    pub background: Background,
-}
-
-impl Seams {
-    /// What users' stores stand on.
-    pub fn real(options: &Options) -> Seams {
-        let factory = SledFactory::within(options.shard_timeout_or_default());
-        Seams { disk: Arc::new(RealDisk), factory: Arc::new(factory), background: Background::On }
-    }
-}
 
 /// What the options came to.
 #[derive(Debug, Clone)]

@@ -250,7 +250,7 @@ pub const PLANTS: &[Plant] = &[
     plant(
         "healed-shard-waited-for-as-usual",
         "heal_model",
-        "a shard that was taken back is waited for for a minute, whatever was said",
+        "reads of a shard that was taken back wait for a minute, whatever was said",
     ),
     plant(
         "opened-while-it-hangs",

@@ -7,7 +7,7 @@
 //! many inputs are tried.
 #![no_main]
 
-use annulus::testing::{self, MemoryFactory, PowerCut, Background, Seams, SimDisk};
+use annulus::testing::{self, Background, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{Durability, Health, Keyspace, Options, Partitioner, Seq, Store, WriteBatch};
 use libfuzzer_sys::fuzz_target;
 use std::collections::BTreeMap;

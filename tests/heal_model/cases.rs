@@ -1,12 +1,8 @@
 //! What the model has found, as it was when it had been made small: each of these failed once.
 
 use super::faults::{Harm, OPERATIONS};
-use super::{Shape, Step, Wish};
+use super::{Shape, Step, Wish, run};
 use annulus::testing::EngineOperation as Op;
-
-fn run(shape: &Shape, steps: &[Step]) {
-    super::run(shape, steps, &mut |_| ());
-}
 
 fn shape(shards: usize, replicas: usize, patient: bool) -> Shape {
     Shape { shards, replicas, patient, may_hang: false, seed: 0 }

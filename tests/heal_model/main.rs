@@ -11,7 +11,8 @@
 //! Of an in-memory engine that loses records without a word, or goes back in time, wrong answers are due until a scrub has
 //! gone through it; of those keys alone, and no others than what they were once.
 //!
-//! `PROPTEST_CASES` sets the number of cases, and so does `ANNULUS_HEAL_MODEL_CASES`, for this test alone;
+//! `PROPTEST_CASES` sets the number of cases, and so does `ANNULUS_HEAL_MODEL_CASES`, for this test alone; a quarter as many are those in which
+//! shards hang, of which `ANNULUS_HEAL_MODEL_SEED`, with the same number of cases, runs one again that has failed, by the seed that it told;
 //! `ANNULUS_HEAL_MODEL_HARM` names what alone is to go wrong (see `Harm::name`), which helps to tell one finding from another.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -159,7 +160,12 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![46 => data, 38 => healing, 10 => change, 6 => ends, 6 => backups]
 }
 
-fn run(shape: &Shape, steps: &[Step], reached: &mut dyn FnMut(usize)) {
+fn run(shape: &Shape, steps: &[Step]) {
+    run_telling(shape, steps, &mut |_| ());
+}
+
+/// The same for who wants to know which step begins.
+fn run_telling(shape: &Shape, steps: &[Step], reached: &mut dyn FnMut(usize)) {
     let mut world = World::new(shape);
     for (number, step) in steps.iter().enumerate() {
         reached(number);
@@ -193,6 +199,6 @@ proptest! {
     fn the_store_is_a_map_while_its_shards_fail_and_heal(
         shape in shape(false), steps in prop::collection::vec(step(), 1..100)
     ) {
-        run(&shape, &steps, &mut |_| ());
+        run(&shape, &steps);
     }
 }

@@ -59,9 +59,7 @@ impl MemoryFactory {
     /// The process dies, and the machine runs on: every engine is dead, and all that was written stays.
     pub fn kill(&self) {
         for (_, shard) in self.shards() {
-            let mut shard = shard.lock();
-            shard.life += 1;
-            shard.open = false;
+            shard.lock().die();
         }
     }
 
@@ -83,8 +81,7 @@ impl MemoryFactory {
             let damage = replaced.into_iter().filter(|replaced| goes_back(&replaced.range.lo));
             let damage = damage.flat_map(|replaced| replaced.damage).map(|range| (shard.id, range));
             self.0.lock().damage.extend(damage);
-            shard.life += 1;
-            shard.open = false;
+            shard.die();
         }
     }
 

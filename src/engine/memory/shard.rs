@@ -121,6 +121,12 @@ impl Shard {
         self.replaced.push(Replaced { range: whole, damage });
     }
 
+    /// Whoever has it open finds his engine dead.
+    pub fn die(&mut self) {
+        self.life += 1;
+        self.open = false;
+    }
+
     /// Takes note of a failure in writing, which is final.
     pub fn stop_at(&mut self, fault: Result<()>) -> Result<()> {
         if let Err(error) = &fault {

@@ -5,7 +5,7 @@
 //! acknowledged before it was asked for, and by what the same thread read before.
 
 use super::explore;
-use annulus::testing::{self, MemoryFactory, PowerCut, Seams, SimDisk};
+use annulus::testing::{self, Background, MemoryFactory, PowerCut, Seams, SimDisk};
 use annulus::{Durability, ErrorKind, Options, ShardOptions, Store, WriteBatch};
 use shuttle::rand::Rng;
 use shuttle::sync::atomic::{AtomicU64, Ordering};
@@ -35,11 +35,11 @@ impl World {
         }
     }
 
-    fn open(&self, background: bool) -> Store {
+    fn open(&self, background: Background) -> Store {
         self.open_with(Options::new().shards(2).replication_factor(1).virtual_nodes(16), background)
     }
 
-    fn open_with(&self, options: Options, background: bool) -> Store {
+    fn open_with(&self, options: Options, background: Background) -> Store {
         let options = options.memory_budget(8 << 20).journal_segment_bytes(64 << 10);
         let seams =
             Seams { disk: Arc::new(self.disk.clone()), factory: Arc::new(self.factory.clone()), background };
@@ -129,14 +129,14 @@ fn check_recovery(world: &World, newest: u64) {
     let after = World { disk: world.disk.crash(PowerCut { seed }), ..world.clone() };
     after.factory.crash(seed);
     // The topology is the store's own by now.
-    let store = after.open_with(Options::new(), false);
+    let store = after.open_with(Options::new(), Background::Off);
     let found = whole(store.get_many(KEYS).unwrap().iter().map(|value| number(value.as_deref())));
     assert!((synced..=newest).contains(&found), "{synced} were synced, {found} came back");
 }
 
 fn visibility() {
     let world = World::new();
-    let store = world.open(false);
+    let store = world.open(Background::Off);
     let threads = [writing(&world, &store, 3), reading(&world, &store, 4), {
         let store = store.clone();
         begin(move || {
@@ -159,7 +159,7 @@ fn what_is_acknowledged_is_seen_whatever_is_flushed() {
 /// Little but what touches the lists of memtables, many times in one store.
 fn rotation() {
     let world = World::new();
-    let store = world.open(false);
+    let store = world.open(Background::Off);
     let writer = {
         let (world, store) = (world.clone(), store.clone());
         begin(move || {
@@ -202,7 +202,7 @@ fn a_record_is_seen_while_its_table_goes_from_list_to_list() {
 
 fn closing() {
     let world = World::new();
-    let store = world.open(false);
+    let store = world.open(Background::Off);
     let writer = writing(&world, &store, 3);
     let closer = {
         let store = store.clone();
@@ -230,7 +230,7 @@ fn a_close_beside_writers_and_a_flush_loses_nothing() {
 
 fn moving() {
     let world = World::new();
-    let store = world.open(false);
+    let store = world.open(Background::Off);
     world.write(&store, 1);
     store.flush().unwrap();
     let plan = store.plan().add_shard(ShardOptions::new("/store/more")).preview().unwrap();
@@ -265,7 +265,7 @@ fn the_epoch_flips_under_readers_and_a_writer() {
 
 fn background() {
     let world = World::new();
-    let store = world.open(true);
+    let store = world.open(Background::On);
     let threads = [writing(&world, &store, 2), reading(&world, &store, 2)];
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     store.flush().unwrap();

@@ -98,10 +98,12 @@ mutants           changes Annulus's source in every way that cargo-mutants (whic
 pub struct Random(u64);
 
 impl Random {
+    /// Every bit of the seed counts in the very first draw (what SplitMix64 makes of a number): seeds often differ in their upper bits alone.
     pub fn new(seed: u64) -> Random {
-        let mut random = Random(seed.wrapping_add(0x1234_5678).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        random.draw();
-        random
+        let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Random((mixed ^ mixed >> 31).max(1))
     }
 
     pub fn draw(&mut self) -> u64 {

@@ -266,3 +266,22 @@ pub fn verdict(called: &str, trials: usize, broken: usize) -> String {
         _ => format!("{trials} {called}, {broken} broke a promise"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once they did not: of two files that could be damaged it was the same one in every trial of a seed.
+    #[test]
+    fn trials_differ_in_what_they_draw_first() {
+        for seed in 0..20 {
+            let arguments = lexopt::Parser::from_args(["--jobs", "1", "--seed", &seed.to_string()]);
+            let settings = Settings::parse(arguments, 64, "trials").unwrap();
+            let drawn = settings.run(|_, mut random| Ok(random.below(4)), |_| true).unwrap();
+            for choice in 0..4 {
+                let times = drawn.values().filter(|drawn| **drawn == choice).count();
+                assert!((4..=32).contains(&times), "seed {seed}: {choice} is drawn {times} times of 64");
+            }
+        }
+    }
+}

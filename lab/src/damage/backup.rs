@@ -67,8 +67,8 @@ pub fn make(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Looks at a damaged repository; `end`: where its archive ends.
-pub fn look(dir: &Path, end: Seq) -> (Found, String) {
+/// Looks at a damaged repository; `end`: where its archive ends; `original`: what the damaged file was.
+pub fn look(dir: &Path, end: Seq, damaged: &Path, original: &Path) -> (Found, String) {
     let repository = match BackupRepository::open(dir) {
         Ok(repository) => repository,
         Err(error) => return (Found::Error, format!("{error:?}")),
@@ -95,7 +95,25 @@ pub fn look(dir: &Path, end: Seq) -> (Found, String) {
             Err(error) => (Found::Dead, format!("what was restored cannot be read: {error}")),
         },
     };
-    worst.min(found)
+    worst.min(found).min(piece(&repository, damaged, original))
+}
+
+/// A damaged piece of the archive is found when all is verified, also one that no restore needs; one that is gone cannot be.
+fn piece(repository: &BackupRepository, damaged: &Path, original: &Path) -> (Found, String) {
+    let is_piece =
+        damaged.parent().is_some_and(|chain| chain.parent().is_some_and(|dir| dir.ends_with("archive")));
+    let was = std::fs::read(original).ok();
+    let is_changed = std::fs::read(damaged).is_ok_and(|is| was.is_some_and(|was| is != was));
+    if !is_piece || !is_changed {
+        return (Found::Whole, String::new());
+    }
+    match repository.verify_all() {
+        Ok(all) if all.damage.iter().any(|damage| damaged.ends_with(&damage.file)) => {
+            (Found::Whole, String::new())
+        }
+        Ok(all) => (Found::Missing, format!("not found when all are verified: {:?}", all.damage)),
+        Err(error) => (Found::Dead, format!("all cannot be verified: {error:?}")),
+    }
 }
 
 fn gathered(store: &Store) -> annulus::Result<Content> {

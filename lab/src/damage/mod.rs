@@ -218,7 +218,7 @@ pub fn child(arguments: &[String]) -> Result<()> {
     let [damaged, original, end] = rest else { return Err("no file".into()) };
     let (found, text) = match fixture.as_str() {
         name if is_peer => peers::look(name, dir),
-        "backup" => backup::look(dir, annulus::Seq(end.parse()?)),
+        "backup" => backup::look(dir, annulus::Seq(end.parse()?), Path::new(damaged), Path::new(original)),
         state => store::look(State::of(state)?, dir, Path::new(damaged), Path::new(original)),
     };
     crate::child::say(&format!("{} {}", found.name(), text.replace('\n', " ")));

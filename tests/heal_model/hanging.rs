@@ -9,6 +9,7 @@ use super::{SHORT, Shape, Step, cases, run_telling, shape, step};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestCaseError, TestError, TestRunner};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -74,7 +75,9 @@ fn outcome(shape: &Shape, steps: &[Step]) -> Result<(), TestCaseError> {
 }
 
 /// The same, taken again where it failed while the machine stood still; not for ever, since on one that always does nothing would ever fail.
-fn outcome_if_the_machine_runs(shape: &Shape, steps: &[Step]) -> Result<(), TestCaseError> {
+pub fn outcome_if_the_machine_runs(shape: &Shape, steps: &[Step]) -> Result<(), TestCaseError> {
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(|| drop(std::thread::spawn(watch_the_machine)));
     for _ in 1..TRIES {
         let before = STANDSTILLS.load(Ordering::Acquire);
         let outcome = outcome(shape, steps);
@@ -114,7 +117,6 @@ fn the_store_is_a_map_while_its_shards_hang_and_answer() {
         None if cases == DEFAULT => 20_261_129,
         None => std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
     };
-    std::thread::spawn(watch_the_machine);
     std::thread::scope(|scope| {
         for runner in 0..ABREAST {
             let share = (cases / 4).div_ceil(ABREAST);

@@ -285,11 +285,13 @@ impl Run {
         self.failure()?;
         let (journal, report) = opened.map_err(Unopened::Refused)?;
         let last = report.last.0;
+        // Any number, so that frames are not of the same lengths in every script.
+        let first = 1 + self.random.below(250) as u8;
         Recovery::new(&promises, promises.handed, None).check(&Outcome::Log { last, hash })?;
         self.promised(|promises| {
             promises.lives.truncate(last as usize);
             (promises.handed, promises.synced) = (last, last);
-            promises.life = promises.life.wrapping_add(1).max(1);
+            promises.life = if promises.life == 0 { first } else { promises.life.wrapping_add(1).max(1) };
         });
         self.journal = Some(journal);
         locked(&self.watched).recovering = false;
@@ -310,11 +312,26 @@ impl Run {
         Ok(())
     }
 
+    fn tick(&self, journal: &Journal) -> annulus::Result<()> {
+        journal.write_buffered()?;
+        self.promised(|promises| promises.handed = journal.last().0);
+        Ok(())
+    }
+
+    fn sync_to(&self, journal: &Journal, seq: u64) -> annulus::Result<()> {
+        journal.sync_to(Seq(seq))?;
+        self.promised(|promises| {
+            promises.synced = promises.synced.max(seq);
+            promises.handed = promises.handed.max(seq);
+        });
+        Ok(())
+    }
+
     fn step(&mut self, journal: &Journal) -> annulus::Result<()> {
         // Calm scripts are mostly appends and syncs of one writer, so that these go past the cache.
         let calm = self.calm && self.random.below(16) > 0;
         let draw = if calm {
-            [0, 0, 0, 10, 11, 11, 11, 11][self.random.below(8) as usize]
+            [0, 0, 0, 10, 11, 11, 11, 16][self.random.below(8) as usize]
         } else {
             self.random.below(16)
         };
@@ -322,19 +339,19 @@ impl Run {
         match draw {
             0..4 => self.append(journal, Handoff::Buffered)?,
             4..10 => self.append(journal, Handoff::Os)?,
-            10 => {
-                journal.write_buffered()?;
-                self.promised(|promises| promises.handed = last);
-            }
+            10 => self.tick(journal)?,
             11 | 12 => {
-                let seq = last - self.random.below(3).min(last);
-                journal.sync_to(Seq(seq))?;
-                self.promised(|promises| {
-                    promises.synced = promises.synced.max(seq);
-                    promises.handed = promises.handed.max(seq);
-                });
+                let back = self.random.below(3).min(last);
+                self.sync_to(journal, last - back)?;
             }
             13 => drop(journal.provision()?),
+            // What the tick hands over between two frames, the sync of the second must not leave in the cache.
+            16 => {
+                self.append(journal, Handoff::Buffered)?;
+                self.tick(journal)?;
+                self.append(journal, Handoff::Buffered)?;
+                self.sync_to(journal, journal.last().0)?;
+            }
             _ => {
                 let back = 1 + self.random.below(12);
                 let from = self.promised(|promises| {
